@@ -1,0 +1,27 @@
+"""Where data comes from: files, patches of them, and samples that come inside packages."""
+
+from monai_diffscore.data.patches import (
+    GridPatchesd,
+    HeldOutSlabd,
+    load_statistics,
+    measure_statistics,
+    save_statistics,
+    spread,
+)
+from monai_diffscore.data.problems import DataError, report_plainly
+from monai_diffscore.data.volumes import BlankVolumed, LoadVolumed, list_volumes, split_by_subject
+
+__all__ = [
+    "BlankVolumed",
+    "DataError",
+    "GridPatchesd",
+    "HeldOutSlabd",
+    "LoadVolumed",
+    "list_volumes",
+    "load_statistics",
+    "measure_statistics",
+    "report_plainly",
+    "save_statistics",
+    "split_by_subject",
+    "spread",
+]

@@ -1,0 +1,163 @@
+r"""Patches of volumes: which part of one may train, a fixed set to validate on, and what the patches measure.
+
+Preconditioning needs :math:`\sigma_{data}`, the standard deviation of the data *as the network sees it*, after
+normalisation. It is measured on the training set, never assumed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import iter_patch_position
+from monai.transforms import MapTransform, SpatialCrop
+from tqdm import tqdm
+
+from monai_diffscore.data.problems import DataError
+
+
+class HeldOutSlabd(MapTransform):
+    """Cuts a volume in two along an axis and keeps the part that its ``slab`` entry names.
+
+    A data set of one subject has nothing else to hold out. Cases without the entry pass unchanged. Neighbouring
+    voxels on both sides of the cut are alike, so the error on the held-out slab flatters a model; a real
+    validation set is made of other subjects.
+
+    Args:
+        keys: keys of volumes [C, *S].
+        axis: spatial axis; 1 of a RAS volume runs from posterior to anterior. (Left and right are near mirror images.)
+        share: share of the axis, at its upper end, that is held out.
+        slab_key: key of "train" or "validation".
+    """
+
+    def __init__(self, keys: KeysCollection, axis: int = 1, share: float = 0.25, slab_key: str = "slab") -> None:
+        super().__init__(keys)
+        self.axis, self.share, self.slab_key = axis, share, slab_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        cut_data = dict(data)
+        slab = cut_data.get(self.slab_key)
+        if slab is None:
+            return cut_data
+        for key in self.key_iterator(cut_data):
+            start, end = [0] * (cut_data[key].ndim - 1), list(cut_data[key].shape[1:])
+            cut = round((1 - self.share) * end[self.axis])
+            if slab == "train":
+                end[self.axis] = cut
+            else:
+                start[self.axis] = cut
+            cut_data[key] = SpatialCrop(roi_start=start, roi_end=end)(cut_data[key])
+        return cut_data
+
+
+class GridPatchesd(MapTransform):
+    """Cuts each volume into a **fixed** list of patches, spread evenly over the grid that tiles it.
+
+    The deterministic twin of ``RandSpatialCropd``: validation sees the same patches at every epoch. Returns a list of
+    dictionaries, which MONAI's loaders join.
+
+    Args:
+        keys: keys of volumes [C, *S] of equal size.
+        patch_size: spatial size; no axis of the volume may be shorter.
+        count: at most this many patches of a volume.
+    Raises:
+        DataError: if the volume is smaller than a patch.
+    """
+
+    def __init__(self, keys: KeysCollection, patch_size: Sequence[int], count: int = 8) -> None:
+        super().__init__(keys)
+        self.patch_size, self.count = tuple(patch_size), count
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> list[dict[Hashable, Any]]:  # type: ignore[override]
+        sizes = data[self.keys[0]].shape[1:]
+        if any(size < patch for size, patch in zip(sizes, self.patch_size, strict=True)):
+            raise DataError(
+                getattr(data[self.keys[0]], "meta", {}).get("filename_or_obj", "a volume"),
+                key=str(self.keys[0]),
+                expected=f"at least {self.patch_size} voxels for a patch",
+                got=f"{tuple(sizes)}",
+                remedy="Lower patch_size or spacing_mm, or pad with SpatialPadd.",
+            )
+        starts = [
+            tuple(min(begin, size - patch) for begin, size, patch in zip(start, sizes, self.patch_size, strict=True))
+            for start in iter_patch_position(sizes, self.patch_size, padded=True)
+        ]
+        patches = []
+        for start in spread(starts, self.count):
+            end = [begin + patch for begin, patch in zip(start, self.patch_size, strict=True)]
+            crop = SpatialCrop(roi_start=start, roi_end=end)
+            patches.append({**data, **{key: crop(data[key]) for key in self.keys}})
+        return patches
+
+
+def spread(items: Sequence[Any], count: int) -> list[Any]:
+    """At most ``count`` of the items, evenly spread over them, in order."""
+    if len(items) <= count:
+        return list(items)
+    return [items[index] for index in np.unique(np.linspace(0, len(items) - 1, count).round().astype(int))]
+
+
+def measure_statistics(cases: Sequence[Mapping[str, Any]], key: str = "image") -> dict[str, Any]:
+    r"""Facts of the normalised training data that the model and its users need.
+
+    Args:
+        cases: preprocessed cases, each with a volume [C, *S] whose last traced intensity transform recorded its range.
+    Returns:
+        ``sigma_data`` and ``mean`` of all voxels, the median ``low`` and ``high`` raw intensities that map to [-1, 1]
+        (arbitrary units for MR), ``intensity_ranges`` recorded, number of ``cases``.
+    """
+    count, total, squares, ranges = 0, 0.0, 0.0, []
+    for case in tqdm(cases, desc="measuring the training data", leave=False):
+        volume = case[key]
+        values = torch.as_tensor(volume).double()
+        count += values.numel()
+        total += float(values.sum())
+        squares += float(values.square().sum())
+        ranges += [
+            (operation["extra_info"]["low"], operation["extra_info"]["high"])
+            for operation in getattr(volume, "applied_operations", [])
+            if isinstance(operation, Mapping) and "low" in operation.get("extra_info", {})
+        ]
+    mean = total / count
+    low, high = np.median(np.array(ranges), axis=0).tolist() if ranges else (-1.0, 1.0)
+    sigma_data = float(np.sqrt(squares / count - mean**2))
+    return {
+        "sigma_data": round(sigma_data, 4),
+        "mean": round(mean, 4),
+        "low": low,
+        "high": high,
+        "intensity_ranges": len(ranges),
+        "cases": len(cases),
+    }
+
+
+def save_statistics(statistics: Mapping[str, Any], path: str | Path) -> None:
+    """Writes the statistics as JSON beside the weights, whole or not at all."""
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(dict(statistics), indent=4) + "\n")
+    temporary.replace(target)
+
+
+def load_statistics(path: str | Path) -> dict[str, Any]:
+    """Reads what :func:`save_statistics` wrote.
+
+    Raises:
+        DataError: if there is no such file.
+    """
+    if not Path(path).is_file():
+        raise DataError(
+            path,
+            expected="the statistics that training writes beside the weights",
+            got="no such file",
+            remedy="Train first (run training --config_file configs/train.json), or point --checkpoint at a trained model.",
+        )
+    statistics: dict[str, Any] = json.loads(Path(path).read_text())
+    return statistics

@@ -1,0 +1,188 @@
+"""Image files: found, split by subject, loaded, and refused if a model trained on them would be wrong."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import LoadImage, MapTransform
+
+from monai_diffscore.data.problems import DataError
+
+SUFFIXES = (".nii", ".nii.gz")
+
+
+def list_volumes(path: str | Path, key: str = "image") -> list[dict[str, str]]:
+    """All NIfTI files below a folder (or the one file that ``path`` is), sorted, as ``[{key: file}, ...]``.
+
+    Raises:
+        DataError: if the path does not exist or holds no NIfTI file.
+    """
+    root = Path(path).expanduser()
+    expected = f"NIfTI files ({', '.join(SUFFIXES)})"
+    if not root.exists():
+        raise DataError(
+            root, key=key, expected=expected, got="no such file or folder", remedy="Give an existing --dataset_dir."
+        )
+    files = [root] if root.is_file() else sorted(f for f in root.rglob("*") if f.is_file())
+    volumes = [{key: str(f)} for f in files if f.name.lower().endswith(SUFFIXES) and not f.name.startswith(".")]
+    if not volumes:
+        found = sorted({"".join(f.suffixes[-2:]) or f.name for f in files})
+        raise DataError(
+            root,
+            key=key,
+            expected=expected,
+            got=f"{len(files)} files, of the types {found[:8]}" if files else "an empty folder",
+            remedy="Point --dataset_dir at a folder of NIfTI files, or convert yours (dcm2niix makes NIfTI from DICOM).",
+        )
+    return volumes
+
+
+def split_by_subject(
+    cases: Sequence[Mapping[str, str]], validation_share: float = 0.2, seed: int = 0, key: str = "image"
+) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
+    """Training and validation cases such that no subject is in both.
+
+    A subject is the ``sub-<label>`` of a BIDS path, else each file is its own. With one subject alone both lists hold
+    it, marked ``slab="train"`` and ``slab="validation"``, for :class:`~monai_diffscore.data.patches.HeldOutSlabd`.
+
+    Raises:
+        ValueError: unless 0 < validation_share < 1.
+    """
+    if not 0 < validation_share < 1:
+        raise ValueError(f"validation_share must lie between 0 and 1, got {validation_share}.")
+    subjects: dict[str, list[dict[str, str]]] = {}
+    for case in cases:
+        label = re.search(r"sub-[A-Za-z0-9]+", case[key])
+        subjects.setdefault(label.group() if label else case[key], []).append(dict(case))
+    names = sorted(subjects)
+    if len(names) == 1:
+        parts = ("train", "validation")
+        train, validation = ([{**case, "slab": part} for case in subjects[names[0]]] for part in parts)
+        return train, validation
+    random.Random(seed).shuffle(names)
+    held_out = max(1, round(validation_share * len(names)))
+    return (
+        [case for name in names[held_out:] for case in subjects[name]],
+        [case for name in names[:held_out] for case in subjects[name]],
+    )
+
+
+class LoadVolumed(MapTransform):
+    """Loads volumes as float32 ``MetaTensor`` [channels, *S] and refuses what would spoil a model without a word.
+
+    Args:
+        keys: keys of the file names.
+        spatial_dims: expected number of spatial dimensions.
+        channels: expected number of channels (a fourth axis of a NIfTI file).
+    Raises:
+        DataError: for a file that cannot be read, has another number of dimensions or channels, holds NaN or
+            infinity, or is constant.
+    """
+
+    def __init__(
+        self, keys: KeysCollection, spatial_dims: int = 3, channels: int = 1, allow_missing_keys: bool = False
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.spatial_dims = spatial_dims
+        self.channels = channels
+        self.load = LoadImage(image_only=True, ensure_channel_first=True, dtype=np.float32)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        loaded = dict(data)
+        for key in self.key_iterator(loaded):
+            loaded[key] = self._load(str(loaded[key]), str(key))
+        return loaded
+
+    def _load(self, file: str, key: str) -> torch.Tensor:
+        expected = f"a readable {self.spatial_dims}-D volume with {self.channels} channel(s)"
+        try:
+            volume: torch.Tensor = self.load(file)
+        except Exception as error:
+            reason = str(error).strip().splitlines()
+            raise DataError(
+                file,
+                key=key,
+                expected=expected,
+                got=f"{type(error).__name__}: {reason[-1] if reason else ''}",
+                remedy="The file is missing, damaged or not an image: replace it or take it out of the folder.",
+            ) from error
+        sizes = tuple(volume.shape)
+        if len(sizes) != self.spatial_dims + 1 or min(sizes[1:]) < 2:
+            raise DataError(
+                file,
+                key=key,
+                expected=expected,
+                got=f"shape {sizes[1:]} and {sizes[0]} channel(s)",
+                remedy=f"Use a bundle for data of these dimensions, or take the file out of the folder.",
+            )
+        if sizes[0] != self.channels:
+            raise DataError(
+                file,
+                key=key,
+                expected=expected,
+                got=f"{sizes[0]} channels of size {sizes[1:]}",
+                remedy="Pick or split the channels beforehand, or set the channels of network and LoadVolumed alike.",
+            )
+        bad = int((~torch.isfinite(volume)).sum())
+        if bad:
+            raise DataError(
+                file,
+                key=key,
+                expected="finite intensities",
+                got=f"{bad} of {volume.numel()} voxels NaN or infinite",
+                remedy="Mask or refill them on purpose beforehand; one NaN spoils every patch that holds it.",
+            )
+        low, high = float(volume.min()), float(volume.max())
+        if low == high:
+            raise DataError(
+                file,
+                key=key,
+                expected="an image with contrast",
+                got=f"the constant {low:g}",
+                remedy="Take the file out of the folder.",
+            )
+        return volume
+
+
+class BlankVolumed(MapTransform):
+    """Puts an empty volume with a geometry at ``keys``: the request for a synthetic one.
+
+    Args:
+        keys: keys to fill; a value already there is replaced.
+        shape: spatial size in voxels.
+        spacing_mm: size of a voxel; the axes are RAS, and the centre of the volume is the origin of the world.
+        channels: number of channels.
+        value: intensity of all voxels.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        shape: Sequence[int],
+        spacing_mm: Sequence[float],
+        channels: int = 1,
+        value: float = 0.0,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys=True)
+        if len(shape) != len(spacing_mm):
+            raise ValueError(f"shape and spacing_mm need one entry for each axis, got {shape} and {spacing_mm}.")
+        self.shape, self.channels, self.value = tuple(shape), channels, value
+        dims = len(shape)
+        self.affine = torch.eye(dims + 1, dtype=torch.float64)
+        for axis in range(dims):
+            self.affine[axis, axis] = spacing_mm[axis]
+            self.affine[axis, dims] = -0.5 * spacing_mm[axis] * (shape[axis] - 1)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        filled = dict(data)
+        for key in self.keys:
+            filled[key] = MetaTensor(torch.full((self.channels, *self.shape), self.value), affine=self.affine)
+        return filled

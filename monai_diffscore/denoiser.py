@@ -1,0 +1,290 @@
+r"""The one function that everything works on: the denoiser :math:`D(x, \sigma)`.
+
+For a noisy :math:`x = x_0 + \sigma n`
+
+.. math::  D(x, \sigma) = E[x_0 \mid x], \qquad
+           \nabla_x \ln p_\sigma(x) = \frac{D(x, \sigma) - x}{\sigma^2}
+           \quad \text{(Tweedie; Karras et al. 2022, Eq. 3)}.
+
+A network F becomes a denoiser by **preconditioning** (Karras et al. 2022, Eq. 7):
+
+.. math::  D(x, \sigma) = c_{skip} x + c_{out}\, F(c_{in} x,\, c_{noise}).
+
+The four coefficients are all that tells EDM, noise (VP, VE), velocity and flow prediction apart. ``c_noise`` is
+:math:`\ln(\sigma)/4` in all of them, so one time embedding serves every formulation and a network never sees
+an SDE.
+
+:class:`MixtureDenoiser` and :class:`GaussianDenoiser` are exact: with them, every error that a sampler,
+a likelihood or a guidance makes is its own.
+
+Shapes: ``x`` is [B, ...] with any number of further dimensions, ``sigma`` is [B], a 0-d tensor or a float,
+in units of the (normalised) data.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+Generators = torch.Generator | Sequence[torch.Generator] | None
+
+
+def per_sample(values: Tensor, x: Tensor) -> Tensor:
+    """``values`` of shape [B] reshaped to [B, 1, ...], so that they broadcast against ``x`` of shape [B, ...]."""
+    return values.reshape(-1, *[1] * (x.ndim - 1))
+
+
+def noise_like(x: Tensor, generator: Generators = None) -> Tensor:
+    """Standard normal noise of the shape, dtype and device of ``x``.
+
+    Args:
+        generator: one generator for the batch, or one **per sample**: sample i is then the same whatever the
+            batch it is drawn in. A generator may live on another device than ``x``.
+    Raises:
+        ValueError: if there are several generators, but not one per sample.
+    """
+    if generator is None or isinstance(generator, torch.Generator):
+        device = x.device if generator is None else generator.device
+        return torch.randn(x.shape, dtype=x.dtype, device=device, generator=generator).to(x.device)
+    if len(generator) != x.shape[0]:
+        raise ValueError(f"Expected one generator per sample, {x.shape[0]}, got {len(generator)}.")
+    return torch.stack([noise_like(sample, one) for sample, one in zip(x, generator, strict=True)])
+
+
+class Coefficients(NamedTuple):
+    """The four coefficients of :math:`D = c_{skip} x + c_{out} F(c_{in} x, c_{noise})`, each of shape [B]."""
+
+    c_skip: Tensor
+    c_out: Tensor
+    c_in: Tensor
+    c_noise: Tensor
+
+
+class Preconditioning(nn.Module, ABC):
+    """Maps noise levels [B] to :class:`Coefficients`. A module, so that what it measured travels in the state_dict."""
+
+    @abstractmethod
+    def forward(self, sigma: Tensor) -> Coefficients: ...
+
+    def __call__(self, sigma: Tensor) -> Coefficients:
+        return super().__call__(sigma)
+
+
+class EDMPreconditioning(Preconditioning):
+    r"""Unit variance at the network's input and target at every noise level.
+
+    :math:`c_{skip} = s^2/(\sigma^2+s^2)`, :math:`c_{out} = \sigma s/\sqrt{\sigma^2+s^2}`,
+    :math:`c_{in} = 1/\sqrt{\sigma^2+s^2}`, with s = ``sigma_data``.
+
+    Args:
+        sigma_data: standard deviation of the training data, which has mean near 0. It is a buffer: a checkpoint
+            carries the value that it was trained with.
+
+    Source: Karras et al. 2022, Table 1 (column "Ours").
+    """
+
+    sigma_data: Tensor
+
+    def __init__(self, sigma_data: float = 0.5) -> None:
+        super().__init__()
+        if not (sigma_data > 0 and math.isfinite(sigma_data)):
+            raise ValueError(f"sigma_data is the standard deviation of the data and must be > 0, got {sigma_data}.")
+        self.register_buffer("sigma_data", torch.tensor(float(sigma_data)))
+
+    def forward(self, sigma: Tensor) -> Coefficients:
+        sigma_data = self.sigma_data.to(sigma.dtype)
+        total = torch.sqrt(sigma**2 + sigma_data**2)
+        return Coefficients((sigma_data / total) ** 2, sigma * sigma_data / total, 1 / total, sigma.log() / 4)
+
+    def extra_repr(self) -> str:
+        return f"sigma_data={self.sigma_data.item():.4g}"
+
+
+class VPPreconditioning(Preconditioning):
+    r"""The network predicts the noise of a variance-preserving process: :math:`D = x - \sigma F`.
+
+    :math:`c_{in} = 1/\sqrt{1+\sigma^2}` is the VP signal scale. Source: Karras et al. 2022, Table 1 (column "VP").
+    """
+
+    def forward(self, sigma: Tensor) -> Coefficients:
+        return Coefficients(torch.ones_like(sigma), -sigma, 1 / torch.sqrt(1 + sigma**2), sigma.log() / 4)
+
+
+class VEPreconditioning(Preconditioning):
+    r"""The network predicts :math:`\sigma` times the score of unscaled data: :math:`D = x + \sigma F(x)`.
+
+    Source: Karras et al. 2022, Table 1 (column "VE").
+    """
+
+    def forward(self, sigma: Tensor) -> Coefficients:
+        one = torch.ones_like(sigma)
+        return Coefficients(one, sigma, one, sigma.log() / 4)
+
+
+class VelocityPreconditioning(Preconditioning):
+    r"""The network predicts :math:`v = \alpha n - \mathrm{std}\, x_0` of a VP process.
+
+    With :math:`\alpha = 1/\sqrt{1+\sigma^2}`: :math:`D = \alpha^2 x - \sigma \alpha F(\alpha x)`.
+    Source: Salimans and Ho 2022, arXiv:2202.00512, Section 4 and Appendix D.
+    """
+
+    def forward(self, sigma: Tensor) -> Coefficients:
+        alpha = 1 / torch.sqrt(1 + sigma**2)
+        return Coefficients(alpha**2, -sigma * alpha, alpha, sigma.log() / 4)
+
+
+class FlowPreconditioning(Preconditioning):
+    r"""The network predicts the velocity :math:`n - x_0` of the straight path :math:`x_t = (1-t) x_0 + t n`.
+
+    With :math:`t = \sigma/(1+\sigma)`: :math:`D = x_t - t F(x_t)`, :math:`x_t = x/(1+\sigma)`.
+    Source: Liu et al. 2022, arXiv:2209.03003, Eq. 1; Lipman et al. 2023, arXiv:2210.02747, Eq. 23.
+    """
+
+    def forward(self, sigma: Tensor) -> Coefficients:
+        scale = 1 / (1 + sigma)
+        return Coefficients(scale, -sigma * scale, scale, sigma.log() / 4)
+
+
+class Denoiser(nn.Module):
+    """A preconditioned network: returns :math:`D(x, \\sigma)`, of the shape and dtype of ``x``.
+
+    Only the network runs in its own precision (its parameters' dtype, or ``autocast_dtype``); the coefficients
+    and the sum with ``c_skip x`` are in the dtype of ``x``, which may be float64.
+
+    Args:
+        network: called as ``network(x, c_noise, **condition)`` with x [B, ...] and c_noise [B].
+        preconditioning: the parameterisation.
+        autocast_dtype: ``torch.bfloat16`` runs the network under autocast, on CPU and CUDA. None changes nothing,
+            so that an outer autocast (MONAI's ``amp``) has its way.
+        default_sigma: the noise level that ``forward(x)`` assumes when it is called with an image alone, as
+            export tools and one-shot denoising servers do.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        preconditioning: Preconditioning,
+        autocast_dtype: torch.dtype | None = None,
+        default_sigma: float = 0.5,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.preconditioning = preconditioning
+        self.autocast_dtype = autocast_dtype
+        self.default_sigma = default_sigma
+
+    def forward(self, x: Tensor, sigma: Tensor | float | None = None, **condition: Tensor) -> Tensor:
+        sigma = self._per_sample_sigma(x, self.default_sigma if sigma is None else sigma)
+        c = self.preconditioning(sigma)
+        parameter = next(self.network.parameters(), x)
+        precision = (
+            nullcontext() if self.autocast_dtype is None else torch.autocast(x.device.type, dtype=self.autocast_dtype)
+        )
+        with precision:
+            output = self.network(
+                (per_sample(c.c_in, x) * x).to(parameter.dtype), c.c_noise.to(parameter.dtype), **condition
+            )
+        return per_sample(c.c_skip, x) * x + per_sample(c.c_out, x) * output.to(x.dtype)
+
+    @staticmethod
+    def _per_sample_sigma(x: Tensor, sigma: Tensor | float) -> Tensor:
+        sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device)
+        if sigma.ndim == 0:
+            return sigma.expand(x.shape[0])
+        if sigma.shape != x.shape[:1]:
+            raise ValueError(
+                f"sigma must be a number or hold one noise level per sample: expected shape ({x.shape[0]},) for x of "
+                f"shape {tuple(x.shape)}, got {tuple(sigma.shape)}."
+            )
+        return sigma
+
+
+def score(denoiser: nn.Module, x: Tensor, sigma: Tensor | float, **condition: Tensor) -> Tensor:
+    r""":math:`\nabla_x \ln p_\sigma(x) = (D(x, \sigma) - x) / \sigma^2`, of the shape of ``x``.
+
+    Source: Karras et al. 2022, Eq. 3.
+    """
+    sigma = Denoiser._per_sample_sigma(x, sigma)
+    return (denoiser(x, sigma, **condition) - x) / per_sample(sigma, x) ** 2
+
+
+class MixtureDenoiser(nn.Module):
+    r"""The exact denoiser of data :math:`x_0 \sim \sum_k w_k N(m_k, C_k)`.
+
+    .. math::  D(x, \sigma) = \sum_k r_k(x)\,\bigl[m_k + C_k (C_k + \sigma^2 I)^{-1} (x - m_k)\bigr],
+               \qquad r_k \propto w_k N(x; m_k, C_k + \sigma^2 I).
+
+    Args:
+        weights: [K], positive; normalised here.
+        means: [K, ...]; the trailing shape is the shape of one sample.
+        covariances: [K, d, d], with d the number of elements of one sample; positive semi-definite.
+        dtype: of the stored parameters; float64 for reference values.
+    """
+
+    def __init__(
+        self, weights: Tensor, means: Tensor, covariances: Tensor, dtype: torch.dtype = torch.float64
+    ) -> None:
+        super().__init__()
+        components, dims = means.shape[0], means[0].numel()
+        if weights.shape != (components,) or covariances.shape != (components, dims, dims):
+            raise ValueError(
+                f"{components} means of {dims} elements need weights of shape ({components},) and covariances of "
+                f"shape ({components}, {dims}, {dims}), got {tuple(weights.shape)} and {tuple(covariances.shape)}."
+            )
+        variances, axes = torch.linalg.eigh(covariances.to(dtype))
+        self.sample_shape = tuple(means.shape[1:])
+        self.register_buffer("log_weights", (weights / weights.sum()).to(dtype).log())
+        self.register_buffer("means", means.reshape(components, dims).to(dtype))
+        self.register_buffer("variances", variances.clamp_min(0))  # (K, d)
+        self.register_buffer("axes", axes)  # (K, d, d), eigenvectors in columns
+
+    log_weights: Tensor
+    means: Tensor
+    variances: Tensor
+    axes: Tensor
+
+    def _components(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Log joint density of x and component [B, K]; x - m_k on the eigenvectors [B, K, d]; total variance."""
+        offset = torch.einsum("bkd,kde->bke", x.flatten(1)[:, None] - self.means, self.axes)  # (B, K, d)
+        total = self.variances + sigma[:, None, None] ** 2  # (B, K, d)
+        log_density = -0.5 * (offset**2 / total + total.log() + math.log(2 * math.pi)).sum(-1)
+        return self.log_weights + log_density, offset, total
+
+    def forward(self, x: Tensor, sigma: Tensor | float) -> Tensor:
+        """:math:`D(x, \\sigma)` for x [B, ...]; computed in the stored dtype, returned in that of ``x``."""
+        state = x.to(self.means.dtype)
+        log_joint, offset, total = self._components(state, Denoiser._per_sample_sigma(state, sigma))
+        shrunk = torch.einsum("bke,kde->bkd", self.variances / total * offset, self.axes)
+        denoised = torch.einsum("bk,bkd->bd", log_joint.softmax(-1), self.means + shrunk)
+        return denoised.reshape(x.shape).to(x.dtype)
+
+    def log_prob(self, x: Tensor, sigma: Tensor | float = 0.0) -> Tensor:
+        """Exact log density in nats [B] of ``x`` at noise level ``sigma`` (0: of the data itself)."""
+        state = x.to(self.means.dtype)
+        return self._components(state, Denoiser._per_sample_sigma(state, sigma))[0].logsumexp(-1)
+
+    def sample(self, count: int, generator: torch.Generator | None = None) -> Tensor:
+        """``count`` independent draws of the data, [count, ...]."""
+        weights = self.log_weights.exp()
+        component = torch.multinomial(weights, count, replacement=True, generator=generator)
+        normal = noise_like(self.means[component], generator)
+        spread = torch.einsum("bde,be->bd", self.axes[component], self.variances[component].sqrt() * normal)
+        return (self.means[component] + spread).reshape(count, *self.sample_shape)
+
+
+class GaussianDenoiser(MixtureDenoiser):
+    r"""The exact denoiser of :math:`x_0 \sim N(m, C)`: :math:`D = m + C (C + \sigma^2 I)^{-1} (x - m)`.
+
+    Args:
+        mean: of the shape of one sample.
+        covariance: [d, d], with d the number of elements of one sample.
+    """
+
+    def __init__(self, mean: Tensor, covariance: Tensor, dtype: torch.dtype = torch.float64) -> None:
+        super().__init__(torch.ones(1), mean[None], covariance[None], dtype)

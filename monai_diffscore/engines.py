@@ -1,0 +1,233 @@
+"""The bridge to MONAI's engines: where a batch becomes a loss, a sample, an error or a likelihood.
+
+MONAI's ``SupervisedTrainer`` computes ``loss_function(inferer(inputs, network, **kwargs), targets).mean()``. A denoising
+objective draws its own targets, so it sits in the **inferer** slot (:class:`LossInferer`), which returns the loss per
+sample, and the loss slot passes it on. Nothing of the trainer's iteration (accumulation, autocast, GradScaler,
+compile) is written again here. Likewise a ``SupervisedEvaluator`` samples, validates or scores, by its inferer:
+
+=============================  ==========================================  ===========================================
+inferer                        inputs                                      ``engine.state.output["pred"]``
+=============================  ==========================================  ===========================================
+:class:`LossInferer`           clean data [B, ...]                         loss per sample [B]
+:class:`SamplingInferer`       anything of the wanted shape [B, ...]       samples [B, ...]
+:class:`DenoisingErrorInferer` clean data [B, ...]                         squared x0 error [B, levels]
+:class:`LikelihoodInferer`     clean data [B, ...]                         nats and standard error per dimension [B, 2]
+=============================  ==========================================  ===========================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from ignite.engine import EventEnum
+from monai.engines import PrepareBatch, SupervisedTrainer
+from monai.inferers import Inferer
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from monai_diffscore.data.problems import DataError
+from monai_diffscore.denoiser import noise_like, per_sample
+from monai_diffscore.likelihood import log_likelihood
+from monai_diffscore.losses import DenoisingLoss
+from monai_diffscore.sampling import Step, karras_sigmas, sample_heun
+
+
+class PrepareScoreBatch(PrepareBatch):
+    """Takes the image and the declared condition fields out of a batch dictionary: (image, image, (), condition).
+
+    Args:
+        condition_keys: keys that go to the network (or the inferer) as keyword tensors of the same name.
+        image_key: key of the clean data.
+    """
+
+    def __init__(self, condition_keys: Sequence[str] = (), image_key: str = "image") -> None:
+        self.condition_keys = tuple(condition_keys)
+        self.image_key = image_key
+
+    def __call__(
+        self,
+        batchdata: dict[str, Tensor],
+        device: str | torch.device | None = None,
+        non_blocking: bool = False,
+        **kwargs: Any,
+    ) -> tuple[Tensor, Tensor, tuple[()], dict[str, Tensor]]:
+        missing = [key for key in (self.image_key, *self.condition_keys) if key not in batchdata]
+        if missing:
+            raise DataError(
+                "the batch",
+                key=", ".join(missing),
+                expected=f"the keys {[self.image_key, *self.condition_keys]}",
+                got=f"{sorted(map(str, batchdata))}",
+                remedy="Add them to the data dictionaries, or take them out of condition_keys.",
+            )
+        image = batchdata[self.image_key].to(device=device, non_blocking=non_blocking, **kwargs)
+        condition = {
+            key: torch.as_tensor(batchdata[key]).to(device=device, non_blocking=non_blocking)
+            for key in self.condition_keys
+        }
+        return image, image, (), condition
+
+
+class TrainingEvents(EventEnum):
+    """INTERRUPTED fires once when an exception or Ctrl-C ends a training, before it goes on to the caller."""
+
+    INTERRUPTED = "interrupted"
+
+
+class ScoreTrainer(SupervisedTrainer):
+    """MONAI's trainer with the objective in its inferer slot, and an event for handlers that close files and runs.
+
+    Takes the arguments of ``SupervisedTrainer``; ``inferer`` is a :class:`LossInferer`. ``loss_function`` is
+    not needed: the inferer returns the loss already.
+    """
+
+    def __init__(self, *args: Any, loss_function: Callable[..., Tensor] | None = None, **kwargs: Any) -> None:
+        kwargs.setdefault("prepare_batch", PrepareScoreBatch())
+        kwargs.setdefault("decollate", False)  # the loss has no images to take apart
+        kwargs["event_names"] = [*(kwargs.get("event_names") or []), TrainingEvents]
+        super().__init__(*args, loss_function=loss_function or _first, **kwargs)
+
+    def run(self) -> None:  # type: ignore[override]
+        """Trains; ``state.stop_reason`` holds the exception that the INTERRUPTED event is about."""
+        try:
+            super().run()
+        except BaseException as error:
+            self.state.stop_reason = error
+            self.fire_event(TrainingEvents.INTERRUPTED)
+            raise
+
+
+def _first(loss: Tensor, _target: Tensor) -> Tensor:
+    return loss
+
+
+class LossInferer(Inferer):
+    """``loss(network, inputs, **condition)`` as an inferer: the loss per sample [B]."""
+
+    def __init__(self, loss: DenoisingLoss) -> None:
+        super().__init__()
+        self.loss = loss
+
+    def __call__(self, inputs: Tensor, network: nn.Module, **condition: Tensor) -> Tensor:  # type: ignore[override]
+        return self.loss(network, _plain(inputs), **condition)
+
+
+class SamplingInferer(Inferer):
+    """Samples of the shape of ``inputs``, whose values are not looked at.
+
+    Args:
+        sampler: one of the functions ``sample_*``, or a partial of one.
+        sigmas: grid of noise levels [steps + 1].
+        seed: the sample number i (the batch's ``seed`` entry, else its place in the batch) draws from the generator
+            ``seed + i``: the same sample comes out whatever the batch size.
+        progress: show a progress bar over the steps.
+        callback: called with each :class:`~monai_diffscore.sampling.Step`.
+    """
+
+    def __init__(
+        self,
+        sampler: Callable[..., Tensor] = sample_heun,
+        sigmas: Tensor | None = None,
+        seed: int = 0,
+        progress: bool = True,
+        callback: Callable[[Step], None] | None = None,
+    ) -> None:
+        super().__init__()
+        self.sampler = sampler
+        self.sigmas = karras_sigmas(18) if sigmas is None else sigmas
+        self.seed = seed
+        self.progress = progress
+        self.callback = callback
+
+    @torch.no_grad()
+    def __call__(  # type: ignore[override]
+        self, inputs: Tensor, network: nn.Module, seed: Tensor | None = None, **condition: Tensor
+    ) -> Tensor:
+        like = _plain(inputs).float()
+        numbers = range(len(like)) if seed is None else seed.tolist()
+        generators = [torch.Generator().manual_seed(self.seed + int(number)) for number in numbers]
+        start = noise_like(like, generators) * float(self.sigmas[0])
+        steps = len(self.sigmas) - 1
+        with tqdm(total=steps, desc=f"sampling {len(like)}", disable=not self.progress, leave=False) as bar:
+
+            def on_step(step: Step) -> None:
+                bar.update(1)
+                if self.callback is not None:
+                    self.callback(step)
+
+            return self.sampler(
+                partial(network, **condition), start, self.sigmas, generator=generators, callback=on_step
+            )
+
+
+class DenoisingErrorInferer(Inferer):
+    r"""Mean squared error :math:`\lVert D(x_0 + \sigma n) - x_0\rVert^2/d` on a fixed grid of noise levels, [B, levels].
+
+    In x0 units, so that runs with different parameterisations, weights and noise densities compare. The noise is the
+    same at each call, so that the numbers of two epochs differ by the network alone.
+
+    Args:
+        sigmas: noise levels to measure at, all > 0.
+        seed: of the noise.
+    """
+
+    def __init__(self, sigmas: Sequence[float], seed: int = 0) -> None:
+        super().__init__()
+        if not sigmas or min(sigmas) <= 0:
+            raise ValueError(f"DenoisingErrorInferer needs noise levels > 0, got {list(sigmas)}.")
+        self.sigmas = tuple(float(sigma) for sigma in sigmas)
+        self.seed = seed
+
+    @torch.no_grad()
+    def __call__(self, inputs: Tensor, network: nn.Module, **condition: Tensor) -> Tensor:  # type: ignore[override]
+        x0 = _plain(inputs)
+        noise = noise_like(x0, torch.Generator().manual_seed(self.seed))
+        errors = []
+        for level in self.sigmas:
+            sigma = x0.new_full((len(x0),), level)
+            denoised = network(x0 + per_sample(sigma, x0) * noise, sigma, **condition)
+            errors.append((denoised - x0).square().flatten(1).mean(1))
+        return torch.stack(errors, dim=1)
+
+
+class LikelihoodInferer(Inferer):
+    """Log likelihood and its standard error, both in nats **per dimension** of the normalised data, [B, 2].
+
+    Args:
+        sigmas: grid, as for :func:`~monai_diffscore.likelihood.log_likelihood`.
+        probes: Hutchinson probes; 0 computes the exact trace, for data of few dimensions.
+        seed: of the probes.
+        progress: show a progress bar over the intervals.
+    """
+
+    def __init__(self, sigmas: Tensor, probes: int = 1, seed: int = 0, progress: bool = True) -> None:
+        super().__init__()
+        self.sigmas, self.probes, self.seed, self.progress = sigmas, probes, seed, progress
+
+    def __call__(self, inputs: Tensor, network: nn.Module, **condition: Tensor) -> Tensor:  # type: ignore[override]
+        x0 = _plain(inputs)
+        generator = torch.Generator().manual_seed(self.seed)
+        with tqdm(desc=f"likelihood of {len(x0)}", disable=not self.progress, leave=False) as bar:
+
+            def on_interval(done: int, intervals: int) -> None:
+                bar.total = intervals
+                bar.update(done - bar.n)
+
+            nats, error = log_likelihood(
+                partial(network, **condition),
+                x0,
+                self.sigmas,
+                divergence="hutchinson" if self.probes else "exact",
+                probes=max(1, self.probes),
+                generator=generator,
+                callback=on_interval,
+            )
+        return torch.stack([nats, error], dim=1) / x0[0].numel()
+
+
+def _plain(inputs: Tensor) -> Tensor:
+    """The tensor without MONAI's metadata, whose bookkeeping in each operation the mathematics has no use for."""
+    return inputs.as_tensor() if hasattr(inputs, "as_tensor") else inputs

@@ -1,0 +1,120 @@
+"""Pictures of samples: what to look at before any number.
+
+One picture for a batch [B, C, *S], by its number of dimensions: volumes as three orthogonal slices through the
+middle, images as they are, signals as curves, rows of two columns as a scatter plot. Grey values are those of the
+normalised data, -1 black and 1 white, the same in every picture.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from torch import Tensor
+
+_PLANES = ("sagittal", "coronal", "axial")  # normal to the R, A and S axis of a RAS volume
+
+
+def save_gallery(samples: Tensor, path: str | Path, title: str = "", reference: Tensor | None = None) -> Path:
+    """Writes a PNG of the samples and returns its path.
+
+    Args:
+        samples: [B, C, *S] with 1 to 3 spatial dimensions, or [B, columns]; the first channel is shown (three
+            channels as RGB in two dimensions). At most 16 are shown (all rows of a table).
+        path: of the PNG.
+        title: heading.
+        reference: real data of the same kind, shown below (in a scatter plot behind) for comparison.
+    Raises:
+        ValueError: for another number of dimensions.
+    """
+    draw = {2: _scatter, 3: _curves, 4: _images, 5: _volumes}.get(samples.ndim)
+    if draw is None:
+        raise ValueError(f"A gallery shows [B, columns] or [B, C, *S] with 1 to 3 dimensions, got {tuple(samples.shape)}.")
+    figure = Figure(layout="constrained")
+    FigureCanvasAgg(figure)
+    draw(figure, _numpy(samples), None if reference is None else _numpy(reference))
+    if title:
+        figure.suptitle(title, fontsize=10)
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}")
+    figure.savefig(temporary, format="png", dpi=110)
+    temporary.replace(target)
+    return target
+
+
+def _numpy(samples: Tensor, most: int = 16) -> np.ndarray:
+    shown = samples if samples.ndim == 2 else samples[:most]
+    array: np.ndarray = shown.detach().float().cpu().numpy()
+    return array
+
+
+def _volumes(figure: Figure, samples: np.ndarray, reference: np.ndarray | None) -> None:
+    groups = [("sample", samples[:8, 0])] + ([] if reference is None else [("real", reference[:8, 0])])
+    columns = max(len(volumes) for _, volumes in groups)
+    figure.set_size_inches(1.3 * columns + 0.4, 1.3 * 3 * len(groups) + 0.5)
+    axes = figure.subplots(3 * len(groups), columns, squeeze=False)
+    for group, (name, volumes) in enumerate(groups):
+        for plane, label in enumerate(_PLANES):
+            for column in range(columns):
+                axis = axes[3 * group + plane, column]
+                if column < len(volumes):
+                    volume = volumes[column]
+                    _show(axis, np.take(volume, volume.shape[plane] // 2, axis=plane).T)
+                else:
+                    axis.set_axis_off()
+                if column == 0:
+                    axis.set_ylabel(label, fontsize=7)
+                if plane == 0:
+                    axis.set_title(f"{name} {column}" if column < len(volumes) else "", fontsize=7)
+
+
+def _images(figure: Figure, samples: np.ndarray, reference: np.ndarray | None) -> None:
+    groups = [("sample", samples)] + ([] if reference is None else [("real", reference)])
+    columns = min(8, max(len(images) for _, images in groups))
+    rows = [math.ceil(len(images) / columns) for _, images in groups]
+    figure.set_size_inches(1.3 * columns + 0.3, 1.3 * sum(rows) + 0.5)
+    axes = figure.subplots(sum(rows), columns, squeeze=False)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for group, (name, images) in enumerate(groups):
+        for index, image in enumerate(images):
+            axis = axes[sum(rows[:group]) + index // columns, index % columns]
+            axis.set_axis_on()
+            _show(axis, image.transpose(2, 1, 0) if len(image) == 3 else image[0].T)
+            axis.set_title(f"{name} {index}", fontsize=7)
+
+
+def _show(axis: object, picture: np.ndarray) -> None:
+    """An image whose first axis runs upwards (RAS: anterior or superior at the top)."""
+    picture = np.clip((picture + 1) / 2, 0, 1)
+    axis.imshow(picture, cmap="gray", vmin=0, vmax=1, origin="lower", interpolation="nearest")  # type: ignore[attr-defined]
+    axis.set_xticks([])  # type: ignore[attr-defined]
+    axis.set_yticks([])  # type: ignore[attr-defined]
+
+
+def _curves(figure: Figure, samples: np.ndarray, reference: np.ndarray | None) -> None:
+    groups = [("sample", samples)] + ([] if reference is None else [("real", reference)])
+    figure.set_size_inches(5 * len(groups), 0.7 * max(len(curves) for _, curves in groups) + 0.6)
+    axes = figure.subplots(max(len(curves) for _, curves in groups), len(groups), squeeze=False, sharex=True)
+    for column, (name, curves) in enumerate(groups):
+        axes[0, column].set_title(name, fontsize=8)
+        for row, curve in enumerate(curves):
+            axes[row, column].plot(curve[0], linewidth=0.8)
+            axes[row, column].tick_params(labelsize=6)
+
+
+def _scatter(figure: Figure, samples: np.ndarray, reference: np.ndarray | None) -> None:
+    figure.set_size_inches(5, 5)
+    axis = figure.subplots()
+    second = 1 if samples.shape[1] > 1 else 0
+    if reference is not None:
+        axis.scatter(reference[:, 0], reference[:, second], s=3, alpha=0.4, label="real", color="0.6")
+    axis.scatter(samples[:, 0], samples[:, second], s=3, alpha=0.6, label="sample", color="tab:blue")
+    axis.set_aspect("equal")
+    axis.set_xlabel("column 0")
+    axis.set_ylabel(f"column {second}")
+    axis.legend(fontsize=8)

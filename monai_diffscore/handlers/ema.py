@@ -1,0 +1,70 @@
+r"""Power-function exponential moving average of the weights.
+
+.. math::  \beta_t = (1 - 1/t)^{\gamma + 1}, \qquad \hat\theta_t = \beta_t\,\hat\theta_{t-1} + (1 - \beta_t)\,\theta_t
+
+The average reaches back over a constant *share* of the training so far, so that one setting serves a run of a
+minute and one of a month; a constant decay of 0.9999 is still mostly the initial weights after 2,000 steps.
+The share is given by :math:`\sigma_{rel}`, the standard deviation of the averaging profile relative to the training
+time, :math:`\sigma_{rel}^2 = (\gamma+1)(\gamma+2)^{-2}(\gamma+3)^{-1}`.
+
+Source: Karras et al. 2024, arXiv:2312.02696, Eq. 1-2 and Appendix C.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+
+def power_function_exponent(relative_length: float) -> float:
+    r""":math:`\gamma` of a profile with :math:`\sigma_{rel}` = ``relative_length``, by its cubic equation.
+
+    Raises:
+        ValueError: unless 0 < relative_length < 0.28, above which no profile exists.
+    """
+    if not 0 < relative_length < 0.28:
+        raise ValueError(f"relative_length must lie between 0 and 0.28, got {relative_length}.")
+    inverse = relative_length**-2
+    return float(np.roots([1, 7, 16 - inverse, 12 - inverse]).real.max())
+
+
+class PowerEMA:
+    """Keeps ``network``, the average of the trained weights, as a module of its own.
+
+    Args:
+        network: the trained network; under DistributedDataParallel its inner module is averaged.
+        relative_length: length of the average as a share of the training; 0.05 to 0.15 are usual.
+    """
+
+    def __init__(self, network: nn.Module, relative_length: float = 0.1) -> None:
+        self.source = network.module if isinstance(network, DistributedDataParallel) else network
+        self.network = copy.deepcopy(self.source).requires_grad_(False).eval()
+        self.exponent = power_function_exponent(relative_length)
+        self.updates = 0
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.update)
+
+    @torch.no_grad()
+    def update(self, _engine: Engine | None = None) -> None:
+        """One step of the average."""
+        self.updates += 1
+        beta = (1 - 1 / self.updates) ** (self.exponent + 1)
+        averaged, current = self.network.state_dict(), self.source.state_dict()
+        floating = [name for name, value in averaged.items() if value.is_floating_point()]
+        torch._foreach_lerp_([averaged[name] for name in floating], [current[name] for name in floating], 1 - beta)
+        for name in averaged.keys() - floating:
+            averaged[name].copy_(current[name])
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"network": self.network.state_dict(), "updates": self.updates}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.network.load_state_dict(state["network"])
+        self.updates = int(state["updates"])

@@ -1,0 +1,105 @@
+"""Handlers that turn samples into pictures, while training and after sampling."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import ignite.distributed as idist
+import torch
+from ignite.engine import Engine, Events
+from monai.engines import IterationEvents
+from torch import Tensor, nn
+
+from monai_diffscore.engines import SamplingInferer
+from monai_diffscore.gallery import save_gallery
+from monai_diffscore.handlers.tracking import Tracking
+
+
+class SampleGallery:
+    """Draws samples every N iterations and at the end of a training, writes a PNG, and logs it.
+
+    The seeds are the same each time, so that the pictures show one set of samples growing sharper.
+
+    Args:
+        network: the denoiser to sample, normally the EMA's.
+        inferer: the sampler, its grid and seed.
+        shape: of one sample, channels first.
+        folder: where the pictures go.
+        count: number of samples.
+        every: iterations between galleries; 0 draws one at the end alone.
+        tracking: optional record that gets the pictures too.
+        condition: keyword tensors [count, ...] for the network.
+        device: where to sample.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        inferer: SamplingInferer,
+        shape: Sequence[int],
+        folder: str | Path,
+        count: int = 4,
+        every: int = 0,
+        tracking: Tracking | None = None,
+        condition: dict[str, Tensor] | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.network = network
+        self.inferer = inferer
+        self.shape = tuple(shape)
+        self.folder = Path(folder)
+        self.count = count
+        self.every = every
+        self.tracking = tracking
+        self.condition = condition or {}
+        self.device = device
+
+    def attach(self, engine: Engine) -> None:
+        if self.every > 0:
+            engine.add_event_handler(Events.ITERATION_COMPLETED(every=self.every), self.draw)
+        engine.add_event_handler(Events.COMPLETED, self.draw)
+
+    def draw(self, engine: Engine) -> None:
+        if idist.get_rank() != 0:
+            return
+        training = self.network.training
+        self.network.eval()
+        samples = self.inferer(torch.empty(self.count, *self.shape, device=self.device), self.network, **self.condition)
+        self.network.train(training)
+        iteration = engine.state.iteration
+        path = save_gallery(
+            samples, self.folder / f"samples_{iteration:08d}.png", f"samples after {iteration} iterations"
+        )
+        if self.tracking is not None:
+            self.tracking.log_artifact(path, "samples")
+
+
+class SaveGallery:
+    """Collects the predictions of an evaluator and writes them as one PNG when it is done.
+
+    Args:
+        path: of the PNG.
+        title: heading.
+        key: key of the samples in the evaluator's output.
+    """
+
+    def __init__(self, path: str | Path, title: str = "samples", key: str = "pred") -> None:
+        self.path = Path(path)
+        self.title = title
+        self.key = key
+        self.samples: list[Tensor] = []
+
+    def attach(self, engine: Engine) -> None:
+        # before postprocessing, which gives the samples their units back
+        engine.add_event_handler(IterationEvents.FORWARD_COMPLETED, self.collect)
+        engine.add_event_handler(Events.COMPLETED, self.save)
+
+    def collect(self, engine: Engine) -> None:
+        prediction: Any = engine.state.output[self.key]  # type: ignore[index]
+        self.samples.append(torch.as_tensor(prediction).detach().cpu())
+
+    def save(self, _engine: Engine) -> None:
+        if idist.get_rank() == 0 and self.samples:
+            save_gallery(torch.cat(self.samples), self.path, self.title)

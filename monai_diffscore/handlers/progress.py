@@ -1,0 +1,118 @@
+"""How far a training is: a progress bar, the validations so far, and a limit on its time."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from pathlib import Path
+
+import ignite.distributed as idist
+from ignite.engine import Engine, Events
+from tqdm import tqdm
+
+logger = logging.getLogger(__name__)
+
+
+class Progress:
+    """One bar over the whole training, with the running loss.
+
+    Args:
+        smoothing: weight of the past in the running loss.
+    """
+
+    def __init__(self, smoothing: float = 0.95) -> None:
+        self.smoothing = smoothing
+        self._bar: tqdm | None = None
+        self._loss: float | None = None
+
+    def attach(self, engine: Engine) -> None:
+        if idist.get_rank() == 0:
+            engine.add_event_handler(Events.STARTED, self.open)
+            engine.add_event_handler(Events.ITERATION_COMPLETED, self.advance)
+            engine.add_event_handler(Events.COMPLETED, self.close)
+
+    def open(self, engine: Engine) -> None:
+        total = (engine.state.max_epochs or 0) * (engine.state.epoch_length or 0)
+        self._bar = tqdm(total=total, initial=engine.state.iteration, desc="training", dynamic_ncols=True)
+
+    def advance(self, engine: Engine) -> None:
+        loss = engine.state.output["loss"].item()  # type: ignore[index,call-overload]
+        self._loss = loss if self._loss is None else self.smoothing * self._loss + (1 - self.smoothing) * loss
+        if self._bar is not None:
+            self._bar.set_postfix(epoch=engine.state.epoch, loss=f"{self._loss:.4f}", refresh=False)
+            self._bar.update(engine.state.iteration - self._bar.n)
+
+    def close(self, _engine: Engine) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+class ValidationLog:
+    """Reports each validation in the log and as a line of a JSON-lines file; validates once more at the end.
+
+    Attached to a trainer with ``validator`` given, or to an evaluator itself without.
+
+    Args:
+        path: of the JSON-lines file, which is appended to.
+        validator: the evaluator whose metrics are reported.
+    """
+
+    def __init__(self, path: str | Path, validator: Engine | None = None) -> None:
+        self.path = Path(path)
+        self.validator = validator
+        self._validated_at: int | None = None
+
+    def attach(self, engine: Engine) -> None:
+        if self.validator is None:
+            engine.add_event_handler(Events.COMPLETED, self.report, None)
+        else:
+            self.validator.add_event_handler(Events.COMPLETED, self.report, engine)
+            engine.add_event_handler(Events.COMPLETED, self.validate_at_end)
+
+    def validate_at_end(self, trainer: Engine) -> None:
+        if self._validated_at != trainer.state.iteration and self.validator is not None:
+            self.validator.run(trainer.state.epoch)  # type: ignore[arg-type]  # MONAI's evaluator takes the epoch
+
+    def report(self, evaluator: Engine, trainer: Engine | None) -> None:
+        if trainer is not None:
+            self._validated_at = trainer.state.iteration
+        if idist.get_rank() != 0:
+            return
+        numbers = {name: float(value) for name, value in sorted(evaluator.state.metrics.items())}
+        where = {} if trainer is None else {"iteration": trainer.state.iteration}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a") as file:
+            file.write(json.dumps(where | numbers) + "\n")
+        label = f"iteration {trainer.state.iteration}: " if trainer is not None else ""
+        logger.info(f"{label}held-out " + ", ".join(f"{name} {value:.4g}" for name, value in numbers.items()))
+
+
+class TimeLimit:
+    """Ends a training in an orderly way, with all that its end does, when its time is up.
+
+    Args:
+        seconds: of training from its start; None sets no limit.
+    """
+
+    def __init__(self, seconds: float | None = None) -> None:
+        if seconds is not None and seconds <= 0:
+            raise ValueError(f"A time limit must be positive, got {seconds} seconds.")
+        self.seconds = seconds
+        self._start = time.monotonic()
+
+    def attach(self, engine: Engine) -> None:
+        if self.seconds is not None:
+            engine.add_event_handler(Events.STARTED, self.start)
+            engine.add_event_handler(Events.ITERATION_COMPLETED, self.check)
+
+    def start(self, _engine: Engine) -> None:
+        self._start = time.monotonic()
+
+    def check(self, engine: Engine) -> None:
+        assert self.seconds is not None
+        # all ranks stop at the same iteration, when the first has run out of time
+        expired = float(time.monotonic() - self._start > self.seconds)
+        if idist.all_reduce(expired, op="MAX") > 0:
+            logger.info(f"time limit of {self.seconds:g} s reached at iteration {engine.state.iteration}")
+            engine.terminate()

@@ -1,0 +1,177 @@
+"""The record of a training in MLflow.
+
+One MLflow run for each training, found again by its unique name when the training is continued, and closed:
+FINISHED, FAILED after an error, KILLED after Ctrl-C. Metrics are written in batches every N iterations, because each
+write to the database costs tens of milliseconds.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import secrets
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ignite.distributed as idist
+import torch
+from ignite.engine import Engine, Events
+from mlflow.entities import Metric, Param
+from mlflow.tracking import MlflowClient
+
+from monai_diffscore.engines import TrainingEvents
+
+logger = logging.getLogger(__name__)
+
+
+class Tracking:
+    """Logs parameters, loss, learning rate, throughput, validation metrics and artifacts of a training.
+
+    Args:
+        uri: MLflow tracking URI, such as ``sqlite:////path/mlruns.db`` or ``http://host:5000``.
+        folder: the training's output folder. Its file ``run_name`` keeps the name of the run, so that a continued
+            training continues the run; an experiment made in a local database has its artifacts here.
+        run_name: of a new training; None makes a unique one from ``prefix``, because MLflow clients merge runs of
+            equal names.
+        prefix: first part of a name made here.
+        experiment: name of the experiment.
+        parameters: flat hyperparameters.
+        artifacts: files to log at the start, such as the configuration.
+        validator: the evaluator whose metrics are logged.
+        network: counted for ``parameter_count``.
+        every: iterations between writes.
+    """
+
+    def __init__(
+        self,
+        uri: str,
+        folder: str | Path,
+        run_name: str | None = None,
+        prefix: str = "training",
+        experiment: str = "monai_diffscore",
+        parameters: Mapping[str, Any] | None = None,
+        artifacts: Sequence[str | Path] = (),
+        validator: Engine | None = None,
+        network: torch.nn.Module | None = None,
+        every: int = 20,
+    ) -> None:
+        self.uri = uri
+        self.folder = Path(folder).absolute()
+        self.run_name = run_name
+        self.prefix = prefix
+        self.experiment = experiment
+        self.parameters = dict(parameters or {})
+        self.artifacts = [Path(artifact) for artifact in artifacts]
+        self.validator = validator
+        self.network = network
+        self.every = every
+        self.run_id: str | None = None
+        self._client: MlflowClient | None = None
+        self._pending: list[Metric] = []
+        self._since = time.monotonic()
+
+    def attach(self, engine: Engine) -> None:
+        if idist.get_rank() != 0:
+            return
+        engine.add_event_handler(Events.STARTED, self.open)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.record_iteration)
+        engine.add_event_handler(Events.COMPLETED, self.close, "FINISHED")
+        engine.add_event_handler(TrainingEvents.INTERRUPTED, self.close_interrupted)
+        if self.validator is not None:
+            self.validator.add_event_handler(Events.COMPLETED, self.record_validation, engine)
+
+    def open(self, _engine: Engine | None = None) -> None:
+        """Finds or starts the run, and logs parameters and artifacts."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._client = client = MlflowClient(self.uri)
+        experiment = client.get_experiment_by_name(self.experiment)
+        if experiment is None:
+            # a server decides for itself where artifacts go
+            location = (self.folder / "mlartifacts").as_uri() if self.uri.startswith("sqlite:") else None
+            experiment_id = client.create_experiment(self.experiment, artifact_location=location)
+        else:
+            experiment_id = experiment.experiment_id
+        name = self._keep_name()
+        found = client.search_runs([experiment_id], f"attributes.run_name = '{name}'", max_results=1)
+        if found:
+            self.run_id = found[0].info.run_id
+            client.update_run(self.run_id, status="RUNNING")
+        else:
+            self.run_id = client.create_run(experiment_id, run_name=name).info.run_id
+            self._log_parameters()
+        for artifact in self.artifacts:
+            self.log_artifact(artifact)
+        logger.info(f"MLflow run '{name}' at {self.uri}")
+
+    def _keep_name(self) -> str:
+        file = self.folder / "run_name"
+        if file.is_file():
+            return file.read_text().strip()
+        name = self.run_name or f"{self.prefix}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
+        name = name.replace("'", "")  # would end the string in MLflow's filter
+        file.write_text(name + "\n")
+        return name
+
+    def record_iteration(self, engine: Engine) -> None:
+        iteration = engine.state.iteration
+        self.record({"loss": engine.state.output["loss"].item()}, iteration)  # type: ignore[index,call-overload]
+        if iteration % self.every == 0:
+            optimizer = getattr(engine, "optimizer", None)
+            seconds = time.monotonic() - self._since
+            numbers = {"iterations_per_second": self.every / seconds}
+            if optimizer is not None:
+                numbers["learning_rate"] = optimizer.param_groups[0]["lr"]
+            self.record(numbers, iteration)
+            self.flush()
+            self._since = time.monotonic()
+
+    def record_validation(self, validator: Engine, trainer: Engine) -> None:
+        self.record(validator.state.metrics, trainer.state.iteration)
+
+    def record(self, numbers: Mapping[str, float], iteration: int) -> None:
+        """Queues numbers for the next write."""
+        now = int(time.time() * 1000)
+        self._pending += [Metric(name, float(value), now, iteration) for name, value in numbers.items()]
+
+    def flush(self) -> None:
+        """Writes what is queued."""
+        if self._client is None or self.run_id is None:
+            return
+        finite = [metric for metric in self._pending if math.isfinite(metric.value)]
+        for start in range(0, len(finite), 1000):  # MLflow's limit for one request
+            self._client.log_batch(self.run_id, metrics=finite[start : start + 1000])
+        self._pending.clear()
+
+    def log_artifact(self, path: str | Path, folder: str | None = None) -> None:
+        """Stores a file with the run."""
+        if self._client is not None and self.run_id is not None and Path(path).is_file():
+            self._client.log_artifact(self.run_id, str(path), folder)
+
+    def close(self, _engine: Engine, status: str = "FINISHED") -> None:
+        if self._client is not None and self.run_id is not None:
+            self.flush()
+            self._client.set_terminated(self.run_id, status)
+
+    def close_interrupted(self, engine: Engine) -> None:
+        self.close(engine, "KILLED" if isinstance(engine.state.stop_reason, KeyboardInterrupt) else "FAILED")
+
+    def _log_parameters(self) -> None:
+        assert self._client is not None and self.run_id is not None
+        numbers = dict(self.parameters)
+        if self.network is not None:
+            numbers["parameter_count"] = sum(p.numel() for p in self.network.parameters())
+        numbers["git_commit"] = _git_commit()
+        params = [Param(name, str(value)[:500]) for name, value in numbers.items() if value is not None]
+        self._client.log_batch(self.run_id, params=params)
+
+
+def _git_commit() -> str | None:
+    """Commit of the working directory, where there is one."""
+    try:
+        found = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return found.stdout.strip() or None

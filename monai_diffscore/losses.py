@@ -1,0 +1,216 @@
+r"""The training objective: denoising, written once for every formulation.
+
+.. math::  L = E_{x_0,\, n,\, \sigma \sim p(\sigma)} \Bigl[ w(\sigma)\,
+           \tfrac{1}{d} \lVert D(x_0 + \sigma n, \sigma) - x_0 \rVert^2 \Bigr]
+
+(Karras et al. 2022, Eq. 2 and Eq. 8). A formulation is a choice of two functions of the noise level:
+
+====================================  =================================  ====================================
+objective                             noise distribution                 weight
+====================================  =================================  ====================================
+EDM                                   ``LogNormalNoise(-1.2, 1.2)``      ``edm_weight``
+DDPM / VP, noise prediction           ``UniformTimeNoise(VPSDE())``      :math:`1/\sigma^2`
+maximum likelihood                    ``LogUniformNoise``                ``likelihood_weight``
+min-SNR                               ``UniformTimeNoise(VPSDE())``      ``min_snr_weight``
+====================================  =================================  ====================================
+
+Noise levels are **stratified** within a batch: sample i of B takes its quantile from the i-th of B equal slices
+(in random order), which keeps every single draw exact and lowers the variance of the batch mean.
+
+Losses of different objectives are not comparable. Compare runs by the held-out error in x0 units on a fixed grid
+of noise levels (:mod:`monai_diffscore.metrics`).
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from monai_diffscore.denoiser import noise_like, per_sample
+from monai_diffscore.networks.blocks import FourierFeatures
+from monai_diffscore.sde import SDE
+
+
+class NoiseDistribution(ABC):
+    """A density over noise levels, given by its quantile function."""
+
+    @abstractmethod
+    def quantile(self, probability: Tensor) -> Tensor:
+        """The noise level below which this share of the draws lies; float64 in (0, 1) in, float64 out."""
+
+    def sample(
+        self,
+        count: int,
+        *,
+        device: torch.device | str = "cpu",
+        generator: torch.Generator | None = None,
+        stratified: bool = True,
+    ) -> Tensor:
+        """``count`` noise levels, float32 [count], in units of the (normalised) data.
+
+        Args:
+            stratified: one draw from each of ``count`` slices of equal probability, in random order; False draws
+                independently.
+        """
+        # on the generator's device, in float64: a float32 quantile can round to 1, where a normal is infinite
+        draw = "cpu" if generator is None else generator.device
+        quantiles = torch.rand(count, dtype=torch.float64, device=draw, generator=generator)
+        if stratified:
+            slices = torch.randperm(count, device=draw, generator=generator)
+            quantiles = (slices + quantiles) / count
+        tiny = torch.finfo(torch.float64).eps
+        return self.quantile(quantiles.clamp(tiny, 1 - tiny)).to(device, torch.float32)
+
+
+class LogNormalNoise(NoiseDistribution):
+    r""":math:`\ln\sigma \sim N(\mathrm{mean}, \mathrm{std}^2)`.
+
+    The defaults are EDM's for data with ``sigma_data`` 0.5; EDM2 uses (-0.4, 1.0) in a latent space.
+    Source: Karras et al. 2022, Table 1; Karras et al. 2024, arXiv:2312.02696, Table 6.
+    """
+
+    def __init__(self, mean: float = -1.2, std: float = 1.2) -> None:
+        if std <= 0:
+            raise ValueError(f"LogNormalNoise needs std > 0, got {std}.")
+        self.mean, self.std = mean, std
+
+    def quantile(self, probability: Tensor) -> Tensor:
+        return torch.exp(self.mean + self.std * torch.special.ndtri(probability))
+
+
+class LogUniformNoise(NoiseDistribution):
+    r""":math:`\ln\sigma` uniform on [ln sigma_min, ln sigma_max]: with ``likelihood_weight``, maximum likelihood."""
+
+    def __init__(self, sigma_min: float = 0.002, sigma_max: float = 80.0) -> None:
+        if not 0 < sigma_min < sigma_max:
+            raise ValueError(f"LogUniformNoise needs 0 < sigma_min < sigma_max, got {sigma_min} and {sigma_max}.")
+        self.sigma_min, self.sigma_max = sigma_min, sigma_max
+
+    def quantile(self, probability: Tensor) -> Tensor:
+        low, high = math.log(self.sigma_min), math.log(self.sigma_max)
+        return torch.exp(low + probability * (high - low))
+
+
+class UniformTimeNoise(NoiseDistribution):
+    r""":math:`\sigma(t)` of an SDE with t uniform on [t_min, t_max]: the training density of score SDEs and DDPM.
+
+    Args:
+        sde: the process whose schedule is followed.
+        t_min: cuts off the smallest noise levels, at which the score is unbounded.
+        t_max: default is the process's own largest t.
+
+    Source: Song et al. 2021, Eq. 7 and Appendix C (t_min = 1e-5).
+    """
+
+    def __init__(self, sde: SDE, t_min: float = 1e-5, t_max: float | None = None) -> None:
+        t_max = sde.t_max if t_max is None else t_max
+        if not 0 < t_min < t_max <= sde.t_max:
+            raise ValueError(f"UniformTimeNoise needs 0 < t_min < t_max <= {sde.t_max}, got {t_min} and {t_max}.")
+        self.sde, self.t_min, self.t_max = sde, t_min, t_max
+
+    def quantile(self, probability: Tensor) -> Tensor:
+        return self.sde.noise_level(self.t_min + probability * (self.t_max - self.t_min))
+
+
+Weight = Callable[[Tensor], Tensor]
+
+
+def edm_weight(sigma: Tensor, sigma_data: float = 0.5) -> Tensor:
+    r""":math:`(\sigma^2 + s^2) / (\sigma s)^2`: weight 1 on the error of a network preconditioned as EDM.
+
+    Source: Karras et al. 2022, Table 1 and Appendix B.6.
+    """
+    return (sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2
+
+
+def likelihood_weight(sigma: Tensor) -> Tensor:
+    r""":math:`1/\sigma^2`: under ``LogUniformNoise`` the weight :math:`g^2` of maximum likelihood.
+
+    In the noise coordinate :math:`g^2\,dt = d\sigma^2 = 2\sigma^2\, d\ln\sigma`, and the squared score error is
+    :math:`\lVert D - x_0\rVert^2/\sigma^4`. Under ``UniformTimeNoise`` the same weight is DDPM's noise-prediction
+    loss. Source: Song et al. 2021, arXiv:2101.09258, Eq. 7 and Theorem 1; Ho et al. 2020, arXiv:2006.11239, Eq. 14.
+    """
+    return 1 / sigma**2
+
+
+def min_snr_weight(sigma: Tensor, gamma: float = 5.0) -> Tensor:
+    r""":math:`\min(\mathrm{SNR}, \gamma)` on the x0 error, with :math:`\mathrm{SNR} = 1/\sigma^2`.
+
+    Source: Hang et al. 2023, arXiv:2303.09556, Section 3.4.
+    """
+    return (1 / sigma**2).clamp_max(gamma)
+
+
+class LearnedUncertainty(nn.Module):
+    r"""A learned log variance :math:`u(\sigma)` that balances noise levels by itself.
+
+    The objective becomes :math:`w(\sigma) e^{-u} \lVert D - x_0\rVert^2/d + u`, whose minimum over u is the log of
+    the weighted error at that noise level. Zero at the start, so that training begins with the plain objective.
+    Its parameters belong into the optimizer: ``[*network.parameters(), *loss.parameters()]``.
+
+    Source: Karras et al. 2024, arXiv:2312.02696, Eq. 21-22 (Appendix B.1).
+    """
+
+    def __init__(self, features: int = 128) -> None:
+        super().__init__()
+        self.embed = FourierFeatures(features)
+        self.linear = nn.Linear(features, 1, bias=False)
+        nn.init.zeros_(self.linear.weight)
+
+    def forward(self, sigma: Tensor) -> Tensor:
+        """:math:`u` [B] of the noise levels [B]."""
+        return self.linear(self.embed(sigma.log() / 4)).squeeze(-1)
+
+
+class DenoisingLoss(nn.Module):
+    """Draws noise levels, adds noise, calls the denoiser, returns the weighted squared error **per sample** [B].
+
+    Args:
+        noise: distribution of the noise levels.
+        weight: function of the noise levels [B] that multiplies the mean squared x0 error. A partial of
+            :func:`edm_weight`, :func:`likelihood_weight` or :func:`min_snr_weight`.
+        uncertainty: optional :class:`LearnedUncertainty`.
+
+    The denoiser is *called* (never a method of it), so that hooks of DistributedDataParallel run.
+    """
+
+    def __init__(
+        self, noise: NoiseDistribution, weight: Weight = edm_weight, uncertainty: LearnedUncertainty | None = None
+    ) -> None:
+        super().__init__()
+        self.noise = noise
+        self.weight = weight
+        self.uncertainty = uncertainty
+
+    def forward(
+        self, denoiser: nn.Module, x0: Tensor, generator: torch.Generator | None = None, **condition: Tensor
+    ) -> Tensor:
+        """Loss per sample [B] for clean data ``x0`` [B, ...].
+
+        Raises:
+            FloatingPointError: if the loss of any sample is not finite; names the samples and their noise levels.
+        """
+        sigma = self.noise.sample(x0.shape[0], device=x0.device, generator=generator)
+        x = x0 + per_sample(sigma, x0) * noise_like(x0, generator)
+        error = (denoiser(x, sigma, **condition) - x0).square().flatten(1).mean(1)
+        loss = self.weight(sigma) * error
+        if self.uncertainty is not None:
+            log_variance = self.uncertainty(sigma)
+            loss = loss * torch.exp(-log_variance) + log_variance
+        if not torch.isfinite(loss).all():
+            _raise_not_finite(loss, sigma, x0)
+        return loss
+
+
+def _raise_not_finite(loss: Tensor, sigma: Tensor, x0: Tensor) -> None:
+    bad = (~torch.isfinite(loss)).nonzero().flatten().tolist()
+    clean = bool(torch.isfinite(x0).all())
+    raise FloatingPointError(
+        f"Expected a finite loss, got {loss[bad].tolist()} for samples {bad} of the batch at sigma "
+        f"{[round(value, 4) for value in sigma[bad].tolist()]}; the clean batch is {'' if clean else 'NOT '}finite. "
+        + ("Lower the learning rate, or train in bfloat16 or float32." if clean else "Check the data.")
+    )

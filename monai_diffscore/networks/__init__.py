@@ -1,0 +1,7 @@
+"""Raw networks F(x, c_noise, **condition): they know neither SDEs nor samplers."""
+
+from monai_diffscore.networks.conditioning import ConditionEncoder
+from monai_diffscore.networks.mlp import ScoreMLP
+from monai_diffscore.networks.unet import ScoreUNet
+
+__all__ = ["ConditionEncoder", "ScoreMLP", "ScoreUNet"]

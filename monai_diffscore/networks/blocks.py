@@ -1,0 +1,170 @@
+r"""Parts that the networks share: time embeddings, FiLM residual blocks, attention, resampling.
+
+**Time embedding.** Networks receive :math:`c_{noise} = \ln(\sigma)/4`, which spans about [-1.6, 1.1] for noise levels
+from 0.002 to 80. The embeddings below have their frequencies chosen for that range: one period at the lowest
+frequency covers it, and the highest resolves a factor of about two in sigma. (The positional encoding of DDPM, made
+for t in 0..1000, is nearly constant on it.)
+
+**FiLM** (Perez et al. 2018, arXiv:1709.07871; "AdaGN" of Dhariwal and Nichol 2021, arXiv:2105.05233, Eq. 3): each
+residual block scales and shifts its normalised activations by an affine function of the embedding of noise level
+and condition, :math:`h \leftarrow (1 + \gamma(e)) \mathrm{norm}(h) + \beta(e)`.
+
+Every residual branch ends in a layer of zeros, so that each block starts as the identity.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+CONVOLUTIONS: dict[int, type[nn.Conv1d] | type[nn.Conv2d] | type[nn.Conv3d]] = {
+    1: nn.Conv1d,
+    2: nn.Conv2d,
+    3: nn.Conv3d,
+}
+
+
+def convolution(
+    spatial_dims: int, in_channels: int, out_channels: int, kernel_size: int = 3, stride: int = 1
+) -> nn.Module:
+    """A convolution in 1, 2 or 3 dimensions, padded so that stride 1 keeps the size (odd kernels).
+
+    Raises:
+        ValueError: for another number of dimensions.
+    """
+    if spatial_dims not in CONVOLUTIONS:
+        raise ValueError(f"spatial_dims must be 1, 2 or 3, got {spatial_dims}.")
+    padding = (kernel_size - 1) // 2
+    return CONVOLUTIONS[spatial_dims](in_channels, out_channels, kernel_size, stride=stride, padding=padding)
+
+
+def zero_init(module: nn.Module) -> nn.Module:
+    """The module with all its parameters set to 0."""
+    for parameter in module.parameters():
+        nn.init.zeros_(parameter)
+    return module
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """GroupNorm with as many groups as divide the channels, at most 32 and at least 4 channels each where possible."""
+    groups = max(g for g in range(1, 33) if channels % g == 0 and (channels // g >= 4 or g == 1))
+    return nn.GroupNorm(groups, channels, eps=1e-5)
+
+
+class SinusoidalTimeEmbedding(nn.Module):
+    r"""Sines and cosines of :math:`c_{noise}` at frequencies spaced geometrically. Returns [B, features].
+
+    Args:
+        features: even number of outputs.
+        min_frequency: lowest frequency, in cycles per unit of c_noise. The default has its period over [-4, 4].
+        max_frequency: highest; the default turns once for a factor e in sigma.
+    """
+
+    frequencies: Tensor
+
+    def __init__(self, features: int, min_frequency: float = 0.125, max_frequency: float = 4.0) -> None:
+        super().__init__()
+        if features % 2 or features < 4:
+            raise ValueError(f"A time embedding has an even number of features, at least 4; got {features}.")
+        exponents = torch.linspace(math.log(min_frequency), math.log(max_frequency), features // 2)
+        self.register_buffer("frequencies", 2 * math.pi * exponents.exp(), persistent=False)
+
+    def forward(self, c_noise: Tensor) -> Tensor:
+        angles = c_noise[:, None] * self.frequencies.to(c_noise.dtype)
+        return torch.cat([angles.cos(), angles.sin()], dim=1)
+
+
+class FourierFeatures(nn.Module):
+    r"""Random Fourier features :math:`\sqrt2 \cos(2\pi (f x + \varphi))` of a scalar, unit variance. Returns [B, features].
+
+    Args:
+        features: number of outputs.
+        bandwidth: standard deviation of the frequencies f, in cycles per unit; 1 suits c_noise and z-scored covariates.
+
+    Source: Tancik et al. 2020, arXiv:2006.10739, Eq. 5; the phase form is Karras et al. 2024, arXiv:2312.02696, Eq. 75.
+    """
+
+    frequencies: Tensor
+    phases: Tensor
+
+    def __init__(self, features: int, bandwidth: float = 1.0) -> None:
+        super().__init__()
+        # random, hence persistent: a checkpoint is worthless without them
+        self.register_buffer("frequencies", 2 * math.pi * bandwidth * torch.randn(features))
+        self.register_buffer("phases", 2 * math.pi * torch.rand(features))
+
+    def forward(self, values: Tensor) -> Tensor:
+        angles = values[:, None] * self.frequencies.to(values.dtype) + self.phases.to(values.dtype)
+        return math.sqrt(2) * angles.cos()
+
+
+class FiLM(nn.Module):
+    r""":math:`(1 + \gamma(e))\,h + \beta(e)` with e [B, embedding_size] and h [B, C, ...]; the identity at the start."""
+
+    def __init__(self, embedding_size: int, channels: int) -> None:
+        super().__init__()
+        self.affine = zero_init(nn.Linear(embedding_size, 2 * channels))
+
+    def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
+        gamma, beta = self.affine(embedding).unflatten(1, (2, -1)).unbind(1)
+        shape = (*gamma.shape, *[1] * (h.ndim - 2))
+        return torch.addcmul(beta.reshape(shape), h, 1 + gamma.reshape(shape))
+
+
+class ResidualBlock(nn.Module):
+    """Norm, SiLU, convolution, norm, FiLM, SiLU, convolution of zeros, plus the input. [B, C_in, *S] to [B, C_out, *S]."""
+
+    def __init__(self, spatial_dims: int, in_channels: int, out_channels: int, embedding_size: int) -> None:
+        super().__init__()
+        self.norm_in = group_norm(in_channels)
+        self.conv_in = convolution(spatial_dims, in_channels, out_channels)
+        self.norm_out = group_norm(out_channels)
+        self.film = FiLM(embedding_size, out_channels)
+        self.conv_out = zero_init(convolution(spatial_dims, out_channels, out_channels))
+        self.shortcut = (
+            nn.Identity() if in_channels == out_channels else convolution(spatial_dims, in_channels, out_channels, 1)
+        )
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        h = self.conv_in(F.silu(self.norm_in(x)))
+        h = self.film(self.norm_out(h), embedding)
+        return self.shortcut(x) + self.conv_out(F.silu(h))
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention over all positions, plus the input. [B, C, *S] to [B, C, *S].
+
+    Raises:
+        ValueError: if the channels are not a multiple of ``head_channels``.
+    """
+
+    def __init__(self, channels: int, head_channels: int) -> None:
+        super().__init__()
+        if channels % head_channels:
+            raise ValueError(
+                f"Attention needs channels divisible by num_head_channels, got {channels} channels and {head_channels}."
+            )
+        self.heads = channels // head_channels
+        self.norm = group_norm(channels)
+        self.qkv = nn.Linear(channels, 3 * channels)
+        self.project = zero_init(nn.Linear(channels, channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.norm(x).flatten(2).transpose(1, 2)  # (B, N, C)
+        q, k, v = self.qkv(tokens).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)  # (B, h, N, d)
+        attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)  # (B, N, C)
+        return x + self.project(attended).transpose(1, 2).reshape(x.shape)
+
+
+class Upsample(nn.Module):
+    """Nearest-neighbour doubling, then a convolution. [B, C_in, *S] to [B, C_out, *2S]."""
+
+    def __init__(self, spatial_dims: int, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.conv = convolution(spatial_dims, in_channels, out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
