@@ -25,6 +25,7 @@ import torch
 from ignite.engine import EventEnum
 from monai.engines import PrepareBatch, SupervisedTrainer
 from monai.inferers import Inferer
+from monai.utils import convert_to_dst_type, convert_to_tensor
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -112,7 +113,7 @@ class LossInferer(Inferer):
         self.loss = loss
 
     def __call__(self, inputs: Tensor, network: nn.Module, **condition: Tensor) -> Tensor:  # type: ignore[override]
-        return self.loss(network, _plain(inputs), **condition)
+        return self.loss(network, convert_to_tensor(inputs, track_meta=False), **condition)
 
 
 class SamplingInferer(Inferer):
@@ -146,7 +147,7 @@ class SamplingInferer(Inferer):
     def __call__(  # type: ignore[override]
         self, inputs: Tensor, network: nn.Module, seed: Tensor | None = None, **condition: Tensor
     ) -> Tensor:
-        like = _plain(inputs).float()
+        like = convert_to_tensor(inputs, track_meta=False).float()
         numbers = range(len(like)) if seed is None else seed.tolist()
         generators = [torch.Generator().manual_seed(self.seed + int(number)) for number in numbers]
         start = noise_like(like, generators) * float(self.sigmas[0])
@@ -158,9 +159,11 @@ class SamplingInferer(Inferer):
                 if self.callback is not None:
                     self.callback(step)
 
-            return self.sampler(
+            samples = self.sampler(
                 partial(network, **condition), start, self.sigmas, generator=generators, callback=on_step
             )
+        # a MetaTensor again where the inputs were one, so that Invertd finds what to invert
+        return convert_to_dst_type(samples, inputs, dtype=samples.dtype)[0]
 
 
 class DenoisingErrorInferer(Inferer):
@@ -183,7 +186,7 @@ class DenoisingErrorInferer(Inferer):
 
     @torch.no_grad()
     def __call__(self, inputs: Tensor, network: nn.Module, **condition: Tensor) -> Tensor:  # type: ignore[override]
-        x0 = _plain(inputs)
+        x0 = convert_to_tensor(inputs, track_meta=False)
         noise = noise_like(x0, torch.Generator().manual_seed(self.seed))
         errors = []
         for level in self.sigmas:
@@ -208,7 +211,7 @@ class LikelihoodInferer(Inferer):
         self.sigmas, self.probes, self.seed, self.progress = sigmas, probes, seed, progress
 
     def __call__(self, inputs: Tensor, network: nn.Module, **condition: Tensor) -> Tensor:  # type: ignore[override]
-        x0 = _plain(inputs)
+        x0 = convert_to_tensor(inputs, track_meta=False)
         generator = torch.Generator().manual_seed(self.seed)
         with tqdm(desc=f"likelihood of {len(x0)}", disable=not self.progress, leave=False) as bar:
 
@@ -226,8 +229,3 @@ class LikelihoodInferer(Inferer):
                 callback=on_interval,
             )
         return torch.stack([nats, error], dim=1) / x0[0].numel()
-
-
-def _plain(inputs: Tensor) -> Tensor:
-    """The tensor without MONAI's metadata, whose bookkeeping in each operation the mathematics has no use for."""
-    return inputs.as_tensor() if hasattr(inputs, "as_tensor") else inputs

@@ -3,7 +3,7 @@ r"""The training objective: denoising, written once for every formulation.
 .. math::  L = E_{x_0,\, n,\, \sigma \sim p(\sigma)} \Bigl[ w(\sigma)\,
            \tfrac{1}{d} \lVert D(x_0 + \sigma n, \sigma) - x_0 \rVert^2 \Bigr]
 
-(Karras et al. 2022, Eq. 2 and Eq. 8). A formulation is a choice of two functions of the noise level:
+(Karras et al. 2022, Eq. 2, weighted as in Section 5). A formulation is a choice of two functions of the noise level:
 
 ====================================  =================================  ====================================
 objective                             noise distribution                 weight
@@ -132,7 +132,7 @@ def likelihood_weight(sigma: Tensor) -> Tensor:
 
     In the noise coordinate :math:`g^2\,dt = d\sigma^2 = 2\sigma^2\, d\ln\sigma`, and the squared score error is
     :math:`\lVert D - x_0\rVert^2/\sigma^4`. Under ``UniformTimeNoise`` the same weight is DDPM's noise-prediction
-    loss. Source: Song et al. 2021, arXiv:2101.09258, Eq. 7 and Theorem 1; Ho et al. 2020, arXiv:2006.11239, Eq. 14.
+    loss. Source: Song et al. 2021, arXiv:2101.09258, Eq. 3-4 and Theorem 1; Ho et al. 2020, arXiv:2006.11239, Eq. 14.
     """
     return 1 / sigma**2
 
@@ -152,7 +152,7 @@ class LearnedUncertainty(nn.Module):
     the weighted error at that noise level. Zero at the start, so that training begins with the plain objective.
     Its parameters belong into the optimizer: ``[*network.parameters(), *loss.parameters()]``.
 
-    Source: Karras et al. 2024, arXiv:2312.02696, Eq. 21-22 (Appendix B.1).
+    Source: Karras et al. 2024, arXiv:2312.02696, Eq. 21 and Eq. 26 (Appendix B.2).
     """
 
     def __init__(self, features: int = 128) -> None:

@@ -103,7 +103,7 @@ def time_uniform_sigmas(steps: int, sde: SDE, t_min: float = 1e-3, t_max: float 
     Raises:
         ValueError: if not 0 < t_min < t_max <= sde.t_max, or fewer than one step.
 
-    Source: Song et al. 2021, Appendix D.
+    Source: Song et al. 2021, Appendix C (t_min = 1e-3 for sampling).
     """
     t_max = sde.t_max if t_max is None else t_max
     if not 0 < t_min < t_max <= sde.t_max:
@@ -158,7 +158,7 @@ def sample_euler(
     Returns:
         the state at sigmas[-1], [B, ...].
 
-    Source: Karras et al. 2022, Eq. 4; Song et al. 2021, arXiv:2010.02502, Eq. 12.
+    Source: Karras et al. 2022, Algorithm 1 without its correction; Song et al. 2021, arXiv:2010.02502, Eq. 12-13.
     """
     for step in _steps(sigmas):
         denoised = _at(denoise, x, step.sigma)
@@ -209,8 +209,9 @@ def sample_heun(
 def sample_dpmpp_2m(
     denoise: Denoise, x: Tensor, sigmas: Tensor, *, generator: Generators = None, callback: Callback = None
 ) -> Tensor:
-    r"""DPM-Solver++(2M), order 2: D linear in :math:`\lambda = -\ln\sigma` through the last two estimates.
+    r"""DPM-Solver++(2M), order 2: D is extrapolated to the middle of the step, and frozen there.
 
+    The extrapolation is linear in :math:`\lambda = -\ln\sigma` through the last two estimates.
     One evaluation a step. Arguments as :func:`sample_euler`. Source: Lu et al. 2022, arXiv:2211.01095, Algorithm 2.
     """
     previous: tuple[float, Tensor] | None = None  # log step and estimate of the step before
@@ -250,7 +251,7 @@ def sample_adams(
         ValueError: for another order.
 
     Other arguments as :func:`sample_euler`. Source: the family is Zhang and Chen 2023, arXiv:2204.13902 (DEIS),
-    Eq. 12-14; Hochbruck and Ostermann 2010, doi:10.1017/S0962492910000048, Section 2.5.
+    Section 3; Hochbruck and Ostermann 2010, doi:10.1017/S0962492910000048, Section 2.
     """
     if order not in (1, 2, 3, 4):
         raise ValueError(f"sample_adams has orders 1 to 4, got {order}.")
@@ -346,9 +347,9 @@ def sample_dpmpp_2m_sde(
     r"""SDE-DPM-Solver++(2M): the reverse SDE with its linear part exact and D extrapolated as in :func:`sample_dpmpp_2m`.
 
     Args:
-        eta: 0 is deterministic (another second-order method than dpmpp_2m only in its first step), 1 the reverse SDE.
+        eta: 0 is deterministic, and the same as :func:`sample_dpmpp_2m`; 1 is the reverse SDE.
 
-    Other arguments as :func:`sample_euler`. Source: Lu et al. 2022, arXiv:2211.01095, Eq. 18 and Appendix B.
+    Other arguments as :func:`sample_euler`. Source: Lu et al. 2022, arXiv:2211.01095, Section 5 (eta = 1).
     """
     previous: tuple[float, Tensor] | None = None
     for step in _steps(sigmas):
@@ -387,7 +388,8 @@ def sample_ancestral(
         ValueError: for eta outside [0, 1].
 
     Other arguments as :func:`sample_euler`.
-    Source: Ho et al. 2020, arXiv:2006.11239, Eq. 6-7; Song et al. 2021, arXiv:2010.02502, Eq. 16.
+    Source: Ho et al. 2020, arXiv:2006.11239, Eq. 6-7; Song et al. 2021, arXiv:2010.02502, Eq. 16; in this
+    coordinate Song et al. 2021, arXiv:2011.13456, Eq. 47.
     """
     if not 0 <= eta <= 1:
         raise ValueError(f"eta must be between 0 (DDIM) and 1 (DDPM), got {eta}.")
@@ -409,7 +411,8 @@ def sample_reverse_sde(
 
     :math:`x \leftarrow x + \delta\, \nabla\ln p_\sigma(x) + \sqrt\delta\, z` with
     :math:`\delta = \sigma^2 - s^2`. The last step adds no noise. One evaluation a step; needs many.
-    Arguments as :func:`sample_euler`. Source: Song et al. 2021, Eq. 6 and Eq. 46 (reverse diffusion, VE).
+    Arguments as :func:`sample_euler`. Source: Song et al. 2021, Eq. 6 and Eq. 46, for VE the
+    predictor of Algorithm 2.
     """
     for step in _steps(sigmas):
         denoised = _at(denoise, x, step.sigma)

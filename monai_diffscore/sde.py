@@ -18,8 +18,8 @@ The subclasses hold closed forms of the second; the tests compare them with fini
 ``t`` appears in no other module's public names.
 
 Sources: Song et al. 2021, arXiv:2011.13456 (VP, sub-VP, VE); Nichol and Dhariwal 2021, arXiv:2102.09672
-(cosine); Liu et al. 2022, arXiv:2209.03003 (rectified flow); Karras et al. 2022, arXiv:2206.00364, Eq. 2-4
-(the common coordinate).
+(cosine); Liu et al. 2022, arXiv:2209.03003 (rectified flow); Karras et al. 2022, arXiv:2206.00364, Eq. 2-4 and
+Appendix B (the common coordinate).
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ class VPSDE(SDE):
 class SubVPSDE(VPSDE):
     r"""Sub-VP: the signal scale of VP with std :math:`1 - e^{-B}`, so :math:`\sigma = 2 \sinh(B/2)`.
 
-    :math:`g^2 = \beta (1 - e^{-2B})`. Source: Song et al. 2021, Eq. 12 and Eq. 29.
+    :math:`g^2 = \beta (1 - e^{-2B})`. Source: Song et al. 2021, Eq. 12, Eq. 29 and Eq. 34.
     """
 
     def noise_level(self, t: Tensor) -> Tensor:
@@ -217,7 +217,7 @@ class FlowSDE(SDE):
     r"""Rectified flow, the straight line :math:`x_t = (1-t) x_0 + t n`, as an SDE.
 
     :math:`\alpha = 1 - t`, :math:`\sigma = t / (1-t)`, :math:`g^2 = 2t/(1-t)`. Its probability-flow ODE has
-    the velocity :math:`v = n - x_0`. At t = 1 :math:`\sigma` is infinite; ``t_max`` keeps away from that.
+    the velocity :math:`E[n - x_0 \mid x_t]`. At t = 1 :math:`\sigma` is infinite; ``t_max`` keeps away from that.
     Source: Liu et al. 2022, Eq. 1; g from the identity at the head of this module.
     """
 

@@ -7,7 +7,7 @@ minute and one of a month; a constant decay of 0.9999 is still mostly the initia
 The share is given by :math:`\sigma_{rel}`, the standard deviation of the averaging profile relative to the training
 time, :math:`\sigma_{rel}^2 = (\gamma+1)(\gamma+2)^{-2}(\gamma+3)^{-1}`.
 
-Source: Karras et al. 2024, arXiv:2312.02696, Eq. 1-2 and Appendix C.
+Source: Karras et al. 2024, arXiv:2312.02696, Eq. 1-2 and Appendix C.4 (Eq. 123, 126, 127).
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ def power_function_exponent(relative_length: float) -> float:
     r""":math:`\gamma` of a profile with :math:`\sigma_{rel}` = ``relative_length``, by its cubic equation.
 
     Raises:
-        ValueError: unless 0 < relative_length < 0.28, above which no profile exists.
+        ValueError: unless 0 < relative_length < 0.28. (At :math:`12^{-1/2} = 0.289` the average is the plain mean,
+            :math:`\gamma = 0`.)
     """
     if not 0 < relative_length < 0.28:
         raise ValueError(f"relative_length must lie between 0 and 0.28, got {relative_length}.")

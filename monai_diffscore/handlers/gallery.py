@@ -10,6 +10,7 @@ import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
 from monai.engines import IterationEvents
+from monai.utils import convert_to_tensor
 from torch import Tensor, nn
 
 from monai_diffscore.engines import SamplingInferer
@@ -98,7 +99,7 @@ class SaveGallery:
 
     def collect(self, engine: Engine) -> None:
         prediction: Any = engine.state.output[self.key]  # type: ignore[index]
-        self.samples.append(torch.as_tensor(prediction).detach().cpu())
+        self.samples.append(convert_to_tensor(prediction, track_meta=False).detach().cpu())
 
     def save(self, _engine: Engine) -> None:
         if idist.get_rank() == 0 and self.samples:

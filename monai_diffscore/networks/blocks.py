@@ -5,7 +5,7 @@ from 0.002 to 80. The embeddings below have their frequencies chosen for that ra
 frequency covers it, and the highest resolves a factor of about two in sigma. (The positional encoding of DDPM, made
 for t in 0..1000, is nearly constant on it.)
 
-**FiLM** (Perez et al. 2018, arXiv:1709.07871; "AdaGN" of Dhariwal and Nichol 2021, arXiv:2105.05233, Eq. 3): each
+**FiLM** (Perez et al. 2018, arXiv:1709.07871; "AdaGN" of Dhariwal and Nichol 2021, arXiv:2105.05233, Section 3.1): each
 residual block scales and shifts its normalised activations by an affine function of the embedding of noise level
 and condition, :math:`h \leftarrow (1 + \gamma(e)) \mathrm{norm}(h) + \beta(e)`.
 

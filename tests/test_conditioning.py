@@ -1,0 +1,98 @@
+"""Declared fields, missing values, dropout for guidance, clear errors."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from monai_diffscore.networks import ConditionEncoder
+from torch import nn
+
+
+@pytest.fixture
+def encoder() -> ConditionEncoder:
+    torch.manual_seed(0)
+    encoder = ConditionEncoder(
+        categorical={"modality": 3}, continuous={"age_years": (60.0, 20.0)}, vector={"genes": 4}, width=16, dropout=0.5
+    )
+    for token in encoder.tokens.values():
+        nn.init.normal_(token)
+    return encoder.eval()
+
+
+def fields(batch: int = 4) -> dict[str, torch.Tensor]:
+    return {
+        "modality": torch.arange(batch) % 3,
+        "age_years": torch.linspace(20, 80, batch),
+        "genes": torch.randn(batch, 4, generator=torch.Generator().manual_seed(0)),
+    }
+
+
+@pytest.mark.parametrize("name", ["modality", "age_years", "genes"])
+def test_missing_left_out_and_marked_are_the_same_token(encoder, name):
+    values = fields()
+    marked = {**values, name: torch.full_like(values[name], -1 if name == "modality" else torch.nan)}
+    left_out = {key: value for key, value in values.items() if key != name}
+    torch.testing.assert_close(encoder.embed(4, marked), encoder.embed(4, left_out))
+    assert (encoder.embed(4, values) - encoder.embed(4, marked)).abs().max() > 1e-3
+
+
+def test_partly_missing_batches_embed_each_sample_on_its_own(encoder):
+    values = fields()
+    values["age_years"][1] = torch.nan
+    alone = {key: value[1:2] for key, value in values.items()}
+    torch.testing.assert_close(encoder.embed(4, values)[1:2], encoder.embed(1, alone))
+
+
+def test_dropout_drops_whole_samples_while_training_alone(encoder):
+    values = fields(2000)
+    assert all((encoder.drop(2000, values)[key] == values[key]).all() for key in values)
+    encoder.train()
+    torch.manual_seed(0)
+    dropped = encoder.drop(2000, values)
+    gone = dropped["modality"] == -1
+    assert gone.float().mean().item() == pytest.approx(0.5, abs=0.06)
+    assert (dropped["age_years"].isnan() == gone).all()
+    assert (dropped["genes"].isnan().all(1) == gone).all()
+
+
+def test_missing_pixels_take_the_token_and_the_others_stay():
+    encoder = ConditionEncoder(concat=["mask"])
+    nn.init.constant_(encoder.pixels["mask"], 7.0)
+    x, mask = torch.zeros(1, 1, 2, 2), torch.tensor([[[[1.0, torch.nan], [0.0, 1.0]]]])
+    torch.testing.assert_close(encoder.attach(x, {"mask": mask})[0, 1], torch.tensor([[1.0, 7.0], [0.0, 1.0]]))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"modality": torch.tensor([0, 3, 0, 0])}, "3 classes: expected 4 integers"),
+        ({"modality": torch.tensor([0.0, 1.0, 0.0, 0.0])}, "3 classes"),
+        ({"age_years": torch.zeros(3)}, r"expected shape \(4,\), got \(3,\)"),
+        ({"genes": torch.zeros(4, 5)}, r"expected shape \(4, 4\)"),
+    ],
+)
+def test_values_that_do_not_fit_are_named(encoder, values, message):
+    with pytest.raises(ValueError, match=message):
+        encoder.embed(4, values)
+
+
+def test_undeclared_and_absent_fields_are_named():
+    encoder = ConditionEncoder(continuous={"age_years": (60, 20)}, required=["age_years"])
+    with pytest.raises(ValueError, match=r"among \['age_years'\], got \['weight'\]"):
+        encoder.check({"age_years": torch.zeros(1), "weight": torch.zeros(1)})
+    with pytest.raises(ValueError, match=r"requires the condition fields \['age_years'\]"):
+        encoder.check({})
+
+
+@pytest.mark.parametrize(
+    "declaration",
+    [
+        {"categorical": {"a": 2}, "vector": {"a": 3}},
+        {"continuous": {"a": (0.0, 0.0)}},
+        {"dropout": 1.0},
+        {"required": ["a"]},
+    ],
+)
+def test_impossible_declarations_are_refused(declaration):
+    with pytest.raises(ValueError, match=r"declared|dropout|standard deviation"):
+        ConditionEncoder(**declaration)

@@ -1,0 +1,167 @@
+"""Files found and split by subject, volumes refused, patches fixed, statistics measured."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from monai.data import MetaTensor
+from monai.transforms import Compose
+from monai_diffscore.data import (
+    BlankVolumed,
+    DataError,
+    GridPatchesd,
+    HeldOutSlabd,
+    LoadVolumed,
+    list_volumes,
+    load_statistics,
+    measure_statistics,
+    save_statistics,
+    split_by_subject,
+    spread,
+)
+from monai_diffscore.data.problems import find_cause
+from monai_diffscore.data.samples import mni152
+from monai_diffscore.transforms import PercentileScaled
+
+
+def test_volumes_are_found_in_folders_and_as_files(write_volume, tmp_path):
+    for name in ("b.nii.gz", "deep/a.nii", "._hidden.nii.gz"):
+        write_volume(name)
+    (tmp_path / "notes.txt").write_text("not an image")
+    assert [case["image"] for case in list_volumes(tmp_path)] == [str(tmp_path / "b.nii.gz"), str(tmp_path / "deep/a.nii")]
+    assert list_volumes(tmp_path / "b.nii.gz") == [{"image": str(tmp_path / "b.nii.gz")}]
+
+
+def test_folders_without_volumes_are_refused(tmp_path):
+    with pytest.raises(DataError, match=r"expected NIfTI files.*got an empty folder.*--dataset_dir"):
+        list_volumes(tmp_path)
+    (tmp_path / "slice.dcm").write_text("x")
+    with pytest.raises(DataError, match=r"got 1 files, of the types \['.dcm'\].*dcm2niix"):
+        list_volumes(tmp_path)
+    with pytest.raises(DataError, match="no such file or folder"):
+        list_volumes(tmp_path / "nowhere")
+
+
+def test_no_subject_is_on_both_sides():
+    cases = [{"image": f"/data/sub-{i // 3:02d}/scan{i}.nii"} for i in range(30)]
+    train, validation = split_by_subject(cases, 0.2, seed=1)
+    subjects = [{case["image"].split("/")[2] for case in part} for part in (train, validation)]
+    assert len(train) + len(validation) == 30
+    assert len(subjects[1]) == 2
+    assert subjects[0].isdisjoint(subjects[1])
+    assert split_by_subject(cases, 0.2, seed=1) == (train, validation)
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        split_by_subject(cases, 1.0)
+
+
+def test_a_single_subject_is_cut_into_disjoint_slabs():
+    train, validation = split_by_subject([{"image": "a.nii"}])
+    cut = HeldOutSlabd("image", axis=1, share=0.25)
+    volume = MetaTensor(torch.arange(2 * 40 * 3, dtype=torch.float32).reshape(1, 2, 40, 3))
+    parts = [cut({**case, "image": volume})["image"] for case in (*train, *validation)]
+    assert [part.shape[2] for part in parts] == [30, 10]
+    torch.testing.assert_close(torch.cat([p.as_tensor() for p in parts], 2), volume.as_tensor())
+    assert parts[1].affine[1, 3] == 30  # the held-out part knows where it is
+    assert cut({"image": volume})["image"].shape == volume.shape
+
+
+BAD_FILES = {
+    "nan": (lambda a: np.where(a > 800, np.nan, a), r"finite intensities, got \d+ of"),
+    "constant": (lambda a: np.full_like(a, 7), "contrast, got the constant 7"),
+    "two_dimensional": (lambda a: a[:, :, 0], r"3-D volume.*got shape \(40, 48\)"),
+    "one_slice": (lambda a: a[:, :, :1], r"3-D volume.*got shape \(40, 48, 1\)"),
+    "two_channels": (lambda a: np.stack([a, a], -1), "1 channel.*got 2 channels"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_bad_volumes_are_refused_with_file_key_and_remedy(name, write_volume):
+    good = np.linspace(0, 1000, 40 * 48 * 40).reshape(40, 48, 40)
+    change, message = BAD_FILES[name]
+    path = write_volume(f"{name}.nii.gz", array=change(good))
+    with pytest.raises(DataError, match=message) as caught:
+        LoadVolumed("image")({"image": str(path)})
+    assert str(path) in str(caught.value)
+    assert "key 'image'" in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"this is not a NIfTI file at all", None])
+def test_unreadable_files_are_refused(content, tmp_path):
+    path = tmp_path / "broken.nii.gz"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(DataError, match=r"broken.nii.gz.*a readable 3-D volume"):
+        LoadVolumed("image")({"image": str(path)})
+
+
+def test_truncated_files_are_refused(write_volume):
+    path = write_volume("cut.nii")
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(DataError, match="cut.nii"):
+        LoadVolumed("image")({"image": str(path)})
+
+
+def test_the_cause_is_found_under_the_layers_of_a_pipeline(write_volume):
+    path = write_volume("nan.nii.gz", array=np.full((8, 8, 8), np.nan))
+    with pytest.raises(RuntimeError) as caught:
+        Compose([LoadVolumed("image")])({"image": str(path)})
+    assert isinstance(find_cause(caught.value), DataError)
+    assert find_cause(ValueError("other")) is None
+
+
+def test_blank_volumes_are_centred_in_the_world():
+    blank = BlankVolumed("image", shape=(4, 6, 8), spacing_mm=(1, 2, 3), value=5.0)({"seed": 3})["image"]
+    assert blank.shape == (1, 4, 6, 8)
+    assert (blank == 5).all()
+    centre = torch.tensor([1.5, 2.5, 3.5, 1.0], dtype=torch.float64)
+    torch.testing.assert_close(blank.affine.double() @ centre, torch.tensor([0.0, 0, 0, 1], dtype=torch.float64))
+    assert blank.pixdim.tolist() == [1, 2, 3]
+
+
+def test_grid_patches_are_fixed_inside_and_cover_the_volume():
+    volume = MetaTensor(torch.arange(1 * 10 * 12 * 8, dtype=torch.float32).reshape(1, 10, 12, 8))
+    patches = GridPatchesd("image", (4, 4, 4), count=1000)({"image": volume})
+    assert all(patch["image"].shape == (1, 4, 4, 4) for patch in patches)
+    covered = torch.cat([patch["image"].as_tensor().flatten() for patch in patches]).unique()
+    assert len(covered) == volume.numel()
+    few = GridPatchesd("image", (4, 4, 4), count=5)({"image": volume})
+    assert len(few) == 5
+    with pytest.raises(DataError, match=r"at least \(16, 4, 4\).*got \(10, 12, 8\)"):
+        GridPatchesd("image", (16, 4, 4))({"image": volume})
+
+
+def test_spread_keeps_order_and_ends():
+    assert spread(range(10), 4) == [0, 3, 6, 9]
+    assert spread([1, 2], 4) == [1, 2]
+
+
+def test_statistics_are_those_of_the_normalised_voxels(write_volume, tmp_path):
+    scale = Compose([LoadVolumed("image"), PercentileScaled("image", 1, 99)])
+    cases = [scale({"image": str(write_volume(f"{i}.nii", seed=i))}) for i in range(3)]
+    statistics = measure_statistics(cases)
+    voxels = torch.stack([case["image"].as_tensor() for case in cases]).double()
+    assert statistics["sigma_data"] == pytest.approx(voxels.std(correction=0).item(), abs=1e-4)
+    assert statistics["mean"] == pytest.approx(voxels.mean().item(), abs=1e-4)
+    highs = [case["image"].applied_operations[-1]["extra_info"]["high"] for case in cases]
+    assert statistics["high"] == pytest.approx(np.median(highs))
+    save_statistics(statistics, tmp_path / "models/data_statistics.json")
+    assert load_statistics(tmp_path / "models/data_statistics.json") == statistics
+    assert json.loads((tmp_path / "models/data_statistics.json").read_text()) == statistics
+    assert [f.name for f in (tmp_path / "models").iterdir()] == ["data_statistics.json"]
+    with pytest.raises(DataError, match="Train first"):
+        load_statistics(tmp_path / "nothing.json")
+
+
+def test_sample_data_is_there_and_can_be_replaced(monkeypatch):
+    assert list_volumes(mni152())
+    monkeypatch.setenv("MONAI_DIFFSCORE_MNI152", "/elsewhere")
+    assert mni152() == "/elsewhere"
+
+
+def test_missing_sample_packages_name_the_command(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(DataError, match=r"nilearn.*pip install 'monai_diffscore\[samples\]'"):
+        mni152()

@@ -1,0 +1,165 @@
+"""Preconditionings are exact where a perfect network is known; the oracles agree with Tweedie and Bayes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from monai_diffscore.denoiser import (
+    Denoiser,
+    EDMPreconditioning,
+    FlowPreconditioning,
+    GaussianDenoiser,
+    MixtureDenoiser,
+    VelocityPreconditioning,
+    VEPreconditioning,
+    VPPreconditioning,
+    noise_like,
+    per_sample,
+    score,
+)
+from torch import nn
+
+PRECONDITIONINGS = {
+    "edm": EDMPreconditioning(0.7),
+    "vp": VPPreconditioning(),
+    "ve": VEPreconditioning(),
+    "velocity": VelocityPreconditioning(),
+    "flow": FlowPreconditioning(),
+}
+SIGMA = torch.tensor([0.002, 0.1, 1.0, 80.0], dtype=torch.float64)
+
+
+class Lambda(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x, c_noise, **condition):
+        return self.function(x, c_noise, **condition)
+
+
+def clean_and_noise():
+    g = torch.Generator().manual_seed(0)
+    return [torch.randn(4, 2, 3, dtype=torch.float64, generator=g) for _ in range(2)]
+
+
+# what the network of each formulation predicts, from the process's own definition
+TARGETS = {
+    "vp": lambda x0, n, s: n,
+    "ve": lambda x0, n, s: -n,
+    "velocity": lambda x0, n, s: (n - s * x0) / (1 + s**2).sqrt(),  # alpha n - std x0
+    "flow": lambda x0, n, s: n - x0,
+}
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_the_true_target_gives_back_the_clean_data(name):
+    x0, noise = clean_and_noise()
+    sigma = per_sample(SIGMA, x0)
+    network = Lambda(lambda x, c_noise: TARGETS[name](x0, noise, sigma))
+    denoised = Denoiser(network, PRECONDITIONINGS[name])(x0 + sigma * noise, SIGMA)
+    torch.testing.assert_close(denoised, x0, rtol=0, atol=1e-12 * 80)
+
+
+def test_edm_inputs_and_targets_have_unit_variance():
+    sigma_data = 0.7
+    c = EDMPreconditioning(sigma_data)(SIGMA)
+    torch.testing.assert_close(c.c_in**2 * (sigma_data**2 + SIGMA**2), torch.ones_like(SIGMA))
+    # target (x0 - c_skip x) / c_out for independent x0 and noise
+    variance = ((1 - c.c_skip) ** 2 * sigma_data**2 + c.c_skip**2 * SIGMA**2) / c.c_out**2
+    torch.testing.assert_close(variance, torch.ones_like(SIGMA))
+
+
+def test_sigma_data_travels_in_the_state_dict():
+    trained, fresh = Denoiser(nn.Linear(1, 1), EDMPreconditioning(0.31)), Denoiser(nn.Linear(1, 1), EDMPreconditioning())
+    fresh.load_state_dict(trained.state_dict())
+    assert fresh.preconditioning.sigma_data.item() == pytest.approx(0.31)
+
+
+@pytest.mark.parametrize("name", PRECONDITIONINGS)
+def test_the_network_sees_one_noise_embedding_whatever_the_formulation(name):
+    seen = []
+    Denoiser(Lambda(lambda x, c_noise: seen.append(c_noise) or x), PRECONDITIONINGS[name])(clean_and_noise()[0], SIGMA)
+    torch.testing.assert_close(seen[0], SIGMA.log() / 4)
+
+
+def test_float64_states_pass_through_a_float32_network():
+    network = nn.Sequential()
+    linear = nn.Linear(3, 3)
+    network = Lambda(lambda x, c_noise: linear(x))
+    network.linear = linear
+    x = torch.randn(4, 3, dtype=torch.float64)
+    assert Denoiser(network, EDMPreconditioning())(x, 1.0).dtype == torch.float64
+
+
+def test_autocast_runs_the_network_alone_in_low_precision():
+    seen = []
+    linear = nn.Linear(3, 3)
+    network = Lambda(lambda x, c_noise: seen.append(linear(x).dtype) or linear(x))
+    network.linear = linear
+    x = torch.randn(4, 3)
+    denoised = Denoiser(network, EDMPreconditioning(), autocast_dtype=torch.bfloat16)(x, 1.0)
+    assert seen == [torch.bfloat16]
+    assert denoised.dtype == torch.float32
+
+
+def test_an_image_alone_is_denoised_at_the_default_level(gaussian):
+    denoiser = Denoiser(Lambda(lambda x, c_noise: torch.tanh(x)), EDMPreconditioning(), default_sigma=0.3)
+    x = torch.randn(5, 3)
+    torch.testing.assert_close(denoiser(x), denoiser(x, torch.full((5,), 0.3)))
+
+
+def test_a_wrong_number_of_noise_levels_is_refused():
+    with pytest.raises(ValueError, match=r"expected shape \(4,\)"):
+        Denoiser(Lambda(lambda x, c: x), EDMPreconditioning())(torch.zeros(4, 3), torch.ones(3))
+    with pytest.raises(ValueError, match="sigma_data"):
+        EDMPreconditioning(0.0)
+
+
+def test_condition_reaches_the_network():
+    denoiser = Denoiser(Lambda(lambda x, c_noise, age: x + age[:, None]), VEPreconditioning())
+    x = torch.zeros(2, 3)
+    torch.testing.assert_close(denoiser(x, 1.0, age=torch.tensor([1.0, 2.0]))[:, 0], torch.tensor([1.0, 2.0]))
+
+
+def test_gaussian_denoiser_is_the_posterior_mean(gaussian: GaussianDenoiser):
+    """D = m + C (C + s^2 I)^-1 (x - m), by a linear solve instead of the eigenbasis."""
+    mean = gaussian.means[0]
+    covariance = gaussian.axes[0] @ gaussian.variances[0].diag() @ gaussian.axes[0].T
+    x = torch.randn(6, 3, dtype=torch.float64)
+    for sigma in (0.01, 0.5, 20.0):
+        inner = torch.linalg.solve(covariance + sigma**2 * torch.eye(3), (x - mean).T)
+        torch.testing.assert_close(gaussian(x, sigma), mean + (covariance @ inner).T)
+
+
+@pytest.mark.parametrize("sigma", [0.05, 0.5, 5.0])
+def test_score_is_the_gradient_of_the_log_density(mixture_64d: MixtureDenoiser, sigma: float):
+    x = mixture_64d.sample(8, torch.Generator().manual_seed(0)).requires_grad_(True)
+    (gradient,) = torch.autograd.grad(mixture_64d.log_prob(x, sigma).sum(), x)
+    torch.testing.assert_close(score(mixture_64d, x.detach(), sigma), gradient, rtol=1e-9, atol=1e-9)
+
+
+def test_mixture_samples_have_the_mixture_moments(mixture_2d: MixtureDenoiser, generator):
+    count = 20_000
+    samples = mixture_2d.sample(count, generator)
+    weights, means = mixture_2d.log_weights.exp(), mixture_2d.means
+    within = torch.einsum("k,kde,ke,kfe->df", weights, mixture_2d.axes, mixture_2d.variances, mixture_2d.axes)
+    mean = weights @ means
+    covariance = within + torch.einsum("k,kd,ke->de", weights, means - mean, means - mean)
+    five_errors = 5 * covariance.diag().sqrt() / count**0.5
+    assert ((samples.mean(0) - mean).abs() < five_errors).all()
+    torch.testing.assert_close(samples.T.cov(), covariance, rtol=0.05, atol=0.02)
+
+
+def test_mixture_parameters_of_wrong_shape_are_refused():
+    with pytest.raises(ValueError, match="covariances"):
+        MixtureDenoiser(torch.ones(2), torch.zeros(2, 3), torch.eye(3))
+
+
+def test_noise_of_a_sample_does_not_depend_on_its_batch():
+    def draw(seeds):
+        return noise_like(torch.empty(len(seeds), 4), [torch.Generator().manual_seed(s) for s in seeds])
+
+    torch.testing.assert_close(draw([1, 2, 3])[2], draw([3])[0], rtol=0, atol=0)
+    with pytest.raises(ValueError, match="one generator per sample"):
+        noise_like(torch.empty(3, 4), [torch.Generator()])

@@ -1,0 +1,74 @@
+"""Likelihoods against closed forms."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from monai_diffscore.likelihood import bits_per_dim, log_likelihood
+from monai_diffscore.sampling import log_uniform_sigmas
+
+
+def bias_and_error(mixture, points, **options):
+    nats, error = log_likelihood(mixture, points, log_uniform_sigmas(64, 1e-3, 400.0), **options)
+    return nats - mixture.log_prob(points), error
+
+
+@pytest.mark.parametrize("name", ["mixture_2d", "mixture_64d"])
+def test_exact_likelihood_is_within_a_thousandth_of_a_nat_per_dimension(name, request):
+    mixture = request.getfixturevalue(name)
+    points = mixture.sample(32, torch.Generator().manual_seed(0))
+    difference, error = bias_and_error(mixture, points)
+    assert (difference.abs() / points[0].numel()).max() < 1e-3
+    assert (error == 0).all()
+
+
+def test_hutchinson_mean_is_within_three_of_its_standard_errors(mixture_64d):
+    points = mixture_64d.sample(16, torch.Generator().manual_seed(0))
+    difference, error = bias_and_error(
+        mixture_64d, points, divergence="hutchinson", probes=12, generator=torch.Generator().manual_seed(1)
+    )
+    assert error.min() > 0
+    combined = error.square().sum().sqrt() / len(points)  # of the mean over points
+    assert difference.mean().abs() < 3 * combined + 1e-3 * 64
+    # each point on its own: the ratio is a t-statistic with 11 degrees of freedom, beyond 5 with probability 4e-4
+    assert (difference.abs() < 5 * error + 1e-3 * 64).all()
+
+
+def test_single_probe_has_no_standard_error(mixture_2d):
+    points = mixture_2d.sample(4, torch.Generator().manual_seed(0))
+    nats, error = bias_and_error(mixture_2d, points, divergence="hutchinson", probes=1)
+    assert torch.isfinite(nats).all()
+    assert error.isnan().all()
+
+
+def test_moments_of_the_data_make_the_prior_exact(gaussian):
+    """At sigma_max of only 3 the marginal of isotropic Gaussian data is N(m, s^2 + sigma_max^2), as the prior then is."""
+    from monai_diffscore.denoiser import GaussianDenoiser
+
+    mean = torch.tensor([0.5, -0.3, 0.2])
+    denoiser = GaussianDenoiser(mean, 0.25 * torch.eye(3))
+    points = denoiser.sample(8, torch.Generator().manual_seed(0))
+    sigmas = log_uniform_sigmas(64, 1e-4, 3.0)
+    nats, _ = log_likelihood(denoiser, points, sigmas, prior_mean=mean, prior_std=0.5)
+    torch.testing.assert_close(nats, denoiser.log_prob(points), rtol=0, atol=1e-4)
+    plain, _ = log_likelihood(denoiser, points, sigmas)
+    assert (plain - denoiser.log_prob(points)).abs().max() > 1e-2
+
+
+def test_bits_per_dim_of_uniform_grey_values_is_eight():
+    """Uniform over [-1, 1] in 10 dimensions has density 2^-10; 256 equally likely grey values carry 8 bits each."""
+    nats = torch.tensor([-10 * math.log(2.0)])
+    torch.testing.assert_close(bits_per_dim(nats, 10), torch.tensor([8.0]))
+    torch.testing.assert_close(bits_per_dim(nats, 10, levels=4096), torch.tensor([12.0]))
+
+
+def test_wrong_requests_are_refused(mixture_2d):
+    points = torch.zeros(1, 2, dtype=torch.float64)
+    with pytest.raises(ValueError, match="'exact' or 'hutchinson'"):
+        log_likelihood(mixture_2d, points, log_uniform_sigmas(4), divergence="guess")
+    with pytest.raises(ValueError, match="at least one probe"):
+        log_likelihood(mixture_2d, points, log_uniform_sigmas(4), divergence="hutchinson", probes=0)
+    with pytest.raises(ValueError, match="at least 2"):
+        log_likelihood(mixture_2d, points, log_uniform_sigmas(1))

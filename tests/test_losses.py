@@ -1,0 +1,129 @@
+"""Noise distributions by their quantiles, weights by identities, and the loss by its exact minimum."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from monai_diffscore.denoiser import Denoiser, EDMPreconditioning
+from monai_diffscore.losses import (
+    DenoisingLoss,
+    LearnedUncertainty,
+    LogNormalNoise,
+    LogUniformNoise,
+    UniformTimeNoise,
+    edm_weight,
+    likelihood_weight,
+    min_snr_weight,
+)
+from monai_diffscore.networks import ScoreMLP
+from monai_diffscore.sde import VPSDE
+from torch import nn
+
+DISTRIBUTIONS = [LogNormalNoise(-0.4, 1.0), LogUniformNoise(0.01, 10.0), UniformTimeNoise(VPSDE())]
+SIGMA = torch.logspace(-2, 2, 9, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("noise", DISTRIBUTIONS, ids=lambda n: type(n).__name__)
+@pytest.mark.parametrize("stratified", [True, False])
+def test_draws_follow_the_quantiles(noise, stratified, generator):
+    draws = noise.sample(4096, generator=generator, stratified=stratified).double()
+    probabilities = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
+    shares = torch.stack([(draws < q).double().mean() for q in noise.quantile(probabilities)])
+    five_errors = 0.002 if stratified else 5 * 0.5 / 4096**0.5
+    assert (shares - probabilities).abs().max() < five_errors
+
+
+def test_a_batch_has_one_draw_in_each_slice(generator):
+    noise = LogUniformNoise(0.01, 10.0)
+    draws = noise.sample(8, generator=generator).double()
+    edges = noise.quantile(torch.linspace(0, 1, 9, dtype=torch.float64))
+    assert torch.bucketize(draws.sort().values, edges).tolist() == list(range(1, 9))
+    assert draws.tolist() != sorted(draws.tolist())  # the order is random
+
+
+def test_log_normal_has_its_moments(generator):
+    logs = LogNormalNoise(-1.2, 1.2).sample(100_000, generator=generator).log()
+    assert logs.mean().item() == pytest.approx(-1.2, abs=0.01)
+    assert logs.std().item() == pytest.approx(1.2, abs=0.01)
+
+
+def test_edm_weight_makes_the_network_loss_uniform():
+    torch.testing.assert_close(edm_weight(SIGMA, 0.7) * EDMPreconditioning(0.7)(SIGMA).c_out ** 2, torch.ones_like(SIGMA))
+
+
+def test_weights_agree_where_they_must():
+    torch.testing.assert_close(likelihood_weight(SIGMA) * SIGMA**2, torch.ones_like(SIGMA))
+    torch.testing.assert_close(min_snr_weight(SIGMA, 5.0), likelihood_weight(SIGMA).clamp_max(5.0))
+
+
+def test_loss_of_a_zero_network_is_one_for_gaussian_white_data(generator):
+    """EDM weight x EDM preconditioning: F = 0 leaves the unit variance of the target."""
+    x0 = 0.5 * torch.randn(512, 64, generator=generator)
+    loss = DenoisingLoss(LogNormalNoise())(Denoiser(ScoreMLP(64, 16, 1), EDMPreconditioning(0.5)), x0, generator)
+    assert loss.shape == (512,)
+    assert loss.mean().item() == pytest.approx(1.0, abs=5 * (2 / (512 * 64)) ** 0.5)
+
+
+def test_exact_denoiser_has_a_lower_loss_than_any_bent_one(mixture_2d, generator):
+    x0 = mixture_2d.sample(4096, generator)
+
+    class Bent(nn.Module):
+        def __init__(self, factor):
+            super().__init__()
+            self.factor = factor
+
+        def forward(self, x, sigma):
+            return self.factor * mixture_2d(x, sigma)
+
+    losses = [
+        DenoisingLoss(LogNormalNoise())(Bent(factor), x0, torch.Generator().manual_seed(0)).mean().item()
+        for factor in (0.9, 1.0, 1.1)
+    ]
+    assert losses[1] == min(losses)
+
+
+def test_uncertainty_is_zero_at_first_and_learns_the_log_error(generator):
+    """At its minimum u is the log of the weighted error, here the constant 4."""
+    uncertainty = LearnedUncertainty(32)
+    sigma = LogNormalNoise().sample(256, generator=generator)
+    assert (uncertainty(sigma) == 0).all()
+    optimizer = torch.optim.Adam(uncertainty.parameters(), lr=0.05)
+    for _ in range(300):
+        log_variance = uncertainty(sigma)
+        (4.0 * torch.exp(-log_variance) + log_variance).mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert (uncertainty(sigma) - math.log(4.0)).abs().mean() < 0.05
+    loss = DenoisingLoss(LogNormalNoise(), uncertainty=uncertainty)
+    assert len(list(loss.parameters())) == 1
+
+
+def test_a_loss_that_is_not_finite_stops_with_sigma_and_sample():
+    x0 = torch.zeros(4, 3)
+    x0[2, 1] = torch.nan
+    with pytest.raises(FloatingPointError, match=r"samples \[2\].*at sigma.*NOT finite"):
+        DenoisingLoss(LogNormalNoise())(Denoiser(ScoreMLP(3, 8, 1), EDMPreconditioning()), x0)
+
+
+def test_the_denoiser_is_called_so_that_hooks_run():
+    calls = []
+    denoiser = Denoiser(ScoreMLP(3, 8, 1), EDMPreconditioning())
+    denoiser.register_forward_hook(lambda *a: calls.append(1))
+    DenoisingLoss(LogNormalNoise())(denoiser, torch.zeros(4, 3))
+    assert calls == [1]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: LogNormalNoise(std=0.0),
+        lambda: LogUniformNoise(1.0, 0.1),
+        lambda: UniformTimeNoise(VPSDE(), t_min=0.0),
+        lambda: UniformTimeNoise(VPSDE(), t_max=1.5),
+    ],
+)
+def test_impossible_distributions_are_refused(make):
+    with pytest.raises(ValueError, match="needs"):
+        make()

@@ -1,0 +1,190 @@
+"""One contract that every network passes, and what each network has besides."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from monai_diffscore.denoiser import Denoiser, EDMPreconditioning
+from monai_diffscore.networks import ConditionEncoder, ScoreMLP, ScoreUNet
+from monai_diffscore.networks.blocks import FourierFeatures, SelfAttention, SinusoidalTimeEmbedding, convolution
+from torch import nn
+
+
+def unet(dims: int, **options) -> ScoreUNet:
+    return ScoreUNet(dims, 2, 2, channels=(8, 16), attention_levels=(False, True), num_res_blocks=1, **options)
+
+
+# name -> (constructor taking a condition, shape of one sample)
+NETWORKS = {
+    "mlp": (lambda condition=None: ScoreMLP(6, hidden_size=32, depth=2, condition=condition), (6,)),
+    "unet1d": (lambda condition=None: unet(1, condition=condition, num_head_channels=8), (2, 16)),
+    "unet2d": (lambda condition=None: unet(2, condition=condition, num_head_channels=8), (2, 8, 12)),
+    "unet3d": (lambda condition=None: unet(3, condition=condition, num_head_channels=8), (2, 8, 4, 8)),
+}
+every_network = pytest.mark.parametrize("name", NETWORKS)
+
+
+def make(name: str, condition: ConditionEncoder | None = None, awake: bool = True) -> tuple[nn.Module, torch.Tensor]:
+    """A network (with its zero layers set to noise if ``awake``) and a batch of three inputs."""
+    torch.manual_seed(0)
+    build, shape = NETWORKS[name]
+    network = build(condition)
+    if awake:
+        for parameter in network.parameters():
+            if not parameter.any():
+                nn.init.normal_(parameter, std=0.05)
+    return network, torch.randn(3, *shape)
+
+
+C_NOISE = torch.tensor([-1.5, 0.0, 1.0])
+
+
+@every_network
+def test_output_has_the_shape_and_dtype_of_the_input(name):
+    network, x = make(name)
+    for dtype in (torch.float32, torch.float64):
+        output = network.to(dtype)(x.to(dtype), C_NOISE.to(dtype))
+        assert output.shape == x.shape
+        assert output.dtype == dtype
+
+
+@every_network
+def test_output_is_zero_at_the_start(name):
+    network, x = make(name, awake=False)
+    assert (network(x, C_NOISE) == 0).all()
+
+
+@every_network
+def test_samples_of_a_batch_are_independent(name):
+    network, x = make(name)
+    alone = network(x[1:2], C_NOISE[1:2])
+    torch.testing.assert_close(network(x, C_NOISE)[1:2], alone, rtol=1e-4, atol=1e-5)
+
+
+@every_network
+def test_the_noise_level_matters_smoothly(name):
+    """A twentieth of e in sigma changes the output a little, a factor of e^4 much more."""
+    network, x = make(name)
+    here, near, far = (network(x, C_NOISE + shift) for shift in (0.0, 0.0125, 1.0))
+    assert 0 < (near - here).norm() < 0.3 * (far - here).norm()
+
+
+@every_network
+def test_gradients_reach_every_parameter(name):
+    condition = ConditionEncoder(categorical={"modality": 2}, continuous={"age": (60, 20)}, vector={"v": 3}, width=8)
+    network, x = make(name, condition)
+    values = {
+        "modality": torch.tensor([0, 1, -1]),
+        "age": torch.tensor([50.0, torch.nan, 70.0]),
+        "v": torch.tensor([[1.0, 2.0, 3.0], [0.0, 1.0, 0.0], [torch.nan, 0.0, 0.0]]),
+    }
+    network(x, C_NOISE, **values).square().mean().backward()
+    dead = [n for n, p in network.named_parameters() if p.grad is None or not p.grad.any()]
+    assert dead == []
+    assert all(torch.isfinite(p.grad).all() for p in network.parameters())
+
+
+@every_network
+def test_state_dict_round_trip(name):
+    network, x = make(name)
+    torch.manual_seed(1)
+    copy = NETWORKS[name][0]()
+    copy.load_state_dict(network.state_dict())
+    torch.testing.assert_close(copy(x, C_NOISE), network(x, C_NOISE), rtol=0, atol=0)
+
+
+@every_network
+def test_bfloat16_autocast_stays_close(name):
+    network, x = make(name)
+    exact = Denoiser(network, EDMPreconditioning())(x, 0.5)
+    rounded = Denoiser(network, EDMPreconditioning(), torch.bfloat16)(x, 0.5)
+    assert rounded.dtype == torch.float32
+    assert (rounded - exact).norm() < 0.02 * exact.norm()
+
+
+@every_network
+def test_undeclared_conditions_are_refused(name):
+    network, x = make(name)
+    with pytest.raises(ValueError, match="declares no condition"):
+        network(x, C_NOISE, age=C_NOISE)
+
+
+@every_network
+def test_image_shaped_conditions_are_concatenated(name):
+    network, x = make(name, ConditionEncoder(concat={"low_resolution": 2}))
+    field = torch.randn(3, 2, *x.shape[2:])
+    first = network(x, C_NOISE, low_resolution=field)
+    assert first.shape == x.shape
+    assert (first - network(x, C_NOISE, low_resolution=2 * field)).abs().max() > 1e-6
+    missing = torch.full_like(field, torch.nan)
+    assert torch.isfinite(network(x, C_NOISE, low_resolution=missing)).all()
+    with pytest.raises(ValueError, match="requires the condition"):
+        network(x, C_NOISE)
+    with pytest.raises(ValueError, match="'low_resolution' is concatenated"):
+        network(x, C_NOISE, low_resolution=field[:, :1])
+
+
+@pytest.mark.parametrize("dims", [1, 2, 3])
+def test_checkpointed_gradients_equal_unchecked_ones(dims):
+    x = torch.randn(2, 2, *[8] * dims)
+    gradients = []
+    for checkpointing in (False, True):
+        torch.manual_seed(0)
+        network = unet(dims, checkpointing=checkpointing, num_head_channels=8)
+        nn.init.ones_(network.output.weight)
+        network(x, C_NOISE[:2]).square().mean().backward()
+        gradients.append([p.grad for p in network.parameters()])
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-5, atol=1e-7)
+
+
+def test_sizes_that_do_not_fit_the_stride_are_an_error_with_the_remedy():
+    with pytest.raises(ValueError, match=r"divisible by 2, got \(7, 8\).*DivisiblePadd"):
+        unet(2, num_head_channels=8)(torch.zeros(1, 2, 7, 8), C_NOISE[:1])
+
+
+def test_wrong_channels_and_dimensions_are_refused():
+    network = unet(2, num_head_channels=8)
+    with pytest.raises(ValueError, match=r"expects x \[B, 2, X, Y\]"):
+        network(torch.zeros(1, 3, 8, 8), C_NOISE[:1])
+    with pytest.raises(ValueError, match=r"expects x"):
+        network(torch.zeros(1, 2, 8, 8, 8), C_NOISE[:1])
+    with pytest.raises(ValueError, match="6 features"):
+        ScoreMLP(6)(torch.zeros(1, 5), C_NOISE[:1])
+    with pytest.raises(ValueError, match="one entry for each level"):
+        ScoreUNet(2, 1, 1, channels=(8, 16), attention_levels=(True,))
+    with pytest.raises(ValueError, match="1, 2 or 3"):
+        convolution(4, 1, 1)
+    with pytest.raises(ValueError, match="num_head_channels"):
+        SelfAttention(12, 8)
+
+
+@pytest.mark.parametrize("levels", [1, 2, 4])
+def test_any_number_of_levels(levels):
+    network = ScoreUNet(2, 1, 1, channels=[8] * levels, num_res_blocks=[1] * levels)
+    assert network(torch.zeros(1, 1, 16, 16), C_NOISE[:1]).shape == (1, 1, 16, 16)
+
+
+def test_attention_equals_its_formula():
+    torch.manual_seed(0)
+    attention = SelfAttention(8, 8).double()
+    nn.init.normal_(attention.project.weight)
+    x = torch.randn(2, 8, 3, 4, dtype=torch.float64)
+    tokens = attention.norm(x).flatten(2).mT
+    q, k, v = attention.qkv(tokens).chunk(3, dim=-1)
+    expected = attention.project((q @ k.mT / 8**0.5).softmax(-1) @ v).mT.reshape(x.shape)
+    torch.testing.assert_close(attention(x), x + expected)
+
+
+@pytest.mark.parametrize("embedding", [SinusoidalTimeEmbedding(64), FourierFeatures(64)])
+def test_time_embeddings_tell_noise_levels_apart(embedding):
+    """Levels a factor of two apart in sigma, over the range from 0.002 to 80, are clearly different and bounded."""
+    sigmas = 0.002 * 2 ** torch.arange(16.0)
+    features = embedding(sigmas.log() / 4)
+    distance = torch.cdist(features, features) + 100 * torch.eye(16)
+    assert distance.min() > 1.0
+    assert features.abs().max() <= 2**0.5 + 1e-6
+
+
+def test_odd_embedding_sizes_are_refused():
+    with pytest.raises(ValueError, match="even"):
+        SinusoidalTimeEmbedding(7)

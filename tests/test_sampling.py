@@ -1,0 +1,257 @@
+"""Grids, the contract that every sampler passes, measured orders of convergence, recovered distributions."""
+
+from __future__ import annotations
+
+import inspect
+import math
+
+import pytest
+import torch
+from monai_diffscore import sampling
+from monai_diffscore.sampling import (
+    ORDERS,
+    cosine_sigmas,
+    karras_sigmas,
+    log_uniform_sigmas,
+    sample_adams,
+    sample_ancestral,
+    sample_dpmpp_2m_sde,
+    sample_euler,
+    sample_heun,
+    sample_predictor_corrector,
+    sample_reverse_sde,
+    sample_rk45,
+    time_uniform_sigmas,
+)
+from monai_diffscore.sde import FlowSDE, VPSDE
+
+SAMPLERS = {name: f for name, f in inspect.getmembers(sampling, inspect.isfunction) if name.startswith("sample_")}
+STOCHASTIC = {sample_ancestral, sample_dpmpp_2m_sde, sample_reverse_sde, sample_predictor_corrector}
+GRIDS = {
+    "karras": karras_sigmas,
+    "log_uniform": log_uniform_sigmas,
+    "cosine": cosine_sigmas,
+    "vp": lambda steps: time_uniform_sigmas(steps, VPSDE()),
+    "flow": lambda steps: time_uniform_sigmas(steps, FlowSDE()),
+}
+
+
+# ---- grids ----
+
+
+@pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS)
+@pytest.mark.parametrize("steps", [1, 2, 7])
+def test_grids_descend_to_zero_in_float64(grid, steps):
+    sigmas = grid(steps)
+    assert sigmas.shape == (steps + 1,)
+    assert sigmas.dtype == torch.float64
+    assert (sigmas.diff() < 0).all()
+    assert sigmas[-1] == 0
+
+
+def test_karras_grid_has_its_ends_and_its_formula():
+    sigmas = karras_sigmas(5, sigma_min=0.1, sigma_max=10.0, rho=3.0)
+    expected = (10 ** (1 / 3) + 2 / 4 * (0.1 ** (1 / 3) - 10 ** (1 / 3))) ** 3
+    torch.testing.assert_close(sigmas[[0, 2, 4]], torch.tensor([10.0, expected, 0.1], dtype=torch.float64))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: karras_sigmas(0),
+        lambda: karras_sigmas(4, 2.0, 1.0),
+        lambda: time_uniform_sigmas(4, VPSDE(), t_min=0.0),
+        lambda: sample_euler(None, torch.zeros(1, 2), torch.tensor([1.0, 2.0])),
+        lambda: sample_euler(None, torch.zeros(1, 2), torch.tensor([1.0])),
+        lambda: sample_euler(None, torch.zeros(1, 2), torch.tensor([math.inf, 0.0])),
+        lambda: sample_euler(None, torch.zeros(1, 2), torch.tensor([1.0, -1.0])),
+    ],
+)
+def test_bad_grids_are_refused(make):
+    with pytest.raises(ValueError, match=r"[Ee]xpected|at least one"):
+        make()
+
+
+# ---- the contract of every sampler ----
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_sampler_contract(name, steps, mixture_64d):
+    sampler, sigmas = SAMPLERS[name], karras_sigmas(steps)
+    x = sigmas[0] * torch.randn(3, 1, 4, 4, 4, generator=torch.Generator().manual_seed(0))
+    x = x.float()
+    before = x.clone()
+    seen = []
+
+    def run():
+        return sampler(mixture_64d, x, sigmas, generator=torch.Generator().manual_seed(1), callback=seen.append)
+
+    samples = run()
+    assert samples.shape == x.shape
+    assert samples.dtype == x.dtype
+    assert torch.isfinite(samples).all()
+    torch.testing.assert_close(x, before, rtol=0, atol=0)  # the argument is left alone
+    torch.testing.assert_close(run(), samples, rtol=0, atol=0)  # the generator is all the randomness there is
+    if sampler is not sample_rk45:
+        assert [step.index for step in seen] == 2 * list(range(steps))
+        assert [step.sigma for step in seen[:steps]] == sigmas[:-1].tolist()
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_sample_does_not_depend_on_its_batch(name, mixture_2d):
+    """With one generator per sample; to the tolerance of its step control for the adaptive solver."""
+    sampler, sigmas = SAMPLERS[name], karras_sigmas(6)
+
+    def run(seeds):
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        noise = torch.stack([torch.randn(2, generator=g, dtype=torch.float64) for g in generators])
+        return sampler(mixture_2d, sigmas[0] * noise, sigmas, generator=generators)
+
+    atol = 1e-3 if sampler is sample_rk45 else 1e-12
+    torch.testing.assert_close(run([3, 5, 8])[1:2], run([5]), rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_one_step_is_the_denoiser(name, mixture_2d):
+    x = 80 * torch.randn(5, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    samples = SAMPLERS[name](mixture_2d, x, karras_sigmas(1))
+    torch.testing.assert_close(samples, mixture_2d(x, 80.0), rtol=1e-9, atol=1e-9)
+
+
+# ---- accuracy ----
+
+
+@pytest.fixture(scope="module")
+def gaussian_flow():
+    """The exact endpoint of the ODE for Gaussian data: each principal axis scales by sqrt((l + s^2)/(l + S^2))."""
+    from monai_diffscore.denoiser import GaussianDenoiser
+
+    denoiser = GaussianDenoiser(torch.tensor([0.3, -0.2]), torch.tensor([[1.0, 0.4], [0.4, 0.5]]))
+    x = 80 * torch.randn(64, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+    def exact(sigma_end=0.0, sigma_start=80.0):
+        on_axes = (x - denoiser.means[0]) @ denoiser.axes[0]
+        scale = ((denoiser.variances[0] + sigma_end**2) / (denoiser.variances[0] + sigma_start**2)).sqrt()
+        return denoiser.means[0] + (on_axes * scale) @ denoiser.axes[0].T
+
+    return denoiser, x, exact
+
+
+@pytest.fixture(scope="module")
+def mixture_flow():
+    """The flow of three anisotropic modes from 80 to 0.002, by an adaptive solver at 1e-12."""
+    from monai_diffscore.denoiser import MixtureDenoiser
+
+    means = torch.tensor([[1.0, 0.0], [-1.0, 1.0], [0.0, -1.5]])
+    roots = torch.tensor([[[0.4, 0.1], [0.0, 0.2]], [[0.3, -0.2], [0.1, 0.3]], [[0.2, 0.0], [0.1, 0.5]]])
+    mixture = MixtureDenoiser(torch.tensor([0.5, 0.3, 0.2]), means, roots @ roots.mT + 0.02 * torch.eye(2))
+    x = 80 * torch.randn(64, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    ends = torch.tensor([80.0, 0.002], dtype=torch.float64)
+    return mixture, x, sample_rk45(mixture, x, ends, rtol=1e-12, atol=1e-13)
+
+
+def measured_order(sampler, flow, **options):
+    """log2 of the ratio of errors when the number of steps doubles."""
+    mixture, x, reference = flow
+    errors = [sampler(mixture, x, karras_sigmas(n)[:-1], **options) - reference for n in (256, 512)]
+    return math.log2(errors[0].square().mean().sqrt() / errors[1].square().mean().sqrt())
+
+
+@pytest.mark.parametrize("sampler", ORDERS, ids=lambda f: f.__name__)
+def test_measured_order_of_convergence_is_the_declared_one(sampler, mixture_flow):
+    assert measured_order(sampler, mixture_flow) == pytest.approx(ORDERS[sampler], abs=0.1)
+
+
+@pytest.mark.parametrize("order", [1, 2, 3, 4])
+def test_adams_has_the_order_that_is_asked_for(order, mixture_flow):
+    """Order 4 starts with one step each of lower orders, at noise levels where they hardly matter: 4.2 is measured."""
+    assert measured_order(sample_adams, mixture_flow, order=order) == pytest.approx(order, abs=0.1 if order < 4 else 0.5)
+
+
+@pytest.mark.parametrize("sampler", ORDERS, ids=lambda f: f.__name__)
+def test_the_step_to_zero_ends_on_the_data(sampler, gaussian_flow):
+    denoiser, x, exact = gaussian_flow
+    bound = {1: 2e-2, 2: 2e-3, 3: 1e-5}[ORDERS[sampler]]
+    assert (sampler(denoiser, x, karras_sigmas(128)) - exact()).square().mean().sqrt() < bound
+
+
+def test_every_deterministic_sampler_is_declared():
+    assert set(SAMPLERS.values()) == set(ORDERS) | STOCHASTIC | {sample_rk45}
+
+
+def test_adaptive_solver_keeps_its_tolerance(gaussian_flow):
+    denoiser, x, exact = gaussian_flow
+    sigmas = torch.tensor([80.0, 1e-3], dtype=torch.float64)  # ends above 0: no last denoising step
+    loose = sample_rk45(denoiser, x, sigmas, rtol=1e-4, atol=1e-4) - exact(1e-3)
+    tight = sample_rk45(denoiser, x, sigmas, rtol=1e-9, atol=1e-9) - exact(1e-3)
+    assert tight.abs().max() < 1e-6 < loose.abs().max() < 1e-2
+
+
+def test_euler_is_ddim():
+    """DDIM (Song et al. 2010.02502, Eq. 12, eta 0) on its own variance-preserving state, with its own arithmetic."""
+    from monai_diffscore.denoiser import GaussianDenoiser
+
+    denoiser = GaussianDenoiser(torch.zeros(2), torch.tensor([[1.0, 0.4], [0.4, 0.5]]))
+    betas = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
+    alpha_bar = torch.cumprod(1 - betas, 0)[torch.linspace(999, 0, 20).long()]
+    sigmas = torch.cat([(1 / alpha_bar - 1).sqrt(), torch.zeros(1, dtype=torch.float64)])
+    alpha_bar = torch.cat([alpha_bar, torch.ones(1, dtype=torch.float64)])
+    state = torch.randn(16, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    ours = sample_euler(denoiser, state / alpha_bar[0].sqrt(), sigmas)
+    for current, following in zip(alpha_bar[:-1], alpha_bar[1:], strict=True):
+        predicted = denoiser(state / current.sqrt(), (1 / current - 1).sqrt())
+        epsilon = (state - current.sqrt() * predicted) / (1 - current).sqrt()
+        state = following.sqrt() * predicted + (1 - following).sqrt() * epsilon
+    torch.testing.assert_close(ours, state, rtol=1e-10, atol=1e-10)
+
+
+def test_ancestral_without_noise_is_euler(mixture_2d):
+    x = 80 * torch.randn(5, 2, dtype=torch.float64)
+    ddim = sample_ancestral(mixture_2d, x, karras_sigmas(9), eta=0.0)
+    torch.testing.assert_close(ddim, sample_euler(mixture_2d, x, karras_sigmas(9)))
+    with pytest.raises(ValueError, match="eta"):
+        sample_ancestral(mixture_2d, x, karras_sigmas(9), eta=2.0)
+
+
+def test_adams_of_order_one_is_euler(mixture_2d):
+    x = 80 * torch.randn(5, 2, dtype=torch.float64)
+    first = sample_adams(mixture_2d, x, karras_sigmas(9), order=1)
+    torch.testing.assert_close(first, sample_euler(mixture_2d, x, karras_sigmas(9)))
+    with pytest.raises(ValueError, match="orders 1 to 4"):
+        sample_adams(mixture_2d, x, karras_sigmas(9), order=5)
+
+
+def test_second_order_sde_solver_without_noise_converges_to_the_ode(gaussian_flow):
+    denoiser, x, exact = gaussian_flow
+    samples = sample_dpmpp_2m_sde(denoiser, x, karras_sigmas(400), eta=0.0)
+    assert (samples - exact()).abs().max() < 1e-3
+
+
+def test_corrector_refuses_a_step_that_overshoots(mixture_2d):
+    with pytest.raises(ValueError, match="snr"):
+        sample_predictor_corrector(mixture_2d, torch.zeros(1, 2), karras_sigmas(3), snr=0.8)
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [*STOCHASTIC, lambda *a, **k: sample_heun(*a, churn=40.0, **k), sample_heun],
+    ids=lambda f: getattr(f, "__name__", "churn"),
+)
+def test_samplers_recover_moments_and_mode_weights(sampler, mixture_2d):
+    """4,000 samples against the exact mixture; five standard errors, plus the sampler's own error of 0.02 at 200 steps."""
+    count = 4_000
+    sigmas = karras_sigmas(200)
+    generator = torch.Generator().manual_seed(0)
+    x = sigmas[0] * torch.randn(count, 2, dtype=torch.float64, generator=generator)
+    samples = sampler(mixture_2d, x, sigmas, generator=generator)
+    exact = mixture_2d.sample(200_000, generator)
+    tolerance = 5 * exact.std(0) / count**0.5 + 0.02
+    assert ((samples.mean(0) - exact.mean(0)).abs() < tolerance).all()
+    torch.testing.assert_close(samples.T.cov(), exact.T.cov(), rtol=0.08, atol=0.03)
+
+    def weights(points):
+        nearest = torch.cdist(points, mixture_2d.means).argmin(1)
+        return nearest.bincount(minlength=3) / len(points)
+
+    assert (weights(samples) - weights(exact)).abs().max() < 5 * 0.5 / count**0.5
