@@ -1,0 +1,348 @@
+"""Engines, handlers and metrics on small exact problems."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from ignite.engine import Engine, Events
+from mlflow.tracking import MlflowClient
+from monai.data import DataLoader, Dataset, MetaTensor
+from monai.engines import SupervisedEvaluator
+from monai_diffscore.data import DataError
+from monai_diffscore.denoiser import Denoiser, EDMPreconditioning
+from monai_diffscore.engines import (
+    DenoisingErrorInferer,
+    LikelihoodInferer,
+    LossInferer,
+    PrepareScoreBatch,
+    SamplingInferer,
+    ScoreTrainer,
+)
+from monai_diffscore.handlers import (
+    PowerEMA,
+    Progress,
+    ResumableCheckpoint,
+    SampleGallery,
+    TimeLimit,
+    Tracking,
+    ValidationLog,
+)
+from monai_diffscore.handlers.ema import power_function_exponent
+from monai_diffscore.losses import DenoisingLoss, LogNormalNoise
+from monai_diffscore.metrics import DenoisingError, PredictionMean, level_errors, lower_is_better
+from monai_diffscore.networks import ScoreMLP
+from monai_diffscore.sampling import karras_sigmas, log_uniform_sigmas, sample_ancestral
+from torch import nn
+
+SIGMAS = (0.1, 0.5, 2.0)
+
+
+def rows(count: int = 64) -> list[dict[str, torch.Tensor]]:
+    g = torch.Generator().manual_seed(0)
+    return [{"image": torch.randn(2, generator=g) * 0.5} for _ in range(count)]
+
+
+class Training:
+    """A small training on rows of two columns, as a bundle puts it together."""
+
+    def __init__(self, folder, epochs=2, handlers=(), loss=None, data=None, fail_at=None, error=KeyboardInterrupt):
+        torch.manual_seed(0)
+        self.network = Denoiser(ScoreMLP(2, 16, 1), EDMPreconditioning())
+        self.optimizer = torch.optim.AdamW(self.network.parameters(), 1e-3)
+        self.ema = PowerEMA(self.network)
+        self.evaluator = SupervisedEvaluator(
+            device=torch.device("cpu"),
+            val_data_loader=DataLoader(Dataset(rows(16)), batch_size=8),
+            network=self.ema.network,
+            inferer=DenoisingErrorInferer(SIGMAS),
+            prepare_batch=PrepareScoreBatch(),
+            key_val_metric={"denoising_error": DenoisingError(SIGMAS, 0.5)},
+            additional_metrics=level_errors(SIGMAS),
+            metric_cmp_fn=lower_is_better,
+            decollate=False,
+        )
+        self.tracking = Tracking(
+            f"sqlite:///{folder}/mlruns.db", folder, validator=self.evaluator, network=self.network, every=4,
+            parameters={"seed": 0},
+        )  # fmt: skip
+        self.checkpoint = ResumableCheckpoint(
+            folder / "checkpoints",
+            {"network": self.network, "optimizer": self.optimizer, "ema": self.ema},
+            weights=(self.ema.network, folder / "models/model.pt"),
+            save_every=5,
+        )
+        self.trainer = ScoreTrainer(
+            device=torch.device("cpu"),
+            max_epochs=epochs,
+            train_data_loader=DataLoader(Dataset(data or rows()), batch_size=16),
+            network=self.network,
+            optimizer=self.optimizer,
+            inferer=LossInferer(loss or DenoisingLoss(LogNormalNoise())),
+            train_handlers=[
+                self.ema,
+                self.checkpoint,
+                ValidationLog(folder / "validation.jsonl", self.evaluator),
+                self.tracking,
+                Progress(),
+                *handlers,
+            ],
+        )
+        if fail_at is not None:
+
+            def fail(_engine):
+                raise error
+
+            self.trainer.add_event_handler(Events.ITERATION_COMPLETED(once=fail_at), fail)
+
+    def run_record(self):
+        client = MlflowClient(self.tracking.uri)
+        return client.get_run(self.tracking.run_id), client
+
+
+def test_training_learns_validates_saves_and_is_tracked(tmp_path):
+    training = Training(tmp_path, epochs=40)
+    before = training.evaluator.run() or training.evaluator.state.metrics["denoising_error"]
+    training.trainer.run()
+    lines = [json.loads(line) for line in (tmp_path / "validation.jsonl").read_text().splitlines()]
+    assert lines[-1]["iteration"] == 160
+    assert lines[-1]["denoising_error"] < before
+    weights = torch.load(tmp_path / "models/model.pt", weights_only=True)
+    training.network.load_state_dict(weights)  # the layout of network_def
+    assert [f.name for f in training.checkpoint.files()] == ["iteration_00000155.pt", "iteration_00000160.pt"]
+    run, client = training.run_record()
+    assert run.info.status == "FINISHED"
+    assert run.data.params["seed"] == "0"
+    assert int(run.data.params["parameter_count"]) == sum(p.numel() for p in training.network.parameters())
+    assert len(client.get_metric_history(run.info.run_id, "loss")) == 160
+    assert run.data.metrics["denoising_error"] == pytest.approx(lines[-1]["denoising_error"])
+
+
+def test_gradient_accumulation_is_monais(tmp_path):
+    """Two batches accumulated are one step: the optimizer is called half as often."""
+    training = Training(tmp_path, epochs=1)
+    training.trainer.accumulation_steps = 2
+    steps = []
+    training.optimizer.register_step_post_hook(lambda *a: steps.append(1))
+    training.trainer.run()
+    assert len(steps) == 2
+
+
+@pytest.mark.parametrize(("error", "status"), [(KeyboardInterrupt(), "KILLED"), (RuntimeError("broken"), "FAILED")])
+def test_interrupted_runs_are_closed_and_the_error_goes_on(tmp_path, error, status):
+    training = Training(tmp_path, fail_at=7, error=error)
+    with pytest.raises(type(error)):
+        training.trainer.run()
+    run, client = training.run_record()
+    assert run.info.status == status
+    assert len(client.get_metric_history(run.info.run_id, "loss")) == 7
+    saved = [f.name for f in training.checkpoint.files()]
+    # Ctrl-C saves where it was; after an error the state may be at fault, and the regular checkpoint stays the newest
+    assert saved[-1] == ("iteration_00000007.pt" if status == "KILLED" else "iteration_00000005.pt")
+
+
+def test_a_stopped_training_continues_its_iterations_and_its_mlflow_run(tmp_path):
+    stopped = Training(tmp_path, epochs=4, fail_at=6)
+    with pytest.raises(KeyboardInterrupt):
+        stopped.trainer.run()
+    continued = Training(tmp_path, epochs=4)
+    seen = []
+    continued.trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda e: seen.append(e.state.iteration))
+    continued.trainer.run()
+    assert seen == list(range(7, 17))
+    assert continued.ema.updates == 16
+    run, client = continued.run_record()
+    assert run.info.run_id == stopped.tracking.run_id
+    assert run.info.status == "FINISHED"
+    assert [m.step for m in client.get_metric_history(run.info.run_id, "loss")] == list(range(1, 17))
+
+
+def test_a_checkpoint_of_another_configuration_is_refused(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        Training(tmp_path, fail_at=6).trainer.run()
+    with pytest.raises(ValueError, match="another --output_dir"):
+        Training(tmp_path, data=rows(32)).trainer.run()
+    other = Training(tmp_path)
+    other.checkpoint.objects["network"] = Denoiser(ScoreMLP(2, 8, 1), EDMPreconditioning())
+    with pytest.raises(ValueError, match="does not fit 'network'"):
+        other.trainer.run()
+
+
+def test_a_failing_write_leaves_the_old_checkpoint_whole(tmp_path):
+    from monai_diffscore.handlers.checkpoint import save_atomically
+
+    path = tmp_path / "state.pt"
+    save_atomically({"a": torch.ones(2)}, path)
+    with pytest.raises(AttributeError, match="pickle"):
+        save_atomically({"a": torch.zeros(2), "b": lambda: None}, path)  # a lambda cannot be pickled
+    torch.testing.assert_close(torch.load(path, weights_only=True)["a"], torch.ones(2))
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_time_limit_ends_in_an_orderly_way(tmp_path):
+    training = Training(tmp_path, epochs=100_000, handlers=[TimeLimit(1.0)])
+    training.trainer.run()
+    assert 0 < training.trainer.state.iteration < 400_000
+    assert training.run_record()[0].info.status == "FINISHED"
+    assert (tmp_path / "validation.jsonl").is_file()
+    with pytest.raises(ValueError, match="positive"):
+        TimeLimit(0)
+
+
+def test_a_diverged_loss_stops_the_training_with_its_noise_level(tmp_path):
+    data = rows()
+    data[3]["image"][0] = torch.inf
+    training = Training(tmp_path, data=data)
+    with pytest.raises(FloatingPointError, match="at sigma"):
+        training.trainer.run()
+    assert training.run_record()[0].info.status == "FAILED"
+
+
+# ---- EMA ----
+
+
+@pytest.mark.parametrize("relative_length", [0.05, 0.10, 0.15])
+def test_power_function_has_the_relative_length(relative_length):
+    gamma = power_function_exponent(relative_length)
+    assert ((gamma + 1) / ((gamma + 2) ** 2 * (gamma + 3))) ** 0.5 == pytest.approx(relative_length)
+    with pytest.raises(ValueError, match="between"):
+        power_function_exponent(0.3)
+
+
+def test_ema_is_the_power_weighted_mean_of_the_weights():
+    """theta_hat_T = sum_t theta_t t^gamma-like weights; here by multiplying out the recursion."""
+    network = nn.Linear(1, 1, bias=False)
+    ema = PowerEMA(network, 0.1)
+    values = torch.arange(1.0, 51.0)
+    for value in values:
+        nn.init.constant_(network.weight, value.item())
+        ema.update()
+    betas = (1 - 1 / torch.arange(1.0, 51.0)) ** (ema.exponent + 1)
+    weights = torch.stack([(1 - betas[t]) * betas[t + 1 :].prod() for t in range(50)])
+    assert ema.network.weight.item() == pytest.approx((weights * values).sum().item(), rel=1e-4)
+    # the profile's spread relative to the training time is what was asked for
+    mean = (weights * values).sum()
+    assert ((weights * (values - mean) ** 2).sum().sqrt() / 50).item() == pytest.approx(0.1, abs=0.02)
+
+
+def test_ema_copies_integer_buffers():
+    network = nn.BatchNorm1d(2)
+    ema = PowerEMA(network)
+    network(torch.randn(4, 2))
+    ema.update()
+    assert ema.network.num_batches_tracked.item() == 1
+
+
+# ---- inferers ----
+
+
+def test_samples_are_the_same_whatever_the_batch_size(mixture_2d):
+    inferer = SamplingInferer(sample_ancestral, karras_sigmas(8), seed=3, progress=False)
+
+    def draw(numbers):
+        return inferer(torch.empty(len(numbers), 2), mixture_2d, seed=torch.tensor(numbers))
+
+    torch.testing.assert_close(draw([0, 1, 2, 3])[2:], draw([2, 3]), rtol=0, atol=1e-6)
+    assert (draw([0]) - draw([1])).abs().max() > 1e-3
+
+
+def test_samples_keep_the_metadata_of_the_request(mixture_64d):
+    request = MetaTensor(torch.empty(2, 1, 4, 4, 4), affine=torch.diag(torch.tensor([2.0, 2, 2, 1])))
+    samples = SamplingInferer(sigmas=karras_sigmas(2), progress=False)(request, mixture_64d)
+    assert isinstance(samples, MetaTensor)
+    torch.testing.assert_close(samples.affine, request.affine)
+
+
+def test_denoising_error_is_the_bayes_error_for_the_exact_denoiser():
+    """Of N(0, s^2 I): s^2 sigma^2 / (s^2 + sigma^2) in each dimension, and its EDM-weighted mean is 1."""
+    from monai_diffscore.denoiser import GaussianDenoiser
+
+    denoiser = GaussianDenoiser(torch.zeros(4), 0.25 * torch.eye(4))
+    x0 = denoiser.sample(20_000, torch.Generator().manual_seed(0)).float()
+    errors = DenoisingErrorInferer(SIGMAS)(x0, denoiser)
+    sigma = torch.tensor(SIGMAS)
+    torch.testing.assert_close(errors.mean(0), 0.25 * sigma**2 / (0.25 + sigma**2), rtol=0.03, atol=0)
+    metric = DenoisingError(SIGMAS, 0.5)
+    metric.update(errors)
+    assert metric.compute() == pytest.approx(1.0, rel=0.03)
+    torch.testing.assert_close(errors, DenoisingErrorInferer(SIGMAS)(x0, denoiser), rtol=0, atol=0)
+    with pytest.raises(ValueError, match="> 0"):
+        DenoisingErrorInferer([0.0])
+
+
+def test_likelihood_inferer_reports_nats_per_dimension(mixture_2d):
+    points = mixture_2d.sample(8, torch.Generator().manual_seed(0))
+    sigmas = log_uniform_sigmas(64, 1e-3, 400.0)
+    exact = LikelihoodInferer(sigmas, probes=0, progress=False)(points, mixture_2d)
+    torch.testing.assert_close(exact[:, 0], mixture_2d.log_prob(points) / 2, rtol=0, atol=2e-3)
+    guessed = LikelihoodInferer(sigmas, probes=4, progress=False)(points, mixture_2d)
+    assert guessed[:, 1].mean() > 0  # two dimensions leave two values: a single spread may be 0
+
+
+def test_metrics_average_over_samples_not_batches():
+    metric = PredictionMean(1, scale=-1.0)
+    metric.update(torch.tensor([[0.0, 1.0], [0.0, 2.0]]))
+    metric.update(torch.tensor([[0.0, 6.0]]))
+    assert metric.compute() == -3.0
+    empty = PredictionMean()
+    with pytest.raises(ValueError, match="empty"):
+        empty.compute()
+
+
+def test_metrics_read_both_forms_of_an_engine_output():
+    for output in ({"pred": torch.tensor([1.0, 3.0])}, [{"pred": torch.tensor(1.0)}, {"pred": torch.tensor(3.0)}]):
+        engine = Engine(lambda e, b, output=output: output)
+        PredictionMean().attach(engine, "mean")
+        assert engine.run([0]).metrics["mean"] == 2.0
+
+
+def test_batches_without_a_declared_key_are_refused():
+    with pytest.raises(DataError, match=r"key 'age_years'.*got \['image'\]"):
+        PrepareScoreBatch(["age_years"])({"image": torch.zeros(1, 2)})
+
+
+def test_conditions_go_by_name():
+    image, _, args, condition = PrepareScoreBatch(["age_years"])(
+        {"image": torch.zeros(2, 2), "age_years": [40.0, 50.0], "other": "x"}
+    )
+    assert args == ()
+    assert image.shape == (2, 2)
+    torch.testing.assert_close(condition, {"age_years": torch.tensor([40.0, 50.0])})
+
+
+# ---- pictures ----
+
+
+@pytest.mark.parametrize("shape", [(2,), (1, 32), (1, 16, 16), (3, 16, 16), (1, 8, 8, 8)])
+def test_galleries_of_every_dimension_are_pictures(shape, tmp_path):
+    from matplotlib.image import imread
+    from monai_diffscore.gallery import save_gallery
+
+    samples = torch.randn(5, *shape)
+    path = save_gallery(samples, tmp_path / "a/gallery.png", "title", reference=samples)
+    picture = imread(path)
+    assert min(picture.shape[:2]) > 100
+    assert picture[..., :3].std() > 0.02
+    assert [f.name for f in path.parent.iterdir()] == ["gallery.png"]
+
+
+def test_galleries_refuse_other_shapes(tmp_path):
+    from monai_diffscore.gallery import save_gallery
+
+    with pytest.raises(ValueError, match="A gallery shows"):
+        save_gallery(torch.zeros(3), tmp_path / "x.png")
+
+
+def test_sample_gallery_draws_while_training_and_logs_the_pictures(tmp_path):
+    training = Training(tmp_path)
+    inferer = SamplingInferer(sigmas=karras_sigmas(3), progress=False)
+    gallery = SampleGallery(
+        training.ema.network, inferer, (2,), tmp_path / "gallery", count=8, every=4, tracking=training.tracking
+    )
+    gallery.attach(training.trainer)
+    training.trainer.run()
+    assert sorted(f.name for f in (tmp_path / "gallery").iterdir()) == ["samples_00000004.png", "samples_00000008.png"]
+    run, client = training.run_record()
+    names = [f.path for f in client.list_artifacts(run.info.run_id, "samples")]
+    assert names[0] == "samples/samples_00000004.png"
