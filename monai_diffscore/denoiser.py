@@ -227,9 +227,7 @@ class MixtureDenoiser(nn.Module):
         dtype: of the stored parameters; float64 for reference values.
     """
 
-    def __init__(
-        self, weights: Tensor, means: Tensor, covariances: Tensor, dtype: torch.dtype = torch.float64
-    ) -> None:
+    def __init__(self, weights: Tensor, means: Tensor, covariances: Tensor, dtype: torch.dtype = torch.float64) -> None:
         super().__init__()
         components, dims = means.shape[0], means[0].numel()
         if weights.shape != (components,) or covariances.shape != (components, dims, dims):

@@ -1,8 +1,8 @@
 """The bridge to MONAI's engines: where a batch becomes a loss, a sample, an error or a likelihood.
 
-MONAI's ``SupervisedTrainer`` computes ``loss_function(inferer(inputs, network, **kwargs), targets).mean()``. A denoising
-objective draws its own targets, so it sits in the **inferer** slot (:class:`LossInferer`), which returns the loss per
-sample, and the loss slot passes it on. Nothing of the trainer's iteration (accumulation, autocast, GradScaler,
+MONAI's ``SupervisedTrainer`` computes ``loss_function(inferer(inputs, network, **kwargs), targets).mean()``. A
+denoising objective draws its own targets, so it sits in the **inferer** slot (:class:`LossInferer`), which returns the
+loss per sample, and the loss slot passes it on. Nothing of the trainer's iteration (accumulation, autocast, GradScaler,
 compile) is written again here. Likewise a ``SupervisedEvaluator`` samples, validates or scores, by its inferer:
 
 =============================  ==========================================  ===========================================
@@ -85,18 +85,21 @@ class ScoreTrainer(SupervisedTrainer):
     not needed: the inferer returns the loss already.
     """
 
+    stop_reason: BaseException | None = None
+
     def __init__(self, *args: Any, loss_function: Callable[..., Tensor] | None = None, **kwargs: Any) -> None:
         kwargs.setdefault("prepare_batch", PrepareScoreBatch())
         kwargs.setdefault("decollate", False)  # the loss has no images to take apart
         kwargs["event_names"] = [*(kwargs.get("event_names") or []), TrainingEvents]
-        super().__init__(*args, loss_function=loss_function or _first, **kwargs)
+        kwargs["loss_function"] = loss_function or _first
+        super().__init__(*args, **kwargs)
 
     def run(self) -> None:  # type: ignore[override]
-        """Trains; ``state.stop_reason`` holds the exception that the INTERRUPTED event is about."""
+        """Trains; ``stop_reason`` then holds the exception that the INTERRUPTED event is about."""
         try:
             super().run()
         except BaseException as error:
-            self.state.stop_reason = error
+            self.stop_reason = error
             self.fire_event(TrainingEvents.INTERRUPTED)
             raise
 
@@ -167,7 +170,7 @@ class SamplingInferer(Inferer):
 
 
 class DenoisingErrorInferer(Inferer):
-    r"""Mean squared error :math:`\lVert D(x_0 + \sigma n) - x_0\rVert^2/d` on a fixed grid of noise levels, [B, levels].
+    r"""Mean squared error :math:`\lVert D(x_0 + \sigma n) - x_0\rVert^2/d` at fixed noise levels, [B, levels].
 
     In x0 units, so that runs with different parameterisations, weights and noise densities compare. The noise is the
     same at each call, so that the numbers of two epochs differ by the network alone.

@@ -32,7 +32,9 @@ def save_gallery(samples: Tensor, path: str | Path, title: str = "", reference: 
     """
     draw = {2: _scatter, 3: _curves, 4: _images, 5: _volumes}.get(samples.ndim)
     if draw is None:
-        raise ValueError(f"A gallery shows [B, columns] or [B, C, *S] with 1 to 3 dimensions, got {tuple(samples.shape)}.")
+        raise ValueError(
+            f"A gallery shows [B, columns] or [B, C, *S] with 1 to 3 dimensions, got {tuple(samples.shape)}."
+        )
     figure = Figure(layout="constrained")
     FigureCanvasAgg(figure)
     draw(figure, _numpy(samples), None if reference is None else _numpy(reference))

@@ -19,6 +19,7 @@ prior at sigma_max is Gaussian with the mean m and standard deviation s of the d
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Literal
@@ -77,7 +78,7 @@ def log_likelihood(
         return state - denoised, x[0].numel() - trace  # (B, ...), (estimates, B)
 
     state, integral = x, torch.zeros((), dtype=x.dtype, device=x.device)
-    for i, (low, high) in enumerate(zip(levels[:-1], levels[1:], strict=True)):
+    for i, (low, high) in enumerate(itertools.pairwise(levels)):
         start, h = math.log(low), math.log(high / low)
         k1, q1 = rate(start, state)
         k2, q2 = rate(start + h / 2, state + h / 2 * k1)
@@ -128,9 +129,7 @@ def _directions(x: Tensor, divergence: str, probes: int, generator: Generators) 
     return torch.stack(signs)
 
 
-def _directional_derivatives(
-    denoise: Denoise, x: Tensor, sigma: Tensor, directions: Tensor
-) -> tuple[Tensor, Tensor]:
+def _directional_derivatives(denoise: Denoise, x: Tensor, sigma: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
     """:math:`D(x)` [B, ...] and :math:`v^T J_D v` [K, B] for directions v [K, B, ...], by batched reverse mode."""
     with torch.enable_grad():
         point = x.detach().requires_grad_(True)

@@ -30,9 +30,7 @@ class PredictionMean(Metric):
     required_output_keys = None
     _state_dict_all_req_keys = ("_total", "_count")
 
-    def __init__(
-        self, column: int | None = None, scale: float = 1.0, device: str | torch.device = "cpu"
-    ) -> None:
+    def __init__(self, column: int | None = None, scale: float = 1.0, device: str | torch.device = "cpu") -> None:
         self.column = column
         self.scale = scale
         super().__init__(output_transform=_prediction, device=device)
@@ -43,7 +41,7 @@ class PredictionMean(Metric):
         self._count = 0
 
     @reinit__is_reduced
-    def update(self, prediction: Tensor) -> None:  # type: ignore[override]
+    def update(self, prediction: Tensor) -> None:
         values = self.values(prediction.detach().to("cpu", torch.float64))
         self._total += values.sum()
         self._count += values.numel()

@@ -23,6 +23,7 @@ Nothing is clipped.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -39,7 +40,7 @@ Denoise = Callable[[Tensor, Tensor], Tensor]
 class Step(NamedTuple):
     """What a callback sees after each step."""
 
-    index: int
+    number: int
     steps: int
     sigma: float  # the level that was stepped from
     x: Tensor  # the state after the step
@@ -131,7 +132,7 @@ def check_sigmas(sigmas: Tensor) -> list[float]:
         ValueError: unless it is one-dimensional, strictly descending, finite, not negative and has two levels or more.
     """
     levels = sigmas.to(torch.float64).tolist()
-    descending = sigmas.ndim == 1 and all(a > b for a, b in zip(levels[:-1], levels[1:], strict=True))
+    descending = sigmas.ndim == 1 and all(a > b for a, b in itertools.pairwise(levels))
     if not descending or len(levels) < 2 or levels[-1] < 0 or not math.isfinite(levels[0]):
         raise ValueError(
             "Expected a grid of at least two finite noise levels, strictly descending to 0 or above, got shape "
@@ -178,7 +179,7 @@ def sample_heun(
     churn_range: tuple[float, float] = (0.0, math.inf),
     churn_noise: float = 1.0,
 ) -> Tensor:
-    r"""Heun's method, order 2, with optional churn (noise added before each step). Two evaluations a step, one in the last.
+    r"""Heun's method, order 2, with optional churn (noise before each step). Two evaluations a step, one in the last.
 
     Args:
         churn: S_churn; 0 is deterministic. The noise level is raised by the factor
@@ -303,7 +304,7 @@ def sample_rk45(
     Raises:
         RuntimeError: if the solver gives up.
 
-    Other arguments as :func:`sample_euler`; the callback sees index 0 at every accepted evaluation.
+    Other arguments as :func:`sample_euler`; the callback sees number 0 at every accepted evaluation.
     Source: Song et al. 2021, Appendix D.4; Dormand and Prince 1980.
     """
     from scipy.integrate import solve_ivp
@@ -344,7 +345,7 @@ def sample_dpmpp_2m_sde(
     callback: Callback = None,
     eta: float = 1.0,
 ) -> Tensor:
-    r"""SDE-DPM-Solver++(2M): the reverse SDE with its linear part exact and D extrapolated as in :func:`sample_dpmpp_2m`.
+    r"""SDE-DPM-Solver++(2M): the reverse SDE, linear part exact, D extrapolated as in :func:`sample_dpmpp_2m`.
 
     Args:
         eta: 0 is deterministic, and the same as :func:`sample_dpmpp_2m`; 1 is the reverse SDE.
@@ -463,19 +464,19 @@ def sample_predictor_corrector(
 
 
 class _Interval(NamedTuple):
-    index: int
+    number: int
     steps: int
     sigma: float
     sigma_next: float
 
     def report(self, callback: Callback, x: Tensor, denoised: Tensor) -> None:
         if callback is not None:
-            callback(Step(self.index, self.steps, self.sigma, x, denoised))
+            callback(Step(self.number, self.steps, self.sigma, x, denoised))
 
 
 def _steps(sigmas: Tensor) -> Iterator[_Interval]:
     levels = check_sigmas(sigmas)
-    for i, (sigma, sigma_next) in enumerate(zip(levels[:-1], levels[1:], strict=True)):
+    for i, (sigma, sigma_next) in enumerate(itertools.pairwise(levels)):
         yield _Interval(i, len(levels) - 1, sigma, sigma_next)
 
 

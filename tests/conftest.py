@@ -13,6 +13,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+
 from monai_diffscore.denoiser import GaussianDenoiser, MixtureDenoiser
 
 

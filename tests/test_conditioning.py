@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from monai_diffscore.networks import ConditionEncoder
 from torch import nn
+
+from monai_diffscore.networks import ConditionEncoder
 
 
 @pytest.fixture

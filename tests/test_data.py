@@ -9,6 +9,7 @@ import pytest
 import torch
 from monai.data import MetaTensor
 from monai.transforms import Compose
+
 from monai_diffscore.data import (
     BlankVolumed,
     DataError,
@@ -31,7 +32,10 @@ def test_volumes_are_found_in_folders_and_as_files(write_volume, tmp_path):
     for name in ("b.nii.gz", "deep/a.nii", "._hidden.nii.gz"):
         write_volume(name)
     (tmp_path / "notes.txt").write_text("not an image")
-    assert [case["image"] for case in list_volumes(tmp_path)] == [str(tmp_path / "b.nii.gz"), str(tmp_path / "deep/a.nii")]
+    assert [case["image"] for case in list_volumes(tmp_path)] == [
+        str(tmp_path / "b.nii.gz"),
+        str(tmp_path / "deep/a.nii"),
+    ]
     assert list_volumes(tmp_path / "b.nii.gz") == [{"image": str(tmp_path / "b.nii.gz")}]
 
 
@@ -100,7 +104,7 @@ def test_unreadable_files_are_refused(content, tmp_path):
 def test_truncated_files_are_refused(write_volume):
     path = write_volume("cut.nii")
     path.write_bytes(path.read_bytes()[:-1000])
-    with pytest.raises(DataError, match="cut.nii"):
+    with pytest.raises(DataError, match=r"cut\.nii"):
         LoadVolumed("image")({"image": str(path)})
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
+
 from monai_diffscore.denoiser import (
     Denoiser,
     EDMPreconditioning,
@@ -17,7 +19,6 @@ from monai_diffscore.denoiser import (
     per_sample,
     score,
 )
-from torch import nn
 
 PRECONDITIONINGS = {
     "edm": EDMPreconditioning(0.7),
@@ -71,7 +72,10 @@ def test_edm_inputs_and_targets_have_unit_variance():
 
 
 def test_sigma_data_travels_in_the_state_dict():
-    trained, fresh = Denoiser(nn.Linear(1, 1), EDMPreconditioning(0.31)), Denoiser(nn.Linear(1, 1), EDMPreconditioning())
+    trained, fresh = (
+        Denoiser(nn.Linear(1, 1), EDMPreconditioning(0.31)),
+        Denoiser(nn.Linear(1, 1), EDMPreconditioning()),
+    )
     fresh.load_state_dict(trained.state_dict())
     assert fresh.preconditioning.sigma_data.item() == pytest.approx(0.31)
 

@@ -10,6 +10,8 @@ from ignite.engine import Engine, Events
 from mlflow.tracking import MlflowClient
 from monai.data import DataLoader, Dataset, MetaTensor
 from monai.engines import SupervisedEvaluator
+from torch import nn
+
 from monai_diffscore.data import DataError
 from monai_diffscore.denoiser import Denoiser, EDMPreconditioning
 from monai_diffscore.engines import (
@@ -21,6 +23,7 @@ from monai_diffscore.engines import (
     ScoreTrainer,
 )
 from monai_diffscore.handlers import (
+    ClipGradients,
     PowerEMA,
     Progress,
     ResumableCheckpoint,
@@ -34,7 +37,6 @@ from monai_diffscore.losses import DenoisingLoss, LogNormalNoise
 from monai_diffscore.metrics import DenoisingError, PredictionMean, level_errors, lower_is_better
 from monai_diffscore.networks import ScoreMLP
 from monai_diffscore.sampling import karras_sigmas, log_uniform_sigmas, sample_ancestral
-from torch import nn
 
 SIGMAS = (0.1, 0.5, 2.0)
 
@@ -199,6 +201,28 @@ def test_a_diverged_loss_stops_the_training_with_its_noise_level(tmp_path):
     assert training.run_record()[0].info.status == "FAILED"
 
 
+def test_clipped_steps_have_the_given_norm_over_accumulated_gradients(tmp_path):
+    """Plain SGD moves by lr times the clipped gradient; two accumulated batches are one clipped step."""
+    training = Training(tmp_path, epochs=1)
+    sgd = torch.optim.SGD(training.network.parameters(), lr=1.0)
+    training.trainer.optimizer, training.trainer.accumulation_steps = sgd, 2
+    clip = ClipGradients(sgd, max_norm=0.01)
+    clip.attach(training.trainer)
+    steps, weights = [], [p.detach().clone() for p in training.network.parameters()]
+
+    def measure(*_):
+        moved = torch.cat([(p - q).flatten() for p, q in zip(training.network.parameters(), weights, strict=True)])
+        steps.append(moved.norm().item())
+        weights[:] = [p.detach().clone() for p in training.network.parameters()]
+
+    sgd.register_step_post_hook(measure)
+    training.trainer.run()
+    assert clip.norm > 0.01
+    assert steps == pytest.approx([0.01, 0.01], rel=1e-3)
+    with pytest.raises(ValueError, match="positive"):
+        ClipGradients(sgd, 0.0)
+
+
 # ---- EMA ----
 
 
@@ -317,6 +341,7 @@ def test_conditions_go_by_name():
 @pytest.mark.parametrize("shape", [(2,), (1, 32), (1, 16, 16), (3, 16, 16), (1, 8, 8, 8)])
 def test_galleries_of_every_dimension_are_pictures(shape, tmp_path):
     from matplotlib.image import imread
+
     from monai_diffscore.gallery import save_gallery
 
     samples = torch.randn(5, *shape)

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+
 from monai_diffscore.likelihood import bits_per_dim, log_likelihood
 from monai_diffscore.sampling import log_uniform_sigmas
 
@@ -44,7 +45,7 @@ def test_single_probe_has_no_standard_error(mixture_2d):
 
 
 def test_moments_of_the_data_make_the_prior_exact(gaussian):
-    """At sigma_max of only 3 the marginal of isotropic Gaussian data is N(m, s^2 + sigma_max^2), as the prior then is."""
+    """The marginal of isotropic Gaussian data at sigma_max 3 is N(m, s^2 + sigma_max^2), as the prior then is."""
     from monai_diffscore.denoiser import GaussianDenoiser
 
     mean = torch.tensor([0.5, -0.3, 0.2])

@@ -6,6 +6,8 @@ import math
 
 import pytest
 import torch
+from torch import nn
+
 from monai_diffscore.denoiser import Denoiser, EDMPreconditioning
 from monai_diffscore.losses import (
     DenoisingLoss,
@@ -19,7 +21,6 @@ from monai_diffscore.losses import (
 )
 from monai_diffscore.networks import ScoreMLP
 from monai_diffscore.sde import VPSDE
-from torch import nn
 
 DISTRIBUTIONS = [LogNormalNoise(-0.4, 1.0), LogUniformNoise(0.01, 10.0), UniformTimeNoise(VPSDE())]
 SIGMA = torch.logspace(-2, 2, 9, dtype=torch.float64)
@@ -50,7 +51,9 @@ def test_log_normal_has_its_moments(generator):
 
 
 def test_edm_weight_makes_the_network_loss_uniform():
-    torch.testing.assert_close(edm_weight(SIGMA, 0.7) * EDMPreconditioning(0.7)(SIGMA).c_out ** 2, torch.ones_like(SIGMA))
+    torch.testing.assert_close(
+        edm_weight(SIGMA, 0.7) * EDMPreconditioning(0.7)(SIGMA).c_out ** 2, torch.ones_like(SIGMA)
+    )
 
 
 def test_weights_agree_where_they_must():

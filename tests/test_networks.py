@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
+
 from monai_diffscore.denoiser import Denoiser, EDMPreconditioning
 from monai_diffscore.networks import ConditionEncoder, ScoreMLP, ScoreUNet
 from monai_diffscore.networks.blocks import FourierFeatures, SelfAttention, SinusoidalTimeEmbedding, convolution
-from torch import nn
 
 
 def unet(dims: int, **options) -> ScoreUNet:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from monai.data import MetaTensor
 from monai.transforms import Compose, Invertd, SpatialPadd
+
 from monai_diffscore.data import DataError
 from monai_diffscore.transforms import PercentileScale, PercentileScaled, WindowIntensity, WindowIntensityd
 
@@ -56,8 +57,10 @@ def test_invertd_gives_a_prediction_the_units_of_its_image(scale, image):
     data = preprocessing({"image": image})
     data["pred"] = MetaTensor(data["image"].as_tensor().clone())
     restored = Invertd("pred", preprocessing, orig_keys="image", nearest_interp=False)(data)["pred"]
-    low, high = ((0, 500) if isinstance(scale, WindowIntensityd) else np.percentile(image.numpy(), (0, 90)))
-    torch.testing.assert_close(restored.as_tensor(), image.as_tensor().clip(float(low), float(high)), rtol=1e-5, atol=1e-3)
+    low, high = (0, 500) if isinstance(scale, WindowIntensityd) else np.percentile(image.numpy(), (0, 90))
+    torch.testing.assert_close(
+        restored.as_tensor(), image.as_tensor().clip(float(low), float(high)), rtol=1e-5, atol=1e-3
+    )
 
 
 def test_nearly_constant_images_are_refused():

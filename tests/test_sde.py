@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from monai_diffscore.sde import SDE, CosineVPSDE, FlowSDE, SubVPSDE, VESDE, VPSDE
+
+from monai_diffscore.sde import SDE, VESDE, VPSDE, CosineVPSDE, FlowSDE, SubVPSDE
 
 PROCESSES = [VPSDE(), SubVPSDE(), VESDE(), CosineVPSDE(), FlowSDE()]
 named = pytest.mark.parametrize("sde", PROCESSES, ids=lambda sde: type(sde).__name__)

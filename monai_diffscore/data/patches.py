@@ -74,7 +74,7 @@ class GridPatchesd(MapTransform):
         super().__init__(keys)
         self.patch_size, self.count = tuple(patch_size), count
 
-    def __call__(self, data: Mapping[Hashable, Any]) -> list[dict[Hashable, Any]]:  # type: ignore[override]
+    def __call__(self, data: Mapping[Hashable, Any]) -> list[dict[Hashable, Any]]:
         sizes = data[self.keys[0]].shape[1:]
         if any(size < patch for size, patch in zip(sizes, self.patch_size, strict=True)):
             raise DataError(
@@ -157,7 +157,7 @@ def load_statistics(path: str | Path) -> dict[str, Any]:
             path,
             expected="the statistics that training writes beside the weights",
             got="no such file",
-            remedy="Train first (run training --config_file configs/train.json), or point --checkpoint at a trained model.",
+            remedy="Train first (run training --config_file configs/train.json), or give another --checkpoint.",
         )
     statistics: dict[str, Any] = json.loads(Path(path).read_text())
     return statistics

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+import warnings
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ def list_volumes(path: str | Path, key: str = "image") -> list[dict[str, str]]:
             key=key,
             expected=expected,
             got=f"{len(files)} files, of the types {found[:8]}" if files else "an empty folder",
-            remedy="Point --dataset_dir at a folder of NIfTI files, or convert yours (dcm2niix makes NIfTI from DICOM).",
+            remedy="Point --dataset_dir at a folder of NIfTI files, or convert yours (dcm2niix does DICOM).",
         )
     return volumes
 
@@ -93,7 +94,10 @@ class LoadVolumed(MapTransform):
         super().__init__(keys, allow_missing_keys)
         self.spatial_dims = spatial_dims
         self.channels = channels
-        self.load = LoadImage(image_only=True, ensure_channel_first=True, dtype=np.float32)
+        with warnings.catch_warnings():
+            # MONAI announces here that an optional GPU codec for DICOM is not installed
+            warnings.filterwarnings("ignore", message="NvImgCodec")
+            self.load = LoadImage(image_only=True, ensure_channel_first=True, dtype=np.float32)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         loaded = dict(data)
@@ -121,7 +125,7 @@ class LoadVolumed(MapTransform):
                 key=key,
                 expected=expected,
                 got=f"shape {sizes[1:]} and {sizes[0]} channel(s)",
-                remedy=f"Use a bundle for data of these dimensions, or take the file out of the folder.",
+                remedy="Use a bundle for data of these dimensions, or take the file out of the folder.",
             )
         if sizes[0] != self.channels:
             raise DataError(

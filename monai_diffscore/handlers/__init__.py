@@ -1,9 +1,23 @@
 """What happens around the training iterations: averages, checkpoints, records and pictures."""
 
+from monai_diffscore.handlers.attach import Attach
 from monai_diffscore.handlers.checkpoint import ResumableCheckpoint
 from monai_diffscore.handlers.ema import PowerEMA
-from monai_diffscore.handlers.gallery import SampleGallery, SaveGallery
+from monai_diffscore.handlers.gallery import SampleGallery, SaveGallery, SaveRows
+from monai_diffscore.handlers.gradients import ClipGradients
 from monai_diffscore.handlers.progress import Progress, TimeLimit, ValidationLog
 from monai_diffscore.handlers.tracking import Tracking
 
-__all__ = ["PowerEMA", "Progress", "ResumableCheckpoint", "SampleGallery", "SaveGallery", "TimeLimit", "Tracking", "ValidationLog"]
+__all__ = [
+    "Attach",
+    "ClipGradients",
+    "PowerEMA",
+    "Progress",
+    "ResumableCheckpoint",
+    "SampleGallery",
+    "SaveGallery",
+    "SaveRows",
+    "TimeLimit",
+    "Tracking",
+    "ValidationLog",
+]

@@ -20,7 +20,7 @@ from ignite.engine import Engine, Events
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from monai_diffscore.engines import TrainingEvents
+from monai_diffscore.engines import ScoreTrainer, TrainingEvents
 
 logger = logging.getLogger(__name__)
 
@@ -94,9 +94,9 @@ class ResumableCheckpoint:
         for old in self.files()[: -self.keep]:
             old.unlink()
 
-    def save_if_asked_to_stop(self, engine: Engine) -> None:
+    def save_if_asked_to_stop(self, engine: ScoreTrainer) -> None:
         """Saves on Ctrl-C. After an error the state may be what caused it, so the last checkpoint stays the newest."""
-        if isinstance(engine.state.stop_reason, KeyboardInterrupt) and engine.state.iteration > 0:
+        if isinstance(engine.stop_reason, KeyboardInterrupt) and engine.state.iteration > 0:
             self.save(engine)
 
     def resume(self, engine: Engine) -> None:

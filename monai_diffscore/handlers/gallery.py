@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import ignite.distributed as idist
+import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from monai.engines import IterationEvents
@@ -77,30 +78,65 @@ class SampleGallery:
             self.tracking.log_artifact(path, "samples")
 
 
-class SaveGallery:
-    """Collects the predictions of an evaluator and writes them as one PNG when it is done.
+class _Collector:
+    """Collects an evaluator's predictions, before postprocessing gives them their units back."""
+
+    def __init__(self, path: str | Path, key: str) -> None:
+        self.path = Path(path)
+        self.key = key
+        self.predictions: list[Tensor] = []
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(IterationEvents.FORWARD_COMPLETED, self.collect)
+        engine.add_event_handler(Events.COMPLETED, self.finish)
+
+    def collect(self, engine: Engine) -> None:
+        prediction: Any = engine.state.output[self.key]  # type: ignore[index]
+        self.predictions.append(convert_to_tensor(prediction, track_meta=False).detach().cpu())
+
+    def finish(self, _engine: Engine) -> None:
+        if idist.get_rank() == 0 and self.predictions:
+            self.save(torch.cat(self.predictions))
+
+    def save(self, predictions: Tensor) -> None:
+        raise NotImplementedError
+
+
+class SaveGallery(_Collector):
+    """Writes the predictions of an evaluator as one PNG when it is done.
 
     Args:
         path: of the PNG.
         title: heading.
+        reference: optional real data of the same kind, shown beside.
         key: key of the samples in the evaluator's output.
     """
 
-    def __init__(self, path: str | Path, title: str = "samples", key: str = "pred") -> None:
-        self.path = Path(path)
+    def __init__(
+        self, path: str | Path, title: str = "samples", reference: Tensor | None = None, key: str = "pred"
+    ) -> None:
+        super().__init__(path, key)
         self.title = title
-        self.key = key
-        self.samples: list[Tensor] = []
+        self.reference = reference
 
-    def attach(self, engine: Engine) -> None:
-        # before postprocessing, which gives the samples their units back
-        engine.add_event_handler(IterationEvents.FORWARD_COMPLETED, self.collect)
-        engine.add_event_handler(Events.COMPLETED, self.save)
+    def save(self, predictions: Tensor) -> None:
+        save_gallery(predictions, self.path, self.title, self.reference)
 
-    def collect(self, engine: Engine) -> None:
-        prediction: Any = engine.state.output[self.key]  # type: ignore[index]
-        self.samples.append(convert_to_tensor(prediction, track_meta=False).detach().cpu())
 
-    def save(self, _engine: Engine) -> None:
-        if idist.get_rank() == 0 and self.samples:
-            save_gallery(torch.cat(self.samples), self.path, self.title)
+class SaveRows(_Collector):
+    """Writes the predictions [B, columns] of an evaluator as one .npy file when it is done.
+
+    Args:
+        path: of the file.
+        key: key of the samples in the evaluator's output.
+    """
+
+    def __init__(self, path: str | Path, key: str = "pred") -> None:
+        super().__init__(path, key)
+
+    def save(self, predictions: Tensor) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self.path.with_name(f".{self.path.name}")
+        with temporary.open("wb") as file:
+            np.save(file, predictions.numpy())
+        temporary.replace(self.path)

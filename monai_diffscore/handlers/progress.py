@@ -37,7 +37,7 @@ class Progress:
         self._bar = tqdm(total=total, initial=engine.state.iteration, desc="training", dynamic_ncols=True)
 
     def advance(self, engine: Engine) -> None:
-        loss = engine.state.output["loss"].item()  # type: ignore[index,call-overload]
+        loss = engine.state.output["loss"].item()  # type: ignore[index]
         self._loss = loss if self._loss is None else self.smoothing * self._loss + (1 - self.smoothing) * loss
         if self._bar is not None:
             self._bar.set_postfix(epoch=engine.state.epoch, loss=f"{self._loss:.4f}", refresh=False)

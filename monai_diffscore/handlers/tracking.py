@@ -22,7 +22,7 @@ from ignite.engine import Engine, Events
 from mlflow.entities import Metric, Param
 from mlflow.tracking import MlflowClient
 
-from monai_diffscore.engines import TrainingEvents
+from monai_diffscore.engines import ScoreTrainer, TrainingEvents
 
 logger = logging.getLogger(__name__)
 
@@ -117,7 +117,7 @@ class Tracking:
 
     def record_iteration(self, engine: Engine) -> None:
         iteration = engine.state.iteration
-        self.record({"loss": engine.state.output["loss"].item()}, iteration)  # type: ignore[index,call-overload]
+        self.record({"loss": engine.state.output["loss"].item()}, iteration)  # type: ignore[index]
         if iteration % self.every == 0:
             optimizer = getattr(engine, "optimizer", None)
             seconds = time.monotonic() - self._since
@@ -155,11 +155,12 @@ class Tracking:
             self.flush()
             self._client.set_terminated(self.run_id, status)
 
-    def close_interrupted(self, engine: Engine) -> None:
-        self.close(engine, "KILLED" if isinstance(engine.state.stop_reason, KeyboardInterrupt) else "FAILED")
+    def close_interrupted(self, engine: ScoreTrainer) -> None:
+        self.close(engine, "KILLED" if isinstance(engine.stop_reason, KeyboardInterrupt) else "FAILED")
 
     def _log_parameters(self) -> None:
-        assert self._client is not None and self.run_id is not None
+        assert self._client is not None
+        assert self.run_id is not None
         numbers = dict(self.parameters)
         if self.network is not None:
             numbers["parameter_count"] = sum(p.numel() for p in self.network.parameters())

@@ -78,7 +78,7 @@ class SinusoidalTimeEmbedding(nn.Module):
 
 
 class FourierFeatures(nn.Module):
-    r"""Random Fourier features :math:`\sqrt2 \cos(2\pi (f x + \varphi))` of a scalar, unit variance. Returns [B, features].
+    r"""Random Fourier features :math:`\sqrt2 \cos(2\pi (f x + \varphi))` of a scalar [B]: unit variance, [B, features].
 
     Args:
         features: number of outputs.
@@ -102,7 +102,7 @@ class FourierFeatures(nn.Module):
 
 
 class FiLM(nn.Module):
-    r""":math:`(1 + \gamma(e))\,h + \beta(e)` with e [B, embedding_size] and h [B, C, ...]; the identity at the start."""
+    r""":math:`(1 + \gamma(e))\,h + \beta(e)` of e [B, embedding_size] and h [B, C, ...]; identity at the start."""
 
     def __init__(self, embedding_size: int, channels: int) -> None:
         super().__init__()
@@ -115,7 +115,7 @@ class FiLM(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Norm, SiLU, convolution, norm, FiLM, SiLU, convolution of zeros, plus the input. [B, C_in, *S] to [B, C_out, *S]."""
+    """Norm, SiLU, convolution, norm, FiLM, SiLU, convolution of zeros, plus the input. [B, C, *S] to [B, C_out, *S]."""
 
     def __init__(self, spatial_dims: int, in_channels: int, out_channels: int, embedding_size: int) -> None:
         super().__init__()

@@ -63,7 +63,7 @@ class ConditionEncoder(nn.Module):
         self.classes = nn.ModuleDict({n: nn.Embedding(count + 1, width) for n, count in self.categorical.items()})
         self.features = nn.ModuleDict({n: FourierFeatures(width) for n in self.continuous})
         self.projections = nn.ModuleDict(
-            {n: nn.Linear(length, width) for n, length in ({n: width for n in self.continuous} | self.vector).items()}
+            {n: nn.Linear(length, width) for n, length in (dict.fromkeys(self.continuous, width) | self.vector).items()}
         )
         self.tokens = nn.ParameterDict({n: nn.Parameter(torch.zeros(width)) for n in self.projections})
         self.pixels = nn.ParameterDict({n: nn.Parameter(torch.zeros(c)) for n, c in self.concat.items()})
@@ -144,8 +144,8 @@ class ConditionEncoder(nn.Module):
         count = self.categorical[name]
         if value.shape != (batch,) or value.is_floating_point() or int(value.max()) >= count or int(value.min()) < -1:
             raise ValueError(
-                f"Condition '{name}' has {count} classes: expected {batch} integers from 0 to {count - 1} (-1: missing), "
-                f"got {value.dtype} of shape {tuple(value.shape)}, {value.flatten()[:8].tolist()}."
+                f"Condition '{name}' has {count} classes: expected {batch} integers 0 to {count - 1} (-1: missing),"
+                f" got {value.dtype} of shape {tuple(value.shape)}, {value.flatten()[:8].tolist()}."
             )
         return value
 
@@ -186,8 +186,8 @@ class NoiseConditioning(nn.Module):
         if self.condition is None:
             if condition:
                 raise ValueError(
-                    f"This network declares no condition, got {sorted(condition)}. Give it a ConditionEncoder, or empty "
-                    "condition_keys."
+                    f"This network declares no condition, got {sorted(condition)}. Give it a ConditionEncoder, or "
+                    "empty condition_keys."
                 )
         else:
             self.condition.check(condition)

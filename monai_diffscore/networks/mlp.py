@@ -34,7 +34,9 @@ class ScoreMLP(nn.Module):
 
     def forward(self, x: Tensor, c_noise: Tensor, **condition: Tensor) -> Tensor:
         if x.shape[1:] != (self.features,):
-            raise ValueError(f"ScoreMLP of {self.features} features expects x [B, {self.features}], got {tuple(x.shape)}.")
+            raise ValueError(
+                f"ScoreMLP of {self.features} features expects x [B, {self.features}], got {tuple(x.shape)}."
+            )
         x, embedding = self.conditioning(x, c_noise, condition)
         h = self.input(x)
         for block in self.blocks:

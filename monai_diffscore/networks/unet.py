@@ -114,7 +114,7 @@ class ScoreUNet(nn.Module):
         if not isinstance(module, _Stage):
             return module(h)
         if self.checkpointing and self.training and torch.is_grad_enabled():
-            return checkpoint(module, h, embedding, use_reentrant=False)  # type: ignore[no-any-return]
+            return checkpoint(module, h, embedding, use_reentrant=False)
         return module(h, embedding)
 
     def _check_shape(self, x: Tensor) -> None:

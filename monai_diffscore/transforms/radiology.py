@@ -28,7 +28,7 @@ from monai_diffscore.data.problems import DataError
 class _RangeToUnit(InvertibleTransform):
     """The affine map of a range, and its inverse; subclasses say where the range comes from."""
 
-    backend = [TransformBackends.TORCH]
+    backend = [TransformBackends.TORCH]  # noqa: RUF012  # MONAI's form
 
     def range_of(self, image: torch.Tensor) -> tuple[float, float]:
         raise NotImplementedError
@@ -101,7 +101,7 @@ class PercentileScale(_RangeToUnit):
 class _Dictionary(MapTransform, InvertibleTransform):
     """The dictionary form of one of the transforms above."""
 
-    backend = [TransformBackends.TORCH]
+    backend = [TransformBackends.TORCH]  # noqa: RUF012  # MONAI's form
 
     def __init__(self, keys: KeysCollection, transform: _RangeToUnit, allow_missing_keys: bool) -> None:
         MapTransform.__init__(self, keys, allow_missing_keys)
