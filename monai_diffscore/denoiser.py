@@ -67,7 +67,22 @@ class Coefficients(NamedTuple):
 
 
 class Preconditioning(nn.Module, ABC):
-    """Maps noise levels [B] to :class:`Coefficients`. A module, so that what it measured travels in the state_dict."""
+    """Maps noise levels [B] to :class:`Coefficients`.
+
+    A module, so that what it measured and which one it is travel in the state_dict: weights that were trained under
+    another preconditioning fit the network's shapes, mean something else, and are refused.
+    """
+
+    def get_extra_state(self) -> Tensor:
+        return torch.tensor(list(type(self).__name__.encode()), dtype=torch.uint8)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        trained = bytes(state.tolist()).decode()
+        if trained != type(self).__name__:
+            raise ValueError(
+                f"The weights were trained with {trained}, and this network has {type(self).__name__}. Use the overlay "
+                "(or preconditioning) of the training for sampling and evaluation too."
+            )
 
     @abstractmethod
     def forward(self, sigma: Tensor) -> Coefficients: ...

@@ -17,12 +17,17 @@ inferer                        inputs                                      ``eng
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
-from ignite.engine import EventEnum
+from ignite.engine import EventEnum, Events
 from monai.engines import PrepareBatch, SupervisedTrainer
 from monai.inferers import Inferer
 from monai.utils import convert_to_dst_type, convert_to_tensor
@@ -34,6 +39,8 @@ from monai_diffscore.denoiser import noise_like, per_sample
 from monai_diffscore.likelihood import log_likelihood
 from monai_diffscore.losses import DenoisingLoss
 from monai_diffscore.sampling import Step, karras_sigmas, sample_heun
+
+logger = logging.getLogger(__name__)
 
 
 class PrepareScoreBatch(PrepareBatch):
@@ -66,7 +73,9 @@ class PrepareScoreBatch(PrepareBatch):
             )
         image = batchdata[self.image_key].to(device=device, non_blocking=non_blocking, **kwargs)
         condition = {
-            key: torch.as_tensor(batchdata[key]).to(device=device, non_blocking=non_blocking)
+            key: convert_to_tensor(torch.as_tensor(batchdata[key]), track_meta=False).to(
+                device=device, non_blocking=non_blocking
+            )
             for key in self.condition_keys
         }
         return image, image, (), condition
@@ -86,6 +95,7 @@ class ScoreTrainer(SupervisedTrainer):
     """
 
     stop_reason: BaseException | None = None
+    _stop_asked = False
 
     def __init__(self, *args: Any, loss_function: Callable[..., Tensor] | None = None, **kwargs: Any) -> None:
         kwargs.setdefault("prepare_batch", PrepareScoreBatch())
@@ -93,15 +103,61 @@ class ScoreTrainer(SupervisedTrainer):
         kwargs["event_names"] = [*(kwargs.get("event_names") or []), TrainingEvents]
         kwargs["loss_function"] = loss_function or _first
         super().__init__(*args, **kwargs)
+        # the last handler of an iteration: EMA, scheduler and records are up to date when it stops
+        self.add_event_handler(Events.ITERATION_COMPLETED, _stop_if_asked)
 
     def run(self) -> None:  # type: ignore[override]
-        """Trains; ``stop_reason`` then holds the exception that the INTERRUPTED event is about."""
+        """Trains; ``stop_reason`` then holds the exception that the INTERRUPTED event is about.
+
+        Raises:
+            DataError: if there is not one whole batch.
+            StoppedBetweenIterations: after Ctrl-C. A second Ctrl-C stops at once, as KeyboardInterrupt.
+        """
+        if self.state.epoch_length == 0:
+            raise DataError(
+                "the training data",
+                expected="at least one whole batch",
+                got="none",
+                remedy="Add data, or lower batch_size.",
+            )
         try:
-            super().run()
+            with self._interrupts_between_iterations():
+                super().run()
         except BaseException as error:
             self.stop_reason = error
-            self.fire_event(TrainingEvents.INTERRUPTED)
+            try:
+                self.fire_event(TrainingEvents.INTERRUPTED)
+            except Exception:
+                logger.exception("a handler failed while the training was being stopped")
             raise
+
+    @contextmanager
+    def _interrupts_between_iterations(self) -> Iterator[None]:
+        """Ctrl-C waits for the end of the iteration, so that weights, optimizer and averages belong together."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def ask(_number: int, _frame: object) -> None:
+            if self._stop_asked:
+                raise KeyboardInterrupt
+            self._stop_asked = True
+            logger.warning("stopping after this iteration; Ctrl-C again stops at once")
+
+        previous = signal.signal(signal.SIGINT, ask)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, previous)
+
+
+class StoppedBetweenIterations(KeyboardInterrupt):
+    """Ctrl-C, taken at the end of an iteration: the state of the training is whole."""
+
+
+def _stop_if_asked(engine: ScoreTrainer) -> None:
+    if engine._stop_asked:
+        raise StoppedBetweenIterations
 
 
 def _first(loss: Tensor, _target: Tensor) -> Tensor:
@@ -125,8 +181,8 @@ class SamplingInferer(Inferer):
     Args:
         sampler: one of the functions ``sample_*``, or a partial of one.
         sigmas: grid of noise levels [steps + 1].
-        seed: the sample number i (the batch's ``seed`` entry, else its place in the batch) draws from the generator
-            ``seed + i``: the same sample comes out whatever the batch size.
+        seed: sample number i (the batch's ``seed`` entry, else its place in the batch) has a random stream of its own,
+            made of ``seed`` and i: the same sample comes out whatever the batch size.
         progress: show a progress bar over the steps.
         callback: called with each :class:`~monai_diffscore.sampling.Step`.
     """
@@ -152,7 +208,8 @@ class SamplingInferer(Inferer):
     ) -> Tensor:
         like = convert_to_tensor(inputs, track_meta=False).float()
         numbers = range(len(like)) if seed is None else seed.tolist()
-        generators = [torch.Generator().manual_seed(self.seed + int(number)) for number in numbers]
+        streams = [np.random.SeedSequence((self.seed, int(number))).generate_state(1, np.uint64) for number in numbers]
+        generators = [torch.Generator().manual_seed(int(stream[0] >> 1)) for stream in streams]
         start = noise_like(like, generators) * float(self.sigmas[0])
         steps = len(self.sigmas) - 1
         with tqdm(total=steps, desc=f"sampling {len(like)}", disable=not self.progress, leave=False) as bar:

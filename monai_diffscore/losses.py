@@ -38,6 +38,9 @@ from monai_diffscore.sde import SDE
 class NoiseDistribution(ABC):
     """A density over noise levels, given by its quantile function."""
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{name}={value}' for name, value in vars(self).items())})"
+
     @abstractmethod
     def quantile(self, probability: Tensor) -> Tensor:
         """The noise level below which this share of the draws lies; float64 in (0, 1) in, float64 out."""
@@ -150,7 +153,8 @@ class LearnedUncertainty(nn.Module):
 
     The objective becomes :math:`w(\sigma) e^{-u} \lVert D - x_0\rVert^2/d + u`, whose minimum over u is the log of
     the weighted error at that noise level. Zero at the start, so that training begins with the plain objective.
-    Its parameters belong into the optimizer: ``[*network.parameters(), *loss.parameters()]``.
+    Its parameters belong into the optimizer: ``[*network.parameters(), *loss.parameters()]``. They are outside the
+    network that DistributedDataParallel wraps: wrap the loss's uncertainty too when training on several ranks.
 
     Source: Karras et al. 2024, arXiv:2312.02696, Eq. 21 and Eq. 26 (Appendix B.2).
     """

@@ -15,7 +15,7 @@ The process itself is :math:`dx_t = f(x_t, t)\,dt + g(t)\,dw`, with drift and di
 .. math::  f = \frac{d \ln \alpha}{dt}\,x_t, \qquad g^2 = \alpha^2\,\frac{d\sigma^2}{dt}.
 
 The subclasses hold closed forms of the second; the tests compare them with finite differences.
-``t`` appears in no other module's public names.
+Elsewhere ``t`` appears only as the end (t_min, t_max) of a schedule that follows an SDE.
 
 Sources: Song et al. 2021, arXiv:2011.13456 (VP, sub-VP, VE); Nichol and Dhariwal 2021, arXiv:2102.09672
 (cosine); Liu et al. 2022, arXiv:2209.03003 (rectified flow); Karras et al. 2022, arXiv:2206.00364, Eq. 2-4 and

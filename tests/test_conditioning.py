@@ -56,6 +56,16 @@ def test_dropout_drops_whole_samples_while_training_alone(encoder):
     assert (dropped["genes"].isnan().all(1) == gone).all()
 
 
+def test_integer_and_mask_fields_can_be_dropped():
+    encoder = ConditionEncoder(continuous={"age_years": (60, 20)}, concat=["mask"], width=8, dropout=0.5).train()
+    values = {"age_years": torch.arange(400), "mask": torch.ones(400, 1, 2, dtype=torch.bool)}
+    dropped = encoder.drop(400, values)
+    gone = dropped["age_years"].isnan()
+    assert 100 < gone.sum() < 300
+    assert (dropped["mask"].isnan().flatten(1).all(1) == gone).all()
+    assert (dropped["mask"][~gone] == 1).all()
+
+
 def test_missing_pixels_take_the_token_and_the_others_stay():
     encoder = ConditionEncoder(concat=["mask"])
     nn.init.constant_(encoder.pixels["mask"], 7.0)
@@ -90,10 +100,13 @@ def test_undeclared_and_absent_fields_are_named():
     [
         {"categorical": {"a": 2}, "vector": {"a": 3}},
         {"continuous": {"a": (0.0, 0.0)}},
-        {"dropout": 1.0},
-        {"required": ["a"]},
+        {"categorical": {"a": 2}, "dropout": 1.0},
+        {"categorical": {"a": 2}, "required": ["b"]},
+        {},
+        {"categorical": {"sigma": 2}},
+        {"categorical": {"type": 2}},
     ],
 )
 def test_impossible_declarations_are_refused(declaration):
-    with pytest.raises(ValueError, match=r"declared|dropout|standard deviation"):
+    with pytest.raises(ValueError, match=r"declared|dropout|standard deviation|of their own"):
         ConditionEncoder(**declaration)

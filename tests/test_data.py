@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -21,7 +22,9 @@ from monai_diffscore.data import (
     measure_statistics,
     save_statistics,
     split_by_subject,
+    split_rows,
     spread,
+    toy_rows,
 )
 from monai_diffscore.data.problems import find_cause
 from monai_diffscore.data.samples import mni152
@@ -36,7 +39,16 @@ def test_volumes_are_found_in_folders_and_as_files(write_volume, tmp_path):
         str(tmp_path / "b.nii.gz"),
         str(tmp_path / "deep/a.nii"),
     ]
-    assert list_volumes(tmp_path / "b.nii.gz") == [{"image": str(tmp_path / "b.nii.gz")}]
+    assert list_volumes(tmp_path / "b.nii.gz") == [{"image": str(tmp_path / "b.nii.gz"), "subject": "b.nii.gz"}]
+
+
+def test_subjects_are_read_below_the_folder_alone(write_volume, tmp_path):
+    """The folder's own name may look like a subject; in a path with several the innermost counts."""
+    for number in (1, 2):
+        for session in (1, 2):
+            write_volume(f"sub-cortical_study/sub-{number}/ses-{session}/sub-{number}_T1w.nii", shape=(4, 4, 4))
+    cases = list_volumes(tmp_path / "sub-cortical_study")
+    assert [case["subject"] for case in cases] == ["sub-1", "sub-1", "sub-2", "sub-2"]
 
 
 def test_folders_without_volumes_are_refused(tmp_path):
@@ -50,9 +62,9 @@ def test_folders_without_volumes_are_refused(tmp_path):
 
 
 def test_no_subject_is_on_both_sides():
-    cases = [{"image": f"/data/sub-{i // 3:02d}/scan{i}.nii"} for i in range(30)]
+    cases = [{"image": f"/data/scan{i}.nii", "subject": f"sub-{i // 3:02d}"} for i in range(30)]
     train, validation = split_by_subject(cases, 0.2, seed=1)
-    subjects = [{case["image"].split("/")[2] for case in part} for part in (train, validation)]
+    subjects = [{case["subject"] for case in part} for part in (train, validation)]
     assert len(train) + len(validation) == 30
     assert len(subjects[1]) == 2
     assert subjects[0].isdisjoint(subjects[1])
@@ -62,7 +74,7 @@ def test_no_subject_is_on_both_sides():
 
 
 def test_a_single_subject_is_cut_into_disjoint_slabs():
-    train, validation = split_by_subject([{"image": "a.nii"}])
+    train, validation = split_by_subject([{"image": "a.nii", "subject": "a.nii"}])
     cut = HeldOutSlabd("image", axis=1, share=0.25)
     volume = MetaTensor(torch.arange(2 * 40 * 3, dtype=torch.float32).reshape(1, 2, 40, 3))
     parts = [cut({**case, "image": volume})["image"] for case in (*train, *validation)]
@@ -112,7 +124,9 @@ def test_the_cause_is_found_under_the_layers_of_a_pipeline(write_volume):
     path = write_volume("nan.nii.gz", array=np.full((8, 8, 8), np.nan))
     with pytest.raises(RuntimeError) as caught:
         Compose([LoadVolumed("image")])({"image": str(path)})
-    assert isinstance(find_cause(caught.value), DataError)
+    cause = find_cause(caught.value)
+    assert isinstance(cause, DataError)
+    assert str(pickle.loads(pickle.dumps(cause))) == str(cause)  # as loader processes hand it over
     assert find_cause(ValueError("other")) is None
 
 
@@ -157,6 +171,39 @@ def test_statistics_are_those_of_the_normalised_voxels(write_volume, tmp_path):
     assert [f.name for f in (tmp_path / "models").iterdir()] == ["data_statistics.json"]
     with pytest.raises(DataError, match="Train first"):
         load_statistics(tmp_path / "nothing.json")
+
+
+def test_statistics_of_tiny_values_do_not_round_to_zero():
+    assert measure_statistics([{"image": 1e-5 * torch.randn(1000, 2)}])["sigma_data"] == pytest.approx(1e-5, rel=0.1)
+
+
+@pytest.mark.parametrize("name", ["moons", "spiral", "checkerboard", "rings"])
+def test_toy_distributions_are_centred_and_of_unit_scale(name):
+    rows = toy_rows(name, 20_000)
+    assert rows.mean(0).abs().max() < 0.15
+    assert 0.5 < rows.std() < 1.5
+    torch.testing.assert_close(rows, toy_rows(name, 20_000), rtol=0, atol=0)
+
+
+def test_rows_of_a_file_are_split_without_overlap(tmp_path):
+    rows = np.arange(200, dtype=np.float32).reshape(100, 2)
+    np.save(tmp_path / "rows.npy", rows)
+    training, validation = split_rows(tmp_path / "rows.npy", training=1000, validation=1000, seed=3)
+    assert (len(training), len(validation)) == (80, 20)
+    joined = torch.cat([training, validation])
+    torch.testing.assert_close(joined[joined[:, 0].argsort()], torch.from_numpy(rows))
+    drawn = split_rows("moons", 50, 10)
+    assert [len(part) for part in drawn] == [50, 10]
+
+
+@pytest.mark.parametrize("content", [np.zeros(3), np.zeros((5, 3)), np.full((5, 2), np.nan), None])
+def test_files_of_other_things_than_rows_are_refused(content, tmp_path):
+    if content is not None:
+        np.save(tmp_path / "rows.npy", content)
+    with pytest.raises(DataError, match=r"rows.npy.*rows \[N, 2\]"):
+        split_rows(tmp_path / "rows.npy")
+    with pytest.raises(ValueError, match="toy distributions"):
+        toy_rows("circle", 3)
 
 
 def test_sample_data_is_there_and_can_be_replaced(monkeypatch):

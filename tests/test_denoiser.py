@@ -80,6 +80,13 @@ def test_sigma_data_travels_in_the_state_dict():
     assert fresh.preconditioning.sigma_data.item() == pytest.approx(0.31)
 
 
+def test_weights_of_another_preconditioning_are_refused():
+    """Velocity and flow weights fit each other's shapes."""
+    trained = Denoiser(nn.Linear(1, 1), VelocityPreconditioning()).state_dict()
+    with pytest.raises(ValueError, match=r"trained with VelocityPreconditioning.*has FlowPreconditioning"):
+        Denoiser(nn.Linear(1, 1), FlowPreconditioning()).load_state_dict(trained)
+
+
 @pytest.mark.parametrize("name", PRECONDITIONINGS)
 def test_the_network_sees_one_noise_embedding_whatever_the_formulation(name):
     seen = []

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import signal
+from functools import partial
 
 import pytest
 import torch
 from ignite.engine import Engine, Events
 from mlflow.tracking import MlflowClient
 from monai.data import DataLoader, Dataset, MetaTensor
-from monai.engines import SupervisedEvaluator
+from monai.engines import IterationEvents, SupervisedEvaluator
 from torch import nn
 
 from monai_diffscore.data import DataError
@@ -21,6 +23,7 @@ from monai_diffscore.engines import (
     PrepareScoreBatch,
     SamplingInferer,
     ScoreTrainer,
+    StoppedBetweenIterations,
 )
 from monai_diffscore.handlers import (
     ClipGradients,
@@ -33,7 +36,7 @@ from monai_diffscore.handlers import (
     ValidationLog,
 )
 from monai_diffscore.handlers.ema import power_function_exponent
-from monai_diffscore.losses import DenoisingLoss, LogNormalNoise
+from monai_diffscore.losses import DenoisingLoss, LogNormalNoise, edm_weight
 from monai_diffscore.metrics import DenoisingError, PredictionMean, level_errors, lower_is_better
 from monai_diffscore.networks import ScoreMLP
 from monai_diffscore.sampling import karras_sigmas, log_uniform_sigmas, sample_ancestral
@@ -49,10 +52,12 @@ def rows(count: int = 64) -> list[dict[str, torch.Tensor]]:
 class Training:
     """A small training on rows of two columns, as a bundle puts it together."""
 
-    def __init__(self, folder, epochs=2, handlers=(), loss=None, data=None, fail_at=None, error=KeyboardInterrupt):
+    def __init__(
+        self, folder, epochs=2, handlers=(), loss=None, data=None, fail_at=None, error=StoppedBetweenIterations, lr=1e-3
+    ):
         torch.manual_seed(0)
         self.network = Denoiser(ScoreMLP(2, 16, 1), EDMPreconditioning())
-        self.optimizer = torch.optim.AdamW(self.network.parameters(), 1e-3)
+        self.optimizer = torch.optim.AdamW(self.network.parameters(), lr)
         self.ema = PowerEMA(self.network)
         self.evaluator = SupervisedEvaluator(
             device=torch.device("cpu"),
@@ -73,6 +78,8 @@ class Training:
             folder / "checkpoints",
             {"network": self.network, "optimizer": self.optimizer, "ema": self.ema},
             weights=(self.ema.network, folder / "models/model.pt"),
+            statistics={"sigma_data": 0.5},
+            settings={"learning_rate": lr, "noise": LogNormalNoise(), "weight": partial(edm_weight, sigma_data=0.5)},
             save_every=5,
         )
         self.trainer = ScoreTrainer(
@@ -131,7 +138,9 @@ def test_gradient_accumulation_is_monais(tmp_path):
     assert len(steps) == 2
 
 
-@pytest.mark.parametrize(("error", "status"), [(KeyboardInterrupt(), "KILLED"), (RuntimeError("broken"), "FAILED")])
+@pytest.mark.parametrize(
+    ("error", "status"), [(StoppedBetweenIterations(), "KILLED"), (RuntimeError("broken"), "FAILED")]
+)
 def test_interrupted_runs_are_closed_and_the_error_goes_on(tmp_path, error, status):
     training = Training(tmp_path, fail_at=7, error=error)
     with pytest.raises(type(error)):
@@ -163,8 +172,12 @@ def test_a_stopped_training_continues_its_iterations_and_its_mlflow_run(tmp_path
 def test_a_checkpoint_of_another_configuration_is_refused(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         Training(tmp_path, fail_at=6).trainer.run()
+    statistics = (tmp_path / "models/data_statistics.json").read_bytes()
     with pytest.raises(ValueError, match="another --output_dir"):
         Training(tmp_path, data=rows(32)).trainer.run()
+    with pytest.raises(ValueError, match=r"learning_rate: 0.001 then, 0.0001 now.*another --output_dir"):
+        Training(tmp_path, lr=1e-4).trainer.run()
+    assert (tmp_path / "models/data_statistics.json").read_bytes() == statistics
     other = Training(tmp_path)
     other.checkpoint.objects["network"] = Denoiser(ScoreMLP(2, 8, 1), EDMPreconditioning())
     with pytest.raises(ValueError, match="does not fit 'network'"):
@@ -180,6 +193,107 @@ def test_a_failing_write_leaves_the_old_checkpoint_whole(tmp_path):
         save_atomically({"a": torch.zeros(2), "b": lambda: None}, path)  # a lambda cannot be pickled
     torch.testing.assert_close(torch.load(path, weights_only=True)["a"], torch.ones(2))
     assert list(tmp_path.iterdir()) == [path]
+
+
+def after_backward(training, iteration, action):
+    """Does something between backward and step of one iteration."""
+
+    def act(engine):
+        if engine.state.iteration == iteration:
+            action()
+
+    training.trainer.add_event_handler(IterationEvents.BACKWARD_COMPLETED, act)
+
+
+def test_ctrl_c_waits_for_the_end_of_the_iteration(tmp_path):
+    """Between backward and step the weights, the optimizer and the averages do not belong together."""
+    training = Training(tmp_path, epochs=4)
+    after_backward(training, 6, lambda: signal.raise_signal(signal.SIGINT))
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(StoppedBetweenIterations):
+        training.trainer.run()
+    assert signal.getsignal(signal.SIGINT) is before
+    state = torch.load(training.checkpoint.files()[-1], weights_only=True)
+    steps = {int(value["step"]) for value in state["optimizer"]["state"].values()}
+    assert (state["engine"]["iteration"], state["ema"]["updates"], steps) == (6, 6, {6})
+
+
+def test_a_second_ctrl_c_stops_at_once_and_keeps_the_last_checkpoint(tmp_path):
+    training = Training(tmp_path, epochs=4)
+
+    def press_twice():
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    after_backward(training, 7, press_twice)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        training.trainer.run()
+    assert not isinstance(caught.value, StoppedBetweenIterations)
+    assert training.checkpoint.files()[-1].name == "iteration_00000005.pt"
+    assert training.run_record()[0].info.status == "KILLED"
+
+
+def test_a_tracker_that_fails_never_ends_the_training(tmp_path, monkeypatch):
+    training = Training(tmp_path, epochs=4)
+    deliver, refused = MlflowClient.log_batch, []
+
+    def refuse_for_a_while(self, *arguments, **keywords):
+        if "metrics" in keywords and len(refused) < 2:
+            refused.append(1)
+            raise ConnectionError("database is locked")
+        return deliver(self, *arguments, **keywords)
+
+    monkeypatch.setattr(MlflowClient, "log_batch", refuse_for_a_while)
+    training.trainer.run()
+    assert len(refused) == 2
+    run, client = training.run_record()
+    assert run.info.status == "FINISHED"
+    assert [m.step for m in client.get_metric_history(run.info.run_id, "loss")] == list(range(1, 17))  # none is lost
+
+
+def test_runs_of_equal_names_in_two_folders_stay_two_runs(tmp_path):
+    ids = []
+    for name in "ab":
+        training = Training(tmp_path / name)
+        training.tracking.uri, training.tracking.run_name = f"sqlite:///{tmp_path}/shared.db", "baseline"
+        training.trainer.run()
+        ids.append(training.tracking.run_id)
+    assert ids[0] != ids[1]
+
+
+def test_gradients_that_are_not_finite_stop_before_the_step(tmp_path):
+    training = Training(tmp_path, epochs=4)
+    ClipGradients(training.optimizer).attach(training.trainer)
+    parameter = training.network.network.output.weight
+
+    def poison():
+        parameter.grad[0, 0] = torch.inf
+
+    after_backward(training, 7, poison)
+    with pytest.raises(FloatingPointError, match="finite gradients, got a norm of inf"):
+        training.trainer.run()
+    assert all(p.isfinite().all() for p in training.network.parameters())
+    assert training.checkpoint.files()[-1].name == "iteration_00000005.pt"
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_clipping_sees_unscaled_gradients_under_a_grad_scaler(fused):
+    weight = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([weight], lr=1.0, fused=fused)
+    clip = ClipGradients(optimizer, max_norm=0.1)
+    clip.attach(None)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    scaler.scale(3.0 * weight.sum()).backward()
+    scaler.step(optimizer)
+    assert clip.norm.item() == pytest.approx(3.0)
+    assert weight.item() == pytest.approx(-0.1, rel=1e-4)
+
+
+def test_data_of_less_than_one_batch_is_refused(tmp_path):
+    training = Training(tmp_path)
+    training.trainer.state.epoch_length = 0
+    with pytest.raises(DataError, match="at least one whole batch"):
+        training.trainer.run()
 
 
 def test_time_limit_ends_in_an_orderly_way(tmp_path):
@@ -269,6 +383,8 @@ def test_samples_are_the_same_whatever_the_batch_size(mixture_2d):
 
     torch.testing.assert_close(draw([0, 1, 2, 3])[2:], draw([2, 3]), rtol=0, atol=1e-6)
     assert (draw([0]) - draw([1])).abs().max() > 1e-3
+    other = SamplingInferer(sample_ancestral, karras_sigmas(8), seed=4, progress=False)
+    assert (other(torch.empty(1, 2), mixture_2d, seed=torch.tensor([0])) - draw([1])).abs().max() > 1e-3
 
 
 def test_samples_keep_the_metadata_of_the_request(mixture_64d):
@@ -333,6 +449,8 @@ def test_conditions_go_by_name():
     assert args == ()
     assert image.shape == (2, 2)
     torch.testing.assert_close(condition, {"age_years": torch.tensor([40.0, 50.0])})
+    _, _, _, condition = PrepareScoreBatch(["mask"])({"image": torch.zeros(1, 2), "mask": MetaTensor(torch.ones(1, 2))})
+    assert type(condition["mask"]) is torch.Tensor
 
 
 # ---- pictures ----

@@ -30,11 +30,15 @@ def make(name: str, condition: ConditionEncoder | None = None, awake: bool = Tru
     torch.manual_seed(0)
     build, shape = NETWORKS[name]
     network = build(condition)
-    if awake:
-        for parameter in network.parameters():
-            if not parameter.any():
-                nn.init.normal_(parameter, std=0.05)
-    return network, torch.randn(3, *shape)
+    return awaken(network) if awake else network, torch.randn(3, *shape)
+
+
+def awaken(network: nn.Module) -> nn.Module:
+    """Noise in place of the zeros that a network starts with, which would hide what lies behind them."""
+    for parameter in network.parameters():
+        if not parameter.any():
+            nn.init.normal_(parameter, std=0.05)
+    return network
 
 
 C_NOISE = torch.tensor([-1.5, 0.0, 1.0])
@@ -131,10 +135,13 @@ def test_checkpointed_gradients_equal_unchecked_ones(dims):
     gradients = []
     for checkpointing in (False, True):
         torch.manual_seed(0)
-        network = unet(dims, checkpointing=checkpointing, num_head_channels=8)
-        nn.init.ones_(network.output.weight)
+        network = awaken(unet(dims, checkpointing=checkpointing, num_head_channels=8))
+        calls = []
+        network.down[0].block.register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
         network(x, C_NOISE[:2]).square().mean().backward()
+        assert len(calls) == 1 + checkpointing  # computed again in the backward pass
         gradients.append([p.grad for p in network.parameters()])
+    assert all(gradient.any() for gradient in gradients[0])
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-5, atol=1e-7)
 
 

@@ -9,7 +9,7 @@ from monai_diffscore.data.patches import (
     spread,
 )
 from monai_diffscore.data.problems import DataError, report_plainly
-from monai_diffscore.data.rows import load_rows, toy_rows
+from monai_diffscore.data.rows import split_rows, toy_rows
 from monai_diffscore.data.volumes import BlankVolumed, LoadVolumed, list_volumes, split_by_subject
 
 __all__ = [
@@ -19,12 +19,12 @@ __all__ = [
     "HeldOutSlabd",
     "LoadVolumed",
     "list_volumes",
-    "load_rows",
     "load_statistics",
     "measure_statistics",
     "report_plainly",
     "save_statistics",
     "split_by_subject",
+    "split_rows",
     "spread",
     "toy_rows",
 ]

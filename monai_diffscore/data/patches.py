@@ -128,8 +128,8 @@ def measure_statistics(cases: Sequence[Mapping[str, Any]], key: str = "image") -
     low, high = np.median(np.array(ranges), axis=0).tolist() if ranges else (-1.0, 1.0)
     sigma_data = float(np.sqrt(squares / count - mean**2))
     return {
-        "sigma_data": round(sigma_data, 4),
-        "mean": round(mean, 4),
+        "sigma_data": float(f"{sigma_data:.4g}"),
+        "mean": float(f"{mean:.4g}"),
         "low": low,
         "high": high,
         "intensity_ranges": len(ranges),

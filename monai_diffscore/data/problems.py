@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 from types import TracebackType
+from typing import Any
 
 
 class DataError(ValueError):
@@ -25,6 +26,14 @@ class DataError(ValueError):
 
     def __init__(self, source: object, *, key: str = "image", expected: str, got: str, remedy: str) -> None:
         super().__init__(f"{source} (key '{key}'): expected {expected}, got {got}. {remedy}")
+        self._parts = {"source": str(source), "key": key, "expected": expected, "got": got, "remedy": remedy}
+
+    def __reduce__(self) -> tuple[Any, ...]:  # keyword arguments do not survive the default way between processes
+        return _rebuild, (self._parts,)
+
+
+def _rebuild(parts: dict[str, Any]) -> DataError:
+    return DataError(parts.pop("source"), **parts)
 
 
 def report_plainly() -> bool:
@@ -40,12 +49,10 @@ def report_plainly() -> bool:
 
 def find_cause(error: BaseException | None) -> BaseException | None:
     """The :class:`DataError`, :class:`FloatingPointError` or Ctrl-C that ``error`` goes back to, if any."""
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
+    while error is not None:
         if isinstance(error, DataError | FloatingPointError | KeyboardInterrupt):
             return error
-        seen.add(id(error))
-        error = error.__cause__ or error.__context__
+        error = error.__cause__  # not __context__: an error while closing up is another matter
     return None
 
 

@@ -40,7 +40,8 @@ def toy_rows(name: str, count: int, seed: int = 0) -> Tensor:
         return 1.15 * (rows.T + 0.06 * normal)
     if name == "spiral":
         turn = 3 * math.pi * u.sqrt()
-        return torch.stack([turn * turn.cos(), turn * turn.sin()]).T / 4.5 + 0.03 * normal
+        centre = torch.tensor([-0.09, 0.43])
+        return torch.stack([turn * turn.cos(), turn * turn.sin()]).T / 4.5 - centre + 0.03 * normal
     if name == "checkerboard":
         column = (4 * u).floor()
         row = 2 * (2 * v).floor() + column % 2
@@ -53,25 +54,40 @@ def toy_rows(name: str, count: int, seed: int = 0) -> Tensor:
     raise ValueError(f"Expected one of the toy distributions {TOYS}, got {name!r}.")
 
 
-def load_rows(source: str | Path, count: int = 10_000, seed: int = 0, columns: int = 2) -> Tensor:
-    """Rows [N, columns], float32: of a toy distribution by its name, or of a .npy file, taken as they are.
+def split_rows(
+    source: str | Path, training: int = 10_000, validation: int = 1_000, seed: int = 0, columns: int = 2
+) -> tuple[Tensor, Tensor]:
+    """Training and validation rows [N, columns], float32, that share no row.
 
+    Args:
+        source: name of a toy distribution, of which new rows are drawn, or a .npy file of rows, taken as they are and
+            split at random: at most a fifth of them for validation.
+        training: at most this many training rows.
+        validation: at most this many validation rows.
+        seed: of the draws or the split.
+        columns: expected number of columns.
     Raises:
         DataError: if there is no such distribution or file, or it holds something else.
     """
     if str(source) in TOYS:
-        return toy_rows(str(source), count, seed)
-    expected = f"one of {TOYS} or a .npy file of rows [N, {columns}]"
-    path = Path(source)
+        rows = toy_rows(str(source), training + validation, seed)
+        return rows[:training], rows[training:]
+    rows = _read_rows(Path(source), columns)
+    rows = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))]
+    held_out = min(validation, max(1, len(rows) // 5))
+    return rows[held_out : held_out + training], rows[:held_out]
+
+
+def _read_rows(path: Path, columns: int) -> Tensor:
+    expected = f"one of {TOYS} or a .npy file of at least two rows [N, {columns}]"
     if not path.is_file() or path.suffix != ".npy":
         raise DataError(path, expected=expected, got="no such file", remedy="Give one of these as --dataset_dir.")
     try:
         rows = torch.from_numpy(np.load(path)).float()
     except (ValueError, TypeError, OSError) as error:
         raise DataError(path, expected=expected, got=str(error), remedy="Write it with numpy.save.") from error
-    if rows.ndim != 2 or rows.shape[1] != columns or not len(rows) or not torch.isfinite(rows).all():
-        finite = "" if torch.isfinite(rows).all() else " with NaN or infinity"
-        raise DataError(
-            path, expected=expected, got=f"shape {tuple(rows.shape)}{finite}", remedy="Select finite rows and columns."
-        )
+    finite = bool(torch.isfinite(rows).all())
+    if rows.ndim != 2 or rows.shape[1] != columns or len(rows) < 2 or not finite:
+        got = f"shape {tuple(rows.shape)}" + ("" if finite else " with NaN or infinity")
+        raise DataError(path, expected=expected, got=got, remedy="Select finite rows and columns.")
     return rows

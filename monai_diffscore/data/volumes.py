@@ -21,7 +21,9 @@ SUFFIXES = (".nii", ".nii.gz")
 
 
 def list_volumes(path: str | Path, key: str = "image") -> list[dict[str, str]]:
-    """All NIfTI files below a folder (or the one file that ``path`` is), sorted, as ``[{key: file}, ...]``.
+    """All NIfTI files below a folder (or the one file that ``path`` is), sorted: ``[{key: file, "subject": name}]``.
+
+    A subject is the last ``sub-<label>`` of the path below the folder, as in BIDS; else each file is its own.
 
     Raises:
         DataError: if the path does not exist or holds no NIfTI file.
@@ -33,7 +35,12 @@ def list_volumes(path: str | Path, key: str = "image") -> list[dict[str, str]]:
             root, key=key, expected=expected, got="no such file or folder", remedy="Give an existing --dataset_dir."
         )
     files = [root] if root.is_file() else sorted(f for f in root.rglob("*") if f.is_file())
-    volumes = [{key: str(f)} for f in files if f.name.lower().endswith(SUFFIXES) and not f.name.startswith(".")]
+    inside = root.parent if root.is_file() else root
+    volumes = [
+        {key: str(f), "subject": _subject(f.relative_to(inside))}
+        for f in files
+        if f.name.lower().endswith(SUFFIXES) and not f.name.startswith(".")
+    ]
     if not volumes:
         found = sorted({"".join(f.suffixes[-2:]) or f.name for f in files})
         raise DataError(
@@ -46,13 +53,18 @@ def list_volumes(path: str | Path, key: str = "image") -> list[dict[str, str]]:
     return volumes
 
 
-def split_by_subject(
-    cases: Sequence[Mapping[str, str]], validation_share: float = 0.2, seed: int = 0, key: str = "image"
-) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
-    """Training and validation cases such that no subject is in both.
+def _subject(path: Path) -> str:
+    labels = re.findall(r"sub-[A-Za-z0-9]+", str(path))
+    return labels[-1] if labels else str(path)
 
-    A subject is the ``sub-<label>`` of a BIDS path, else each file is its own. With one subject alone both lists hold
-    it, marked ``slab="train"`` and ``slab="validation"``, for :class:`~monai_diffscore.data.patches.HeldOutSlabd`.
+
+def split_by_subject(
+    cases: Sequence[Mapping[str, str]], validation_share: float = 0.2, seed: int = 0
+) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
+    """Training and validation cases such that no ``subject`` is in both.
+
+    With one subject alone both lists hold it, marked ``slab="train"`` and ``slab="validation"``, for
+    :class:`~monai_diffscore.data.patches.HeldOutSlabd`.
 
     Raises:
         ValueError: unless 0 < validation_share < 1.
@@ -61,8 +73,7 @@ def split_by_subject(
         raise ValueError(f"validation_share must lie between 0 and 1, got {validation_share}.")
     subjects: dict[str, list[dict[str, str]]] = {}
     for case in cases:
-        label = re.search(r"sub-[A-Za-z0-9]+", case[key])
-        subjects.setdefault(label.group() if label else case[key], []).append(dict(case))
+        subjects.setdefault(case["subject"], []).append(dict(case))
     names = sorted(subjects)
     if len(names) == 1:
         parts = ("train", "validation")

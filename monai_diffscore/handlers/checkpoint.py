@@ -11,6 +11,7 @@ import os
 import re
 import tempfile
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from ignite.engine import Engine, Events
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from monai_diffscore.engines import ScoreTrainer, TrainingEvents
+from monai_diffscore.data import save_statistics
+from monai_diffscore.engines import ScoreTrainer, StoppedBetweenIterations, TrainingEvents
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +43,13 @@ def save_atomically(content: Any, path: Path) -> None:
         raise
 
 
+def describe(value: Any) -> str:
+    """A text that is equal for equal settings: the name of a function, a partial's arguments, else ``str``."""
+    if isinstance(value, partial):
+        return f"{describe(value.func)}({', '.join(f'{k}={describe(v)}' for k, v in sorted(value.keywords.items()))})"
+    return getattr(value, "__qualname__", None) or str(value)
+
+
 class ResumableCheckpoint:
     """Saves a training every N iterations, at its end and on Ctrl-C, and continues the newest one at the start.
 
@@ -48,6 +57,9 @@ class ResumableCheckpoint:
         folder: where the checkpoints go; a run that finds some there resumes.
         objects: name to object with ``state_dict`` and ``load_state_dict``: network, optimizer, ema, ...
         weights: optional (module, path): the weights alone, for inference, written with each checkpoint.
+        statistics: optional facts of the training data, written beside the weights as ``data_statistics.json``.
+        settings: what must not change when a training is continued: data, formulation, learning rate, ... Values
+            are kept as text; see :func:`describe`.
         save_every: iterations between checkpoints.
         keep: number of checkpoints kept.
     """
@@ -57,6 +69,8 @@ class ResumableCheckpoint:
         folder: str | Path,
         objects: Mapping[str, Any],
         weights: tuple[nn.Module, str | Path] | None = None,
+        statistics: Mapping[str, Any] | None = None,
+        settings: Mapping[str, Any] | None = None,
         save_every: int = 500,
         keep: int = 2,
     ) -> None:
@@ -68,6 +82,8 @@ class ResumableCheckpoint:
             for name, value in objects.items()
         }
         self.weights = weights
+        self.statistics = statistics
+        self.settings = {name: describe(value) for name, value in (settings or {}).items()}
         self.save_every = save_every
         self.keep = keep
 
@@ -87,30 +103,46 @@ class ResumableCheckpoint:
             return
         state = {name: value.state_dict() for name, value in self.objects.items()}
         state["engine"] = {"iteration": engine.state.iteration, "epoch_length": engine.state.epoch_length}
+        state["settings"] = self.settings
         save_atomically(state, self.folder / f"iteration_{engine.state.iteration:08d}.pt")
         if self.weights is not None:
             module, path = self.weights
             save_atomically(module.state_dict(), Path(path))
+            if self.statistics is not None:
+                save_statistics(self.statistics, Path(path).with_name("data_statistics.json"))
         for old in self.files()[: -self.keep]:
             old.unlink()
 
     def save_if_asked_to_stop(self, engine: ScoreTrainer) -> None:
-        """Saves on Ctrl-C. After an error the state may be what caused it, so the last checkpoint stays the newest."""
-        if isinstance(engine.stop_reason, KeyboardInterrupt) and engine.state.iteration > 0:
-            self.save(engine)
+        """Saves after Ctrl-C between iterations. After an error the state may be what caused it, and is not kept."""
+        if isinstance(engine.stop_reason, StoppedBetweenIterations):
+            try:
+                self.save(engine)
+            except OSError as error:
+                logger.error(f"could not save the last iterations: {error}")
 
     def resume(self, engine: Engine) -> None:
         """Loads the newest checkpoint, if there is one.
 
         Raises:
-            ValueError: if it belongs to another configuration: objects, epoch length or shapes differ.
+            ValueError: if it belongs to another configuration: settings, objects, epoch length or shapes differ.
         """
         files = self.files()
         if not files:
             return
         newest = files[-1]
         state = torch.load(newest, map_location="cpu", weights_only=True)
-        at = state.pop("engine")
+        at, settings = state.pop("engine"), state.pop("settings")
+        changed = [
+            f"{name}: {settings.get(name)} then, {self.settings.get(name)} now"
+            for name in sorted(settings.keys() | self.settings.keys())
+            if settings.get(name) != self.settings.get(name)
+        ]
+        if changed:
+            raise ValueError(
+                f"{newest} was trained with other settings ({'; '.join(changed)}). Restore them to continue it, or use "
+                "another --output_dir to start anew."
+            )
         if set(state) != set(self.objects) or at["epoch_length"] != engine.state.epoch_length:
             raise ValueError(
                 f"{newest} holds {sorted(state)} with {at['epoch_length']} iterations an epoch; this run has "

@@ -87,8 +87,12 @@ class _Collector:
         self.predictions: list[Tensor] = []
 
     def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self.clear)
         engine.add_event_handler(IterationEvents.FORWARD_COMPLETED, self.collect)
         engine.add_event_handler(Events.COMPLETED, self.finish)
+
+    def clear(self, _engine: Engine) -> None:
+        self.predictions.clear()
 
     def collect(self, engine: Engine) -> None:
         prediction: Any = engine.state.output[self.key]  # type: ignore[index]

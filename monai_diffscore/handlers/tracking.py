@@ -1,14 +1,15 @@
 """The record of a training in MLflow.
 
-One MLflow run for each training, found again by its unique name when the training is continued, and closed:
-FINISHED, FAILED after an error, KILLED after Ctrl-C. Metrics are written in batches every N iterations, because each
-write to the database costs tens of milliseconds.
+One MLflow run for each output folder, found again by its id when the training is continued, and closed: FINISHED,
+FAILED after an error, KILLED after Ctrl-C. Metrics are written in batches every N iterations, because each write to
+the database costs tens of milliseconds. A write that fails is reported and tried again with the next: the record never
+ends a training.
 """
 
 from __future__ import annotations
 
+import json
 import logging
-import math
 import secrets
 import subprocess
 import time
@@ -32,10 +33,9 @@ class Tracking:
 
     Args:
         uri: MLflow tracking URI, such as ``sqlite:////path/mlruns.db`` or ``http://host:5000``.
-        folder: the training's output folder. Its file ``run_name`` keeps the name of the run, so that a continued
+        folder: the training's output folder. Its file ``mlflow_run.json`` keeps the id of the run, so that a continued
             training continues the run; an experiment made in a local database has its artifacts here.
-        run_name: of a new training; None makes a unique one from ``prefix``, because MLflow clients merge runs of
-            equal names.
+        run_name: of a new run; None makes a unique one from ``prefix``.
         prefix: first part of a name made here.
         experiment: name of the experiment.
         parameters: flat hyperparameters.
@@ -84,36 +84,45 @@ class Tracking:
             self.validator.add_event_handler(Events.COMPLETED, self.record_validation, engine)
 
     def open(self, _engine: Engine | None = None) -> None:
-        """Finds or starts the run, and logs parameters and artifacts."""
+        """Continues or starts the run, and logs parameters and artifacts.
+
+        Raises:
+            MlflowException: if there is no database or server at ``uri``: better now than after a week.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._client = client = MlflowClient(self.uri)
-        experiment = client.get_experiment_by_name(self.experiment)
-        if experiment is None:
-            # a server decides for itself where artifacts go
-            location = (self.folder / "mlartifacts").as_uri() if self.uri.startswith("sqlite:") else None
-            experiment_id = client.create_experiment(self.experiment, artifact_location=location)
-        else:
-            experiment_id = experiment.experiment_id
-        name = self._keep_name()
-        found = client.search_runs([experiment_id], f"attributes.run_name = '{name}'", max_results=1)
-        if found:
-            self.run_id = found[0].info.run_id
-            client.update_run(self.run_id, status="RUNNING")
-        else:
-            self.run_id = client.create_run(experiment_id, run_name=name).info.run_id
+        self._client = MlflowClient(self.uri)
+        self._since = time.monotonic()
+        self.run_id = self._continued_run()
+        if self.run_id is None:
+            self.run_id = self._new_run()
             self._log_parameters()
         for artifact in self.artifacts:
             self.log_artifact(artifact)
-        logger.info(f"MLflow run '{name}' at {self.uri}")
+        logger.info(f"MLflow run {self.run_id} at {self.uri}")
 
-    def _keep_name(self) -> str:
-        file = self.folder / "run_name"
-        if file.is_file():
-            return file.read_text().strip()
+    def _continued_run(self) -> str | None:
+        assert self._client is not None
+        file = self.folder / "mlflow_run.json"
+        kept = json.loads(file.read_text()) if file.is_file() else {}
+        if kept.get("uri") != self.uri:
+            return None
+        run_id: str = kept["run_id"]
+        self._client.update_run(run_id, status="RUNNING")
+        return run_id
+
+    def _new_run(self) -> str:
+        assert self._client is not None
+        experiment = self._client.get_experiment_by_name(self.experiment)
+        if experiment is None:
+            # a server decides for itself where artifacts go
+            location = (self.folder / "mlartifacts").as_uri() if self.uri.startswith("sqlite:") else None
+            experiment_id = self._client.create_experiment(self.experiment, artifact_location=location)
+        else:
+            experiment_id = experiment.experiment_id
         name = self.run_name or f"{self.prefix}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
-        name = name.replace("'", "")  # would end the string in MLflow's filter
-        file.write_text(name + "\n")
-        return name
+        run_id: str = self._client.create_run(experiment_id, run_name=name).info.run_id
+        (self.folder / "mlflow_run.json").write_text(json.dumps({"uri": self.uri, "run_id": run_id}) + "\n")
+        return run_id
 
     def record_iteration(self, engine: Engine) -> None:
         iteration = engine.state.iteration
@@ -137,23 +146,33 @@ class Tracking:
         self._pending += [Metric(name, float(value), now, iteration) for name, value in numbers.items()]
 
     def flush(self) -> None:
-        """Writes what is queued."""
-        if self._client is None or self.run_id is None:
-            return
-        finite = [metric for metric in self._pending if math.isfinite(metric.value)]
-        for start in range(0, len(finite), 1000):  # MLflow's limit for one request
-            self._client.log_batch(self.run_id, metrics=finite[start : start + 1000])
-        self._pending.clear()
+        """Writes what is queued; keeps it for the next time if that fails."""
+        while self._pending and self.run_id is not None:
+            batch = self._pending[:1000]  # MLflow's limit for one request
+            if not self._deliver("log_batch", self.run_id, metrics=batch):
+                return
+            del self._pending[: len(batch)]
 
     def log_artifact(self, path: str | Path, folder: str | None = None) -> None:
         """Stores a file with the run."""
-        if self._client is not None and self.run_id is not None and Path(path).is_file():
-            self._client.log_artifact(self.run_id, str(path), folder)
+        if self.run_id is not None:
+            self._deliver("log_artifact", self.run_id, str(path), folder)
 
     def close(self, _engine: Engine, status: str = "FINISHED") -> None:
-        if self._client is not None and self.run_id is not None:
-            self.flush()
-            self._client.set_terminated(self.run_id, status)
+        self.flush()
+        if self._pending:
+            logger.error(f"{len(self._pending)} numbers could not be delivered to {self.uri}")
+        if self.run_id is not None:
+            self._deliver("set_terminated", self.run_id, status)
+
+    def _deliver(self, method: str, *arguments: Any, **keywords: Any) -> bool:
+        """Calls the client and says whether it went well; a record that fails must not end a training."""
+        try:
+            getattr(self._client, method)(*arguments, **keywords)
+        except Exception as error:
+            logger.warning(f"MLflow at {self.uri}: {method} failed: {error}")
+            return False
+        return True
 
     def close_interrupted(self, engine: ScoreTrainer) -> None:
         self.close(engine, "KILLED" if isinstance(engine.stop_reason, KeyboardInterrupt) else "FAILED")
@@ -166,13 +185,20 @@ class Tracking:
             numbers["parameter_count"] = sum(p.numel() for p in self.network.parameters())
         numbers["git_commit"] = _git_commit()
         params = [Param(name, str(value)[:500]) for name, value in numbers.items() if value is not None]
-        self._client.log_batch(self.run_id, params=params)
+        self._deliver("log_batch", self.run_id, params=params)
 
 
 def _git_commit() -> str | None:
-    """Commit of the working directory, where there is one."""
+    """Commit that this package runs from, where there is one."""
     try:
-        found = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False)
+        found = subprocess.run(
+            ["git", "rev-parse", "HEAD"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=False,
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     return found.stdout.strip() or None

@@ -25,6 +25,9 @@ from torch import Tensor, nn
 
 from monai_diffscore.networks.blocks import FourierFeatures, SinusoidalTimeEmbedding
 
+# names of arguments that a condition passes on its way to the network
+_RESERVED = {"x", "x0", "sigma", "c_noise", "condition", "inputs", "network", "denoiser", "generator", "seed"}
+
 
 class ConditionEncoder(nn.Module):
     """Embeds the declared fields into one vector [B, width], and attaches the image-shaped ones to x.
@@ -77,16 +80,16 @@ class ConditionEncoder(nn.Module):
         """The condition with all fields of randomly chosen samples set to missing, while training."""
         if not (self.training and self.dropout > 0 and condition):
             return dict(condition)
-        device = next(iter(condition.values())).device
-        dropped = torch.rand(batch, device=device) < self.dropout
-        return {
-            name: torch.where(
-                dropped.reshape(-1, *[1] * (value.ndim - 1)),
-                torch.full_like(value, -1 if name in self.categorical else torch.nan),
-                value,
-            )
-            for name, value in condition.items()
-        }
+        parameter = next(self.parameters())
+        dropped = torch.rand(batch, device=parameter.device) < self.dropout
+
+        def drop_field(name: str, value: Tensor) -> Tensor:
+            if name not in self.categorical:
+                value = value.to(parameter.dtype)  # integers and masks have no NaN
+            missing = value.new_tensor(-1 if name in self.categorical else torch.nan)
+            return torch.where(dropped.reshape(-1, *[1] * (value.ndim - 1)), missing, value)
+
+        return {name: drop_field(name, value) for name, value in condition.items()}
 
     def embed(self, batch: int, condition: Mapping[str, Tensor]) -> Tensor:
         """The sum of the embeddings of the categorical, continuous and vector fields, [B, width]."""
@@ -130,6 +133,12 @@ class ConditionEncoder(nn.Module):
             raise ValueError(f"The network requires the condition fields {sorted(absent)}, got {sorted(condition)}.")
 
     def _check_declaration(self) -> None:
+        taken = [name for name in self.names if name in _RESERVED or hasattr(nn.ModuleDict, name)]
+        if not self.names or taken:
+            raise ValueError(
+                f"A ConditionEncoder needs fields with names of their own, got {list(self.names)}; "
+                f"{taken} already mean something else. Rename them, or use condition=None for no condition."
+            )
         if len(set(self.names)) != len(self.names):
             raise ValueError(f"Each condition field has one kind; declared twice: {self.names}.")
         if not set(self.required) <= set(self.names):
@@ -154,7 +163,7 @@ class ConditionEncoder(nn.Module):
         if value.shape != expected:
             raise ValueError(f"Condition '{name}': expected shape {expected}, got {tuple(value.shape)}.")
         missing = value.isnan().reshape(len(value), -1).any(1, keepdim=True)
-        value = value.nan_to_num(0.0)  # the token replaces it; keeps NaN out of the gradient
+        value = torch.where(value.isnan(), 0.0, value)  # the token replaces it; keeps NaN out of the gradient
         if name in self.continuous:
             mean, std = self.continuous[name]
             value = self.features[name]((value - mean) / std)
