@@ -94,7 +94,10 @@ class ScoreTrainer(SupervisedTrainer):
     not needed: the inferer returns the loss already.
     """
 
+    #: the exception that ended the training, for handlers of the INTERRUPTED event
     stop_reason: BaseException | None = None
+    #: whether it ended between two iterations, on request: then weights, optimizer and averages belong together
+    stopped_on_request = False
     _stop_asked = False
 
     def __init__(self, *args: Any, loss_function: Callable[..., Tensor] | None = None, **kwargs: Any) -> None:
@@ -107,11 +110,11 @@ class ScoreTrainer(SupervisedTrainer):
         self.add_event_handler(Events.ITERATION_COMPLETED, _stop_if_asked)
 
     def run(self) -> None:  # type: ignore[override]
-        """Trains; ``stop_reason`` then holds the exception that the INTERRUPTED event is about.
+        """Trains.
 
         Raises:
             DataError: if there is not one whole batch.
-            StoppedBetweenIterations: after Ctrl-C. A second Ctrl-C stops at once, as KeyboardInterrupt.
+            KeyboardInterrupt: after Ctrl-C, at the end of the iteration; at once after a second one.
         """
         if self.state.epoch_length == 0:
             raise DataError(
@@ -151,13 +154,10 @@ class ScoreTrainer(SupervisedTrainer):
             signal.signal(signal.SIGINT, previous)
 
 
-class StoppedBetweenIterations(KeyboardInterrupt):
-    """Ctrl-C, taken at the end of an iteration: the state of the training is whole."""
-
-
 def _stop_if_asked(engine: ScoreTrainer) -> None:
     if engine._stop_asked:
-        raise StoppedBetweenIterations
+        engine.stopped_on_request = True
+        raise KeyboardInterrupt
 
 
 def _first(loss: Tensor, _target: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from monai_diffscore.data import save_statistics
-from monai_diffscore.engines import ScoreTrainer, StoppedBetweenIterations, TrainingEvents
+from monai_diffscore.engines import ScoreTrainer, TrainingEvents
 
 logger = logging.getLogger(__name__)
 
@@ -115,7 +115,7 @@ class ResumableCheckpoint:
 
     def save_if_asked_to_stop(self, engine: ScoreTrainer) -> None:
         """Saves after Ctrl-C between iterations. After an error the state may be what caused it, and is not kept."""
-        if isinstance(engine.stop_reason, StoppedBetweenIterations):
+        if engine.stopped_on_request:
             try:
                 self.save(engine)
             except OSError as error:

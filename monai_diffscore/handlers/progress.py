@@ -11,6 +11,8 @@ import ignite.distributed as idist
 from ignite.engine import Engine, Events
 from tqdm import tqdm
 
+from monai_diffscore.engines import TrainingEvents
+
 logger = logging.getLogger(__name__)
 
 
@@ -31,6 +33,7 @@ class Progress:
             engine.add_event_handler(Events.STARTED, self.open)
             engine.add_event_handler(Events.ITERATION_COMPLETED, self.advance)
             engine.add_event_handler(Events.COMPLETED, self.close)
+            engine.add_event_handler(TrainingEvents.INTERRUPTED, self.close)
 
     def open(self, engine: Engine) -> None:
         total = (engine.state.max_epochs or 0) * (engine.state.epoch_length or 0)
