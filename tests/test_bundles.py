@@ -17,8 +17,8 @@ import torch
 from mlflow.tracking import MlflowClient
 from monai.bundle import ConfigWorkflow
 
+from monai_diffscore.command_line import find_cause
 from monai_diffscore.data import DataError
-from monai_diffscore.data.problems import find_cause
 
 ROOT = Path(__file__).parent.parent
 BUNDLES = sorted(path.parent.parent.name for path in ROOT.glob("bundles/*/configs/metadata.json"))
@@ -353,6 +353,16 @@ def test_bad_data_ends_the_command_with_one_line(name, bad_data, tmp_path):
     assert message in lines[-2]
     assert not [line for line in lines if line.startswith("Traceback")]
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
+@pytest.mark.slow
+def test_a_mistyped_flag_ends_the_command_with_one_line(tmp_path):
+    done = run("toy2d_mlp", "training", "train", "--max_epoch", "2", "--output_dir", str(tmp_path / "out"))
+    line = done.stderr.strip().splitlines()[-2]
+    assert done.returncode == 1
+    assert line.startswith("error: --max_epoch overrides nothing")
+    assert "did you mean --max_epochs" in line
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow

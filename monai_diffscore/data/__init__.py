@@ -8,7 +8,7 @@ from monai_diffscore.data.patches import (
     save_statistics,
     spread,
 )
-from monai_diffscore.data.problems import DataError, report_plainly
+from monai_diffscore.data.problems import DataError
 from monai_diffscore.data.rows import split_rows, toy_rows
 from monai_diffscore.data.volumes import BlankVolumed, LoadVolumed, list_volumes, split_by_subject
 
@@ -21,7 +21,6 @@ __all__ = [
     "list_volumes",
     "load_statistics",
     "measure_statistics",
-    "report_plainly",
     "save_statistics",
     "split_by_subject",
     "split_rows",
