@@ -43,7 +43,7 @@ from monai_diffscore.sampling import (  # isort: skip
     time_uniform_sigmas,
 )
 from monai_diffscore.likelihood import bits_per_dim, log_likelihood  # isort: skip
-from monai_diffscore.networks import ConditionEncoder, ScoreMLP, ScoreUNet  # isort: skip
+from monai_diffscore.networks import ConditionEncoder, ScoreDiT, ScoreMLP, ScoreUNet  # isort: skip
 
 __version__ = "0.1.0"
 
@@ -64,6 +64,7 @@ __all__ = [
     "LogUniformNoise",
     "MixtureDenoiser",
     "Preconditioning",
+    "ScoreDiT",
     "ScoreMLP",
     "ScoreUNet",
     "SubVPSDE",

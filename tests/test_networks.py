@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import nn
 
 from monai_diffscore.denoiser import Denoiser, EDMPreconditioning
-from monai_diffscore.networks import ConditionEncoder, ScoreMLP, ScoreUNet
+from monai_diffscore.networks import ConditionEncoder, ScoreDiT, ScoreMLP, ScoreUNet
 from monai_diffscore.networks.blocks import FourierFeatures, SelfAttention, SinusoidalTimeEmbedding, convolution
+from monai_diffscore.networks.dit import PRESETS, AxialRotation, patchify, rotate, unpatchify
 
 
 def unet(dims: int, **options) -> ScoreUNet:
     return ScoreUNet(dims, 2, 2, channels=(8, 16), attention_levels=(False, True), num_res_blocks=1, **options)
+
+
+def dit(dims: int, **options) -> ScoreDiT:
+    return ScoreDiT(dims, 2, input_size=8, patch_size=2, hidden_size=24, depth=2, num_heads=2, **options)
 
 
 # name -> (constructor taking a condition, shape of one sample)
@@ -21,6 +28,9 @@ NETWORKS = {
     "unet1d": (lambda condition=None: unet(1, condition=condition, num_head_channels=8), (2, 16)),
     "unet2d": (lambda condition=None: unet(2, condition=condition, num_head_channels=8), (2, 8, 12)),
     "unet3d": (lambda condition=None: unet(3, condition=condition, num_head_channels=8), (2, 8, 4, 8)),
+    "dit1d": (lambda condition=None: dit(1, condition=condition), (2, 16)),
+    "dit2d": (lambda condition=None: dit(2, condition=condition), (2, 8, 12)),
+    "dit3d": (lambda condition=None: dit(3, condition=condition), (2, 8, 4, 8)),
 }
 every_network = pytest.mark.parametrize("name", NETWORKS)
 
@@ -129,15 +139,18 @@ def test_image_shaped_conditions_are_concatenated(name):
         network(x, C_NOISE, low_resolution=field[:, :1])
 
 
+@pytest.mark.parametrize("build", [unet, dit], ids=["unet", "dit"])
 @pytest.mark.parametrize("dims", [1, 2, 3])
-def test_checkpointed_gradients_equal_unchecked_ones(dims):
+def test_checkpointed_gradients_equal_unchecked_ones(dims, build):
     x = torch.randn(2, 2, *[8] * dims)
+    options = {"num_head_channels": 8} if build is unet else {}
     gradients = []
     for checkpointing in (False, True):
         torch.manual_seed(0)
-        network = awaken(unet(dims, checkpointing=checkpointing, num_head_channels=8))
+        network = awaken(build(dims, checkpointing=checkpointing, **options))
         calls = []
-        network.down[0].block.register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
+        inner = network.down[0].block if build is unet else network.blocks[0].mlp
+        inner.register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
         network(x, C_NOISE[:2]).square().mean().backward()
         assert len(calls) == 1 + checkpointing  # computed again in the backward pass
         gradients.append([p.grad for p in network.parameters()])
@@ -196,3 +209,58 @@ def test_time_embeddings_tell_noise_levels_apart(embedding):
 def test_odd_embedding_sizes_are_refused():
     with pytest.raises(ValueError, match="even"):
         SinusoidalTimeEmbedding(7)
+
+
+# ---- ScoreDiT ----
+
+
+@pytest.mark.parametrize("patch", [(2,), (2, 3), (2, 3, 4)])
+def test_unpatchify_is_the_exact_inverse_of_patchify(patch):
+    x = torch.randn(2, 3, *[edge * count for edge, count in zip(patch, (4, 2, 3), strict=False)])
+    tokens = patchify(x, patch)
+    grid = [edge // p for edge, p in zip(x.shape[2:], patch, strict=True)]
+    assert tokens.shape == (2, math.prod(grid), math.prod(patch) * 3)
+    torch.testing.assert_close(unpatchify(tokens, grid, patch), x, rtol=0, atol=0)
+    # the first token is the first patch
+    corner = x[0, :, : patch[0]] if len(patch) == 1 else x[(0, slice(None), *[slice(p) for p in patch])]
+    torch.testing.assert_close(tokens[0, 0].sort().values, corner.flatten().sort().values)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_have_the_published_blocks(name):
+    """18 h^2 + 15 h parameters a block (Peebles and Xie's code), plus the two scales of QK-normalisation."""
+    hidden, depth, heads = PRESETS[name]
+    with torch.device("meta"):
+        network = ScoreDiT.preset(f"{name}/2", 2, 4, 32)
+    published = depth * (18 * hidden**2 + 15 * hidden)
+    assert sum(p.numel() for p in network.blocks.parameters()) == published + depth * 2 * (hidden // heads)
+    with pytest.raises(ValueError, match="preset like 'S/2'"):
+        ScoreDiT.preset("M/2", 2, 4, 32)
+
+
+def test_attention_sees_distances_alone():
+    """Rotated queries and keys: their product is the same for all pairs of positions one step apart, in any grid."""
+    rotation = AxialRotation(2, 16)
+    q, k = torch.randn(2, 1, 1, 1, 16)
+    products = {}
+    for grid in ((3, 4), (5, 7)):
+        angles = rotation(grid, q)
+        count = grid[0] * grid[1]
+        logits = rotate(q.expand(1, 1, count, 16), angles) @ rotate(k.expand(1, 1, count, 16), angles).mT
+        logits = logits[0, 0].reshape(*grid, *grid)
+        products[grid] = [logits[i, j, i + 1, j + 2] for i in range(grid[0] - 1) for j in range(grid[1] - 2)]
+    values = torch.stack([value for found in products.values() for value in found])
+    torch.testing.assert_close(values, values[:1].expand_as(values), rtol=1e-4, atol=1e-4)
+
+
+def test_dit_runs_at_sizes_it_was_not_made_for_and_refuses_those_that_do_not_fit():
+    network = dit(2)
+    assert network(torch.zeros(1, 2, 12, 20), C_NOISE[:1]).shape == (1, 2, 12, 20)
+    with pytest.raises(ValueError, match=r"divisible by its patch_size \(2, 2\), got \(7, 8\).*DivisiblePadd"):
+        network(torch.zeros(1, 2, 7, 8), C_NOISE[:1])
+    with pytest.raises(ValueError, match="expects x"):
+        network(torch.zeros(1, 1, 8, 8), C_NOISE[:1])
+    with pytest.raises(ValueError, match="even number"):
+        ScoreDiT(2, 1, 8, 2, hidden_size=9, num_heads=3)
+    with pytest.raises(ValueError, match="patch_size needs"):
+        ScoreDiT(2, 1, 8, (2, 2, 2))

@@ -1,7 +1,8 @@
 """Raw networks F(x, c_noise, **condition): they know neither SDEs nor samplers."""
 
 from monai_diffscore.networks.conditioning import ConditionEncoder
+from monai_diffscore.networks.dit import ScoreDiT
 from monai_diffscore.networks.mlp import ScoreMLP
 from monai_diffscore.networks.unet import ScoreUNet
 
-__all__ = ["ConditionEncoder", "ScoreMLP", "ScoreUNet"]
+__all__ = ["ConditionEncoder", "ScoreDiT", "ScoreMLP", "ScoreUNet"]

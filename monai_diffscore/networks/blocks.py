@@ -28,17 +28,30 @@ CONVOLUTIONS: dict[int, type[nn.Conv1d] | type[nn.Conv2d] | type[nn.Conv3d]] = {
 
 
 def convolution(
-    spatial_dims: int, in_channels: int, out_channels: int, kernel_size: int = 3, stride: int = 1
+    spatial_dims: int,
+    in_channels: int,
+    out_channels: int,
+    kernel_size: int | tuple[int, ...] = 3,
+    stride: int | tuple[int, ...] = 1,
+    padding: int | None = None,
 ) -> nn.Module:
-    """A convolution in 1, 2 or 3 dimensions, padded so that stride 1 keeps the size (odd kernels).
+    """A convolution in 1, 2 or 3 dimensions; padded by default so that stride 1 keeps the size (odd kernels).
 
     Raises:
         ValueError: for another number of dimensions.
     """
     if spatial_dims not in CONVOLUTIONS:
         raise ValueError(f"spatial_dims must be 1, 2 or 3, got {spatial_dims}.")
-    padding = (kernel_size - 1) // 2
-    return CONVOLUTIONS[spatial_dims](in_channels, out_channels, kernel_size, stride=stride, padding=padding)
+    if padding is None:
+        padding = (kernel_size - 1) // 2 if isinstance(kernel_size, int) else 0
+    made: nn.Module = CONVOLUTIONS[spatial_dims](
+        in_channels,
+        out_channels,
+        kernel_size,  # type: ignore[arg-type]
+        stride=stride,  # type: ignore[arg-type]
+        padding=padding,
+    )
+    return made
 
 
 def zero_init(module: nn.Module) -> nn.Module:

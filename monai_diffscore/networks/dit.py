@@ -1,0 +1,232 @@
+r"""A diffusion transformer in one, two or three dimensions.
+
+Patches become tokens by a strided convolution; each block modulates its two normalised branches by the embedding e of
+noise level and condition, and gates their outputs (AdaLN-Zero):
+
+.. math::  h \leftarrow h + g_1(e) \odot \mathrm{Attention}\bigl((1 + \gamma_1(e)) \mathrm{norm}(h) + \beta_1(e)\bigr),
+           \qquad
+           h \leftarrow h + g_2(e) \odot \mathrm{MLP}\bigl((1 + \gamma_2(e)) \mathrm{norm}(h) + \beta_2(e)\bigr).
+
+:math:`\gamma, \beta, g` are 0 at the start, so that every block starts as the identity, and so is the output layer.
+Queries and keys are normalised (Dehghani et al. 2023, arXiv:2302.05442, Section 2) and carry their position as an axial
+rotation (Su et al. 2021, arXiv:2104.09864; each axis turns its own share of a head's channels), which depends on
+distances alone and so works at sizes that were not trained on.
+
+Source: Peebles and Xie 2023, arXiv:2212.09748, Section 3.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from monai_diffscore.networks.blocks import convolution, zero_init
+from monai_diffscore.networks.conditioning import ConditionEncoder, NoiseConditioning
+
+#: hidden size, depth and heads of the published models (Peebles and Xie 2023, Table 1)
+PRESETS = {"S": (384, 12, 6), "B": (768, 12, 12), "L": (1024, 24, 16), "XL": (1152, 28, 16)}
+
+
+class ScoreDiT(nn.Module):
+    """Raw network F for images: x [B, C, *S], c_noise [B] to [B, C, *S]. Zero at the start.
+
+    Args:
+        spatial_dims: 1, 2 or 3.
+        in_channels: channels of x and of the output (concat conditions not counted).
+        input_size: spatial size that the network is meant for. It runs at any size that is divisible by patch_size.
+        patch_size: edge of a patch, one number or one for each axis.
+        hidden_size: channels of a token.
+        depth: number of blocks.
+        num_heads: attention heads.
+        mlp_ratio: hidden channels of the MLP over hidden_size.
+        condition: declared condition fields; None declares none.
+        checkpointing: recompute activations in the backward pass.
+    Raises:
+        ValueError: if the arguments do not fit together. In the call: if x has other channels or dimensions, or a size
+            that is not divisible by patch_size.
+    """
+
+    def __init__(
+        self,
+        spatial_dims: int,
+        in_channels: int,
+        input_size: int | Sequence[int],
+        patch_size: int | Sequence[int] = 4,
+        hidden_size: int = 384,
+        depth: int = 12,
+        num_heads: int = 6,
+        mlp_ratio: float = 4.0,
+        condition: ConditionEncoder | None = None,
+        checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        self.spatial_dims = spatial_dims
+        self.in_channels = in_channels
+        self.patch_size = _per_axis(patch_size, spatial_dims, "patch_size")
+        self.input_size = _per_axis(input_size, spatial_dims, "input_size")
+        self.checkpointing = checkpointing
+        self._check_size(self.input_size)
+        if hidden_size % num_heads or (hidden_size // num_heads) % 2:
+            raise ValueError(
+                f"ScoreDiT needs heads with an even number of channels, got hidden_size {hidden_size} and num_heads "
+                f"{num_heads}."
+            )
+        self.conditioning = NoiseConditioning(hidden_size, condition)
+        patch = math.prod(self.patch_size)
+        channels = in_channels + self.conditioning.concat_channels
+        self.embed = convolution(spatial_dims, channels, hidden_size, self.patch_size, self.patch_size, padding=0)
+        self.rotation = AxialRotation(spatial_dims, hidden_size // num_heads)
+        self.blocks = nn.ModuleList(_Block(hidden_size, num_heads, mlp_ratio) for _ in range(depth))
+        self.norm = nn.LayerNorm(hidden_size, elementwise_affine=False, eps=1e-6)
+        self.modulation = zero_init(nn.Linear(hidden_size, 2 * hidden_size))
+        self.output = zero_init(nn.Linear(hidden_size, patch * in_channels))
+
+    @classmethod
+    def preset(
+        cls, name: str, spatial_dims: int, in_channels: int, input_size: int | Sequence[int], **options: Any
+    ) -> ScoreDiT:
+        """A published size by its name, such as "S/2" or "XL/4" (size / patch edge); other options as the constructor.
+
+        Raises:
+            ValueError: for another name.
+        """
+        size, _, patch = name.partition("/")
+        if size not in PRESETS or not patch.isdigit():
+            raise ValueError(f"Expected a preset like 'S/2' with one of the sizes {list(PRESETS)}, got {name!r}.")
+        hidden_size, depth, num_heads = PRESETS[size]
+        return cls(spatial_dims, in_channels, input_size, int(patch), hidden_size, depth, num_heads, **options)
+
+    def forward(self, x: Tensor, c_noise: Tensor, **condition: Tensor) -> Tensor:
+        if x.ndim != self.spatial_dims + 2 or x.shape[1] != self.in_channels:
+            raise ValueError(
+                f"ScoreDiT with spatial_dims={self.spatial_dims} and in_channels={self.in_channels} expects x "
+                f"[B, {self.in_channels}, {', '.join('XYZ'[: self.spatial_dims])}], got {tuple(x.shape)}."
+            )
+        self._check_size(x.shape[2:])
+        x, embedding = self.conditioning(x, c_noise, condition)
+        patches = self.embed(x)
+        grid = patches.shape[2:]
+        h = patches.flatten(2).transpose(1, 2)  # (B, N, hidden)
+        rotation = self.rotation(grid, h)
+        for block in self.blocks:
+            if self.checkpointing and self.training and torch.is_grad_enabled():
+                h = checkpoint(block, h, embedding, rotation, use_reentrant=False)
+            else:
+                h = block(h, embedding, rotation)
+        gamma, beta = self.modulation(embedding)[:, None].chunk(2, dim=-1)
+        tokens = self.output(_modulate(self.norm(h), gamma, beta))
+        return unpatchify(tokens, grid, self.patch_size)
+
+    def _check_size(self, size: Sequence[int]) -> None:
+        if any(edge % patch for edge, patch in zip(size, self.patch_size, strict=True)):
+            raise ValueError(
+                f"ScoreDiT needs spatial sizes divisible by its patch_size {self.patch_size}, got {tuple(size)}. Crop "
+                f'patches of such a size, or pad with DivisiblePadd(keys="image", k={list(self.patch_size)}).'
+            )
+
+
+def patchify(x: Tensor, patch_size: Sequence[int]) -> Tensor:
+    """Tokens [B, N, P*C] of an image [B, C, *S]: the inverse of :func:`unpatchify`."""
+    dims = len(patch_size)
+    split = x.reshape(
+        *x.shape[:2], *(n for edge, patch in zip(x.shape[2:], patch_size, strict=True) for n in (edge // patch, patch))
+    )
+    order = (0, *range(2, 2 + 2 * dims, 2), *range(3, 3 + 2 * dims, 2), 1)  # batch, grid, patch, channels
+    return split.permute(order).flatten(1 + dims).flatten(1, dims)
+
+
+def unpatchify(tokens: Tensor, grid: Sequence[int], patch_size: Sequence[int]) -> Tensor:
+    """The image [B, C, *S] of tokens [B, N, P*C] on a grid of patches."""
+    dims = len(patch_size)
+    split = tokens.reshape(tokens.shape[0], *grid, *patch_size, -1)
+    order = (0, 1 + 2 * dims, *(axis for pair in range(dims) for axis in (1 + pair, 1 + dims + pair)))
+    edges = [count * patch for count, patch in zip(grid, patch_size, strict=True)]
+    return split.permute(order).reshape(tokens.shape[0], -1, *edges)
+
+
+class AxialRotation(nn.Module):
+    r"""Angles of a rotary position embedding on a grid: cosines and sines [N, head_channels / 2].
+
+    Each axis has an equal share of the channel pairs (the first takes what is left over), with frequencies
+    :math:`\theta^{-j/J}`, j = 0 .. J-1.
+
+    Args:
+        spatial_dims: number of axes.
+        head_channels: even number of channels of a head.
+        theta: ratio of the highest to about the lowest frequency. 100 suits grids of tens of patches; the 10,000 of
+            language models would leave half of the channels without a turn.
+    """
+
+    frequencies: Tensor
+
+    def __init__(self, spatial_dims: int, head_channels: int, theta: float = 100.0) -> None:
+        super().__init__()
+        pairs = head_channels // 2
+        shares = [pairs // spatial_dims] * spatial_dims
+        shares[0] += pairs - sum(shares)
+        table = torch.zeros(spatial_dims, pairs)
+        start = 0
+        for axis, share in enumerate(shares):
+            table[axis, start : start + share] = theta ** (-torch.arange(share) / max(share, 1))
+            start += share
+        self.register_buffer("frequencies", table, persistent=False)
+
+    def forward(self, grid: Sequence[int], like: Tensor) -> tuple[Tensor, Tensor]:
+        axes = [torch.arange(count, device=like.device, dtype=torch.float32) for count in grid]
+        positions = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).flatten(0, -2)  # (N, dims)
+        angles = positions @ self.frequencies.to(torch.float32)
+        return angles.cos().to(like.dtype), angles.sin().to(like.dtype)
+
+
+def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+    """Channel pairs of x [B, heads, N, d] turned by the angles of their positions."""
+    cosine, sine = rotation
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat([first * cosine - second * sine, first * sine + second * cosine], dim=-1)
+
+
+class _Block(nn.Module):
+    def __init__(self, hidden_size: int, num_heads: int, mlp_ratio: float) -> None:
+        super().__init__()
+        self.heads = num_heads
+        self.norm_attention = nn.LayerNorm(hidden_size, elementwise_affine=False, eps=1e-6)
+        self.qkv = nn.Linear(hidden_size, 3 * hidden_size)
+        self.scale_q = nn.Parameter(torch.ones(hidden_size // num_heads))
+        self.scale_k = nn.Parameter(torch.ones(hidden_size // num_heads))
+        self.project = nn.Linear(hidden_size, hidden_size)
+        self.norm_mlp = nn.LayerNorm(hidden_size, elementwise_affine=False, eps=1e-6)
+        width = int(mlp_ratio * hidden_size)
+        self.mlp = nn.Sequential(nn.Linear(hidden_size, width), nn.GELU("tanh"), nn.Linear(width, hidden_size))
+        self.modulation = zero_init(nn.Linear(hidden_size, 6 * hidden_size))
+
+    def forward(self, h: Tensor, embedding: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+        gamma_1, beta_1, gate_1, gamma_2, beta_2, gate_2 = self.modulation(embedding)[:, None].chunk(6, dim=-1)
+        h = h + gate_1 * self._attend(_modulate(self.norm_attention(h), gamma_1, beta_1), rotation)
+        return h + gate_2 * self.mlp(_modulate(self.norm_mlp(h), gamma_2, beta_2))
+
+    def _attend(self, h: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+        q, k, v = self.qkv(h).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)  # (B, heads, N, d)
+        q, k = rotate(_unit_rms(q, self.scale_q), rotation), rotate(_unit_rms(k, self.scale_k), rotation)
+        attended = F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v)
+        return self.project(attended.transpose(1, 2).flatten(2))
+
+
+def _modulate(h: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
+    return torch.addcmul(beta, h, 1 + gamma)
+
+
+def _unit_rms(x: Tensor, scale: Tensor) -> Tensor:
+    return F.rms_norm(x, x.shape[-1:], scale.to(x.dtype), eps=1e-6)  # one dtype, or autocast takes the slow way
+
+
+def _per_axis(value: int | Sequence[int], dims: int, name: str) -> tuple[int, ...]:
+    values = (value,) * dims if isinstance(value, int) else tuple(value)
+    if len(values) != dims or min(values) < 1:
+        raise ValueError(f"{name} needs one positive number, or one for each of {dims} axes; got {value}.")
+    return values
