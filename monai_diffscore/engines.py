@@ -123,6 +123,7 @@ class ScoreTrainer(SupervisedTrainer):
                 got="none",
                 remedy="Add data, or lower batch_size.",
             )
+        self._stop_asked = self.stopped_on_request = False
         try:
             with self._interrupts_between_iterations():
                 super().run()
