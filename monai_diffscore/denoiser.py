@@ -57,6 +57,18 @@ def noise_like(x: Tensor, generator: Generators = None) -> Tensor:
     return torch.stack([noise_like(sample, one) for sample, one in zip(x, generator, strict=True)])
 
 
+def _per_sample_sigma(x: Tensor, sigma: Tensor | float) -> Tensor:
+    sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device)
+    if sigma.ndim == 0:
+        return sigma.expand(x.shape[0])
+    if sigma.shape != x.shape[:1]:
+        raise ValueError(
+            f"sigma must be a number or hold one noise level per sample: expected shape ({x.shape[0]},) for x of "
+            f"shape {tuple(x.shape)}, got {tuple(sigma.shape)}."
+        )
+    return sigma
+
+
 class Coefficients(NamedTuple):
     """The four coefficients of :math:`D = c_{skip} x + c_{out} F(c_{in} x, c_{noise})`, each of shape [B]."""
 
@@ -195,7 +207,7 @@ class Denoiser(nn.Module):
         self.default_sigma = default_sigma
 
     def forward(self, x: Tensor, sigma: Tensor | float | None = None, **condition: Tensor) -> Tensor:
-        sigma = self._per_sample_sigma(x, self.default_sigma if sigma is None else sigma)
+        sigma = _per_sample_sigma(x, self.default_sigma if sigma is None else sigma)
         c = self.preconditioning(sigma)
         parameter = next(self.network.parameters(), x)
         precision = (
@@ -207,25 +219,13 @@ class Denoiser(nn.Module):
             )
         return per_sample(c.c_skip, x) * x + per_sample(c.c_out, x) * output.to(x.dtype)
 
-    @staticmethod
-    def _per_sample_sigma(x: Tensor, sigma: Tensor | float) -> Tensor:
-        sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device)
-        if sigma.ndim == 0:
-            return sigma.expand(x.shape[0])
-        if sigma.shape != x.shape[:1]:
-            raise ValueError(
-                f"sigma must be a number or hold one noise level per sample: expected shape ({x.shape[0]},) for x of "
-                f"shape {tuple(x.shape)}, got {tuple(sigma.shape)}."
-            )
-        return sigma
-
 
 def score(denoiser: nn.Module, x: Tensor, sigma: Tensor | float, **condition: Tensor) -> Tensor:
     r""":math:`\nabla_x \ln p_\sigma(x) = (D(x, \sigma) - x) / \sigma^2`, of the shape of ``x``.
 
     Source: Karras et al. 2022, Eq. 3.
     """
-    sigma = Denoiser._per_sample_sigma(x, sigma)
+    sigma = _per_sample_sigma(x, sigma)
     return (denoiser(x, sigma, **condition) - x) / per_sample(sigma, x) ** 2
 
 
@@ -272,7 +272,7 @@ class MixtureDenoiser(nn.Module):
     def forward(self, x: Tensor, sigma: Tensor | float) -> Tensor:
         """:math:`D(x, \\sigma)` for x [B, ...]; computed in the stored dtype, returned in that of ``x``."""
         state = x.to(self.means.dtype)
-        log_joint, offset, total = self._components(state, Denoiser._per_sample_sigma(state, sigma))
+        log_joint, offset, total = self._components(state, _per_sample_sigma(state, sigma))
         shrunk = torch.einsum("bke,kde->bkd", self.variances / total * offset, self.axes)
         denoised = torch.einsum("bk,bkd->bd", log_joint.softmax(-1), self.means + shrunk)
         return denoised.reshape(x.shape).to(x.dtype)
@@ -280,7 +280,7 @@ class MixtureDenoiser(nn.Module):
     def log_prob(self, x: Tensor, sigma: Tensor | float = 0.0) -> Tensor:
         """Exact log density in nats [B] of ``x`` at noise level ``sigma`` (0: of the data itself)."""
         state = x.to(self.means.dtype)
-        return self._components(state, Denoiser._per_sample_sigma(state, sigma))[0].logsumexp(-1)
+        return self._components(state, _per_sample_sigma(state, sigma))[0].logsumexp(-1)
 
     def sample(self, count: int, generator: torch.Generator | None = None) -> Tensor:
         """``count`` independent draws of the data, [count, ...]."""

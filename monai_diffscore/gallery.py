@@ -15,6 +15,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from monai_diffscore.data.files import whole_file
+
 _PLANES = ("sagittal", "coronal", "axial")  # normal to the R, A and S axis of a RAS volume
 
 
@@ -40,12 +42,9 @@ def save_gallery(samples: Tensor, path: str | Path, title: str = "", reference: 
     draw(figure, _numpy(samples), None if reference is None else _numpy(reference))
     if title:
         figure.suptitle(title, fontsize=10)
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}")
-    figure.savefig(temporary, format="png", dpi=110)
-    temporary.replace(target)
-    return target
+    with whole_file(path) as file:
+        figure.savefig(file, format="png", dpi=110)
+    return Path(path)
 
 
 def _numpy(samples: Tensor, most: int = 16) -> np.ndarray:

@@ -22,7 +22,7 @@ def generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def mixture_2d() -> MixtureDenoiser:
     """Three unequal, anisotropic modes in the plane."""
     means = torch.tensor([[1.0, 0.0], [-1.0, 1.0], [0.0, -1.5]])

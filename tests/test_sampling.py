@@ -141,16 +141,11 @@ def gaussian_flow():
 
 
 @pytest.fixture(scope="module")
-def mixture_flow():
+def mixture_flow(mixture_2d):
     """The flow of three anisotropic modes from 80 to 0.002, by an adaptive solver at 1e-12."""
-    from monai_diffscore.denoiser import MixtureDenoiser
-
-    means = torch.tensor([[1.0, 0.0], [-1.0, 1.0], [0.0, -1.5]])
-    roots = torch.tensor([[[0.4, 0.1], [0.0, 0.2]], [[0.3, -0.2], [0.1, 0.3]], [[0.2, 0.0], [0.1, 0.5]]])
-    mixture = MixtureDenoiser(torch.tensor([0.5, 0.3, 0.2]), means, roots @ roots.mT + 0.02 * torch.eye(2))
     x = 80 * torch.randn(64, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     ends = torch.tensor([80.0, 0.002], dtype=torch.float64)
-    return mixture, x, sample_rk45(mixture, x, ends, rtol=1e-12, atol=1e-13)
+    return mixture_2d, x, sample_rk45(mixture_2d, x, ends, rtol=1e-12, atol=1e-13)
 
 
 def measured_order(sampler, flow, **options):

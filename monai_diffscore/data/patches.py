@@ -7,7 +7,6 @@ normalisation. It is measured on the training set, never assumed.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from monai.data import iter_patch_position
 from monai.transforms import MapTransform, SpatialCrop
 from tqdm import tqdm
 
+from monai_diffscore.data.files import whole_file
 from monai_diffscore.data.problems import DataError
 
 
@@ -139,11 +139,8 @@ def measure_statistics(cases: Sequence[Mapping[str, Any]], key: str = "image") -
 
 def save_statistics(statistics: Mapping[str, Any], path: str | Path) -> None:
     """Writes the statistics as JSON beside the weights, whole or not at all."""
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(dict(statistics), indent=4) + "\n")
-    temporary.replace(target)
+    with whole_file(path) as file:
+        file.write((json.dumps(dict(statistics), indent=4) + "\n").encode())
 
 
 def load_statistics(path: str | Path) -> dict[str, Any]:

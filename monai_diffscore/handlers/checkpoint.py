@@ -7,9 +7,7 @@ the previous one whole. Everything in it loads with ``weights_only=True``.
 from __future__ import annotations
 
 import logging
-import os
 import re
-import tempfile
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -22,6 +20,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from monai_diffscore.data import save_statistics
+from monai_diffscore.data.files import whole_file
 from monai_diffscore.engines import ScoreTrainer, TrainingEvents
 
 logger = logging.getLogger(__name__)
@@ -29,18 +28,8 @@ logger = logging.getLogger(__name__)
 
 def save_atomically(content: Any, path: Path) -> None:
     """``torch.save`` that leaves the old file or the new one at ``path``, never a part of one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp gives 0600
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with whole_file(path) as file:
+        torch.save(content, file)
 
 
 def describe(value: Any) -> str:

@@ -14,6 +14,7 @@ from monai.engines import IterationEvents
 from monai.utils import convert_to_tensor
 from torch import Tensor, nn
 
+from monai_diffscore.data.files import whole_file
 from monai_diffscore.engines import SamplingInferer
 from monai_diffscore.gallery import save_gallery
 from monai_diffscore.handlers.tracking import Tracking
@@ -139,8 +140,5 @@ class SaveRows(_Collector):
         super().__init__(path, key)
 
     def save(self, predictions: Tensor) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_name(f".{self.path.name}")
-        with temporary.open("wb") as file:
+        with whole_file(self.path) as file:
             np.save(file, predictions.numpy())
-        temporary.replace(self.path)

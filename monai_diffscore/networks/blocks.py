@@ -15,10 +15,12 @@ Every residual branch ends in a layer of zeros, so that each block starts as the
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 CONVOLUTIONS: dict[int, type[nn.Conv1d] | type[nn.Conv2d] | type[nn.Conv3d]] = {
     1: nn.Conv1d,
@@ -52,6 +54,32 @@ def convolution(
         padding=padding,
     )
     return made
+
+
+def check_image(network: nn.Module, x: Tensor, spatial_dims: int, in_channels: int) -> None:
+    """Raises a ValueError unless x is [B, in_channels, *S] with that many spatial dimensions."""
+    if x.ndim != spatial_dims + 2 or x.shape[1] != in_channels:
+        raise ValueError(
+            f"{type(network).__name__} with spatial_dims={spatial_dims} and in_channels={in_channels} expects x "
+            f"[B, {in_channels}, {', '.join('XYZ'[:spatial_dims])}], got {tuple(x.shape)}."
+        )
+
+
+def run_checkpointed(module: nn.Module, *inputs: Any, checkpointing: bool) -> Any:
+    """``module(*inputs)``; while training with ``checkpointing``, computed again in the backward pass for memory."""
+    if checkpointing and module.training and torch.is_grad_enabled():
+        return checkpoint(module, *inputs, use_reentrant=False)
+    return module(*inputs)
+
+
+def modulate(h: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
+    r""":math:`(1 + \gamma) h + \beta`."""
+    return torch.addcmul(beta, h, 1 + gamma)
+
+
+def split_heads(qkv: Tensor, heads: int) -> tuple[Tensor, ...]:
+    """Queries, keys and values [B, heads, N, d] of their joint projection [B, N, 3 * heads * d]."""
+    return qkv.unflatten(2, (3, heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
 
 
 def zero_init(module: nn.Module) -> nn.Module:
@@ -124,7 +152,7 @@ class FiLM(nn.Module):
     def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
         gamma, beta = self.affine(embedding).unflatten(1, (2, -1)).unbind(1)
         shape = (*gamma.shape, *[1] * (h.ndim - 2))
-        return torch.addcmul(beta.reshape(shape), h, 1 + gamma.reshape(shape))
+        return modulate(h, gamma.reshape(shape), beta.reshape(shape))
 
 
 class ResidualBlock(nn.Module):
@@ -167,7 +195,7 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         tokens = self.norm(x).flatten(2).transpose(1, 2)  # (B, N, C)
-        q, k, v = self.qkv(tokens).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)  # (B, h, N, d)
+        q, k, v = split_heads(self.qkv(tokens), self.heads)
         attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)  # (B, N, C)
         return x + self.project(attended).transpose(1, 2).reshape(x.shape)
 

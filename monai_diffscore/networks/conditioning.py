@@ -180,9 +180,9 @@ class NoiseConditioning(nn.Module):
 
     def __init__(self, embedding_size: int, condition: ConditionEncoder | None = None) -> None:
         super().__init__()
-        self.time = SinusoidalTimeEmbedding(max(4, embedding_size // 4 * 2))
-        self.condition = condition
         features = max(4, embedding_size // 4 * 2)
+        self.time = SinusoidalTimeEmbedding(features)
+        self.condition = condition
         self.hidden = nn.Linear(features + (condition.width if condition else 0), embedding_size)
         self.out = nn.Linear(embedding_size, embedding_size)
 

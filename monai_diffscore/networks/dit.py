@@ -24,9 +24,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from monai_diffscore.networks.blocks import convolution, zero_init
+from monai_diffscore.networks.blocks import check_image, convolution, modulate, run_checkpointed, split_heads, zero_init
 from monai_diffscore.networks.conditioning import ConditionEncoder, NoiseConditioning
 
 #: hidden size, depth and heads of the published models (Peebles and Xie 2023, Table 1)
@@ -103,11 +102,7 @@ class ScoreDiT(nn.Module):
         return cls(spatial_dims, in_channels, input_size, int(patch), hidden_size, depth, num_heads, **options)
 
     def forward(self, x: Tensor, c_noise: Tensor, **condition: Tensor) -> Tensor:
-        if x.ndim != self.spatial_dims + 2 or x.shape[1] != self.in_channels:
-            raise ValueError(
-                f"ScoreDiT with spatial_dims={self.spatial_dims} and in_channels={self.in_channels} expects x "
-                f"[B, {self.in_channels}, {', '.join('XYZ'[: self.spatial_dims])}], got {tuple(x.shape)}."
-            )
+        check_image(self, x, self.spatial_dims, self.in_channels)
         self._check_size(x.shape[2:])
         x, embedding = self.conditioning(x, c_noise, condition)
         patches = self.embed(x)
@@ -115,12 +110,9 @@ class ScoreDiT(nn.Module):
         h = patches.flatten(2).transpose(1, 2)  # (B, N, hidden)
         rotation = self.rotation(grid, h)
         for block in self.blocks:
-            if self.checkpointing and self.training and torch.is_grad_enabled():
-                h = checkpoint(block, h, embedding, rotation, use_reentrant=False)
-            else:
-                h = block(h, embedding, rotation)
+            h = run_checkpointed(block, h, embedding, rotation, checkpointing=self.checkpointing)
         gamma, beta = self.modulation(embedding)[:, None].chunk(2, dim=-1)
-        tokens = self.output(_modulate(self.norm(h), gamma, beta))
+        tokens = self.output(modulate(self.norm(h), gamma, beta))
         return unpatchify(tokens, grid, self.patch_size)
 
     def _check_size(self, size: Sequence[int]) -> None:
@@ -207,18 +199,14 @@ class _Block(nn.Module):
 
     def forward(self, h: Tensor, embedding: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
         gamma_1, beta_1, gate_1, gamma_2, beta_2, gate_2 = self.modulation(embedding)[:, None].chunk(6, dim=-1)
-        h = h + gate_1 * self._attend(_modulate(self.norm_attention(h), gamma_1, beta_1), rotation)
-        return h + gate_2 * self.mlp(_modulate(self.norm_mlp(h), gamma_2, beta_2))
+        h = h + gate_1 * self._attend(modulate(self.norm_attention(h), gamma_1, beta_1), rotation)
+        return h + gate_2 * self.mlp(modulate(self.norm_mlp(h), gamma_2, beta_2))
 
     def _attend(self, h: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-        q, k, v = self.qkv(h).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)  # (B, heads, N, d)
+        q, k, v = split_heads(self.qkv(h), self.heads)
         q, k = rotate(_unit_rms(q, self.scale_q), rotation), rotate(_unit_rms(k, self.scale_k), rotation)
         attended = F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v)
         return self.project(attended.transpose(1, 2).flatten(2))
-
-
-def _modulate(h: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
-    return torch.addcmul(beta, h, 1 + gamma)
 
 
 def _unit_rms(x: Tensor, scale: Tensor) -> Tensor:

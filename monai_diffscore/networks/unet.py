@@ -16,9 +16,17 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from monai_diffscore.networks.blocks import ResidualBlock, SelfAttention, Upsample, convolution, group_norm, zero_init
+from monai_diffscore.networks.blocks import (
+    ResidualBlock,
+    SelfAttention,
+    Upsample,
+    check_image,
+    convolution,
+    group_norm,
+    run_checkpointed,
+    zero_init,
+)
 from monai_diffscore.networks.conditioning import ConditionEncoder, NoiseConditioning
 
 
@@ -113,16 +121,10 @@ class ScoreUNet(nn.Module):
     def _run(self, module: nn.Module, h: Tensor, embedding: Tensor) -> Tensor:
         if not isinstance(module, _Stage):
             return module(h)
-        if self.checkpointing and self.training and torch.is_grad_enabled():
-            return checkpoint(module, h, embedding, use_reentrant=False)
-        return module(h, embedding)
+        return run_checkpointed(module, h, embedding, checkpointing=self.checkpointing)
 
     def _check_shape(self, x: Tensor) -> None:
-        if x.ndim != self.spatial_dims + 2 or x.shape[1] != self.in_channels:
-            raise ValueError(
-                f"ScoreUNet with spatial_dims={self.spatial_dims} and in_channels={self.in_channels} expects x "
-                f"[B, {self.in_channels}, {', '.join('XYZ'[: self.spatial_dims])}], got {tuple(x.shape)}."
-            )
+        check_image(self, x, self.spatial_dims, self.in_channels)
         if any(size % self.stride for size in x.shape[2:]):
             raise ValueError(
                 f"ScoreUNet halves the size {self.stride.bit_length() - 1} times and needs spatial sizes divisible by "
