@@ -43,7 +43,7 @@ from monai_diffscore.sampling import (  # isort: skip
     time_uniform_sigmas,
 )
 from monai_diffscore.likelihood import bits_per_dim, log_likelihood  # isort: skip
-from monai_diffscore.networks import ConditionEncoder, ScoreDiT, ScoreMLP, ScoreUNet  # isort: skip
+from monai_diffscore.networks import ConditionEncoder, HierarchicalUNet, ScoreDiT, ScoreMLP, ScoreUNet  # isort: skip
 
 __version__ = "0.1.0"
 
@@ -59,6 +59,7 @@ __all__ = [
     "FlowPreconditioning",
     "FlowSDE",
     "GaussianDenoiser",
+    "HierarchicalUNet",
     "LearnedUncertainty",
     "LogNormalNoise",
     "LogUniformNoise",

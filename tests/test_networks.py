@@ -6,11 +6,19 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from monai_diffscore.denoiser import Denoiser, EDMPreconditioning
-from monai_diffscore.networks import ConditionEncoder, ScoreDiT, ScoreMLP, ScoreUNet
-from monai_diffscore.networks.blocks import FourierFeatures, SelfAttention, SinusoidalTimeEmbedding, convolution
+from monai_diffscore.networks import ConditionEncoder, HierarchicalUNet, ScoreDiT, ScoreMLP, ScoreUNet
+from monai_diffscore.networks.blocks import (
+    FourierFeatures,
+    SelfAttention,
+    SinusoidalTimeEmbedding,
+    convolution,
+    depth_to_space,
+    space_to_depth,
+)
 from monai_diffscore.networks.dit import PRESETS, AxialRotation, patchify, rotate, unpatchify
 
 
@@ -22,6 +30,10 @@ def dit(dims: int, **options) -> ScoreDiT:
     return ScoreDiT(dims, 2, input_size=8, patch_size=2, hidden_size=24, depth=2, num_heads=2, **options)
 
 
+def hierarchical(dims: int, **options) -> HierarchicalUNet:
+    return HierarchicalUNet(dims, 2, 2, channels=(8, 16), num_head_channels=8, **options)
+
+
 # name -> (constructor taking a condition, shape of one sample)
 NETWORKS = {
     "mlp": (lambda condition=None: ScoreMLP(6, hidden_size=32, depth=2, condition=condition), (6,)),
@@ -31,6 +43,9 @@ NETWORKS = {
     "dit1d": (lambda condition=None: dit(1, condition=condition), (2, 16)),
     "dit2d": (lambda condition=None: dit(2, condition=condition), (2, 8, 12)),
     "dit3d": (lambda condition=None: dit(3, condition=condition), (2, 8, 4, 8)),
+    "hierarchical1d": (lambda condition=None: hierarchical(1, condition=condition), (2, 16)),
+    "hierarchical2d": (lambda condition=None: hierarchical(2, condition=condition), (2, 8, 12)),
+    "hierarchical3d": (lambda condition=None: hierarchical(3, condition=condition), (2, 8, 4, 8)),
 }
 every_network = pytest.mark.parametrize("name", NETWORKS)
 
@@ -139,7 +154,7 @@ def test_image_shaped_conditions_are_concatenated(name):
         network(x, C_NOISE, low_resolution=field[:, :1])
 
 
-@pytest.mark.parametrize("build", [unet, dit], ids=["unet", "dit"])
+@pytest.mark.parametrize("build", [unet, dit, hierarchical], ids=["unet", "dit", "hierarchical"])
 @pytest.mark.parametrize("dims", [1, 2, 3])
 def test_checkpointed_gradients_equal_unchecked_ones(dims, build):
     x = torch.randn(2, 2, *[8] * dims)
@@ -149,7 +164,11 @@ def test_checkpointed_gradients_equal_unchecked_ones(dims, build):
         torch.manual_seed(0)
         network = awaken(build(dims, checkpointing=checkpointing, **options))
         calls = []
-        inner = network.down[0].block if build is unet else network.blocks[0].mlp
+        inner = {
+            unet: lambda network: network.down[0].block,
+            dit: lambda network: network.blocks[0].mlp,
+            hierarchical: lambda network: network.down[0].blocks[0],
+        }[build](network)
         inner.register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
         network(x, C_NOISE[:2]).square().mean().backward()
         assert len(calls) == 1 + checkpointing  # computed again in the backward pass
@@ -264,3 +283,78 @@ def test_dit_runs_at_sizes_it_was_not_made_for_and_refuses_those_that_do_not_fit
         ScoreDiT(2, 1, 8, 2, hidden_size=9, num_heads=3)
     with pytest.raises(ValueError, match="patch_size needs"):
         ScoreDiT(2, 1, 8, (2, 2, 2))
+
+
+# ---- HierarchicalUNet ----
+
+
+@pytest.mark.parametrize("stride", [(2,), (2, 3), (2, 3, 4)])
+def test_depth_to_space_is_the_exact_inverse_of_space_to_depth(stride):
+    x = torch.randn(2, 3, *[edge * count for edge, count in zip(stride, (4, 2, 3), strict=False)])
+    folded = space_to_depth(x, stride)
+    assert folded.shape == (2, 3 * math.prod(stride), *(n // s for n, s in zip(x.shape[2:], stride, strict=True)))
+    torch.testing.assert_close(depth_to_space(folded, stride), x, rtol=0, atol=0)
+    if len(stride) == 2:
+        torch.testing.assert_close(space_to_depth(x[..., : x.shape[3] // 6 * 6], (2, 2)), F.pixel_unshuffle(x, 2))
+
+
+def with_context(**options) -> HierarchicalUNet:
+    torch.manual_seed(0)
+    network = HierarchicalUNet(
+        2, 3, 3, channels=(8, 8, 16), num_head_channels=8, context_channels=3, context_ratio=2, **options
+    )
+    return awaken(network)
+
+
+def test_the_context_matters_and_a_missing_one_is_a_learned_value():
+    network, x = with_context().eval(), torch.randn(2, 3, 16, 16)
+    context = torch.randn(2, 3, 16, 16)
+    with_it, without = network(x, C_NOISE[:2], context=context), network(x, C_NOISE[:2])
+    assert (with_it - without).abs().max() > 1e-3
+    torch.testing.assert_close(network(x, C_NOISE[:2], context=torch.full_like(context, torch.nan)), without)
+    half = context.clone()
+    half[1] = torch.nan
+    torch.testing.assert_close(network(x, C_NOISE[:2], context=half), torch.stack([with_it[0], without[1]]))
+    network(x, C_NOISE[:2], context=half).square().mean().backward()
+    assert all(torch.isfinite(p.grad).all() and p.grad.any() for p in network.parameters())
+
+
+def test_the_context_is_in_register_with_the_tile():
+    """A pixel of the context acts, besides the global summary, on the part of the tile that lies there in the world."""
+    network = with_context().eval()
+    nn.init.zeros_(network.context.summary.weight)
+    x, context = torch.randn(1, 3, 32, 32), torch.randn(1, 3, 32, 32)
+    for corner in ((9, 9), (22, 9), (22, 22)):  # inside the middle half, which the tile covers
+        changed = context.clone()
+        changed[..., corner[0], corner[1]] += 1
+        level = [network.context(x, c, torch.zeros(1, 32))[0][1] for c in (context, changed)]
+        difference = (level[1] - level[0]).abs().sum(1)[0]
+        row, column = divmod(int(difference.argmax()), difference.shape[1])
+        # level 1 of the tile has 8 positions of 4 pixels; the context pixel lies at 2 * (corner - 8) in the tile
+        assert abs(4 * row + 1.5 - 2 * (corner[0] - 8)) <= 3.5
+        assert abs(4 * column + 1.5 - 2 * (corner[1] - 8)) <= 3.5
+
+
+def test_contexts_are_dropped_while_training_alone():
+    network, x, context = with_context(context_dropout=0.5), torch.randn(64, 3, 16, 16), torch.randn(64, 3, 16, 16)
+    c_noise = torch.zeros(64)
+    with torch.no_grad():
+        kept, without = network.eval()(x, c_noise, context=context), network(x, c_noise)
+        torch.manual_seed(0)
+        dropped = network.train()(x, c_noise, context=context)
+    gone = (dropped - without).abs().flatten(1).amax(1) < 1e-5
+    assert 16 < gone.sum() < 48
+    torch.testing.assert_close(dropped[~gone], kept[~gone], rtol=1e-4, atol=1e-5)
+
+
+def test_hierarchical_unet_refuses_what_does_not_fit():
+    with pytest.raises(ValueError, match=r"divisible by 16.*got \(16, 24\)"):
+        with_context()(torch.zeros(1, 3, 16, 24), C_NOISE[:1])
+    with pytest.raises(ValueError, match=r"expects context \(1, 3, 16, 16\), got \(1, 3, 8, 8\)"):
+        with_context()(torch.zeros(1, 3, 16, 16), C_NOISE[:1], context=torch.zeros(1, 3, 8, 8))
+    with pytest.raises(ValueError, match="expects no context"):
+        hierarchical(2)(torch.zeros(1, 2, 8, 8), C_NOISE[:1], context=torch.zeros(1, 2, 8, 8))
+    with pytest.raises(ValueError, match="power of two"):
+        HierarchicalUNet(2, 3, 3, context_channels=3, context_ratio=3)
+    with pytest.raises(ValueError, match="one entry for each level"):
+        HierarchicalUNet(2, 3, 3, channels=(8, 16), attention_levels=(True,))

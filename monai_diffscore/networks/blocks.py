@@ -15,6 +15,7 @@ Every residual branch ends in a layer of zeros, so that each block starts as the
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -80,6 +81,30 @@ def modulate(h: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
 def split_heads(qkv: Tensor, heads: int) -> tuple[Tensor, ...]:
     """Queries, keys and values [B, heads, N, d] of their joint projection [B, N, 3 * heads * d]."""
     return qkv.unflatten(2, (3, heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+
+
+def space_to_depth(x: Tensor, stride: Sequence[int]) -> Tensor:
+    """[B, C, *S] to [B, C * P, *S / stride], P = prod(stride): a block of pixels becomes the channels of one position.
+
+    The channels of a position are ordered (C, *stride). Exactly inverted by :func:`depth_to_space`.
+    """
+    dims = len(stride)
+    split = x.reshape(
+        *x.shape[:2], *(n for edge, step in zip(x.shape[2:], stride, strict=True) for n in (edge // step, step))
+    )
+    order = (0, 1, *range(3, 3 + 2 * dims, 2), *range(2, 2 + 2 * dims, 2))  # batch, channels, block, grid
+    return split.permute(order).flatten(1, 1 + dims)
+
+
+def depth_to_space(x: Tensor, stride: Sequence[int]) -> Tensor:
+    """The inverse of :func:`space_to_depth`: [B, C * P, *S] to [B, C, *S * stride]."""
+    dims = len(stride)
+    split = x.unflatten(1, (-1, *stride))  # (B, C, *stride, *S)
+    order = (0, 1, *(axis for pair in range(dims) for axis in (2 + dims + pair, 2 + pair)))
+    joined = split.permute(order)
+    for axis in range(2, 2 + dims):
+        joined = joined.flatten(axis, axis + 1)
+    return joined
 
 
 def zero_init(module: nn.Module) -> nn.Module:

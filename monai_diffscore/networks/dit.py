@@ -25,7 +25,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from monai_diffscore.networks.blocks import check_image, convolution, modulate, run_checkpointed, split_heads, zero_init
+from monai_diffscore.networks.blocks import (
+    check_image,
+    convolution,
+    depth_to_space,
+    modulate,
+    run_checkpointed,
+    space_to_depth,
+    split_heads,
+    zero_init,
+)
 from monai_diffscore.networks.conditioning import ConditionEncoder, NoiseConditioning
 
 #: hidden size, depth and heads of the published models (Peebles and Xie 2023, Table 1)
@@ -124,22 +133,13 @@ class ScoreDiT(nn.Module):
 
 
 def patchify(x: Tensor, patch_size: Sequence[int]) -> Tensor:
-    """Tokens [B, N, P*C] of an image [B, C, *S]: the inverse of :func:`unpatchify`."""
-    dims = len(patch_size)
-    split = x.reshape(
-        *x.shape[:2], *(n for edge, patch in zip(x.shape[2:], patch_size, strict=True) for n in (edge // patch, patch))
-    )
-    order = (0, *range(2, 2 + 2 * dims, 2), *range(3, 3 + 2 * dims, 2), 1)  # batch, grid, patch, channels
-    return split.permute(order).flatten(1 + dims).flatten(1, dims)
+    """Tokens [B, N, C*P] of an image [B, C, *S], a patch each: the inverse of :func:`unpatchify`."""
+    return space_to_depth(x, patch_size).flatten(2).transpose(1, 2)
 
 
 def unpatchify(tokens: Tensor, grid: Sequence[int], patch_size: Sequence[int]) -> Tensor:
-    """The image [B, C, *S] of tokens [B, N, P*C] on a grid of patches."""
-    dims = len(patch_size)
-    split = tokens.reshape(tokens.shape[0], *grid, *patch_size, -1)
-    order = (0, 1 + 2 * dims, *(axis for pair in range(dims) for axis in (1 + pair, 1 + dims + pair)))
-    edges = [count * patch for count, patch in zip(grid, patch_size, strict=True)]
-    return split.permute(order).reshape(tokens.shape[0], -1, *edges)
+    """The image [B, C, *S] of tokens [B, N, C*P] on a grid of patches."""
+    return depth_to_space(tokens.transpose(1, 2).unflatten(2, tuple(grid)), patch_size)
 
 
 class AxialRotation(nn.Module):

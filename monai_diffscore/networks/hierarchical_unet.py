@@ -1,0 +1,249 @@
+r"""A U-Net for high-resolution images that may see its surroundings: whole-slide tiles with a low-power context.
+
+**Stem.** Blocks of ``stem`` pixels along each axis become channels (space-to-depth, exactly inverted at the end), so
+that no layer runs at the full size, where activations are largest and channels fewest.
+
+**Levels.** Level l has ``channels[l]`` channels at :math:`1/(\mathrm{stem}\cdot 2^l)` of the size. One skip connection
+a level is *added* (after a 1x1 convolution of the coarser level), so that the decoder is as narrow as the encoder.
+
+**Context.** A field of the same size in pixels and the same centre, but :math:`r = 2^k` times as wide in the world
+(``context_ratio``), is encoded by levels of its own. Its level l - k and level l of the tile have pixels of equal
+size in the world, so the centre of the one is *exactly* in register with the other and is added there, by a
+convolution of zeros; the mean of its coarsest level, the surroundings as a whole, is added to the embedding of noise
+level and condition.
+
+.. math::  h_l \leftarrow h_l + W_l\,\mathrm{centre}_{1/r}(c_{l-k}), \qquad e \leftarrow e + V\,\mathrm{mean}(c_{L-1-k})
+
+Sources: Ronneberger et al. 2015, arXiv:1505.04597 (U-Net); Shi et al. 2016, arXiv:1609.05158 (depth to space).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from monai_diffscore.networks.blocks import (
+    ResidualBlock,
+    SelfAttention,
+    check_image,
+    convolution,
+    depth_to_space,
+    group_norm,
+    run_checkpointed,
+    space_to_depth,
+    zero_init,
+)
+from monai_diffscore.networks.conditioning import ConditionEncoder, NoiseConditioning
+
+#: constructor options by name of the size
+PRESETS = {
+    "small": {"channels": (32, 64, 96, 128), "num_res_blocks": 1},
+    "base": {"channels": (64, 128, 192, 256, 256), "num_res_blocks": 2},
+    "large": {"channels": (128, 256, 384, 512, 512), "num_res_blocks": 3},
+}
+
+
+class HierarchicalUNet(nn.Module):
+    """Raw network F for images: x [B, C_in, *S], c_noise [B] to [B, C_out, *S]. Zero at the start.
+
+    Args:
+        spatial_dims: 1, 2 or 3.
+        in_channels: channels of x (concat conditions not counted).
+        out_channels: channels of the output.
+        channels: of each level, from the finest down.
+        attention_levels: which levels attend over all their positions; default the coarsest alone.
+        num_res_blocks: of each level on the way down and again on the way up.
+        num_head_channels: channels of an attention head.
+        stem: edge of the blocks of pixels that become channels; 1 for none.
+        context_channels: channels of the keyword condition ``context``, a field of the same size in pixels and centre
+            as x and ``context_ratio`` times as wide; 0 for none. A pixel that is NaN is missing and takes a learned
+            value; so does the whole context, if it is left out.
+        context_ratio: width of the context over that of x, a power of two.
+        context_dropout: probability, for each sample and step of training, that its context is dropped to missing.
+        condition: declared condition fields; None declares none.
+        checkpointing: recompute the activations of each level in the backward pass.
+    Raises:
+        ValueError: if the arguments do not fit together. In the call: if a size is not divisible by ``stride``, or x
+            or the context have other channels or dimensions than declared.
+    Attributes:
+        stride: what spatial sizes must be divisible by.
+    """
+
+    def __init__(
+        self,
+        spatial_dims: int,
+        in_channels: int,
+        out_channels: int,
+        channels: Sequence[int] = (64, 128, 192, 256, 256),
+        attention_levels: Sequence[bool] | None = None,
+        num_res_blocks: int = 1,
+        num_head_channels: int = 32,
+        stem: int = 2,
+        context_channels: int = 0,
+        context_ratio: int = 4,
+        context_dropout: float = 0.1,
+        condition: ConditionEncoder | None = None,
+        checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        levels = len(channels)
+        attention = [False] * (levels - 1) + [True] if attention_levels is None else list(attention_levels)
+        _check_levels(channels, attention, stem)
+        shift = context_ratio.bit_length() - 1
+        if context_channels and (context_ratio != 2**shift or not 1 <= shift < levels):
+            raise ValueError(
+                f"context_ratio must be a power of two, at least 2 and below 2^{levels} with {levels} levels, got "
+                f"{context_ratio}."
+            )
+        self.spatial_dims, self.in_channels, self.context_channels = spatial_dims, in_channels, context_channels
+        self.stem = (stem,) * spatial_dims
+        # with a context the coarsest level has an even size, or its centre would lie half a pixel off
+        self.stride = stem * 2 ** (levels - (0 if context_channels else 1))
+        self.checkpointing = checkpointing
+        embedding_size = 4 * channels[0]
+        self.conditioning = NoiseConditioning(embedding_size, condition)
+
+        def level(index: int) -> _Level:
+            heads = num_head_channels if attention[index] else None
+            return _Level(spatial_dims, channels[index], embedding_size, num_res_blocks, heads)
+
+        pixels = stem**spatial_dims
+        self.input = convolution(spatial_dims, (in_channels + self.conditioning.concat_channels) * pixels, channels[0])
+        self.down = nn.ModuleList(level(index) for index in range(levels))
+        self.coarsen = nn.ModuleList(convolution(spatial_dims, a, b, 2, 2, padding=0) for a, b in _pairs(channels))
+        self.refine = nn.ModuleList(convolution(spatial_dims, b, a, 1) for a, b in _pairs(channels))
+        self.up = nn.ModuleList(level(index) for index in range(levels))
+        self.context = (
+            _ContextEncoder(
+                spatial_dims, context_channels, channels, embedding_size, context_ratio, self.stem, context_dropout
+            )
+            if context_channels
+            else None
+        )
+        self.norm = group_norm(channels[0])
+        self.output = zero_init(convolution(spatial_dims, channels[0], out_channels * pixels))
+
+    def forward(self, x: Tensor, c_noise: Tensor, context: Tensor | None = None, **condition: Tensor) -> Tensor:
+        self._check_shape(x, context)
+        x, embedding = self.conditioning(x, c_noise, condition)
+        surroundings: list[Tensor | None] = [None] * len(self.down)
+        if self.context is not None:
+            surroundings, summary = self.context(x, context, embedding)
+            embedding = embedding + summary
+        h = self.input(space_to_depth(x, self.stem))
+        skips = []
+        for index, level in enumerate(self.down):
+            if surroundings[index] is not None:
+                h = h + surroundings[index]
+            h = run_checkpointed(level, h, embedding, checkpointing=self.checkpointing)
+            if index < len(self.coarsen):
+                skips.append(h)
+                h = self.coarsen[index](h)
+        for index in reversed(range(len(self.up))):
+            if index < len(self.refine):
+                h = skips[index] + F.interpolate(self.refine[index](h), scale_factor=2.0, mode="nearest")
+            h = run_checkpointed(self.up[index], h, embedding, checkpointing=self.checkpointing)
+        return depth_to_space(self.output(F.silu(self.norm(h))), self.stem)
+
+    def _check_shape(self, x: Tensor, context: Tensor | None) -> None:
+        check_image(self, x, self.spatial_dims, self.in_channels)
+        if any(size % self.stride for size in x.shape[2:]):
+            raise ValueError(
+                f"HierarchicalUNet needs spatial sizes divisible by {self.stride} (stem and levels), "
+                f"got {tuple(x.shape[2:])}. "
+                f'Crop tiles of such a size, or pad with DivisiblePadd(keys="image", k={self.stride}).'
+            )
+        if context is None:
+            return
+        expected = (x.shape[0], self.context_channels, *x.shape[2:])
+        if not self.context_channels or context.shape != expected:
+            raise ValueError(
+                f"HierarchicalUNet with context_channels={self.context_channels} expects "
+                f"{f'context {expected}' if self.context_channels else 'no context'}, got {tuple(context.shape)}."
+            )
+
+
+class _Level(nn.Module):
+    """Residual blocks and, if heads are given, attention."""
+
+    def __init__(
+        self, spatial_dims: int, channels: int, embedding_size: int, num_blocks: int, head_channels: int | None
+    ) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(
+            ResidualBlock(spatial_dims, channels, channels, embedding_size) for _ in range(num_blocks)
+        )
+        self.attention = nn.Identity() if head_channels is None else SelfAttention(channels, head_channels)
+
+    def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
+        for block in self.blocks:
+            h = block(h, embedding)
+        return self.attention(h)
+
+
+class _ContextEncoder(nn.Module):
+    """Encodes the wide field: (what to add to each level of the tile, what to add to the embedding)."""
+
+    def __init__(
+        self,
+        spatial_dims: int,
+        context_channels: int,
+        channels: Sequence[int],
+        embedding_size: int,
+        ratio: int,
+        stem: Sequence[int],
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        self.ratio, self.stem, self.dropout, self.shift = ratio, stem, dropout, ratio.bit_length() - 1
+        widths, pixels = channels[: len(channels) - self.shift], stem[0] ** spatial_dims
+        self.missing = nn.Parameter(torch.zeros(context_channels))
+        self.input = convolution(spatial_dims, context_channels * pixels, widths[0])
+        self.levels = nn.ModuleList(_Level(spatial_dims, width, embedding_size, 1, None) for width in widths)
+        self.coarsen = nn.ModuleList(convolution(spatial_dims, a, b, 2, 2, padding=0) for a, b in _pairs(widths))
+        self.register = nn.ModuleList(
+            zero_init(convolution(spatial_dims, width, tile, 1))
+            for width, tile in zip(widths, channels[self.shift :], strict=True)
+        )
+        self.summary = zero_init(nn.Linear(widths[-1], embedding_size))
+
+    def forward(self, x: Tensor, context: Tensor | None, embedding: Tensor) -> tuple[list[Tensor | None], Tensor]:
+        missing = self.missing.to(x.dtype).reshape(1, -1, *[1] * (x.ndim - 2))
+        if context is None:
+            context = missing.expand(x.shape[0], -1, *x.shape[2:])
+        gone = context.isnan()
+        if self.training and self.dropout > 0:
+            gone = gone | (torch.rand(x.shape[0], device=x.device) < self.dropout).reshape(-1, *[1] * (x.ndim - 1))
+        h = self.input(space_to_depth(torch.where(gone, missing, context.to(x)), self.stem))
+        added: list[Tensor | None] = [None] * self.shift
+        for index, level in enumerate(self.levels):
+            h = level(h, embedding)
+            added.append(self.register[index](_centre(h, self.ratio)))
+            if index < len(self.coarsen):
+                h = self.coarsen[index](h)
+        return added, self.summary(h.flatten(2).mean(2))
+
+
+def _centre(h: Tensor, ratio: int) -> Tensor:
+    """The middle 1/ratio of each spatial axis."""
+    for axis in range(2, h.ndim):
+        size = h.shape[axis] // ratio
+        h = h.narrow(axis, (h.shape[axis] - size) // 2, size)
+    return h
+
+
+def _pairs(widths: Sequence[int]) -> list[tuple[int, int]]:
+    return list(pairwise(widths))
+
+
+def _check_levels(channels: Sequence[int], attention: Sequence[bool], stem: int) -> None:
+    if not channels or len(channels) != len(attention):
+        raise ValueError(
+            f"channels and attention_levels need one entry for each level, got {list(channels)} and {list(attention)}."
+        )
+    if stem < 1:
+        raise ValueError(f"stem is the edge of a block of pixels and at least 1, got {stem}.")
