@@ -24,6 +24,7 @@ in units of the (normalised) data.
 from __future__ import annotations
 
 import math
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -210,14 +211,49 @@ class Denoiser(nn.Module):
         sigma = _per_sample_sigma(x, self.default_sigma if sigma is None else sigma)
         c = self.preconditioning(sigma)
         parameter = next(self.network.parameters(), x)
+        # a trace must hold each cast of a weight, not the first use of a cached one
         precision = (
-            nullcontext() if self.autocast_dtype is None else torch.autocast(x.device.type, dtype=self.autocast_dtype)
+            nullcontext()
+            if self.autocast_dtype is None
+            else torch.autocast(x.device.type, dtype=self.autocast_dtype, cache_enabled=not torch.jit.is_tracing())
         )
         with precision:
             output = self.network(
                 (per_sample(c.c_in, x) * x).to(parameter.dtype), c.c_noise.to(parameter.dtype), **condition
             )
         return per_sample(c.c_skip, x) * x + per_sample(c.c_out, x) * output.to(x.dtype)
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        """What ``torch.jit.script`` compiles instead: the trace, since networks take conditions as keywords."""
+        return ScriptableDenoiser(self)
+
+
+class ScriptableDenoiser(nn.Module):
+    """A traced :class:`Denoiser` without conditions: what TorchScript files, and so MONAI's ``ckpt_export``, hold.
+
+    Called as ``module(x)``, at the default noise level, or ``module(x, sigma)`` with sigma [B]. It runs at any batch
+    size, and at the spatial sizes of the network.
+
+    Args:
+        denoiser: in evaluation mode after this; its network has ``example_shape``.
+    """
+
+    def __init__(self, denoiser: Denoiser) -> None:
+        super().__init__()
+        parameter = next(denoiser.parameters())
+        shape: tuple[int, ...] = denoiser.network.example_shape  # type: ignore[assignment]
+        x = torch.zeros(2, *shape, device=parameter.device)
+        with torch.no_grad(), warnings.catch_warnings():
+            # the checks of shapes are decided while tracing, as they should be
+            warnings.simplefilter("ignore", torch.jit.TracerWarning)
+            self.traced = torch.jit.trace(denoiser.eval(), (x, x.new_full((2,), denoiser.default_sigma)))
+        self.default_sigma = denoiser.default_sigma
+
+    def forward(self, x: Tensor, sigma: Tensor | None = None) -> Tensor:
+        if sigma is None:
+            sigma = torch.full([x.shape[0]], self.default_sigma, dtype=x.dtype, device=x.device)
+        denoised: Tensor = self.traced(x, sigma)
+        return denoised
 
 
 def score(denoiser: nn.Module, x: Tensor, sigma: Tensor | float, **condition: Tensor) -> Tensor:

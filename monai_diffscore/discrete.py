@@ -156,10 +156,11 @@ def level_of_steps(alphas_cumprod: Tensor) -> Tensor:
         ValueError: unless :math:`\bar\alpha` decreases and lies in (0, 1).
     """
     table = torch.as_tensor(alphas_cumprod).detach().cpu().double()
-    if table.ndim != 1 or len(table) < 2 or not (0 < table[-1] and table[0] < 1 and (table.diff() < 0).all()):
+    if table.ndim != 1 or len(table) < 2 or not (table[-1] > 0 and table[0] < 1 and (table.diff() < 0).all()):
         raise ValueError(
-            f"alphas_cumprod must decrease within (0, 1), got {tuple(table.shape)} values from {table.flatten()[0]:.6g} to "
-            f"{table.flatten()[-1]:.6g}. (A scheduler that saw half precision has lost its table: make a new one.)"
+            f"alphas_cumprod must decrease within (0, 1), got {tuple(table.shape)} values from "
+            f"{table.flatten()[0]:.6g} to {table.flatten()[-1]:.6g}. (A scheduler that saw half precision has lost its "
+            "table: make a new one.)"
         )
     return torch.sqrt((1 - table) / table)
 

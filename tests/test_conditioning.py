@@ -110,3 +110,20 @@ def test_undeclared_and_absent_fields_are_named():
 def test_impossible_declarations_are_refused(declaration):
     with pytest.raises(ValueError, match=r"declared|dropout|standard deviation|of their own"):
         ConditionEncoder(**declaration)
+
+
+def test_a_field_of_several_components_is_normalised_by_component():
+    encoder = ConditionEncoder(continuous={"spacing_mm": ([1.0, 1.0, 3.0], [0.5, 0.5, 2.0])}, width=16).eval()
+    nn.init.normal_(encoder.tokens["spacing_mm"])
+    value = torch.tensor([[1.0, 1.0, 3.0], [0.5, 1.0, 5.0], [1.0, 1.0, torch.nan]])
+    embedded = encoder.embed(3, {"spacing_mm": value})
+    torch.testing.assert_close(embedded[2], encoder.embed(1, {})[0])  # partly missing is missing
+    features = encoder.features["spacing_mm"]
+    expected = encoder.projections["spacing_mm"](
+        torch.cat([features(torch.tensor([z])) for z in (-1.0, 0.0, 1.0)], dim=1)
+    )
+    torch.testing.assert_close(embedded[1:2], expected)
+    with pytest.raises(ValueError, match=r"expected shape \(3, 3\), got \(3,\)"):
+        encoder.embed(3, {"spacing_mm": value[:, 0]})
+    with pytest.raises(ValueError, match="one for each mean"):
+        ConditionEncoder(continuous={"spacing_mm": ([1.0, 1.0], [1.0])})

@@ -23,7 +23,14 @@ def ddim(prediction: str = "epsilon", **options) -> DDIMScheduler:
 def unet() -> DiffusionModelUNet:
     torch.manual_seed(0)
     network = DiffusionModelUNet(
-        2, 1, 1, num_res_blocks=1, channels=(8, 16), attention_levels=(False, True), num_head_channels=8, norm_num_groups=8
+        2,
+        1,
+        1,
+        num_res_blocks=1,
+        channels=(8, 16),
+        attention_levels=(False, True),
+        num_head_channels=8,
+        norm_num_groups=8,
     )
     for parameter in network.parameters():  # its last layers start as zero
         if not parameter.any():
@@ -45,9 +52,7 @@ def test_an_euler_step_equals_monais_ddim_step(unet, prediction):
             expected, _ = scheduler.step(unet(x_t, torch.tensor([t, t])), t, x_t)
             x = x_t / scheduler.alphas_cumprod[t].sqrt()
             stepped = sample_euler(denoiser, x, sigmas[[t, previous]])
-        torch.testing.assert_close(
-            stepped * scheduler.alphas_cumprod[previous].sqrt(), expected, rtol=1e-4, atol=1e-4
-        )
+        torch.testing.assert_close(stepped * scheduler.alphas_cumprod[previous].sqrt(), expected, rtol=1e-4, atol=1e-4)
 
 
 @each_prediction
@@ -98,7 +103,7 @@ def test_an_exact_denoiser_samples_its_gaussian_under_monais_inferer(prediction)
 
 
 def test_monais_ddpm_training_target_is_predicted_at_the_start():
-    """The adapter under MONAI's DiffusionInferer: for standard normal data the best prediction of the noise is known."""
+    """Under MONAI's DiffusionInferer: for standard normal data the best prediction of the noise is known."""
     scheduler = DDPMScheduler(num_train_timesteps=1000)
     model = TimestepModel(GaussianDenoiser(torch.zeros(1, 2, 2), torch.eye(4)), scheduler)
     x0, noise = torch.randn(4, 1, 2, 2), torch.randn(4, 1, 2, 2)

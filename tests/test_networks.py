@@ -19,7 +19,15 @@ from monai_diffscore.networks.blocks import (
     depth_to_space,
     space_to_depth,
 )
-from monai_diffscore.networks.dit import PRESETS, AxialRotation, patchify, rotate, unpatchify
+from monai_diffscore.networks.dit import (
+    PRESETS,
+    AxialRotation,
+    join_windows,
+    patchify,
+    rotate,
+    split_windows,
+    unpatchify,
+)
 
 
 def unet(dims: int, **options) -> ScoreUNet:
@@ -43,6 +51,8 @@ NETWORKS = {
     "dit1d": (lambda condition=None: dit(1, condition=condition), (2, 16)),
     "dit2d": (lambda condition=None: dit(2, condition=condition), (2, 8, 12)),
     "dit3d": (lambda condition=None: dit(3, condition=condition), (2, 8, 4, 8)),
+    "dit2d_table": (lambda condition=None: dit(2, condition=condition, position="table"), (2, 8, 12)),
+    "dit3d_windows": (lambda condition=None: dit(3, condition=condition, window_size=2, qk_norm=False), (2, 8, 4, 8)),
     "hierarchical1d": (lambda condition=None: hierarchical(1, condition=condition), (2, 16)),
     "hierarchical2d": (lambda condition=None: hierarchical(2, condition=condition), (2, 8, 12)),
     "hierarchical3d": (lambda condition=None: hierarchical(3, condition=condition), (2, 8, 4, 8)),
@@ -164,11 +174,7 @@ def test_checkpointed_gradients_equal_unchecked_ones(dims, build):
         torch.manual_seed(0)
         network = awaken(build(dims, checkpointing=checkpointing, **options))
         calls = []
-        inner = {
-            unet: lambda network: network.down[0].block,
-            dit: lambda network: network.blocks[0].mlp,
-            hierarchical: lambda network: network.down[0].blocks[0],
-        }[build](network)
+        inner = network.blocks[0].mlp if build is dit else network.hourglass.down[0].blocks[0]
         inner.register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
         network(x, C_NOISE[:2]).square().mean().backward()
         assert len(calls) == 1 + checkpointing  # computed again in the backward pass
@@ -200,7 +206,7 @@ def test_wrong_channels_and_dimensions_are_refused():
 
 @pytest.mark.parametrize("levels", [1, 2, 4])
 def test_any_number_of_levels(levels):
-    network = ScoreUNet(2, 1, 1, channels=[8] * levels, num_res_blocks=[1] * levels)
+    network = ScoreUNet(2, 1, 1, channels=[8] * levels, num_res_blocks=[1] * levels, num_head_channels=8)
     assert network(torch.zeros(1, 1, 16, 16), C_NOISE[:1]).shape == (1, 1, 16, 16)
 
 
@@ -272,6 +278,40 @@ def test_attention_sees_distances_alone():
     torch.testing.assert_close(values, values[:1].expand_as(values), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("window", [(3,), (2, 3), (2, 1, 3)])
+def test_join_windows_is_the_exact_inverse_of_split_windows(window):
+    grid = [edge * count for edge, count in zip(window, (4, 2, 3), strict=False)]
+    h = torch.randn(2, math.prod(grid), 5)
+    split = split_windows(h, grid, window)
+    assert split.shape == (2 * math.prod(grid) // math.prod(window), math.prod(window), 5)
+    torch.testing.assert_close(join_windows(split, grid, window), h, rtol=0, atol=0)
+    # the first window holds the first corner of the grid
+    corner = h[0].reshape(*grid, 5)[tuple(slice(edge) for edge in window)].reshape(-1, 5)
+    torch.testing.assert_close(split[0], corner, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("position", ["rotary", "table"])
+def test_a_window_as_large_as_the_grid_is_attention_everywhere(position):
+    options = {"position": position, "num_heads": 2, "hidden_size": 24, "depth": 2, "patch_size": 2}
+    everywhere = awaken(ScoreDiT(2, 1, 8, **options))
+    windows = ScoreDiT(2, 1, 8, window_size=4, **options)
+    windows.load_state_dict(everywhere.state_dict())
+    x = torch.randn(2, 1, 8, 8)
+    torch.testing.assert_close(windows(x, C_NOISE[:2]), everywhere(x, C_NOISE[:2]), rtol=1e-5, atol=1e-6)
+
+
+def test_windows_do_not_see_each_other_but_every_fourth_block_sees_all():
+    """A pixel acts on its own window alone in three blocks, and on the whole image with a fourth."""
+    for depth, reached in ((3, 0.25), (4, 1.0)):
+        torch.manual_seed(0)
+        network = awaken(ScoreDiT(2, 1, 16, 2, hidden_size=24, depth=depth, num_heads=2, window_size=4))
+        x = torch.randn(1, 1, 16, 16)
+        changed = x.clone()
+        changed[..., 0, 0] += 1
+        difference = (network(changed, C_NOISE[:1]) - network(x, C_NOISE[:1])).abs()
+        assert (difference > 1e-7).float().mean().item() == pytest.approx(reached, abs=0.02)
+
+
 def test_dit_runs_at_sizes_it_was_not_made_for_and_refuses_those_that_do_not_fit():
     network = dit(2)
     assert network(torch.zeros(1, 2, 12, 20), C_NOISE[:1]).shape == (1, 2, 12, 20)
@@ -281,6 +321,10 @@ def test_dit_runs_at_sizes_it_was_not_made_for_and_refuses_those_that_do_not_fit
         network(torch.zeros(1, 1, 8, 8), C_NOISE[:1])
     with pytest.raises(ValueError, match="even number"):
         ScoreDiT(2, 1, 8, 2, hidden_size=9, num_heads=3)
+    with pytest.raises(ValueError, match=r"times its window_size \(4, 4\), got \(16, 12\)"):
+        ScoreDiT(2, 2, 16, 2, 24, 2, 2, window_size=4)(torch.zeros(1, 2, 16, 12), C_NOISE[:1])
+    with pytest.raises(ValueError, match="'rotary' or 'table'"):
+        dit(2, position="learned")
     with pytest.raises(ValueError, match="patch_size needs"):
         ScoreDiT(2, 1, 8, (2, 2, 2))
 
@@ -358,3 +402,24 @@ def test_hierarchical_unet_refuses_what_does_not_fit():
         HierarchicalUNet(2, 3, 3, context_channels=3, context_ratio=3)
     with pytest.raises(ValueError, match="one entry for each level"):
         HierarchicalUNet(2, 3, 3, channels=(8, 16), attention_levels=(True,))
+
+
+# ---- sizes ----
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda name: ScoreMLP.preset(name, 2),
+        lambda name: ScoreUNet.preset(name, 3, 1, 1),
+        lambda name: HierarchicalUNet.preset(name, 2, 3, 3),
+        lambda name: ScoreDiT.preset(name, 3, 1, 32),
+    ],
+    ids=["mlp", "unet", "hierarchical", "dit"],
+)
+def test_every_network_has_sizes_by_name(build):
+    with torch.device("meta"):
+        counts = [sum(p.numel() for p in build(name).parameters()) for name in ("small", "base", "large")]
+    assert 2.5 * counts[0] < counts[1] < counts[2] / 2.5
+    with pytest.raises(ValueError, match="'small'"):
+        build("huge")

@@ -15,7 +15,7 @@ Every residual branch ends in a layer of zeros, so that each block starts as the
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -114,10 +114,21 @@ def zero_init(module: nn.Module) -> nn.Module:
     return module
 
 
-def group_norm(channels: int) -> nn.GroupNorm:
-    """GroupNorm with as many groups as divide the channels, at most 32 and at least 4 channels each where possible."""
-    groups = max(g for g in range(1, 33) if channels % g == 0 and (channels // g >= 4 or g == 1))
-    return nn.GroupNorm(groups, channels, eps=1e-5)
+def named_size(presets: Mapping[str, Mapping[str, Any]], name: str) -> dict[str, Any]:
+    """The constructor options of a named size.
+
+    Raises:
+        ValueError: for another name.
+    """
+    if name not in presets:
+        raise ValueError(f"Expected one of the sizes {list(presets)}, got {name!r}.")
+    return dict(presets[name])
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """x [B, C, *S] with its channels innermost in memory, as convolutions prefer it (2-D and 3-D; 1-D as it is)."""
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    return x.contiguous(memory_format=formats[x.ndim]) if x.ndim in formats else x
 
 
 class SinusoidalTimeEmbedding(nn.Module):
@@ -180,24 +191,38 @@ class FiLM(nn.Module):
         return modulate(h, gamma.reshape(shape), beta.reshape(shape))
 
 
-class ResidualBlock(nn.Module):
-    """Norm, SiLU, convolution, norm, FiLM, SiLU, convolution of zeros, plus the input. [B, C, *S] to [B, C_out, *S]."""
+class ChannelNorm(nn.Module):
+    """Layer normalisation over the channels of each position. [B, C, *S] to [B, C, *S].
 
-    def __init__(self, spatial_dims: int, in_channels: int, out_channels: int, embedding_size: int) -> None:
+    Unlike group normalisation it sees one position alone: what a window of a volume is normalised by does not depend
+    on where the window ends. And its kernels are fast where channels are innermost in memory. Source: Ba et al. 2016,
+    arXiv:1607.06450, Eq. 3.
+    """
+
+    def __init__(self, channels: int) -> None:
         super().__init__()
-        self.norm_in = group_norm(in_channels)
-        self.conv_in = convolution(spatial_dims, in_channels, out_channels)
-        self.norm_out = group_norm(out_channels)
-        self.film = FiLM(embedding_size, out_channels)
-        self.conv_out = zero_init(convolution(spatial_dims, out_channels, out_channels))
-        self.shortcut = (
-            nn.Identity() if in_channels == out_channels else convolution(spatial_dims, in_channels, out_channels, 1)
-        )
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)  # one dtype, or autocast takes the slow way
+        return F.layer_norm(x.movedim(1, -1), weight.shape, weight, bias, 1e-5).movedim(-1, 1)
+
+
+class ResidualBlock(nn.Module):
+    """Norm, SiLU, convolution, norm, FiLM, SiLU, convolution of zeros, plus the input. [B, C, *S] to [B, C, *S]."""
+
+    def __init__(self, spatial_dims: int, channels: int, embedding_size: int) -> None:
+        super().__init__()
+        self.norm_in = ChannelNorm(channels)
+        self.conv_in = convolution(spatial_dims, channels, channels)
+        self.norm_out = ChannelNorm(channels)
+        self.film = FiLM(embedding_size, channels)
+        self.conv_out = zero_init(convolution(spatial_dims, channels, channels))
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         h = self.conv_in(F.silu(self.norm_in(x)))
-        h = self.film(self.norm_out(h), embedding)
-        return self.shortcut(x) + self.conv_out(F.silu(h))
+        return x + self.conv_out(F.silu(self.film(self.norm_out(h), embedding)))
 
 
 class SelfAttention(nn.Module):
@@ -214,7 +239,7 @@ class SelfAttention(nn.Module):
                 f"Attention needs channels divisible by num_head_channels, got {channels} channels and {head_channels}."
             )
         self.heads = channels // head_channels
-        self.norm = group_norm(channels)
+        self.norm = ChannelNorm(channels)
         self.qkv = nn.Linear(channels, 3 * channels)
         self.project = zero_init(nn.Linear(channels, channels))
 
@@ -223,14 +248,3 @@ class SelfAttention(nn.Module):
         q, k, v = split_heads(self.qkv(tokens), self.heads)
         attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)  # (B, N, C)
         return x + self.project(attended).transpose(1, 2).reshape(x.shape)
-
-
-class Upsample(nn.Module):
-    """Nearest-neighbour doubling, then a convolution. [B, C_in, *S] to [B, C_out, *2S]."""
-
-    def __init__(self, spatial_dims: int, in_channels: int, out_channels: int) -> None:
-        super().__init__()
-        self.conv = convolution(spatial_dims, in_channels, out_channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))

@@ -2,14 +2,17 @@ r"""What a network is told besides the noisy data: the noise level, and the decl
 
 A network declares its fields once; a batch dictionary carries them under the same names:
 
-=============  ==========================================  =================================  ==================
-kind           declared as                                 tensor                             missing is
-=============  ==========================================  =================================  ==================
-categorical    ``{"modality": 3}`` (number of classes)     integers [B]                       -1
-continuous     ``{"age_years": (60.0, 20.0)}`` (mean, std) [B], in its own unit               NaN
-vector         ``{"embedding": 512}`` (length)             [B, length]                        NaN anywhere in it
-concat         ``{"mask": 1}`` (channels)                  [B, channels, *S], of the size of x  NaN (each voxel)
-=============  ==========================================  =================================  ==================
+===========  =============================================  =====================================  ====================
+kind         declared as                                    tensor                                 missing is
+===========  =============================================  =====================================  ====================
+categorical  ``{"modality": 3}`` (number of classes)        integers [B]                           -1
+continuous   ``{"age_years": (60.0, 20.0)}`` (mean, std)    [B], in its own unit                   NaN
+             ``{"spacing_mm": ([1.0, 1.0, 3.0], 2.0)}``     [B, 3], for several means              NaN anywhere in it
+vector       ``{"embedding": 512}`` (length)                [B, length]                            NaN anywhere in it
+concat       ``{"mask": 1}`` (channels)                     [B, channels, *S], of the size of x    NaN (each voxel)
+===========  =============================================  =====================================  ====================
+
+Continuous fields are normalised and expanded in random Fourier features, each component by itself.
 
 A missing value takes a **learned token**; that token is also what classifier-free guidance drops to (Ho and
 Salimans 2022, arXiv:2207.12598), for each sample on its own with probability ``dropout`` while training.
@@ -34,7 +37,8 @@ class ConditionEncoder(nn.Module):
 
     Args:
         categorical: name to number of classes.
-        continuous: name to (mean, standard deviation), in the field's unit; used to normalise it.
+        continuous: name to (mean, standard deviation), in the field's unit; used to normalise it. Lists declare a field
+            of as many components, such as a voxel spacing or a position in mm.
         vector: name to length.
         concat: name to number of channels, or a list of names with one channel each.
         width: size of the embedding.
@@ -45,7 +49,7 @@ class ConditionEncoder(nn.Module):
     def __init__(
         self,
         categorical: Mapping[str, int] | None = None,
-        continuous: Mapping[str, tuple[float, float]] | None = None,
+        continuous: Mapping[str, tuple[float | Sequence[float], float | Sequence[float]]] | None = None,
         vector: Mapping[str, int] | None = None,
         concat: Mapping[str, int] | Sequence[str] | None = None,
         width: int = 128,
@@ -54,7 +58,7 @@ class ConditionEncoder(nn.Module):
     ) -> None:
         super().__init__()
         self.categorical = dict(categorical or {})
-        self.continuous = {name: (float(mean), float(std)) for name, (mean, std) in (continuous or {}).items()}
+        self.continuous = {name: _Scale(mean, std) for name, (mean, std) in (continuous or {}).items()}
         self.vector = dict(vector or {})
         self.concat = dict(concat) if isinstance(concat, Mapping) else dict.fromkeys(concat or (), 1)
         self.names = (*self.categorical, *self.continuous, *self.vector, *self.concat)
@@ -65,9 +69,8 @@ class ConditionEncoder(nn.Module):
         # the last class is "missing"
         self.classes = nn.ModuleDict({n: nn.Embedding(count + 1, width) for n, count in self.categorical.items()})
         self.features = nn.ModuleDict({n: FourierFeatures(width) for n in self.continuous})
-        self.projections = nn.ModuleDict(
-            {n: nn.Linear(length, width) for n, length in (dict.fromkeys(self.continuous, width) | self.vector).items()}
-        )
+        lengths = {n: width * len(scale.mean) for n, scale in self.continuous.items()} | self.vector
+        self.projections = nn.ModuleDict({n: nn.Linear(length, width) for n, length in lengths.items()})
         self.tokens = nn.ParameterDict({n: nn.Parameter(torch.zeros(width)) for n in self.projections})
         self.pixels = nn.ParameterDict({n: nn.Parameter(torch.zeros(c)) for n, c in self.concat.items()})
 
@@ -143,7 +146,7 @@ class ConditionEncoder(nn.Module):
             raise ValueError(f"Each condition field has one kind; declared twice: {self.names}.")
         if not set(self.required) <= set(self.names):
             raise ValueError(f"Required fields {self.required} must be declared, got {self.names}.")
-        if any(std <= 0 for _, std in self.continuous.values()) or not 0 <= self.dropout < 1:
+        if any(min(scale.std) <= 0 for scale in self.continuous.values()) or not 0 <= self.dropout < 1:
             raise ValueError(
                 f"Continuous fields need a standard deviation > 0 and dropout lies in [0, 1), got {self.continuous} "
                 f"and {self.dropout}."
@@ -151,6 +154,8 @@ class ConditionEncoder(nn.Module):
 
     def _classes_of(self, name: str, value: Tensor, batch: int) -> Tensor:
         count = self.categorical[name]
+        if torch.jit.is_tracing() or torch.compiler.is_compiling():
+            return value  # a graph has no values to look at
         if value.shape != (batch,) or value.is_floating_point() or int(value.max()) >= count or int(value.min()) < -1:
             raise ValueError(
                 f"Condition '{name}' has {count} classes: expected {batch} integers 0 to {count - 1} (-1: missing),"
@@ -159,15 +164,34 @@ class ConditionEncoder(nn.Module):
         return value
 
     def _project(self, name: str, value: Tensor, token: Tensor) -> Tensor:
-        expected = (token.shape[0], self.vector[name]) if name in self.vector else (token.shape[0],)
+        batch = token.shape[0]
+        expected = (batch, self.vector[name]) if name in self.vector else (batch, *self.continuous[name].shape)
         if value.shape != expected:
             raise ValueError(f"Condition '{name}': expected shape {expected}, got {tuple(value.shape)}.")
         missing = value.isnan().reshape(len(value), -1).any(1, keepdim=True)
         value = torch.where(value.isnan(), 0.0, value)  # the token replaces it; keeps NaN out of the gradient
         if name in self.continuous:
-            mean, std = self.continuous[name]
-            value = self.features[name]((value - mean) / std)
+            scale = self.continuous[name]
+            normalised = (value.reshape(batch, -1) - value.new_tensor(scale.mean)) / value.new_tensor(scale.std)
+            value = self.features[name](normalised.flatten()).reshape(batch, -1)
         return torch.where(missing, token, self.projections[name](value))
+
+
+class _Scale:
+    """Means and standard deviations of the components of a continuous field; numbers declare a scalar one."""
+
+    def __init__(self, mean: float | Sequence[float], std: float | Sequence[float]) -> None:
+        scalar = isinstance(mean, int | float)
+        means = [mean] if isinstance(mean, int | float) else list(mean)
+        stds = [std] * len(means) if isinstance(std, int | float) else list(std)
+        if len(means) != len(stds) or not means:
+            raise ValueError(f"A continuous field needs one std, or one for each mean; got {mean} and {std}.")
+        self.mean = tuple(float(value) for value in means)
+        self.std = tuple(float(value) for value in stds)
+        self.shape = () if scalar else (len(means),)
+
+    def __repr__(self) -> str:
+        return f"({list(self.mean)}, {list(self.std)})"
 
 
 class NoiseConditioning(nn.Module):

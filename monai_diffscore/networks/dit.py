@@ -18,13 +18,14 @@ Source: Peebles and Xie 2023, arXiv:2212.09748, Section 3.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from monai_diffscore.networks import vit
 from monai_diffscore.networks.blocks import (
     check_image,
     convolution,
@@ -37,8 +38,16 @@ from monai_diffscore.networks.blocks import (
 )
 from monai_diffscore.networks.conditioning import ConditionEncoder, NoiseConditioning
 
-#: hidden size, depth and heads of the published models (Peebles and Xie 2023, Table 1)
-PRESETS = {"S": (384, 12, 6), "B": (768, 12, 12), "L": (1024, 24, 16), "XL": (1152, 28, 16)}
+#: hidden size, depth and heads by name: S to XL are the published models (Peebles and Xie 2023, Table 1)
+PRESETS = {
+    "small": (192, 6, 6),
+    "base": (384, 12, 6),
+    "large": (768, 12, 12),
+    "S": (384, 12, 6),
+    "B": (768, 12, 12),
+    "L": (1024, 24, 16),
+    "XL": (1152, 28, 16),
+}
 
 
 class ScoreDiT(nn.Module):
@@ -55,9 +64,15 @@ class ScoreDiT(nn.Module):
         mlp_ratio: hidden channels of the MLP over hidden_size.
         condition: declared condition fields; None declares none.
         checkpointing: recompute activations in the backward pass.
+        position: "rotary" turns queries and keys by their place; "table" adds a learned vector to each token, which
+            starts as sines and cosines and is interpolated at other sizes than ``input_size``.
+        qk_norm: normalise queries and keys, which keeps attention from saturating at high learning rates.
+        window_size: attend within windows of so many tokens along each axis, in all blocks but every fourth; the cost
+            of those grows linearly with the volume. None attends to all tokens everywhere. (The layout of Li et al.
+            2022, arXiv:2203.16527, Section 3.)
     Raises:
         ValueError: if the arguments do not fit together. In the call: if x has other channels or dimensions, or a size
-            that is not divisible by patch_size.
+            that is not divisible by patch_size (times window_size).
     """
 
     def __init__(
@@ -72,12 +87,16 @@ class ScoreDiT(nn.Module):
         mlp_ratio: float = 4.0,
         condition: ConditionEncoder | None = None,
         checkpointing: bool = False,
+        position: str = "rotary",
+        qk_norm: bool = True,
+        window_size: int | Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         self.spatial_dims = spatial_dims
         self.in_channels = in_channels
         self.patch_size = _per_axis(patch_size, spatial_dims, "patch_size")
         self.input_size = _per_axis(input_size, spatial_dims, "input_size")
+        self.window_size = None if window_size is None else _per_axis(window_size, spatial_dims, "window_size")
         self.checkpointing = checkpointing
         self._check_size(self.input_size)
         if hidden_size % num_heads or (hidden_size // num_heads) % 2:
@@ -85,50 +104,103 @@ class ScoreDiT(nn.Module):
                 f"ScoreDiT needs heads with an even number of channels, got hidden_size {hidden_size} and num_heads "
                 f"{num_heads}."
             )
+        if position not in ("rotary", "table"):
+            raise ValueError(f"Expected position 'rotary' or 'table', got {position!r}.")
         self.conditioning = NoiseConditioning(hidden_size, condition)
-        patch = math.prod(self.patch_size)
         channels = in_channels + self.conditioning.concat_channels
         self.embed = convolution(spatial_dims, channels, hidden_size, self.patch_size, self.patch_size, padding=0)
-        self.rotation = AxialRotation(spatial_dims, hidden_size // num_heads)
-        self.blocks = nn.ModuleList(_Block(hidden_size, num_heads, mlp_ratio) for _ in range(depth))
+        grid = [edge // patch for edge, patch in zip(self.input_size, self.patch_size, strict=True)]
+        rotary = position == "rotary"
+        self.rotation = AxialRotation(spatial_dims, hidden_size // num_heads) if rotary else None
+        self.table = None if rotary else nn.Parameter(sine_cosine_table(hidden_size, grid))
+        self.blocks = nn.ModuleList(_Block(hidden_size, num_heads, mlp_ratio, qk_norm) for _ in range(depth))
         self.norm = nn.LayerNorm(hidden_size, elementwise_affine=False, eps=1e-6)
         self.modulation = zero_init(nn.Linear(hidden_size, 2 * hidden_size))
-        self.output = zero_init(nn.Linear(hidden_size, patch * in_channels))
+        self.output = zero_init(nn.Linear(hidden_size, math.prod(self.patch_size) * in_channels))
 
     @classmethod
     def preset(
         cls, name: str, spatial_dims: int, in_channels: int, input_size: int | Sequence[int], **options: Any
     ) -> ScoreDiT:
-        """A published size by its name, such as "S/2" or "XL/4" (size / patch edge); other options as the constructor.
+        """A size by its name: "small", "base", "large", or a published one with its patch edge, such as "S/2" or
+        "XL/4".
 
-        Raises:
+        Other options as the constructor. Raises:
             ValueError: for another name.
         """
         size, _, patch = name.partition("/")
-        if size not in PRESETS or not patch.isdigit():
-            raise ValueError(f"Expected a preset like 'S/2' with one of the sizes {list(PRESETS)}, got {name!r}.")
+        if size not in PRESETS or (patch and not patch.isdigit()) or (size.isupper() and not patch):
+            raise ValueError(
+                "Expected 'small', 'base', 'large', or a preset like 'S/2' with one of the sizes S, B, L, XL; got "
+                f"{name!r}."
+            )
         hidden_size, depth, num_heads = PRESETS[size]
-        return cls(spatial_dims, in_channels, input_size, int(patch), hidden_size, depth, num_heads, **options)
+        if patch:
+            options["patch_size"] = int(patch)
+        return cls(
+            spatial_dims, in_channels, input_size, hidden_size=hidden_size, depth=depth, num_heads=num_heads, **options
+        )
+
+    @classmethod
+    def from_vit(
+        cls,
+        state_dict: Mapping[str, Tensor],
+        spatial_dims: int,
+        in_channels: int,
+        input_size: int | Sequence[int],
+        **options: Any,
+    ) -> ScoreDiT:
+        """A network that starts with the blocks of a pretrained Vision Transformer, in timm's names.
+
+        See :mod:`monai_diffscore.networks.vit` for what is taken over and how; the adaptive gates are zero, so the
+        output is zero at the start as of every network here. Options as the constructor; ``patch_size`` and
+        ``num_heads`` default to those of the ViT (heads of 64 channels).
+        """
+        network = cls(spatial_dims, in_channels, input_size, **vit.options(state_dict, spatial_dims, options))
+        shapes = {name: value.shape for name, value in network.state_dict().items()}
+        taken = vit.weights(state_dict, shapes["embed.weight"], shapes["table"])
+        missing = network.load_state_dict(taken, strict=False).missing_keys
+        lacking = [name for name in missing if name.startswith("blocks.") and ".modulation." not in name]
+        if lacking:
+            raise ValueError(f"The ViT has no weights for {lacking[:4]}: its blocks differ from ScoreDiT's.")
+        return network
+
+    @property
+    def example_shape(self) -> tuple[int, ...]:
+        """Shape of a small valid input without its batch."""
+        window = self.window_size or (1,) * self.spatial_dims
+        return (self.in_channels, *(2 * patch * tokens for patch, tokens in zip(self.patch_size, window, strict=True)))
 
     def forward(self, x: Tensor, c_noise: Tensor, **condition: Tensor) -> Tensor:
         check_image(self, x, self.spatial_dims, self.in_channels)
         self._check_size(x.shape[2:])
         x, embedding = self.conditioning(x, c_noise, condition)
         patches = self.embed(x)
+        if self.table is not None:
+            patches = patches + resize(self.table.to(patches.dtype), patches.shape[2:])
         grid = patches.shape[2:]
         h = patches.flatten(2).transpose(1, 2)  # (B, N, hidden)
-        rotation = self.rotation(grid, h)
-        for block in self.blocks:
-            h = run_checkpointed(block, h, embedding, rotation, checkpointing=self.checkpointing)
+        everywhere = self.rotation(grid, h) if self.rotation else None
+        within = self.rotation(self.window_size, h) if self.rotation and self.window_size else None
+        for index, block in enumerate(self.blocks):
+            if self.window_size is None or index % 4 == 3:
+                h = run_checkpointed(block, h, embedding, everywhere, checkpointing=self.checkpointing)
+            else:
+                h = split_windows(h, grid, self.window_size)
+                h = run_checkpointed(block, h, embedding, within, checkpointing=self.checkpointing)
+                h = join_windows(h, grid, self.window_size)
         gamma, beta = self.modulation(embedding)[:, None].chunk(2, dim=-1)
         tokens = self.output(modulate(self.norm(h), gamma, beta))
         return unpatchify(tokens, grid, self.patch_size)
 
     def _check_size(self, size: Sequence[int]) -> None:
-        if any(edge % patch for edge, patch in zip(size, self.patch_size, strict=True)):
+        window = self.window_size or (1,) * self.spatial_dims
+        unit = [patch * tokens for patch, tokens in zip(self.patch_size, window, strict=True)]
+        if any(edge % step for edge, step in zip(size, unit, strict=True)):
+            windows = "" if self.window_size is None else f" times its window_size {self.window_size}"
             raise ValueError(
-                f"ScoreDiT needs spatial sizes divisible by its patch_size {self.patch_size}, got {tuple(size)}. Crop "
-                f'patches of such a size, or pad with DivisiblePadd(keys="image", k={list(self.patch_size)}).'
+                f"ScoreDiT needs spatial sizes divisible by its patch_size {self.patch_size}{windows}, got "
+                f'{tuple(size)}. Crop patches of such a size, or pad with DivisiblePadd(keys="image", k={unit}).'
             )
 
 
@@ -140,6 +212,45 @@ def patchify(x: Tensor, patch_size: Sequence[int]) -> Tensor:
 def unpatchify(tokens: Tensor, grid: Sequence[int], patch_size: Sequence[int]) -> Tensor:
     """The image [B, C, *S] of tokens [B, N, C*P] on a grid of patches."""
     return depth_to_space(tokens.transpose(1, 2).unflatten(2, tuple(grid)), patch_size)
+
+
+def split_windows(h: Tensor, grid: Sequence[int], window: Sequence[int]) -> Tensor:
+    """Tokens [B, N, C] on a grid to those of each window, [B * windows, n, C]."""
+    image = h.transpose(1, 2).unflatten(2, tuple(grid))
+    folded = space_to_depth(image, window).flatten(2)  # (B, C * n, windows)
+    return folded.unflatten(1, (h.shape[2], -1)).permute(0, 3, 2, 1).flatten(0, 1)
+
+
+def join_windows(h: Tensor, grid: Sequence[int], window: Sequence[int]) -> Tensor:
+    """The inverse of :func:`split_windows`."""
+    windows = [count // edge for count, edge in zip(grid, window, strict=True)]
+    folded = h.unflatten(0, (-1, math.prod(windows))).permute(0, 3, 2, 1).flatten(1, 2).unflatten(2, windows)
+    return depth_to_space(folded, window).flatten(2).transpose(1, 2)
+
+
+def sine_cosine_table(channels: int, grid: Sequence[int]) -> Tensor:
+    """Sines and cosines of the place on a grid, [1, channels, *grid]; each axis has an equal share of the channels.
+
+    Source: Peebles and Xie 2023, Section 3.2 (after Vaswani et al. 2017, arXiv:1706.03762, Section 3.5).
+    """
+    dims = len(grid)
+    places = torch.meshgrid(*[torch.arange(count).float() for count in grid], indexing="ij")
+    parts = []
+    for axis, place in enumerate(places):
+        pairs = (channels // 2) // dims + (axis < (channels // 2) % dims)
+        frequencies = 10_000.0 ** (-torch.arange(pairs) / max(pairs, 1))
+        angles = place[None] * frequencies.reshape(-1, *[1] * dims)
+        parts += [angles.sin(), angles.cos()]
+    table = torch.cat(parts)
+    return F.pad(table, (0, 0) * dims + (0, channels - len(table)))[None]
+
+
+def resize(table: Tensor, size: Sequence[int]) -> Tensor:
+    """A table [1, C, *grid] interpolated linearly to another grid, the outer edges on each other."""
+    if tuple(table.shape[2:]) == tuple(size):
+        return table
+    mode = {1: "linear", 2: "bilinear", 3: "trilinear"}[len(size)]
+    return F.interpolate(table, size=tuple(size), mode=mode, align_corners=False)
 
 
 class AxialRotation(nn.Module):
@@ -184,27 +295,33 @@ def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
 
 
 class _Block(nn.Module):
-    def __init__(self, hidden_size: int, num_heads: int, mlp_ratio: float) -> None:
+    def __init__(self, hidden_size: int, num_heads: int, mlp_ratio: float, qk_norm: bool) -> None:
         super().__init__()
         self.heads = num_heads
         self.norm_attention = nn.LayerNorm(hidden_size, elementwise_affine=False, eps=1e-6)
         self.qkv = nn.Linear(hidden_size, 3 * hidden_size)
-        self.scale_q = nn.Parameter(torch.ones(hidden_size // num_heads))
-        self.scale_k = nn.Parameter(torch.ones(hidden_size // num_heads))
+        head = hidden_size // num_heads
+        self.scale_q = nn.Parameter(torch.ones(head)) if qk_norm else None
+        self.scale_k = nn.Parameter(torch.ones(head)) if qk_norm else None
         self.project = nn.Linear(hidden_size, hidden_size)
         self.norm_mlp = nn.LayerNorm(hidden_size, elementwise_affine=False, eps=1e-6)
         width = int(mlp_ratio * hidden_size)
         self.mlp = nn.Sequential(nn.Linear(hidden_size, width), nn.GELU("tanh"), nn.Linear(width, hidden_size))
         self.modulation = zero_init(nn.Linear(hidden_size, 6 * hidden_size))
 
-    def forward(self, h: Tensor, embedding: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-        gamma_1, beta_1, gate_1, gamma_2, beta_2, gate_2 = self.modulation(embedding)[:, None].chunk(6, dim=-1)
+    def forward(self, h: Tensor, embedding: Tensor, rotation: tuple[Tensor, Tensor] | None) -> Tensor:
+        """Tokens [B * windows, N, C]; the embedding [B, E] is shared by the windows of a sample."""
+        modulation = self.modulation(embedding).repeat_interleave(h.shape[0] // embedding.shape[0], dim=0)
+        gamma_1, beta_1, gate_1, gamma_2, beta_2, gate_2 = modulation[:, None].chunk(6, dim=-1)
         h = h + gate_1 * self._attend(modulate(self.norm_attention(h), gamma_1, beta_1), rotation)
         return h + gate_2 * self.mlp(modulate(self.norm_mlp(h), gamma_2, beta_2))
 
-    def _attend(self, h: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+    def _attend(self, h: Tensor, rotation: tuple[Tensor, Tensor] | None) -> Tensor:
         q, k, v = split_heads(self.qkv(h), self.heads)
-        q, k = rotate(_unit_rms(q, self.scale_q), rotation), rotate(_unit_rms(k, self.scale_k), rotation)
+        if self.scale_q is not None and self.scale_k is not None:
+            q, k = _unit_rms(q, self.scale_q), _unit_rms(k, self.scale_k)
+        if rotation is not None:
+            q, k = rotate(q, rotation), rotate(k, rotation)
         attended = F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v)
         return self.project(attended.transpose(1, 2).flatten(2))
 

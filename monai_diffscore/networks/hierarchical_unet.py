@@ -21,26 +21,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from monai_diffscore.networks.blocks import (
-    ResidualBlock,
-    SelfAttention,
+    ChannelNorm,
+    channels_last,
     check_image,
     convolution,
     depth_to_space,
-    group_norm,
-    run_checkpointed,
+    named_size,
     space_to_depth,
     zero_init,
 )
 from monai_diffscore.networks.conditioning import ConditionEncoder, NoiseConditioning
+from monai_diffscore.networks.unet import Hourglass, Level
 
-#: constructor options by name of the size
-PRESETS = {
+#: constructor options by the name of the size
+PRESETS: dict[str, dict[str, Any]] = {
     "small": {"channels": (32, 64, 96, 128), "num_res_blocks": 1},
     "base": {"channels": (64, 128, 192, 256, 256), "num_res_blocks": 2},
     "large": {"channels": (128, 256, 384, 512, 512), "num_res_blocks": 3},
@@ -90,33 +91,16 @@ class HierarchicalUNet(nn.Module):
         checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        levels = len(channels)
-        attention = [False] * (levels - 1) + [True] if attention_levels is None else list(attention_levels)
-        _check_levels(channels, attention, stem)
-        shift = context_ratio.bit_length() - 1
-        if context_channels and (context_ratio != 2**shift or not 1 <= shift < levels):
-            raise ValueError(
-                f"context_ratio must be a power of two, at least 2 and below 2^{levels} with {levels} levels, got "
-                f"{context_ratio}."
-            )
+        if stem < 1:
+            raise ValueError(f"stem is the edge of a block of pixels and at least 1, got {stem}.")
         self.spatial_dims, self.in_channels, self.context_channels = spatial_dims, in_channels, context_channels
         self.stem = (stem,) * spatial_dims
-        # with a context the coarsest level has an even size, or its centre would lie half a pixel off
-        self.stride = stem * 2 ** (levels - (0 if context_channels else 1))
-        self.checkpointing = checkpointing
-        embedding_size = 4 * channels[0]
+        embedding_size, pixels = 4 * channels[0], stem**spatial_dims
         self.conditioning = NoiseConditioning(embedding_size, condition)
-
-        def level(index: int) -> _Level:
-            heads = num_head_channels if attention[index] else None
-            return _Level(spatial_dims, channels[index], embedding_size, num_res_blocks, heads)
-
-        pixels = stem**spatial_dims
         self.input = convolution(spatial_dims, (in_channels + self.conditioning.concat_channels) * pixels, channels[0])
-        self.down = nn.ModuleList(level(index) for index in range(levels))
-        self.coarsen = nn.ModuleList(convolution(spatial_dims, a, b, 2, 2, padding=0) for a, b in _pairs(channels))
-        self.refine = nn.ModuleList(convolution(spatial_dims, b, a, 1) for a, b in _pairs(channels))
-        self.up = nn.ModuleList(level(index) for index in range(levels))
+        self.hourglass = Hourglass(
+            spatial_dims, channels, attention_levels, num_res_blocks, num_head_channels, embedding_size, checkpointing
+        )
         self.context = (
             _ContextEncoder(
                 spatial_dims, context_channels, channels, embedding_size, context_ratio, self.stem, context_dropout
@@ -124,29 +108,31 @@ class HierarchicalUNet(nn.Module):
             if context_channels
             else None
         )
-        self.norm = group_norm(channels[0])
+        # with a context the coarsest level has an even size, or its centre would lie half a pixel off
+        self.stride = stem * 2 ** (len(channels) - (0 if context_channels else 1))
+        self.norm = ChannelNorm(channels[0])
         self.output = zero_init(convolution(spatial_dims, channels[0], out_channels * pixels))
+
+    @classmethod
+    def preset(
+        cls, name: str, spatial_dims: int, in_channels: int, out_channels: int, **options: Any
+    ) -> HierarchicalUNet:
+        """A size by its name: "small", "base" or "large"; other options as the constructor."""
+        return cls(spatial_dims, in_channels, out_channels, **{**named_size(PRESETS, name), **options})
+
+    @property
+    def example_shape(self) -> tuple[int, ...]:
+        """Shape of a small valid input without its batch."""
+        return (self.in_channels, *[2 * self.stride] * self.spatial_dims)
 
     def forward(self, x: Tensor, c_noise: Tensor, context: Tensor | None = None, **condition: Tensor) -> Tensor:
         self._check_shape(x, context)
         x, embedding = self.conditioning(x, c_noise, condition)
-        surroundings: list[Tensor | None] = [None] * len(self.down)
+        surroundings: list[Tensor | None] = []
         if self.context is not None:
             surroundings, summary = self.context(x, context, embedding)
             embedding = embedding + summary
-        h = self.input(space_to_depth(x, self.stem))
-        skips = []
-        for index, level in enumerate(self.down):
-            if surroundings[index] is not None:
-                h = h + surroundings[index]
-            h = run_checkpointed(level, h, embedding, checkpointing=self.checkpointing)
-            if index < len(self.coarsen):
-                skips.append(h)
-                h = self.coarsen[index](h)
-        for index in reversed(range(len(self.up))):
-            if index < len(self.refine):
-                h = skips[index] + F.interpolate(self.refine[index](h), scale_factor=2.0, mode="nearest")
-            h = run_checkpointed(self.up[index], h, embedding, checkpointing=self.checkpointing)
+        h = self.hourglass(self.input(channels_last(space_to_depth(x, self.stem))), embedding, surroundings)
         return depth_to_space(self.output(F.silu(self.norm(h))), self.stem)
 
     def _check_shape(self, x: Tensor, context: Tensor | None) -> None:
@@ -167,24 +153,6 @@ class HierarchicalUNet(nn.Module):
             )
 
 
-class _Level(nn.Module):
-    """Residual blocks and, if heads are given, attention."""
-
-    def __init__(
-        self, spatial_dims: int, channels: int, embedding_size: int, num_blocks: int, head_channels: int | None
-    ) -> None:
-        super().__init__()
-        self.blocks = nn.ModuleList(
-            ResidualBlock(spatial_dims, channels, channels, embedding_size) for _ in range(num_blocks)
-        )
-        self.attention = nn.Identity() if head_channels is None else SelfAttention(channels, head_channels)
-
-    def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
-        for block in self.blocks:
-            h = block(h, embedding)
-        return self.attention(h)
-
-
 class _ContextEncoder(nn.Module):
     """Encodes the wide field: (what to add to each level of the tile, what to add to the embedding)."""
 
@@ -200,11 +168,16 @@ class _ContextEncoder(nn.Module):
     ) -> None:
         super().__init__()
         self.ratio, self.stem, self.dropout, self.shift = ratio, stem, dropout, ratio.bit_length() - 1
+        if ratio != 2**self.shift or not 1 <= self.shift < len(channels):
+            raise ValueError(
+                f"context_ratio must be a power of two, at least 2 and below 2^{len(channels)} with {len(channels)} "
+                f"levels, got {ratio}."
+            )
         widths, pixels = channels[: len(channels) - self.shift], stem[0] ** spatial_dims
         self.missing = nn.Parameter(torch.zeros(context_channels))
         self.input = convolution(spatial_dims, context_channels * pixels, widths[0])
-        self.levels = nn.ModuleList(_Level(spatial_dims, width, embedding_size, 1, None) for width in widths)
-        self.coarsen = nn.ModuleList(convolution(spatial_dims, a, b, 2, 2, padding=0) for a, b in _pairs(widths))
+        self.levels = nn.ModuleList(Level(spatial_dims, width, embedding_size, 1, None) for width in widths)
+        self.coarsen = nn.ModuleList(convolution(spatial_dims, a, b, 2, 2, padding=0) for a, b in pairwise(widths))
         self.register = nn.ModuleList(
             zero_init(convolution(spatial_dims, width, tile, 1))
             for width, tile in zip(widths, channels[self.shift :], strict=True)
@@ -218,7 +191,7 @@ class _ContextEncoder(nn.Module):
         gone = context.isnan()
         if self.training and self.dropout > 0:
             gone = gone | (torch.rand(x.shape[0], device=x.device) < self.dropout).reshape(-1, *[1] * (x.ndim - 1))
-        h = self.input(space_to_depth(torch.where(gone, missing, context.to(x)), self.stem))
+        h = self.input(channels_last(space_to_depth(torch.where(gone, missing, context.to(x)), self.stem)))
         added: list[Tensor | None] = [None] * self.shift
         for index, level in enumerate(self.levels):
             h = level(h, embedding)
@@ -234,16 +207,3 @@ def _centre(h: Tensor, ratio: int) -> Tensor:
         size = h.shape[axis] // ratio
         h = h.narrow(axis, (h.shape[axis] - size) // 2, size)
     return h
-
-
-def _pairs(widths: Sequence[int]) -> list[tuple[int, int]]:
-    return list(pairwise(widths))
-
-
-def _check_levels(channels: Sequence[int], attention: Sequence[bool], stem: int) -> None:
-    if not channels or len(channels) != len(attention):
-        raise ValueError(
-            f"channels and attention_levels need one entry for each level, got {list(channels)} and {list(attention)}."
-        )
-    if stem < 1:
-        raise ValueError(f"stem is the edge of a block of pixels and at least 1, got {stem}.")

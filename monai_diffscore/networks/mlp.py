@@ -5,11 +5,20 @@ r"""A residual multilayer perceptron for low-dimensional data and tables.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from monai_diffscore.networks.blocks import FiLM, zero_init
+from monai_diffscore.networks.blocks import FiLM, named_size, run_checkpointed, zero_init
 from monai_diffscore.networks.conditioning import ConditionEncoder, NoiseConditioning
+
+#: constructor options by the name of the size
+PRESETS: dict[str, dict[str, Any]] = {
+    "small": {"hidden_size": 128, "depth": 4},
+    "base": {"hidden_size": 256, "depth": 4},
+    "large": {"hidden_size": 1024, "depth": 8},
+}
 
 
 class ScoreMLP(nn.Module):
@@ -20,17 +29,34 @@ class ScoreMLP(nn.Module):
         hidden_size: width of the residual stream.
         depth: number of residual blocks.
         condition: declared condition fields; None declares none. A concat field is [B, channels].
+        checkpointing: recompute activations in the backward pass.
     """
 
     def __init__(
-        self, features: int, hidden_size: int = 256, depth: int = 4, condition: ConditionEncoder | None = None
+        self,
+        features: int,
+        hidden_size: int = 256,
+        depth: int = 4,
+        condition: ConditionEncoder | None = None,
+        checkpointing: bool = False,
     ) -> None:
         super().__init__()
         self.features = features
+        self.checkpointing = checkpointing
         self.conditioning = NoiseConditioning(hidden_size, condition)
         self.input = nn.Linear(features + self.conditioning.concat_channels, hidden_size)
         self.blocks = nn.ModuleList(_Block(hidden_size) for _ in range(depth))
         self.output = zero_init(nn.Linear(hidden_size, features))
+
+    @classmethod
+    def preset(cls, name: str, features: int, **options: Any) -> ScoreMLP:
+        """A size by its name: "small", "base" or "large"; other options as the constructor."""
+        return cls(features, **{**named_size(PRESETS, name), **options})
+
+    @property
+    def example_shape(self) -> tuple[int, ...]:
+        """Shape of a small valid input without its batch."""
+        return (self.features,)
 
     def forward(self, x: Tensor, c_noise: Tensor, **condition: Tensor) -> Tensor:
         if x.shape[1:] != (self.features,):
@@ -40,7 +66,7 @@ class ScoreMLP(nn.Module):
         x, embedding = self.conditioning(x, c_noise, condition)
         h = self.input(x)
         for block in self.blocks:
-            h = block(h, embedding)
+            h = run_checkpointed(block, h, embedding, checkpointing=self.checkpointing)
         return self.output(F.silu(h))
 
 

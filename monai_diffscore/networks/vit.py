@@ -1,0 +1,124 @@
+r"""Weights of a pretrained Vision Transformer as those of a :class:`~monai_diffscore.networks.dit.ScoreDiT`.
+
+What is taken over, from timm's names (``blocks.0.attn.qkv.weight`` ...), exactly where there is an exact way:
+
+- **Blocks.** ScoreDiT's norms have no weights of their own, so those of the ViT go into the linear layer behind them,
+  :math:`W (\gamma \odot n + \beta) + b = (W \gamma) n + (W\beta + b)`; a layer scale goes into the layer before it. A
+  ScoreDiT whose gates were 1 would compute the ViT's tokens.
+- **Patch embedding.** Resized to another patch by linear interpolation, scaled by the ratio of pixels so that a
+  constant image keeps its token. RGB to C channels: the mean over the colours, 3/C times, so that a grey image keeps
+  its token. To 3-D: repeated along the third axis and divided by its length.
+- **Position table.** Without those of class and register tokens; interpolated to another grid; for 3-D, repeated
+  along the third axis, plus sines and cosines of that axis, of the table's own size, since equal slices could not be
+  told apart.
+
+The gates are 0 at the start, so that the start is defined (the zero network), whatever the image statistics are.
+
+Sources: Dosovitskiy et al. 2021, arXiv:2010.11929, Section 3 (ViT and table interpolation); Carreira and Zisserman
+2017, arXiv:1705.07750, Section 2.4 (inflation).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def options(state_dict: Mapping[str, Tensor], spatial_dims: int, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Constructor options of the ScoreDiT that fits a ViT; those in ``given`` win where they may.
+
+    Raises:
+        ValueError: if these are not the weights of a plain ViT, or for 1-D data.
+    """
+    needed = ("patch_embed.proj.weight", "pos_embed", "blocks.0.attn.qkv.weight", "blocks.0.mlp.fc1.weight")
+    absent = [name for name in needed if name not in state_dict]
+    if absent or "blocks.0.attn.q_norm.weight" in state_dict or spatial_dims not in (2, 3):
+        raise ValueError(
+            "Expected the weights of a plain ViT in timm's names, for 2-D or 3-D data; got "
+            f"{spatial_dims}-D data and weights {f'without {absent}' if absent else 'that normalise queries and keys'}."
+        )
+    hidden, _, patch, _ = state_dict["patch_embed.proj.weight"].shape
+    return {
+        "patch_size": patch,
+        "num_heads": max(1, hidden // 64),
+        **given,
+        "hidden_size": hidden,
+        "depth": 1 + max(int(name.split(".")[1]) for name in state_dict if re.match(r"blocks\.\d+\.", name)),
+        "mlp_ratio": state_dict["blocks.0.mlp.fc1.weight"].shape[0] / hidden,
+        "position": "table",
+        "qk_norm": False,
+    }
+
+
+def weights(state_dict: Mapping[str, Tensor], embed: Sequence[int], table: Sequence[int]) -> dict[str, Tensor]:
+    """The part of a ScoreDiT's state_dict that comes from a ViT.
+
+    Args:
+        state_dict: of the ViT, in timm's names.
+        embed: shape [hidden, C, *patch] of the patch embedding.
+        table: shape [1, hidden, *grid] of the position table.
+    """
+    taken = {
+        "embed.weight": _patch_embedding(state_dict["patch_embed.proj.weight"].float(), embed),
+        "table": _position_table(state_dict["pos_embed"].float(), table),
+    }
+    if "patch_embed.proj.bias" in state_dict:
+        taken["embed.bias"] = state_dict["patch_embed.proj.bias"].float()
+    depth = 1 + max(int(name.split(".")[1]) for name in state_dict if name.startswith("blocks."))
+    for index in range(depth):
+        block = {
+            name.removeprefix(f"blocks.{index}."): value.float()
+            for name, value in state_dict.items()
+            if name.startswith(f"blocks.{index}.")
+        }
+        taken.update({f"blocks.{index}.{name}": value for name, value in _block(block).items()})
+    return taken
+
+
+def _block(block: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    taken: dict[str, Tensor] = {}
+    for ours, theirs, norm in (("qkv", "attn.qkv", "norm1"), ("mlp.0", "mlp.fc1", "norm2")):
+        weight = block[f"{theirs}.weight"]
+        bias = block.get(f"{theirs}.bias", weight.new_zeros(len(weight)))
+        taken[f"{ours}.weight"] = weight * block[f"{norm}.weight"]
+        taken[f"{ours}.bias"] = bias + weight @ block[f"{norm}.bias"]
+    for ours, theirs, scale in (("project", "attn.proj", "ls1.gamma"), ("mlp.2", "mlp.fc2", "ls2.gamma")):
+        gain = block.get(scale, torch.ones(len(block[f"{theirs}.weight"])))
+        taken[f"{ours}.weight"] = gain[:, None] * block[f"{theirs}.weight"]
+        taken[f"{ours}.bias"] = gain * block[f"{theirs}.bias"]
+    return taken
+
+
+def _patch_embedding(weight: Tensor, shape: Sequence[int]) -> Tensor:
+    channels, patch = shape[1], tuple(shape[2:])
+    colours, old = weight.shape[1], tuple(weight.shape[2:])
+    if channels != colours:
+        weight = weight.mean(1, keepdim=True).expand(-1, channels, -1, -1) * (colours / channels)
+    if patch[:2] != old:
+        weight = F.interpolate(weight, size=patch[:2], mode="bilinear", align_corners=False)
+        weight = weight * (math.prod(old) / math.prod(patch[:2]))
+    if len(patch) == 3:
+        weight = weight[..., None].expand(*weight.shape, patch[2]) / patch[2]
+    return weight
+
+
+def _position_table(table: Tensor, shape: Sequence[int]) -> Tensor:
+    grid = tuple(shape[2:])
+    side = math.isqrt(table.shape[1])
+    patches = table[:, -(side**2) :]  # class and register tokens come first
+    image = patches.transpose(1, 2).unflatten(2, (side, side))  # (1, hidden, side, side)
+    if grid[:2] != (side, side):
+        image = F.interpolate(image, size=grid[:2], mode="bilinear", align_corners=False)
+    if len(grid) == 2:
+        return image
+    frequencies = 10_000.0 ** (-torch.arange(shape[1]) / shape[1])
+    along = torch.sin(
+        torch.arange(grid[2]) * frequencies[:, None] + 0.5 * math.pi * (torch.arange(shape[1]) % 2)[:, None]
+    )
+    return image[..., None] + image.std() * along[None, :, None, None, :]
