@@ -1,0 +1,70 @@
+"""Diversity: how alike two images of one set are.
+
+Mean multi-scale structural similarity (Wang et al., Asilomar 2003) of pairs *within* the set, by MONAI: near 1 if all
+images are one. Real images have a value of their own; a set that is more alike than they are has collapsed, and one
+that is much less alike is noise.
+"""
+
+from __future__ import annotations
+
+import torch
+from monai.metrics.regression import compute_ms_ssim
+from torch import Tensor
+
+from monai_diffscore.metrics.figure import Figure
+
+_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # of the five scales, Wang et al., section 3.2
+_KERNEL = 7
+
+
+class PairSimilarity(Figure):
+    """Mean MS-SSIM of each image with the ``partners`` that follow it in a random order of the set.
+
+    As many of the five scales as the image has room for, their weights made to sum to 1; a kernel of 7 voxels (5 or 3
+    in images smaller than 7).
+
+    Args:
+        partners: pairs that each image begins.
+        seed: of the order.
+    """
+
+    name = "diversity"
+    title = "Similarity within the set"
+    unit = "MS-SSIM"
+    two_sided = True
+    sees = "Collapse to few images (higher than real), and sets that are noise (lower than real)."
+    blind_to = (
+        "What the images show: a set of different wrong images passes. Collapse to a handful of images, when N is "
+        "small: pairs of copies are then rare. It compares with itself alone, not with real images."
+    )
+
+    def __init__(self, partners: int = 2, seed: int = 0) -> None:
+        self.partners, self.seed = partners, seed
+
+    def describe(self, images: Tensor) -> Tensor:
+        if len(images) < 2:
+            raise ValueError(f"Similarity within a set needs two images or more, got {len(images)}.")
+        shuffled = images.float()[torch.randperm(len(images), generator=torch.Generator().manual_seed(self.seed))]
+        partners = min(self.partners, len(images) - 1)
+        return torch.stack([_similarity(shuffled, shuffled.roll(-step, 0)) for step in range(1, partners + 1)]).mean(0)
+
+    def compare(self, rows: Tensor, reference: Tensor) -> float:
+        return float(rows.mean())
+
+
+def _similarity(ours: Tensor, theirs: Tensor) -> Tensor:
+    """MS-SSIM [N] of the pairs of images [N, C, *S] in normalised units."""
+    dims = ours.ndim - 2
+    if dims == 1:  # MONAI knows two and three dimensions: a signal as a picture of 7 equal rows would be another thing
+        raise ValueError("Similarity within a set is defined for pictures and volumes, got signals.")
+    shortest = min(ours.shape[2:])
+    kernel = min(_KERNEL, shortest - 1 + shortest % 2)
+    scales = max(
+        s for s in range(1, 6) if s == 1 or (shortest // (s - 1) ** 2 >= kernel and shortest >> (s - 1) >= kernel)
+    )
+    weights = [weight / sum(_WEIGHTS[:scales]) for weight in _WEIGHTS[:scales]]
+    parts = [
+        compute_ms_ssim(a, b, spatial_dims=dims, data_range=2.0, kernel_size=kernel, weights=weights)
+        for a, b in zip(ours.split(16), theirs.split(16), strict=True)
+    ]
+    return torch.cat(parts).flatten()

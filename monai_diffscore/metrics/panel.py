@@ -1,0 +1,182 @@
+r"""The quality panel: figures of a model, beside the same figures of real images and of spoilt ones.
+
+All sets have the same number of images n, because a distance between finite sets is never 0 and its bias depends on
+n. **The floor** is the figure of n real images against n others, over random splits of the real images in two: its
+median, and the interval that holds 95 % of the splits. That is the distribution of the figure if the model were
+perfect. **The other rows** compare with one half of the real images; their 95 % interval is a bootstrap over images
+of both sets, centred on the estimate, because drawing with replacement makes duplicates and with them a bias. Images
+cut from one subject are not independent: with few subjects the intervals are too narrow, and the number of subjects
+belongs beside N.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from monai_diffscore.metrics.controls import spoil
+from monai_diffscore.metrics.diversity import PairSimilarity
+from monai_diffscore.metrics.features import RandomFeatureFrechet
+from monai_diffscore.metrics.figure import Figure, check_images
+from monai_diffscore.metrics.intensity import IntensityDistance
+from monai_diffscore.metrics.memorisation import MemorisationRatio
+from monai_diffscore.metrics.spectrum import SpectrumError
+from monai_diffscore.metrics.texture import PatchSlicedWasserstein
+
+FLOOR = "real"
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with the interval that holds 95 % of its draws, from ``count`` images."""
+
+    value: float
+    low: float
+    high: float
+    count: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure of every set; ``sets`` holds the floor under the name "real"."""
+
+    figure: Figure
+    sets: dict[str, Estimate]
+
+    def beyond_floor(self, name: str) -> bool:
+        """Whether a set lies outside the interval of the floor, on the side that is worse: the test, at 5 %, of the
+        hypothesis that its images are real."""
+        ours, floor = self.sets[name], self.sets[FLOOR]
+        return ours.value > floor.high or (self.figure.two_sided and ours.value < floor.low)
+
+    def record(self) -> dict[str, Any]:
+        """For JSON."""
+        figure = self.figure
+        return {
+            "title": figure.title,
+            "unit": figure.unit,
+            "two_sided": figure.two_sided,
+            "sees": figure.sees,
+            "blind_to": figure.blind_to,
+            "sets": {name: asdict(estimate) for name, estimate in self.sets.items()},
+            "beyond_floor": {name: self.beyond_floor(name) for name in self.sets if name != FLOOR},
+        }
+
+
+def image_figures(
+    scale: float = 1.0,
+    unit: str = "normalised",
+    training: Sequence[Tensor] = (),
+    mirrored: bool = False,
+    coarse: int = 1,
+) -> list[Figure]:
+    """The figures for images: all, or without memorisation if no training volumes are given.
+
+    Args:
+        scale, unit: of the data: data units in a normalised unit, and their name.
+        training: volumes [C, *V] that the model was trained on, preprocessed.
+        mirrored, coarse: of :func:`~monai_diffscore.metrics.memorisation.nearest_windows`.
+    """
+    figures: list[Figure] = [
+        SpectrumError(),
+        IntensityDistance(scale, unit),
+        PatchSlicedWasserstein(),
+        RandomFeatureFrechet(),
+        PairSimilarity(),
+    ]
+    return [*figures, MemorisationRatio(training, mirrored, coarse)] if len(training) else figures
+
+
+def assess(
+    figures: Sequence[Figure],
+    samples: Tensor | None,
+    real: Tensor,
+    copied: Tensor | None = None,
+    draws: int = 200,
+    seed: int = 0,
+    progress: Callable[[str], None] | None = None,
+) -> list[Row]:
+    """The panel: each figure of the model, the floor and the controls.
+
+    Args:
+        figures: such as :func:`image_figures`.
+        samples: [N, C, *S], normalised; None leaves the model out (to see what the panel sees).
+        real: [M, C, *S] that the model was not trained on. Of samples and real, n = min(N, M // 2) are used.
+        copied: [>= n, C, *S] training images, for the control "copied"; without them, real images that the figures
+            compare with stand in.
+        draws: of each bootstrap, and splits of the floor.
+        seed: of all draws.
+        progress: called with the name of each figure.
+    Raises:
+        ValueError: for fewer than 2 samples or 4 real images, or images that differ in size.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    for other in (samples, copied):
+        if other is not None:
+            check_images(other, real)
+    count = len(real) // 2 if samples is None else min(len(samples), len(real) // 2)
+    if count < 2:
+        given = "no" if samples is None else len(samples)
+        raise ValueError(
+            f"Expected 2 samples and 4 real images or more for a panel, got {given} samples and {len(real)} real images. "
+            "Give more of both."
+        )
+    real = real[torch.randperm(len(real), generator=generator)[: 2 * count]]
+    reference, others = real[:count], real[count:]
+    sets: dict[str, Tensor] = {} if samples is None else {"model": samples[:count]}
+    sets |= spoil(others)
+    sets["copied"] = reference if copied is None else copied[torch.arange(count) % len(copied)]
+    rows = []
+    for figure in figures:
+        if progress is not None:
+            progress(figure.title)
+        rows.append(Row(figure, _estimates(figure, sets, reference, others, draws, generator)))
+    return rows
+
+
+def _estimates(
+    figure: Figure,
+    sets: Mapping[str, Tensor],
+    reference: Tensor,
+    others: Tensor,
+    draws: int,
+    generator: torch.Generator,
+) -> dict[str, Estimate]:
+    described = {name: figure.describe(images) for name, images in sets.items()}
+    ours, theirs = figure.describe(reference), figure.describe(others)
+    estimates = {FLOOR: _floor(figure, torch.cat([ours, theirs]), draws, generator)}
+    for name, rows in described.items():
+        estimates[name] = _bootstrap(figure, rows, ours, draws, generator)
+    return estimates
+
+
+def _floor(figure: Figure, rows: Tensor, draws: int, generator: torch.Generator) -> Estimate:
+    count = len(rows) // 2
+    values = []
+    for _ in range(draws):
+        order = torch.randperm(len(rows), generator=generator)
+        values.append(figure.compare(rows[order[:count]], rows[order[count : 2 * count]]))
+    low, middle, high = torch.tensor(values, dtype=torch.float64).quantile(_quantiles(0.5)).tolist()
+    return Estimate(middle, low, high, count)
+
+
+def _bootstrap(figure: Figure, rows: Tensor, reference: Tensor, draws: int, generator: torch.Generator) -> Estimate:
+    value = figure.compare(rows, reference)
+    values = [
+        figure.compare(rows[_again(len(rows), generator)], reference[_again(len(reference), generator)])
+        for _ in range(draws)
+    ]
+    low, middle, high = torch.tensor(values, dtype=torch.float64).quantile(_quantiles(0.5)).tolist()
+    return Estimate(value, max(0.0, value + low - middle), value + high - middle, len(rows))
+
+
+def _again(count: int, generator: torch.Generator) -> Tensor:
+    return torch.randint(count, (count,), generator=generator)
+
+
+def _quantiles(middle: float) -> Tensor:
+    return torch.tensor([0.025, middle, 0.975], dtype=torch.float64)
