@@ -9,17 +9,55 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from monai_diffscore.command_line import find_cause
+
+
+def add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """``report RUN``: the quality panel of generated images as a page."""
+    parser = commands.add_parser("report", help="how good generated images are: one HTML page, JSON and pictures")
+    parser.add_argument("run", type=Path, help="output folder of a training with its samples, or a folder of samples")
+    parser.add_argument("--real", type=Path, help="folder of real images not trained on (default: from the run)")
+    parser.add_argument("--train", type=Path, help="folder of the training images (default: from the run)")
+    parser.add_argument("--out", type=Path, help="folder to write into (default: RUN/report)")
+    parser.add_argument("--title", help="of the page (default: name of the run)")
+    parser.add_argument("--count", type=int, default=64, help="at most this many samples (default: 64)")
+    parser.add_argument("--range", type=float, nargs=2, metavar=("LOW", "HIGH"), help="intensities that -1 and 1 mean")
+    parser.add_argument("--unit", help="of the intensities, such as HU")
+    parser.add_argument("--draws", type=int, default=200, help="of each bootstrap (default: 200)")
+    parser.add_argument("--seed", type=int, default=0, help="of windows, splits and bootstrap (default: 0)")
+    parser.add_argument("--card", type=Path, metavar="DOCS", help="also write the panel into DOCS/README.md")
+    parser.set_defaults(run_command=_report)
+
+
+def _report(chosen: argparse.Namespace) -> int:
+    from monai_diffscore import report  # MONAI, MLflow and matplotlib take seconds to import
+
+    run = report.find_run(chosen.run)
+    limits = tuple(chosen.range) if chosen.range else None
+    material = report.gather(
+        chosen.run, chosen.real, chosen.train, chosen.count, limits, chosen.unit, chosen.seed, record=run
+    )
+    title = chosen.title or (run.name if run else "") or chosen.run.resolve().name
+    made = report.report_images(title, material, chosen.draws, chosen.seed, lambda name: print(f"computing: {name}"))
+    files = report.write_report(made, chosen.out or chosen.run / "report")
+    if run is not None:
+        report.log_report(made, files, run)
+    if chosen.card:
+        files += report.write_card(made, chosen.card)
+    print("\n".join([report.headline(made), *(f"wrote {file}" for file in files)]))
+    return 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code. A problem with data or flags is one line on the error output, code 1."""
     parser = argparse.ArgumentParser(prog="python -m monai_diffscore", description=__doc__.splitlines()[0])
-    parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    add_report(commands)
     chosen = parser.parse_args(arguments)
     try:
-        return int(chosen.run(chosen) or 0)
+        return int(chosen.run_command(chosen) or 0)
     except Exception as error:
         cause = find_cause(error)
         if cause is None:

@@ -122,7 +122,7 @@ def assess(
     if count < 2:
         given = "no" if samples is None else len(samples)
         raise ValueError(
-            f"Expected 2 samples and 4 real images or more for a panel, got {given} samples and {len(real)} real images. "
+            f"Expected 2 samples and 4 real images or more, got {given} samples and {len(real)} real images. "
             "Give more of both."
         )
     real = real[torch.randperm(len(real), generator=generator)[: 2 * count]]

@@ -1,0 +1,90 @@
+"""The panel on a model card: a small table and a picture for ``bundles/*/docs/README.md``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure as Drawing
+
+from monai_diffscore.data import DataError
+from monai_diffscore.data.files import whole_file
+from monai_diffscore.metrics import FLOOR
+from monai_diffscore.report.charts import draw_intervals
+from monai_diffscore.report.images import ImageReport, headline, nearest_control
+
+BEGIN, END = "<!-- quality panel: written by python -m monai_diffscore report -->", "<!-- end of the quality panel -->"
+
+
+def card_text(report: ImageReport, picture: str = "panel.png") -> str:
+    """The panel in Markdown: what was compared, a table, a picture, the warnings."""
+    lines = [
+        headline(report),
+        "",
+        *(f"- {name}: {fact}" for name, fact in report.material.facts.items()),
+        "",
+        "| figure | model | real against real | model is | blurred | noisy | copied |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in report.rows:
+        model, floor = row.sets["model"], row.sets[FLOOR]
+        verdict = f"nearest to {nearest_control(row)}" if row.beyond_floor("model") else "as real data"
+        controls = " | ".join(f"{row.sets[name].value:.3g}" for name in ("blurred", "noisy", "copied"))
+        lines.append(
+            f"| {row.figure.title} ({row.figure.unit}) | {model.value:.3g} [{model.low:.3g}, {model.high:.3g}] "
+            f"| {floor.value:.3g} [{floor.low:.3g}, {floor.high:.3g}] | {verdict} | {controls} |"
+        )
+    lines += [
+        "",
+        f"N = {report.count} images in each set; brackets hold 95 % of the draws. Each figure is blind to something: "
+        "the page that `python -m monai_diffscore report` writes says to what.",
+        *(f"\n> {warning}" for warning in report.material.warnings),
+        "",
+        f"![Each figure of the model, of real data and of spoilt real data]({picture})",
+    ]
+    return "\n".join(lines)
+
+
+def write_card(report: ImageReport, folder: str | Path) -> list[Path]:
+    """Writes ``panel.png`` into the docs folder of a bundle, and the panel into its README.md.
+
+    It takes the place of an earlier one, between two comment lines, or stands at the end as a section of its own.
+
+    Raises:
+        DataError: if the folder has no README.md, or only one of the two lines.
+    """
+    readme, picture = Path(folder) / "README.md", Path(folder) / "panel.png"
+    if not readme.is_file():
+        raise DataError(
+            readme, key="card", expected="a model card", got="no such file", remedy="Give a bundle's docs folder."
+        )
+    text = readme.read_text()
+    if (BEGIN in text) != (END in text):
+        raise DataError(
+            readme, key="card", expected=f"both '{BEGIN}' and '{END}', or neither", got="one", remedy="Add the other."
+        )
+    panel = f"{BEGIN}\n{card_text(report)}\n{END}"
+    if BEGIN in text:
+        text = text[: text.index(BEGIN)] + panel + text[text.index(END) + len(END) :]
+    else:
+        text = text.rstrip("\n") + f"\n\n## Quality panel\n\n{panel}\n"
+    _draw(report, picture)
+    with whole_file(readme) as file:
+        file.write(text.encode())
+    return [readme, picture]
+
+
+def _draw(report: ImageReport, path: Path) -> None:
+    drawing = Drawing(figsize=(9.6, 2.5 * -(-len(report.rows) // 3)), layout="constrained")
+    FigureCanvasAgg(drawing)
+    axes = drawing.subplots(-(-len(report.rows) // 3), 3, squeeze=False)
+    for axis in axes.flat[len(report.rows) :]:
+        axis.set_axis_off()
+    for axis, row in zip(axes.flat, report.rows, strict=False):
+        axis.tick_params(labelsize=8)
+        for side in ("top", "right"):
+            axis.spines[side].set_visible(False)
+        draw_intervals(axis, row)
+        axis.set_title(row.figure.title, fontsize=9, loc="left")
+    with whole_file(path) as file:
+        drawing.savefig(file, format="png", dpi=110)
