@@ -50,7 +50,8 @@ def frechet_distance(rows: Tensor, reference: Tensor) -> float:
     means, roots = [], []
     for part in (rows.double(), reference.double()):
         means.append(part.mean(0))
-        roots.append((part - means[-1]) / math.sqrt(max(1, len(part) - 1)))
+        # the triangular factor stands for all rows: its size is that of the features, not of the set
+        roots.append(torch.linalg.qr((part - means[-1]) / math.sqrt(max(1, len(part) - 1)), mode="r").R)
     cross = torch.linalg.matrix_norm(roots[0] @ roots[1].T, "nuc")
     spread = roots[0].square().sum() + roots[1].square().sum() - 2 * cross
     return float(((means[0] - means[1]).square().sum() + spread).clamp(min=0))

@@ -28,7 +28,7 @@ def card_text(report: ImageReport, picture: str = "panel.png") -> str:
     ]
     for row in report.rows:
         model, floor = row.sets["model"], row.sets[FLOOR]
-        verdict = f"nearest to {nearest_control(row)}" if row.beyond_floor("model") else "as real data"
+        verdict = f"as far off as {nearest_control(row)}" if row.beyond_floor("model") else "as real data"
         controls = " | ".join(f"{row.sets[name].value:.3g}" for name in ("blurred", "noisy", "copied"))
         lines.append(
             f"| {row.figure.title} ({row.figure.unit}) | {model.value:.3g} [{model.low:.3g}, {model.high:.3g}] "

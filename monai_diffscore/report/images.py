@@ -35,6 +35,7 @@ from monai_diffscore.report import charts, page
 from monai_diffscore.report.page import COLOURS, Cell, Section
 from monai_diffscore.report.sources import Material, RunRecord
 
+_ORDER = ("copied", "collapsed", "blurred", "noisy", "shifted", "shuffled")
 _PLANES = ("normal to axis 0", "normal to axis 1", "normal to axis 2")
 
 
@@ -152,9 +153,11 @@ def headline(report: ImageReport) -> str:
     else:
         text = f"None of {total} figures tells the model's {report.count} images from real ones."
     if report.neighbours is not None:
-        number = len(report.copies)
-        text += f" {number or 'No'} sample{'' if number == 1 else 's'} of {len(report.material.samples)} "
-        text += ("is a suspected copy" if number < 2 else "are suspected copies") + " of the training data searched."
+        number, total = len(report.copies), len(report.material.samples)
+        who = {0: f"None of the {total} samples is a", 1: f"One of the {total} samples is a"}.get(
+            number, f"{number} of the {total} samples are each a"
+        )
+        text += f" {who} suspected copy of the training data searched."
     return text
 
 
@@ -169,11 +172,11 @@ def nearest_control(row: Row) -> str:
 
 
 def _verdict(report: ImageReport) -> Section:
-    controls = [name for name in report.rows[0].sets if name not in ("model", FLOOR)]
+    controls = sorted((name for name in report.rows[0].sets if name not in ("model", FLOOR)), key=_ORDER.index)
     rows = []
     for row in report.rows:
         beyond = row.beyond_floor("model")
-        verdict = f"nearest to {nearest_control(row)}" if beyond else "as real data"
+        verdict = f"as far off as {nearest_control(row)}" if beyond else "as real data"
         cells = [
             Cell(row.figure.title, f"{row.figure.unit}, {'as real is best' if row.figure.two_sided else '0 is best'}"),
             Cell(_number(row.sets["model"].value), verdict, f"model {'bad' if beyond else 'good'}"),
@@ -181,15 +184,16 @@ def _verdict(report: ImageReport) -> Section:
         ]
         for name in controls:
             caught = row.beyond_floor(name)
-            cells.append(Cell(_number(row.sets[name].value), _interval(row, name), "caught" if caught else "missed"))
+            tip, seen = _interval(row, name), "seen" if caught else "blind"
+            cells.append(Cell(_number(row.sets[name].value), seen, "caught" if caught else "missed", tip))
         rows.append(cells)
-    body = page.table(["Figure", "Model", "Real against real", *controls], rows) + page.legend(
+    body = page.table(["Figure", "Model", "Real", *controls], rows) + page.legend(
         {
             "model, inside the interval of real data": COLOURS["good"],
             "model, outside it": COLOURS["bad"],
             "real against real: the floor": "#dfe7ee",
             "control that this figure sees": "#f0dfc2",
-            "control that it is blind to: grey figures": "#eef1f4",
+            "control that it is blind to": "#ffffff;border:1px solid #c9d1d9",
         }
     )
     return Section(
@@ -280,10 +284,11 @@ def _method(report: ImageReport) -> Section:
     material = report.material
     copies = "training images, copied" if material.training else "copies of the real images compared with"
     text = (
-        f"Every set has {report.count} images, because the distance of two finite sets depends on their size. The "
-        "floor is the median over random splits of the real images; its interval is what a perfect model would score, so "
-        "each figure is a test at 5 %: of 20 figures of a perfect model one falls outside. The other intervals are a "
-        "bootstrap over images, centred on the estimate. Controls are made of real images: Gaussian blur of one voxel; "
+        f"Every set has {report.count} images, because the distance of two finite sets depends on their size. The real "
+        "column is the median over random splits of the real images in two; its interval is what a perfect model would "
+        "score, so each figure is a test at 5 %: of 20 figures of a perfect model one falls outside. The other "
+        "intervals are a bootstrap over images, centred on the estimate. Controls are made of real images: Gaussian "
+        "blur of one voxel; "
         f"noise of 5 % of the range; a shift of 2.5 % of the range ({0.05 * material.scale:.3g} {material.unit}); "
         f"voxels in random order; four images repeated; {copies}."
     )

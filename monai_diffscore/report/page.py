@@ -19,7 +19,7 @@ _STYLE = """
 :root{--ink:#1b2430;--soft:#5b6b7b;--line:#dfe4ea;--paper:#ffffff;--wash:#f5f7f9;--model:#0b5cad;--good:#1d7a54;
 --bad:#b3431e;--control:#a8793a} *{box-sizing:border-box}
 body{margin:0;background:var(--wash);color:var(--ink);font:16px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,
-"Helvetica Neue",Arial,"DejaVu Sans",sans-serif} main{max-width:1120px;margin:0 auto;padding:48px 32px 80px}
+"Helvetica Neue",Arial,"DejaVu Sans",sans-serif} main{max-width:1180px;margin:0 auto;padding:48px 32px 80px}
 header{border-bottom:3px solid var(--ink);padding-bottom:20px;margin-bottom:28px}
 .kind{font-size:13px;letter-spacing:.09em;text-transform:uppercase;color:var(--soft);margin:0 0 6px}
 h1{font-size:34px;line-height:1.15;margin:0 0 12px;letter-spacing:-.01em}
@@ -34,7 +34,7 @@ table{border-collapse:separate;border-spacing:0 0;width:100%;font-variant-numeri
 th{font-weight:600;font-size:13px;text-align:right;color:var(--soft);padding:6px 9px;border-bottom:1.5px solid
 var(--ink); vertical-align:bottom} td{padding:9px;border-bottom:1px solid
 var(--line);text-align:right;white-space:nowrap;vertical-align:top}
-th:first-child,td:first-child{text-align:left;padding-left:0} td:first-child{white-space:normal;min-width:150px} td
+th:first-child,td:first-child{text-align:left;padding-left:0} td:first-child{white-space:normal;min-width:190px} td
 small{display:block;color:var(--soft);font-size:11.5px}
 td.model{font-size:17px;font-weight:700;color:#fff;border-bottom:1px solid #fff} td.model
 small{color:#fff;opacity:.92;font-weight:500} td.good{background:var(--good)}td.bad{background:var(--bad)}

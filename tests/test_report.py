@@ -1,0 +1,171 @@
+"""The report: what it reads, what it writes, and that a browser opens it."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from monai_diffscore.__main__ import main
+from monai_diffscore.data import DataError
+from monai_diffscore.report import Cell, Page, Section, render
+from monai_diffscore.report.card import BEGIN, END
+from monai_diffscore.report.page import table
+from monai_diffscore.report.sources import find_run, find_samples, gather, random_windows, read_images
+
+
+def blobs(count: int, seed: int, size: int = 20) -> np.ndarray:
+    """Smooth random pictures [N, 1, size, size], 0 to about 100."""
+    random = np.random.default_rng(seed)
+    grid = np.stack(np.meshgrid(*[np.arange(size)] * 2, indexing="ij"))
+    centres, noise = random.uniform(4, size - 4, (count, 2, 1, 1)), random.normal(0, 1, (count, 1, size, size))
+    return (100 * np.exp(-((grid - centres) ** 2).sum(1, keepdims=True) / 20) + noise).astype(np.float32)
+
+
+@pytest.fixture
+def folders(tmp_path):
+    for name, seed in (("samples", 0), ("real", 1), ("train", 2)):
+        (tmp_path / name).mkdir()
+        np.save(tmp_path / name / "set.npy", blobs(32, seed))
+    return tmp_path
+
+
+def command(folders, *more: str) -> list[str]:
+    samples, real, train, out = (str(folders / name) for name in ("samples", "real", "train", "out"))
+    return ["report", samples, "--real", real, "--train", train, "--out", out, "--draws", "10", *more]
+
+
+def test_the_command_writes_a_page_a_record_and_a_picture(folders, capsys):
+    assert main(command(folders, "--unit", "HU", "--title", "a & b")) == 0
+    html, record = (folders / "out/report.html").read_text(), json.loads((folders / "out/report.json").read_text())
+    assert "<title>a &amp; b</title>" in html
+    assert set(record["figures"]) == {
+        "spectrum",
+        "intensity",
+        "texture",
+        "random_features",
+        "diversity",
+        "memorisation",
+    }
+    assert record["images_in_each_set"] == 16
+    for figure in record["figures"].values():
+        assert figure["blind_to"][:40] in html
+        assert {"model", "real", "blurred", "noisy", "copied"} <= set(figure["sets"])
+    assert record["figures"]["intensity"]["unit"] == "HU"
+    assert (folders / "out/gallery.png").read_bytes().startswith(b"\x89PNG")
+    assert "wrote" in capsys.readouterr().out
+
+
+def test_the_page_is_one_file_that_fetches_nothing(folders):
+    main(command(folders))
+    html = (folders / "out/report.html").read_text()
+    assert "<script" not in html
+    sources = re.findall(r'(?:src|href)="([^"#]*)', html) + re.findall(r"url\(([^#)][^)]*)", html)
+    assert all(source.startswith("data:") or source == "" for source in sources), sources
+    names = re.findall(r'\bid="([^"]+)"', html)
+    assert len(names) == len(set(names))
+
+
+def test_copies_are_named_on_the_page(folders):
+    train = np.load(folders / "train/set.npy")
+    np.save(folders / "samples/set.npy", np.concatenate([blobs(28, 0), train[:4]]))
+    main(command(folders))
+    record = json.loads((folders / "out/report.json").read_text())
+    assert record["suspected_copies"] == [28, 29, 30, 31]
+    assert "4 of the 32 samples" in (folders / "out/report.html").read_text()
+
+
+def test_without_training_data_the_page_says_what_is_missing(folders):
+    arguments = command(folders)
+    at = arguments.index("--train")
+    assert main(arguments[:at] + arguments[at + 2 :]) == 0
+    assert "nothing is said about memorisation" in (folders / "out/report.html").read_text()
+    assert "memorisation" not in json.loads((folders / "out/report.json").read_text())["figures"]
+
+
+def test_the_card_is_written_once_and_replaced(folders):
+    docs = folders / "docs"
+    docs.mkdir()
+    (docs / "README.md").write_text("# Model\n\ntext\n")
+    for _ in range(2):
+        assert main(command(folders, "--card", str(docs))) == 0
+    text = (docs / "README.md").read_text()
+    assert text.startswith("# Model\n\ntext\n")
+    assert text.count(BEGIN) == text.count(END) == text.count("| Power spectrum") == 1
+    assert (docs / "panel.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda f: shutil.rmtree(f / "samples"), "got no such folder"),
+        (lambda f: (f / "samples/set.npy").write_bytes(b"x"), "a readable image"),
+        (lambda f: np.save(f / "samples/set.npy", np.full((4, 1, 9, 9), np.nan)), "voxels NaN"),
+        (lambda f: np.save(f / "samples/two.npy", blobs(2, 0, 24)), "images of one size"),
+        (lambda f: np.save(f / "real/set.npy", blobs(8, 0, 12)), "as the samples"),
+    ],
+)
+def test_what_cannot_be_reported_on_is_one_line_and_leaves_nothing(folders, spoil, message, capsys):
+    spoil(folders)
+    assert main(command(folders)) == 1
+    assert message in capsys.readouterr().err
+    assert not (folders / "out").exists()
+
+
+def test_a_folder_without_records_asks_for_real_images(folders):
+    with pytest.raises(DataError, match="--real"):
+        gather(folders / "samples")
+
+
+def test_a_record_that_cannot_be_opened_is_named(tmp_path):
+    (tmp_path / "mlflow_run.json").write_text(json.dumps({"uri": f"sqlite:///{tmp_path}/none.db", "run_id": "0"}))
+    with pytest.raises(DataError, match=r"mlflow_run.json .* the MLflow run"):
+        find_run(tmp_path)
+
+
+def test_nifti_pictures_lose_their_third_axis(tmp_path):
+    nib.save(nib.Nifti1Image(blobs(1, 0)[0, 0, :, :, None], np.eye(4)), tmp_path / "a.nii.gz")
+    assert read_images(find_samples(tmp_path), 8)[0].shape == (1, 20, 20)
+
+
+def test_windows_come_from_every_volume_and_whole_images_once():
+    volumes = [torch.full((1, 8, 8), float(number)) for number in range(3)]
+    assert random_windows(volumes, (1, 4, 4), 6)[:, 0, 0, 0].tolist() == [0, 1, 2, 0, 1, 2]
+    assert len(random_windows(volumes, (1, 8, 8), 100)) == 3
+
+
+def test_texts_on_a_page_are_escaped():
+    section = Section("<b>", table(["<i>"], [[Cell("<u>", "<s>")]]), "<em>")
+    html = render(Page("<a>", "<p1>", "<p2>", {"<k>": "<v>"}, [section], ["<w>"], "<f>"))
+    for tag in ("<b>", "<i>", "<u>", "<s>", "<em>", "<a>", "<p1>", "<p2>", "<k>", "<v>", "<w>", "<f>"):
+        assert tag not in html.split("<body>")[1]
+
+
+@pytest.mark.slow
+def test_a_browser_opens_the_page_without_a_complaint(folders):
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("no Chromium: install it with apt-get install chromium")
+    main(command(folders))
+    picture = folders / "page.png"
+    done = subprocess.run(
+        [browser, "--headless=new", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--hide-scrollbars"]
+        + ["--window-size=1280,3000", f"--user-data-dir={folders}/profile", f"--screenshot={picture}"]
+        + [(folders / "out/report.html").as_uri()],
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert not [line for line in done.stderr.splitlines() if "CONSOLE" in line], done.stderr
+    assert picture.is_file(), done.stderr
+    from matplotlib.image import imread
+
+    page = imread(picture)
+    assert page.shape[:2] == (3000, 1280)
+    assert page[..., :3].std() > 0.05  # not a blank page
