@@ -155,9 +155,12 @@ def test_a_browser_opens_the_page_without_a_complaint(folders):
     main(command(folders))
     picture = folders / "page.png"
     done = subprocess.run(
-        [browser, "--headless=new", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--hide-scrollbars"]
-        + ["--window-size=1280,3000", f"--user-data-dir={folders}/profile", f"--screenshot={picture}"]
-        + [(folders / "out/report.html").as_uri()],
+        [
+            browser,
+            *("--headless=new", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--hide-scrollbars"),
+            *("--window-size=1280,3000", f"--user-data-dir={folders}/profile", f"--screenshot={picture}"),
+            (folders / "out/report.html").as_uri(),
+        ],
         capture_output=True,
         text=True,
         timeout=240,

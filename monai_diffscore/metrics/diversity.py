@@ -18,38 +18,39 @@ _KERNEL = 7
 
 
 class PairSimilarity(Figure):
-    """Mean MS-SSIM of each image with the ``partners`` that follow it in a random order of the set.
+    """Mean MS-SSIM of pairs of the set, over the same mean of the real images: 1 is as various as they are.
 
-    As many of the five scales as the image has room for, their weights made to sum to 1; a kernel of 7 voxels (5 or 3
-    in images smaller than 7).
+    Each image is in one pair, so that the pairs, which are the rows of this figure, are independent and its intervals
+    true. As many of the five scales as the image has room for, their weights made to sum to 1; a kernel of 7 voxels (less
+    in smaller images).
 
     Args:
-        partners: pairs that each image begins.
-        seed: of the order.
+        seed: of the random order that makes the pairs.
     """
 
     name = "diversity"
     title = "Similarity within the set"
-    unit = "MS-SSIM"
+    unit = "ratio of MS-SSIM"
     two_sided = True
     sees = "Collapse to few images (higher than real), and sets that are noise (lower than real)."
     blind_to = (
         "What the images show: a set of different wrong images passes. Collapse to a handful of images, when N is "
-        "small: pairs of copies are then rare. It compares with itself alone, not with real images."
+        "small: pairs of copies are then rare."
     )
 
-    def __init__(self, partners: int = 2, seed: int = 0) -> None:
-        self.partners, self.seed = partners, seed
+    def __init__(self, seed: int = 0) -> None:
+        self.seed = seed
 
     def describe(self, images: Tensor) -> Tensor:
+        """A row [N // 2] for each pair."""
         if len(images) < 2:
             raise ValueError(f"Similarity within a set needs two images or more, got {len(images)}.")
-        shuffled = images.float()[torch.randperm(len(images), generator=torch.Generator().manual_seed(self.seed))]
-        partners = min(self.partners, len(images) - 1)
-        return torch.stack([_similarity(shuffled, shuffled.roll(-step, 0)) for step in range(1, partners + 1)]).mean(0)
+        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(self.seed))
+        pairs = len(images) // 2
+        return _similarity(images[order[:pairs]].float(), images[order[pairs : 2 * pairs]].float())
 
     def compare(self, rows: Tensor, reference: Tensor) -> float:
-        return float(rows.mean())
+        return float(rows.mean() / reference.mean().clamp(min=1e-6))
 
 
 def _similarity(ours: Tensor, theirs: Tensor) -> Tensor:

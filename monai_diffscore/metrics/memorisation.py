@@ -56,7 +56,7 @@ def nearest_windows(
     for number, volume in enumerate(volumes):
         for flip in (False, True) if mirrored else (False,):
             searched = volume.float().flip(1) if flip else volume.float()
-            offsets = _offsets(images, searched, coarse, candidates)
+            offsets = _offsets(images, searched, coarse, candidates if coarse > 1 else 1)
             for index, places in enumerate(offsets):
                 distance, place, window = _closest(images[index], searched, places, coarse - 1)
                 if distance < best.distance[index]:
@@ -135,6 +135,8 @@ def _check_volumes(images: Tensor, volumes: Sequence[Tensor]) -> None:
 def _offsets(images: Tensor, volume: Tensor, coarse: int, candidates: int) -> list[list[tuple[int, ...]]]:
     """The most promising first voxels in the volume for each image."""
     dims = images.ndim - 2
+    if volume.shape == images.shape[1:]:  # one window alone
+        return [[(0,) * dims]] * len(images)
     pool = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[dims - 1]
     if coarse > 1:
         images, volume = pool(images, coarse), pool(volume[None], coarse)[0]

@@ -12,7 +12,7 @@ belongs beside N.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -134,7 +134,9 @@ def assess(
     for figure in figures:
         if progress is not None:
             progress(figure.title)
-        rows.append(Row(figure, _estimates(figure, sets, reference, others, draws, generator)))
+        estimates = _estimates(figure, sets, reference, others, draws, generator)
+        # rows may stand for pairs of images
+        rows.append(Row(figure, {name: replace(estimate, count=count) for name, estimate in estimates.items()}))
     return rows
 
 
