@@ -20,7 +20,7 @@ from monai_diffscore.report.page import table
 from monai_diffscore.report.sources import find_run, find_samples, gather, random_windows, read_images
 
 
-def blobs(count: int, seed: int, size: int = 20) -> np.ndarray:
+def blobs(count: int, seed: int, size: int = 16) -> np.ndarray:
     """Smooth random pictures [N, 1, size, size], 0 to about 100."""
     random = np.random.default_rng(seed)
     grid = np.stack(np.meshgrid(*[np.arange(size)] * 2, indexing="ij"))
@@ -32,7 +32,7 @@ def blobs(count: int, seed: int, size: int = 20) -> np.ndarray:
 def folders(tmp_path):
     for name, seed in (("samples", 0), ("real", 1), ("train", 2)):
         (tmp_path / name).mkdir()
-        np.save(tmp_path / name / "set.npy", blobs(32, seed))
+        np.save(tmp_path / name / "set.npy", blobs(16, seed))
     return tmp_path
 
 
@@ -53,7 +53,7 @@ def test_the_command_writes_a_page_a_record_and_a_picture(folders, capsys):
         "diversity",
         "memorisation",
     }
-    assert record["images_in_each_set"] == 16
+    assert record["images_in_each_set"] == 8
     for figure in record["figures"].values():
         assert figure["blind_to"][:40] in html
         assert {"model", "real", "blurred", "noisy", "copied"} <= set(figure["sets"])
@@ -74,11 +74,11 @@ def test_the_page_is_one_file_that_fetches_nothing(folders):
 
 def test_copies_are_named_on_the_page(folders):
     train = np.load(folders / "train/set.npy")
-    np.save(folders / "samples/set.npy", np.concatenate([blobs(28, 0), train[:4]]))
+    np.save(folders / "samples/set.npy", np.concatenate([blobs(12, 0), train[:4]]))
     main(command(folders))
     record = json.loads((folders / "out/report.json").read_text())
-    assert record["suspected_copies"] == [28, 29, 30, 31]
-    assert "4 of the 32 samples" in (folders / "out/report.html").read_text()
+    assert record["suspected_copies"] == [12, 13, 14, 15]
+    assert "4 of the 16 samples" in (folders / "out/report.html").read_text()
 
 
 def test_without_training_data_the_page_says_what_is_missing(folders):
@@ -93,8 +93,8 @@ def test_the_card_is_written_once_and_replaced(folders):
     docs = folders / "docs"
     docs.mkdir()
     (docs / "README.md").write_text("# Model\n\ntext\n")
-    for _ in range(2):
-        assert main(command(folders, "--card", str(docs))) == 0
+    for draws in ("4", "5"):
+        assert main(command(folders, "--draws", draws, "--card", str(docs))) == 0
     text = (docs / "README.md").read_text()
     assert text.startswith("# Model\n\ntext\n")
     assert text.count(BEGIN) == text.count(END) == text.count("| Power spectrum") == 1
@@ -131,7 +131,7 @@ def test_a_record_that_cannot_be_opened_is_named(tmp_path):
 
 def test_nifti_pictures_lose_their_third_axis(tmp_path):
     nib.save(nib.Nifti1Image(blobs(1, 0)[0, 0, :, :, None], np.eye(4)), tmp_path / "a.nii.gz")
-    assert read_images(find_samples(tmp_path), 8)[0].shape == (1, 20, 20)
+    assert read_images(find_samples(tmp_path), 8)[0].shape == (1, 16, 16)
 
 
 def test_windows_come_from_every_volume_and_whole_images_once():

@@ -21,8 +21,8 @@ class PairSimilarity(Figure):
     """Mean MS-SSIM of pairs of the set, over the same mean of the real images: 1 is as various as they are.
 
     Each image is in one pair, so that the pairs, which are the rows of this figure, are independent and its intervals
-    true. As many of the five scales as the image has room for, their weights made to sum to 1; a kernel of 7 voxels (less
-    in smaller images).
+    true. As many of the five scales as the image has room for, their weights made to sum to 1; a kernel of 7 voxels
+    (less in smaller images).
 
     Args:
         seed: of the random order that makes the pairs.
