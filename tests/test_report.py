@@ -124,7 +124,7 @@ def test_a_folder_without_records_asks_for_real_images(folders):
 
 
 def test_a_record_that_cannot_be_opened_is_named(tmp_path):
-    (tmp_path / "mlflow_run.json").write_text(json.dumps({"uri": f"sqlite:///{tmp_path}/none.db", "run_id": "0"}))
+    (tmp_path / "mlflow_run.json").write_text(json.dumps({"uri": "nowhere://server", "run_id": "0"}))
     with pytest.raises(DataError, match=r"mlflow_run.json .* the MLflow run"):
         find_run(tmp_path)
 
