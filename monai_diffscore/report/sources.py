@@ -81,11 +81,11 @@ def gather(
     """Reads samples, real images and training volumes.
 
     Args:
-        path: the output folder of a training, whose ``samples`` are taken, or a folder of generated NIfTI or .npy
-        files. real: folder of unseen real images; None takes the validation cases of the run. train: folder of
-        training images; None takes the training cases of the run, or none without a run. count: at most this many
-        samples, and twice as many real images. intensity_range: what stands for -1 and 1; None takes the run's, else
-        the percentiles 0.5 and 99.5 of the
+        path: the output folder of a training, whose ``samples`` are taken, or a folder of generated NIfTI or .npy files.
+        real: folder of unseen real images; None takes the validation cases of the run.
+        train: folder of training images; None takes the training cases of the run, or none without a run.
+        count: at most this many samples, and twice as many real images.
+        intensity_range: what stands for -1 and 1; None takes the run's, else the percentiles 0.5 and 99.5 of the
             real images.
         unit: name of the data's unit.
         seed: of the places where real images are cut out.

@@ -1,0 +1,71 @@
+"""The checks of the MONAI model zoo's continuous integration (verify_bundle, mode full), on every bundle.
+
+None of the zoo's own diffusion bundles passes the last two without an exclusion. The weights are those of a training of a
+few iterations, written where a bundle keeps them.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from monai.bundle import ConfigParser, ckpt_export, verify_metadata, verify_net_in_out
+from test_bundles import ROOT, configuration, dataset, each_bundle, workflow  # noqa: F401
+
+SCHEMA = Path(__file__).parent / "metadata_schema.json"
+
+
+@pytest.fixture
+def trained(bundle: str, dataset: str, tmp_path: Path) -> Path:  # noqa: F811
+    """A copy of the bundle as it would be published: with weights and what belongs to them."""
+    folder = tmp_path / bundle
+    shutil.copytree(ROOT / "bundles" / bundle, folder, ignore=shutil.ignore_patterns("output", "*.pt", "*.db"))
+    where = {"output_dir": str(tmp_path / "out"), "ckpt_dir": str(folder / "models"), "dataset_dir": dataset}
+    workflow(bundle, ["train"], ["smoke"], **where).run()
+    return folder
+
+
+@each_bundle
+def test_zoo_checks(bundle, trained, tmp_path, monkeypatch):
+    monkeypatch.chdir(trained)
+    for needed in ("LICENSE", "configs/metadata.json", "configs/inference.json", "models/model.pt"):
+        assert (trained / needed).is_file(), needed
+    assert (trained / "models/model.pt").stat().st_size < 25_000_000, "larger files go to large_files.yml"
+    metadata = configuration(bundle, "metadata")
+    assert metadata["version"] in metadata["changelog"]
+    schema = tmp_path / "schema.json"
+    shutil.copy(SCHEMA, schema)  # a schema that is there is not downloaded
+    verify_metadata(meta_file="configs/metadata.json", filepath=str(schema))
+    files = {"config_file": "configs/inference.json", "meta_file": "configs/metadata.json"}
+    verify_net_in_out(net_id="network_def", **files, bundle_root=str(trained))
+    ckpt_export(
+        net_id="network_def", filepath="models/model.ts", ckpt_file="models/model.pt", **files, bundle_root=str(trained)
+    )  # fmt: skip
+    check_exported(trained)
+
+
+def check_exported(folder: Path) -> None:
+    """The TorchScript file computes what the trained network does."""
+    parser = ConfigParser()
+    parser.read_config(str(folder / "configs/inference.json"))
+    parser["bundle_root"] = str(folder)
+    network = parser.get_parsed_content("network_def")
+    network.load_state_dict(torch.load(folder / "models/model.pt", weights_only=True))
+    exported = torch.jit.load(folder / "models/model.ts")
+    x = torch.randn(2, *network.network.example_shape)
+    with torch.no_grad():
+        torch.testing.assert_close(exported(x), network.eval()(x), rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.parametrize("key", ["required_packages_version", "network_data_format", "version"])
+def test_the_schema_refuses_what_is_not_complete(key, tmp_path):
+    metadata = configuration("toy2d_mlp", "metadata")
+    del metadata[key]
+    file, schema = tmp_path / "metadata.json", tmp_path / "schema.json"
+    file.write_text(json.dumps(metadata))
+    shutil.copy(SCHEMA, schema)
+    with pytest.raises(ValueError, match=key):
+        verify_metadata(meta_file=str(file), filepath=str(schema))
