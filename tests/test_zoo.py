@@ -1,7 +1,7 @@
 """The checks of the MONAI model zoo's continuous integration (verify_bundle, mode full), on every bundle.
 
-None of the zoo's own diffusion bundles passes the last two without an exclusion. The weights are those of a training of a
-few iterations, written where a bundle keeps them.
+None of the zoo's own diffusion bundles passes the last two without an exclusion. The weights are those of a training of
+a few iterations, written where a bundle keeps them.
 """
 
 from __future__ import annotations

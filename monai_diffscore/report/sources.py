@@ -81,7 +81,8 @@ def gather(
     """Reads samples, real images and training volumes.
 
     Args:
-        path: the output folder of a training, whose ``samples`` are taken, or a folder of generated NIfTI or .npy files.
+        path: the output folder of a training, whose ``samples`` are taken, or a folder of generated NIfTI or .npy
+            files.
         real: folder of unseen real images; None takes the validation cases of the run.
         train: folder of training images; None takes the training cases of the run, or none without a run.
         count: at most this many samples, and twice as many real images.
