@@ -1,0 +1,263 @@
+"""Image planes: what the header of a DICOM file says about each image in it, read by pydicom and not yet believed.
+
+A classic file holds one plane, an enhanced multi-frame file one for each frame, with its attributes in functional
+groups (PS3.3 C.7.6.16). Both become the same :class:`Plane`, so that what judges a series does not ask which it was.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import pydicom
+from pydicom.dataset import Dataset
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
+
+from monai_diffscore.data.problems import DataError
+
+# attributes by which several images of one position differ: echoes, phases, b-values, contrasts
+TRAITS = (
+    "ImageType",
+    "EchoNumbers",
+    "EchoTime",
+    "EffectiveEchoTime",
+    "InversionTime",
+    "FlipAngle",
+    "TriggerTime",
+    "TemporalPositionIdentifier",
+    "TemporalPositionIndex",
+    "DiffusionBValue",
+    "AcquisitionNumber",
+    "FrameAcquisitionNumber",
+    "StackID",
+)
+_HEADER = """SOPClassUID SOPInstanceUID Modality SeriesInstanceUID StudyInstanceUID FrameOfReferenceUID PatientID
+    SeriesDescription PhotometricInterpretation SamplesPerPixel Rows Columns BitsAllocated BitsStored
+    PixelRepresentation NumberOfFrames ImagePositionPatient ImageOrientationPatient PixelSpacing SliceThickness
+    RescaleSlope RescaleIntercept RescaleType ModalityLUTSequence PixelPaddingValue PixelPaddingRangeLimit Units
+    SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence"""
+_DIRECTORY = "1.2.840.10008.1.3.10"  # a DICOMDIR, which lists files and is none of them
+_GROUPS = """PixelMeasuresSequence PlanePositionSequence PlaneOrientationSequence PixelValueTransformationSequence
+    FrameContentSequence CTImageFrameTypeSequence MRImageFrameTypeSequence PETFrameTypeSequence MREchoSequence
+    MRDiffusionSequence MRTimingAndRelatedParametersSequence"""
+
+
+@dataclass(frozen=True)
+class Plane:
+    """One image of a series, as its header describes it. None is: the header does not say.
+
+    ``position`` and ``orientation`` are ImagePositionPatient [3] and ImageOrientationPatient [6] in LPS and mm,
+    ``spacing_mm`` is PixelSpacing (between rows, between columns), ``padding`` a range of stored values. ``damage``
+    tells what is wrong with the file, if anything is.
+    """
+
+    file: str
+    frame: int | None
+    series_uid: str
+    study_uid: str
+    frame_of_reference: str
+    sop_class: str
+    transfer_syntax: str
+    patient: str
+    description: str
+    modality: str
+    image_type: tuple[str, ...]
+    photometric: str
+    samples: int
+    rows: int
+    columns: int
+    position: tuple[float, ...] | None
+    orientation: tuple[float, ...] | None
+    spacing_mm: tuple[float, ...] | None
+    thickness_mm: float | None
+    slope: float | None
+    intercept: float | None
+    rescale_type: str
+    lookup_table: bool
+    padding: tuple[int, int] | None
+    units: str
+    damage: str
+    traits: dict[str, str] = field(hash=False)
+
+    @property
+    def is_localizer(self) -> bool:
+        """Whether ImageType calls the image a scout."""
+        return any(part in ("LOCALIZER", "SCOUT", "TOPOGRAM") for part in self.image_type)
+
+    @property
+    def is_derived(self) -> bool:
+        """Whether ImageType calls the image computed from others: reformatted, projected, synthetic."""
+        return self.image_type[:2] == ("DERIVED", "SECONDARY")
+
+
+def list_files(paths: Sequence[str | Path]) -> list[Path]:
+    """The files that ``paths`` name or hold at any depth, sorted, without hidden ones."""
+    files: list[Path] = []
+    for path in map(Path, paths):
+        files += [path] if path.is_file() else (f for f in path.rglob("*") if f.is_file())
+    return sorted({f for f in files if not f.name.startswith(".")})
+
+
+def is_dicom(path: str | Path) -> bool:
+    """Whether the file begins as PS3.10 7.1 asks: 128 bytes, then DICM."""
+    with open(path, "rb") as file:
+        return file.read(132)[128:] == b"DICM"
+
+
+def read_planes(path: str | Path) -> list[Plane]:
+    """The planes of a DICOM file, without their pixels; none if it is a DICOMDIR or holds no image.
+
+    Raises:
+        DataError: if the header cannot be read.
+    """
+    expected = "a readable DICOM header"
+    with open(path, "rb") as file:
+        try:
+            header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=[*_HEADER.split(), *TRAITS])
+        except Exception as error:
+            remedy = "The file is damaged: copy it again, or take it out of the folder."
+            raise DataError(path, expected=expected, got=f"{type(error).__name__}: {error}", remedy=remedy) from error
+        syntax = UID(header.file_meta.get("TransferSyntaxUID", ""))
+        if header.file_meta.get("MediaStorageSOPClassUID") == _DIRECTORY:
+            return []
+        damage = _damage(file, header, syntax)
+    for name in ("SOPClassUID", "SeriesInstanceUID"):
+        if not header.get(name):
+            remedy = "The file is cut off or damaged: copy it again, or take it out of the folder."
+            raise DataError(path, expected=expected, got=f"no {name}", remedy=remedy)
+    try:
+        if "PerFrameFunctionalGroupsSequence" not in header:
+            return [_plane(str(path), None, header, syntax, damage)]
+        return [
+            _plane(str(path), number, frame, syntax, damage)
+            for number, frame in enumerate(_frames(header, header.PerFrameFunctionalGroupsSequence))
+        ]
+    except (ValueError, TypeError, IndexError, AttributeError) as error:  # a value that is not of its type
+        remedy = "Correct the attribute, or take the file out of the folder."
+        raise DataError(path, expected=expected, got=f"{type(error).__name__}: {error}", remedy=remedy) from error
+
+
+def _frames(header: Dataset, groups: Sequence[Dataset]) -> Iterator[Dataset]:
+    """The header as each frame sees it: its own functional groups over the shared ones over the file's attributes."""
+    shared = header.get("SharedFunctionalGroupsSequence") or [Dataset()]
+    for group in groups:
+        frame = Dataset()
+        frame.update(header)
+        for source in (shared[0], group):
+            for name in _GROUPS.split():
+                if source.get(name):
+                    frame.update(source[name].value[0])
+        if "FrameType" in frame:
+            frame.ImageType = frame.FrameType
+        yield frame
+
+
+def _plane(file: str, frame: int | None, header: Dataset, syntax: UID, damage: str) -> Plane:
+    def text(keyword: str) -> str:
+        return str(header.get(keyword) or "").strip()
+
+    traits = {name: _text(header[name].value) for name in TRAITS if header.get(name) not in (None, "")}
+    return Plane(
+        file=file,
+        frame=frame,
+        series_uid=text("SeriesInstanceUID"),
+        study_uid=text("StudyInstanceUID"),
+        frame_of_reference=text("FrameOfReferenceUID"),
+        sop_class=text("SOPClassUID"),
+        transfer_syntax=str(syntax),
+        patient=text("PatientID"),
+        description=text("SeriesDescription"),
+        modality=text("Modality"),
+        image_type=tuple(_text(header.get("ImageType", "")).upper().split("\\")),
+        photometric=text("PhotometricInterpretation"),
+        samples=int(header.get("SamplesPerPixel") or 1),
+        rows=int(header.get("Rows") or 0),
+        columns=int(header.get("Columns") or 0),
+        position=_numbers(header, "ImagePositionPatient", 3),
+        orientation=_numbers(header, "ImageOrientationPatient", 6),
+        spacing_mm=_numbers(header, "PixelSpacing", 2),
+        thickness_mm=_number(header, "SliceThickness"),
+        slope=_number(header, "RescaleSlope"),
+        intercept=_number(header, "RescaleIntercept"),
+        rescale_type=text("RescaleType"),
+        lookup_table=bool(header.get("ModalityLUTSequence")),
+        padding=_padding(header),
+        units=text("Units"),
+        damage=damage,
+        traits=traits,
+    )
+
+
+def _text(value: Any) -> str:
+    return str(value) if isinstance(value, str) or not isinstance(value, Sequence) else "\\".join(map(str, value))
+
+
+def _numbers(header: Dataset, keyword: str, count: int) -> tuple[float, ...] | None:
+    value = header.get(keyword)
+    if value in (None, "", []):
+        return None
+    numbers = tuple(float(number) for number in np.atleast_1d(np.asarray(value, dtype=np.float64)))
+    if len(numbers) != count:
+        raise ValueError(f"{keyword} has {len(numbers)} values, not {count}")
+    return numbers
+
+
+def _number(header: Dataset, keyword: str) -> float | None:
+    numbers = _numbers(header, keyword, 1)
+    return None if numbers is None else numbers[0]
+
+
+def _padding(header: Dataset) -> tuple[int, int] | None:
+    """PixelPaddingValue and PixelPaddingRangeLimit in the signedness of the pixels, however they are written."""
+    ends = [_stored(header, name) for name in ("PixelPaddingValue", "PixelPaddingRangeLimit") if name in header]
+    return (min(ends), max(ends)) if ends else None
+
+
+def _stored(header: Dataset, keyword: str) -> int:
+    value = header[keyword].value
+    bits, signed = int(header.get("BitsAllocated") or 16), bool(header.get("PixelRepresentation"))
+    if isinstance(value, bytes):  # implicit VR leaves "US or SS" open
+        value = int.from_bytes(value, "little")
+    value = int(value) % 2**bits
+    return value - 2**bits if signed and value >= 2 ** (bits - 1) else value
+
+
+def _damage(file: BinaryIO, header: Dataset, syntax: UID) -> str:
+    """What is wrong with the pixel data, of which ``file`` stands at the beginning; empty if they are all there."""
+    if syntax == DeflatedExplicitVRLittleEndian:
+        return ""  # the header would not have been inflated
+    if not header.get("Rows") or not header.get("Columns"):
+        return "truncated: no Rows and Columns"
+    start, size = file.tell(), os.fstat(file.fileno()).st_size
+    prefix = 8 if syntax.is_implicit_VR else 12
+    opening = file.read(prefix)
+    if len(opening) < prefix:
+        return "no pixel data: the file ends after the header"
+    if syntax.is_encapsulated:
+        return _fragments_damage(file, size)
+    frames = int(header.get("NumberOfFrames") or 1)
+    bits = int(header.get("BitsAllocated") or 0) * int(header.get("SamplesPerPixel") or 1)
+    needed = int(header.Rows) * int(header.Columns) * frames * bits // 8
+    present = min(size - start - prefix, struct.unpack(_order(syntax) + "I", opening[-4:])[0])
+    return f"truncated: {present} of {needed} bytes of pixel data" if present < needed else ""
+
+
+def _fragments_damage(file: BinaryIO, size: int) -> str:
+    """Walks over the fragments of compressed pixel data to their end mark (PS3.5 A.4)."""
+    while len(item := file.read(8)) == 8:
+        group, element, length = struct.unpack("<HHI", item)
+        if (group, element) == (0xFFFE, 0xE0DD):
+            return ""
+        if (group, element) != (0xFFFE, 0xE000) or file.tell() + length > size:
+            break
+        file.seek(length, os.SEEK_CUR)
+    return f"truncated: the compressed pixel data break off in a file of {size} bytes"
+
+
+def _order(syntax: UID) -> str:
+    return "<" if syntax.is_little_endian else ">"

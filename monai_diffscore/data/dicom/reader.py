@@ -1,0 +1,237 @@
+r"""DICOM series to volumes with a known unit and a known place, or not at all.
+
+Every common reader takes an ordinary series in some ordinary situation for something else without a word: the scout
+for the volume, a missing slice for a larger spacing, the file numbers for the order in space. Here a series is read if
+its headers prove that it is a volume, and refused with the cause otherwise (:mod:`~monai_diffscore.data.dicom.layout`).
+What headers cannot show is not found either: slices that are missing at the ends, or every second one.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, overload
+
+import numpy as np
+import torch
+from monai.config import PathLike
+from monai.data import ImageReader, MetaTensor
+from monai.utils import MetaKeys, SpaceKeys, ensure_tuple
+from numpy.typing import NDArray
+from pydicom.uid import UID
+
+from monai_diffscore.data.dicom.layout import Layout, arrange
+from monai_diffscore.data.dicom.pixels import Mask, Volume, read_pixels, undeclared_padding
+from monai_diffscore.data.dicom.planes import is_dicom
+from monai_diffscore.data.dicom.report import META_KEY, DicomReport
+from monai_diffscore.data.dicom.resampling import even_out, straighten
+from monai_diffscore.data.dicom.rules import ReadingRules
+from monai_diffscore.data.dicom.series import choose_series, find_series
+from monai_diffscore.data.problems import DataError
+
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+Paths = str | Path | Sequence[str | Path]
+
+
+@overload
+def read_dicom_series(
+    path: Paths, *, series_uid: str | None = None, field_of_view: Literal[False] = False, **rules: Any
+) -> MetaTensor: ...
+@overload
+def read_dicom_series(
+    path: Paths, *, series_uid: str | None = None, field_of_view: Literal[True], **rules: Any
+) -> tuple[MetaTensor, MetaTensor]: ...
+def read_dicom_series(
+    path: Paths, *, series_uid: str | None = None, field_of_view: bool = False, **rules: Any
+) -> MetaTensor | tuple[MetaTensor, MetaTensor]:
+    r"""The volume [1, X, Y, Z] of a CT, MR or PET series, float32, in HU or in stored units after their rescale.
+
+    X runs along a row, Y along a column, Z along the normal; the affine maps voxels to RAS and mm, as for NIfTI, and is
+    the one of MONAI's ITKReader where that is right. Padding outside the field of view (PixelPaddingValue, and in CT a
+    value below -1024 in the corners of the slices) is replaced by air.
+
+    Args:
+        path: a folder with the series at any depth, 'folder#SeriesInstanceUID', an enhanced multi-frame file, or a list
+            of the files.
+        series_uid: SeriesInstanceUID, if there are several. Scouts, and series derived from others, are passed over
+            with a warning.
+        field_of_view: also return the mask [1, X, Y, Z] of voxels that were imaged, 1 or 0, float32.
+        rules: opt-ins and tolerances of :class:`~monai_diffscore.data.dicom.rules.ReadingRules`, none by default:
+            ``on_gap="resample"``, ``on_duplicate="drop"``, ``on_tilt="resample"``, ``assume_intercept=-1024``,
+            ``spacing_tolerance``, ``tilt_tolerance_degrees``, ``padding_hu``, ``air_hu``, ``select``.
+    Returns:
+        The volume, whose ``meta["dicom_report"]`` holds the :class:`DicomReport`; and the mask if asked for.
+    Raises:
+        DataError: for anything but one whole, regular, upright series in a known unit; it names the cause, the files
+            and the remedy.
+    """
+    values, inside, meta = _read(path, series_uid, ReadingRules.of(rules))
+    volume = MetaTensor(torch.from_numpy(values)[None], meta=meta)
+    if not field_of_view:
+        return volume
+    mask = torch.from_numpy(inside.astype(np.float32))[None]
+    return volume, MetaTensor(mask, meta=dict(meta))
+
+
+class StrictDicomReader(ImageReader):
+    """The strict reader for MONAI: ``LoadImaged(keys, reader=StrictDicomReader(...), ensure_channel_first=True)``.
+
+    It refuses in :meth:`get_data`: an exception in ``read`` would make MONAI go on to its other readers.
+
+    Args:
+        series_uid: SeriesInstanceUID, if there are several.
+        content: "volume", or "field_of_view" for the mask of voxels that were imaged.
+        rules: as in :func:`read_dicom_series`.
+    """
+
+    def __init__(
+        self,
+        series_uid: str | None = None,
+        content: Literal["volume", "field_of_view"] = "volume",
+        **rules: Any,
+    ) -> None:
+        if content not in ("volume", "field_of_view"):
+            raise ValueError(f"content must be 'volume' or 'field_of_view', got {content!r}.")
+        self.series_uid, self.content = series_uid, content
+        self.rules = ReadingRules.of(rules)
+
+    def verify_suffix(self, filename: Sequence[PathLike] | PathLike) -> bool:
+        """Whether all of ``filename`` are folders or DICOM files."""
+        return all(holds_dicom(name) for name in ensure_tuple(filename))
+
+    def read(self, data: Sequence[PathLike] | PathLike, **kwargs: Any) -> tuple[str, ...]:
+        """The paths, untouched."""
+        return tuple(str(name) for name in ensure_tuple(data))
+
+    def get_data(self, img: Sequence[str]) -> tuple[NDArray, dict[str, Any]]:
+        """Values [X, Y, Z] and their metadata. Raises DataError as :func:`read_dicom_series` does."""
+        values, inside, meta = _read(img, self.series_uid, self.rules)
+        return (values if self.content == "volume" else inside.astype(np.float32)), meta
+
+
+def holds_dicom(path: PathLike) -> bool:
+    """Whether the strict reader is the one for this path: a folder, 'folder#SeriesInstanceUID', or a DICOM file."""
+    found, _ = split_path(path)
+    return found.is_dir() or (found.is_file() and is_dicom(found))
+
+
+def split_path(path: PathLike) -> tuple[Path, str | None]:
+    """The folder or file of 'folder#SeriesInstanceUID', and the UID, or the path itself and None."""
+    found = Path(path).expanduser()
+    folder, mark, uid = str(found).rpartition("#")
+    return (Path(folder), uid) if mark and not found.exists() else (found, None)
+
+
+def _read(path: Paths, series_uid: str | None, rules: ReadingRules) -> tuple[Volume, Mask, dict[str, Any]]:
+    places = [split_path(p) for p in ensure_tuple(path)]
+    source = path if isinstance(path, str | Path) else places[0][0].parent
+    for place, uid in places:
+        series_uid = uid or series_uid
+        if not place.exists():
+            raise DataError(source, expected="a DICOM series", got=f"no {place}", remedy="Give an existing path.")
+    found = find_series([place for place, _ in places])
+    series, passed_over = choose_series(source, found, series_uid, rules.select)
+    layout = arrange(source, series.planes, rules)
+    repairs, remarks = list(layout.repairs), []
+    layout, assumed = _assume(layout, rules)
+    repairs += assumed
+    values, padding = read_pixels(layout.planes)
+    if assumed:
+        values += rules.assume_intercept or 0.0
+    is_ct = layout.planes[0].modality == "CT"
+    fill = rules.air_hu if is_ct else 0.0
+    replaced = _replace_padding(values, padding, fill, is_ct, rules)
+    if is_ct and values.min() >= 0:
+        remarks.append("no voxel lies below 0 HU: is the RescaleIntercept right?")
+        warnings.warn(f"{source}: {remarks[-1]}", stacklevel=3)
+    values, inside, affine, resampled = _regular(values, ~padding, layout, fill)
+    repairs += resampled
+    report = _report(source, layout, values, inside, affine)
+    report = replace(
+        report,
+        padding=replaced,
+        repairs=tuple(repairs),
+        passed_over=tuple(passed_over),
+        remarks=tuple(remarks),
+    )
+    return np.ascontiguousarray(values), inside, _meta(report, affine)
+
+
+def _assume(layout: Layout, rules: ReadingRules) -> tuple[Layout, list[str]]:
+    """The layout with slope 1 and the assumed intercept in planes of CT that have neither."""
+    first = layout.planes[0]
+    if first.modality != "CT" or first.slope is not None or rules.assume_intercept is None:
+        return layout, []
+    planes = tuple(replace(p, slope=1.0, intercept=rules.assume_intercept) for p in layout.planes)
+    return replace(layout, planes=planes), [f"assume_intercept={rules.assume_intercept:g}: no rescale in the files"]
+
+
+def _replace_padding(values: Volume, padding: Mask, fill: float, is_ct: bool, rules: ReadingRules) -> tuple[float, ...]:
+    """Adds undeclared padding to the mask, sets all of it to ``fill``, both in place; returns the values replaced."""
+    more = rules.padding_hu
+    if is_ct and more is None:
+        more = undeclared_padding(np.where(padding, np.float32(fill), values))
+    if more is not None:
+        padding |= values == np.float32(more)
+    replaced = tuple(float(value) for value in np.unique(values[padding])[:8])
+    values[padding] = fill
+    return replaced
+
+
+def _regular(
+    values: Volume, inside: Mask, layout: Layout, fill: float
+) -> tuple[Volume, Mask, NDArray[np.float64], list[str]]:
+    """The volume, mask and affine in LPS, resampled where the layout needs it, and what was done."""
+    affine, done = layout.affine_lps, []
+    if layout.is_tilted:
+        values, inside, affine = straighten(values, inside, layout, fill)
+        done.append(f"on_tilt='resample': slices of a gantry tilted by {layout.tilt_degrees:.2f} degrees moved back")
+    if layout.has_gaps:
+        values, inside, affine, count = even_out(values, inside, layout.heights_mm, affine)
+        done.append(f"on_gap='resample': {count} of {values.shape[2]} slices interpolated")
+    return values, inside, affine, done
+
+
+def _report(source: object, layout: Layout, values: Volume, inside: Mask, affine: NDArray[np.float64]) -> DicomReport:
+    first = layout.planes[0]
+    steps = np.diff(layout.heights_mm)
+    rescales = sorted((1.0 if p.slope is None else p.slope, p.intercept or 0.0) for p in layout.planes)
+    unit = {"CT": "HU", "PT": first.units}.get(first.modality) or first.rescale_type or "arbitrary"
+    return DicomReport(
+        source=str(source),
+        series_uid=first.series_uid,
+        modality=first.modality,
+        kind=UID(first.sop_class).name,
+        unit=unit,
+        transfer_syntax=UID(first.transfer_syntax).name,
+        slices=len(layout.planes),
+        shape=tuple(values.shape),
+        spacing_mm=tuple(np.linalg.norm(affine[:3, :3], axis=0).round(6).tolist()),
+        step_range_mm=(round(float(steps.min()), 6), round(float(steps.max()), 6)),
+        slice_thickness_mm=first.thickness_mm,
+        tilt_degrees=round(layout.tilt_degrees, 4),
+        rescale=(rescales[0], rescales[-1]),
+        padding=(),
+        padding_share=float(1 - inside.mean()),
+        repairs=(),
+        passed_over=(),
+        remarks=(),
+    )
+
+
+def _meta(report: DicomReport, affine_lps: NDArray[np.float64]) -> dict[str, Any]:
+    """Metadata as MONAI's readers give them. Strings and arrays of fixed size alone: loaders join these to batches."""
+    affine = LPS_TO_RAS @ affine_lps
+    return {
+        MetaKeys.AFFINE: affine,
+        MetaKeys.ORIGINAL_AFFINE: affine.copy(),
+        MetaKeys.SPACE: SpaceKeys.RAS,
+        MetaKeys.SPATIAL_SHAPE: np.array(report.shape),
+        MetaKeys.ORIGINAL_CHANNEL_DIM: float("nan"),
+        "filename_or_obj": report.source,
+        "modality": report.modality,
+        "unit": report.unit,
+        META_KEY: report.to_json(),
+    }

@@ -1,0 +1,169 @@
+"""Series: the planes of a folder grouped by SeriesInstanceUID, and the one that is meant."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pydicom.uid import UID
+
+from monai_diffscore.data.dicom.planes import Plane, is_dicom, list_files, read_planes
+from monai_diffscore.data.problems import DataError
+
+# Image Storage classes whose planes lie in the patient: CT, MR, PET; classic, enhanced, legacy converted enhanced
+VOLUME_CLASSES = {
+    "1.2.840.10008.5.1.4.1.1.2",
+    "1.2.840.10008.5.1.4.1.1.2.1",
+    "1.2.840.10008.5.1.4.1.1.2.2",
+    "1.2.840.10008.5.1.4.1.1.4",
+    "1.2.840.10008.5.1.4.1.1.4.1",
+    "1.2.840.10008.5.1.4.1.1.4.4",
+    "1.2.840.10008.5.1.4.1.1.128",
+    "1.2.840.10008.5.1.4.1.1.130",
+    "1.2.840.10008.5.1.4.1.1.128.1",
+}
+_SUFFIXES = (".dcm", ".ima", ".dicom")
+
+
+@dataclass(frozen=True)
+class Series:
+    """The planes that share a SeriesInstanceUID, in the order of their files."""
+
+    uid: str
+    planes: tuple[Plane, ...]
+
+    @property
+    def is_volume(self) -> bool:
+        """Whether all of it is of a class of images that make a volume, and not all of it is a scout."""
+        return all(p.sop_class in VOLUME_CLASSES for p in self.planes) and not all(p.is_localizer for p in self.planes)
+
+    @property
+    def is_derived(self) -> bool:
+        """Whether all of it was computed from other images."""
+        return all(p.is_derived for p in self.planes)
+
+    @property
+    def folder(self) -> Path:
+        """The deepest folder that holds all files."""
+        parents = [Path(file).parent for file in {p.file for p in self.planes}]
+        common = parents[0]
+        while not all(parent.is_relative_to(common) for parent in parents):
+            common = common.parent
+        return common
+
+    def __str__(self) -> str:
+        first = self.planes[0]
+        kinds = sorted({"\\".join(p.image_type[:3]) for p in self.planes})
+        size = f"{len(self.planes)} images {first.rows}x{first.columns}" if first.rows else UID(first.sop_class).name
+        description = f" '{first.description}'" if first.description else ""
+        return f"{self.uid} ({first.modality}{description}, {size}, {', '.join(kinds)})"
+
+
+def find_series(paths: Sequence[str | Path]) -> list[Series]:
+    """All series in files and below folders, ordered by their first file. Files that are not DICOM are passed over.
+
+    Raises:
+        DataError: if a file that is named as DICOM is not, or a header cannot be read.
+    """
+    planes: dict[str, list[Plane]] = {}
+    for file in list_files(paths):
+        if is_dicom(file):
+            for plane in read_planes(file):
+                planes.setdefault(plane.series_uid, []).append(plane)
+        elif file.suffix.lower() in _SUFFIXES:
+            raise DataError(
+                file,
+                expected="a DICOM file (128 bytes, then 'DICM')",
+                got=f"{file.stat().st_size} bytes without that mark",
+                remedy="The file is damaged or older than the format: copy it again, rewrite it with pydicom "
+                "(dcmread(force=True), save_as(enforce_file_format=True)), or take it out of the folder.",
+            )
+    return [Series(uid, tuple(members)) for uid, members in planes.items()]
+
+
+def volume_series(found: Sequence[Series]) -> tuple[list[Series], list[Series]]:
+    """Series that are volumes to read, and those passed over: scouts, documents, and what was derived from the former.
+
+    A derived series (ImageType DERIVED\\SECONDARY) is passed over only beside an original of its study.
+    """
+    volumes = [series for series in found if series.is_volume]
+    studies = {series.planes[0].study_uid for series in volumes if not series.is_derived}
+    chosen = [s for s in volumes if not s.is_derived or s.planes[0].study_uid not in studies]
+    return chosen, [series for series in found if series not in chosen]
+
+
+def choose_series(
+    source: object, found: Sequence[Series], uid: str | None = None, select: Mapping[str, object] | None = None
+) -> tuple[Series, list[str]]:
+    """The one series that is meant, without scouts, and a list of what was passed over (also given as warnings).
+
+    Args:
+        source: what the messages call the data.
+        found: all series there are.
+        uid: SeriesInstanceUID of the one to take.
+        select: attributes that its planes must have, as in :class:`~monai_diffscore.data.dicom.rules.ReadingRules`.
+    Raises:
+        DataError: if there is none, or several.
+    """
+    volumes, others = volume_series(found)
+    if uid is not None:
+        volumes, others = [s for s in found if s.uid == uid], []
+    if len(volumes) != 1:
+        raise _no_single_series(source, found, volumes, uid)
+    series = volumes[0]
+    skipped = [f"series {other}" for other in others]
+    scouts = [p for p in series.planes if p.is_localizer]
+    if scouts and len(scouts) < len(series.planes):
+        series = replace(series, planes=tuple(p for p in series.planes if not p.is_localizer))
+        skipped.append(f"{len(scouts)} scout images (ImageType LOCALIZER) in the series itself")
+    if skipped:
+        warnings.warn(f"{source}: passed over {'; '.join(skipped)}.", stacklevel=3)
+    return _selected(source, series, select or {}), skipped
+
+
+def _selected(source: object, series: Series, select: Mapping[str, object]) -> Series:
+    for name, value in select.items():
+        planes = tuple(p for p in series.planes if name in p.traits and _equal(p.traits[name], value))
+        if not planes:
+            present = sorted({p.traits.get(name, "nothing") for p in series.planes})
+            raise DataError(
+                source,
+                expected=f"images with {name} {value}",
+                got=f"{name} {', '.join(present)}",
+                remedy="Give one of these values in select.",
+            )
+        series = replace(series, planes=planes)
+    return series
+
+
+def _equal(text: str, value: object) -> bool:
+    try:
+        return float(text) == float(str(value))
+    except ValueError:
+        return text == str(value)
+
+
+def _no_single_series(source: object, found: Sequence[Series], volumes: Sequence[Series], uid: str | None) -> DataError:
+    lines = "".join(f"\n  {series}" for series in (volumes or found))
+    if not found:
+        remedy = "Point at the folder that holds the files of one series."
+        return DataError(source, expected="a DICOM series", got="no DICOM file", remedy=remedy)
+    if uid is not None:
+        got = f"{len(found)} series with other SeriesInstanceUIDs:{lines}\n"
+        return DataError(source, expected=f"the series {uid}", got=got, remedy="Give one of these as series_uid.")
+    if not volumes:
+        return DataError(
+            source,
+            expected="a CT, MR or PET series",
+            got=f"no image volume:{lines}\n",
+            remedy="Radiographs, ultrasound, scouts and documents are not volumes; "
+            "name a scout's series_uid to read it all the same.",
+        )
+    return DataError(
+        source,
+        expected="one series",
+        got=f"{len(volumes)} series:{lines}\n",
+        remedy="Choose one with series_uid, or as 'folder#SeriesInstanceUID' where a path is asked for.",
+    )
