@@ -53,8 +53,8 @@ def test_subjects_are_read_below_the_folder_alone(write_volume, tmp_path):
 def test_folders_without_volumes_are_refused(tmp_path):
     with pytest.raises(DataError, match=r"expected NIfTI files.*got an empty folder.*--dataset_dir"):
         list_volumes(tmp_path)
-    (tmp_path / "slice.dcm").write_text("x")
-    with pytest.raises(DataError, match=r"got 1 files, of the types \['.dcm'\].*dcm2niix"):
+    (tmp_path / "slice.png").write_text("x")
+    with pytest.raises(DataError, match=r"got 1 files, of the types \['.png'\].*dcm2niix"):
         list_volumes(tmp_path)
     with pytest.raises(DataError, match="no such file or folder"):
         list_volumes(tmp_path / "nowhere")

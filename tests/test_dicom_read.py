@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import re
 import warnings
 
+import highdicom
+import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
-from dicom_series import EXACT, REFUSED, VARIANTS
-from monai.transforms import LoadImaged
+from dicom_series import EXACT, LPS_TO_RAS, REFUSED, VARIANTS, phantom, setter, write_series
+from monai.data import DataLoader, Dataset
+from monai.transforms import Compose, LoadImaged, SpatialPadd
+from pydicom.data import get_testdata_file
 
-from monai_diffscore.data import DataError
+from monai_diffscore.data import DataError, LoadVolumed, list_volumes
 from monai_diffscore.data.dicom import DicomReport, StrictDicomReader, read_dicom_series
+from monai_diffscore.data.dicom.pixels import read_pixels
+from monai_diffscore.data.dicom.planes import read_planes
 
 each_exact = pytest.mark.parametrize("name", EXACT)
 each_refused = pytest.mark.parametrize("name", REFUSED)
@@ -79,3 +87,187 @@ def test_monai_loads_the_same_through_the_reader(name, tmp_path):
     np.testing.assert_allclose(loaded[0].numpy(), truth.voxels, atol=0.05)
     np.testing.assert_allclose(loaded.affine.numpy(), truth.affine, atol=1e-6)
     assert DicomReport.of(loaded.meta).modality in ("CT", "MR", "PT")
+
+
+def test_the_report_says_what_was_found(tmp_path):
+    VARIANTS["missing_slices_interpolated"].write(tmp_path / "series")
+    report = DicomReport.of(read_dicom_series(tmp_path / "series", on_gap="resample").meta)
+    assert (report.modality, report.unit, report.kind) == ("CT", "HU", "CT Image Storage")
+    assert (report.slices, report.shape) == (9, (8, 10, 12))
+    assert report.spacing_mm == pytest.approx((0.7, 0.8, 1.5))
+    assert report.step_range_mm == pytest.approx((1.5, 4.5))
+    assert report.slice_thickness_mm == 2.0
+    assert report.repairs == ("on_gap='resample': 3 of 12 slices interpolated",)
+    assert DicomReport(**report.__dict__) == report
+
+
+@pytest.mark.parametrize(
+    ("name", "repair"),
+    [
+        ("exact_copies_dropped", "on_duplicate='drop': 1 exact copies left out"),
+        ("no_rescale_assumed", "assume_intercept=-1024: no rescale in the files"),
+        ("tilt_straightened", "on_tilt='resample': slices of a gantry tilted by 15.00 degrees moved back"),
+        ("plain", None),
+    ],
+)
+def test_what_an_option_did_is_recorded(name, repair, tmp_path):
+    VARIANTS[name].write(tmp_path / "series")
+    report = DicomReport.of(read_dicom_series(tmp_path / "series", **VARIANTS[name].rules).meta)
+    assert report.repairs == ((repair,) if repair else ())
+
+
+def test_tilt_and_gaps_are_repaired_together(tmp_path):
+    """The linear field again, tilted and with slices missing: exact inside the field of view."""
+    truth = VARIANTS["tilt_straightened"].write(tmp_path / "series")
+    for k in (3, 7, 8):
+        (tmp_path / f"series/{k:03d}.dcm").unlink()
+    volume, inside = read_dicom_series(tmp_path / "series", field_of_view=True, on_tilt="resample", on_gap="resample")
+    assert volume.shape == (1, *truth.voxels.shape)
+    seen = inside[0].numpy() > 0
+    assert seen.mean() > 0.5
+    np.testing.assert_allclose(volume[0].numpy()[seen], truth.voxels[seen], atol=0.05)
+
+
+@pytest.mark.parametrize("name", ["plain", "z_descending", "sagittal", "oblique", "slope_2", "jpeg_ls_compressed"])
+def test_where_itk_is_right_the_result_is_the_same(name, tmp_path):
+    VARIANTS[name].write(tmp_path / "series")
+    ours = read_dicom_series(tmp_path / "series")
+    theirs = LoadImaged("image", reader="ITKReader", ensure_channel_first=True)({"image": str(tmp_path / "series")})
+    np.testing.assert_array_equal(ours.numpy(), theirs["image"].numpy())
+    np.testing.assert_allclose(ours.affine.numpy(), theirs["image"].affine.numpy(), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["plain", "instance_numbers_not_spatial", "sagittal", "enhanced_frames_shuffled"])
+def test_highdicom_sees_the_same_volume(name, tmp_path):
+    VARIANTS[name].write(tmp_path / "series")
+    ours = read_dicom_series(tmp_path / "series")
+    if name.startswith("enhanced"):
+        theirs = highdicom.imread(tmp_path / "series/e.dcm").get_volume()
+    else:
+        files = sorted((tmp_path / "series").glob("*"))
+        theirs = highdicom.get_volume_from_series([pydicom.dcmread(f) for f in files])
+    corners = np.array(list(itertools.product(*[(0, n - 1) for n in ours.shape[1:]])))
+    by_place = {}
+    for volume, affine in (
+        (ours[0].numpy(), LPS_TO_RAS @ ours.affine.numpy()),
+        (theirs.array, theirs.affine),
+    ):
+        ends = np.array(list(itertools.product(*[(0, n - 1) for n in volume.shape])))
+        places = (affine[:3, :3] @ ends.T).T + affine[:3, 3]
+        by_place.setdefault("values", []).append(
+            {tuple(p.round(3) + 0.0): volume[tuple(e)] for p, e in zip(places, ends, strict=True)}
+        )
+    assert len(corners) == 8
+    assert by_place["values"][0] == by_place["values"][1]
+
+
+def test_options_that_do_not_exist_are_refused(tmp_path):
+    with pytest.raises(TypeError, match="no option on_gaps; it has on_gap,"):
+        read_dicom_series(tmp_path, on_gaps="resample")
+    with pytest.raises(ValueError, match=r"on_gap must be one of .*'fill'"):
+        StrictDicomReader(on_gap="fill")
+    with pytest.raises(ValueError, match="content must be"):
+        StrictDicomReader(content="mask")
+
+
+def test_the_field_of_view_is_read_as_an_image_of_its_own(tmp_path):
+    truth = VARIANTS["padding_declared"].write(tmp_path / "series")
+    reader = StrictDicomReader(content="field_of_view")
+    mask = LoadImaged("inside", reader=reader, ensure_channel_first=True)({"inside": str(tmp_path / "series")})
+    np.testing.assert_array_equal(mask["inside"][0].numpy(), truth.inside)
+
+
+def test_statistics_do_not_see_the_padding(tmp_path):
+    VARIANTS["padding_undeclared_3024"].write(tmp_path / "series")
+    volume = read_dicom_series(tmp_path / "series")
+    assert volume.min() >= -1000
+    assert DicomReport.of(volume.meta).padding == (-3024.0,)
+    assert DicomReport.of(volume.meta).padding_share == pytest.approx(16 / 80)
+
+
+# ---- folders of many series ----
+
+
+@pytest.fixture
+def archive(tmp_path):
+    """Two patients, one with two series in one folder and a scout; one series spread over folders; one NIfTI file."""
+    rename = {"a": "PAT-A", "b": "PAT-B"}
+    volumes = {}
+    for uid, folder, patient, names in (
+        ("1.2.11", "one", "a", None),
+        ("1.2.12", "one", "a", [f"x{k}" for k in range(12)]),
+        ("1.2.13", "two", "b", [f"S{k}/I" for k in range(12)]),
+        ("1.2.14", "three/only", "", None),
+    ):
+        volumes[uid] = phantom(seed=len(volumes))
+        edit = setter(PatientID=rename.get(patient, ""), StudyInstanceUID=f"1.3.{folder}".replace("/", "."))
+        write_series(tmp_path / folder, np.abs(volumes[uid]), modality="MR", uid=uid, names=names, edit=edit)
+    scout = setter(ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    write_series(tmp_path / "two", phantom(3), modality="MR", uid="1.2.15", edit=scout, names=["p", "q", "r"])
+    image = nib.Nifti1Image(np.abs(phantom(8)).astype(np.float32), np.eye(4))
+    nib.save(image, tmp_path / "sub-9.nii.gz")
+    return tmp_path, volumes
+
+
+def test_series_are_found_beside_nifti_with_their_patients(archive):
+    root, _ = archive
+    with pytest.warns(UserWarning, match=r"passed over series 1\.2\.15 .*LOCALIZER"):
+        cases = list_volumes(root)
+    assert [(case["image"].removeprefix(f"{root}/"), case["subject"]) for case in cases] == [
+        ("one#1.2.11", "PAT-A"),
+        ("one#1.2.12", "PAT-A"),
+        ("sub-9.nii.gz", "sub-9"),
+        ("three/only", "three/only"),
+        ("two#1.2.13", "PAT-B"),
+    ]
+
+
+def test_what_was_listed_is_loaded_and_joined_to_batches(archive):
+    root, volumes = archive
+    with pytest.warns(UserWarning, match="passed over"):
+        cases = list_volumes(root)
+    load = LoadVolumed("image", modality="MR")
+    for case in cases:
+        uid = DicomReport.of(load(case)["image"].meta).series_uid if "nii" not in case["image"] else None
+        if uid is not None:
+            np.testing.assert_allclose(load(case)["image"][0].numpy(), np.abs(volumes[uid]).transpose(2, 1, 0))
+    dataset = Dataset(cases, Compose([load, SpatialPadd("image", (16, 16, 16))]))
+    (batch,) = DataLoader(dataset, batch_size=len(cases), num_workers=0)
+    assert batch["image"].shape == (5, 1, 16, 16, 16)
+    assert batch["image"].affine.shape == (5, 4, 4)
+
+
+def test_a_series_of_another_modality_is_refused(tmp_path):
+    VARIANTS["plain"].write(tmp_path / "series")
+    with pytest.raises(DataError, match=r"series \(key 'scan'\): expected a series of modality MR, got CT"):
+        LoadVolumed("scan", modality="MR")({"scan": str(tmp_path / "series")})
+    VARIANTS["missing_slices"].write(tmp_path / "gap")
+    with pytest.raises(DataError, match=r"gap \(key 'scan'\).*2 missing slices"):
+        LoadVolumed("scan")({"scan": str(tmp_path / "gap")})
+    LoadVolumed("scan", dicom={"on_gap": "resample"})({"scan": str(tmp_path / "gap")})
+
+
+# ---- real files ----
+
+
+REAL = """693_J2KI J2K_pixelrep_mismatch CT_small MR_small MR_small_RLE MR_small_bigendian MR_small_expb MR_small_implicit
+    MR_small_jp2klossless MR_small_jpeg_ls_lossless MR_small_padded"""
+
+
+@pytest.mark.parametrize("name", REAL.split())
+def test_slices_of_real_scanners_are_decoded_as_pydicom_does(name):
+    path = get_testdata_file(f"{name}.dcm", download=False)
+    (plane,) = read_planes(path)
+    assert plane.damage == ""
+    header = pydicom.dcmread(path)
+    values, padding = read_pixels([plane])
+    slope, intercept = header.get("RescaleSlope", 1), header.get("RescaleIntercept", 0)
+    expected = header.pixel_array * float(slope) + float(intercept)
+    np.testing.assert_allclose(values[..., 0].T, expected, atol=1e-3)
+    if "PixelPaddingValue" in header:
+        np.testing.assert_array_equal(padding[..., 0].T, header.pixel_array == plane.padding[0])
+
+
+def test_a_real_file_cut_off_is_damaged():
+    (plane,) = read_planes(get_testdata_file("MR_truncated.dcm", download=False))
+    assert plane.damage.startswith("truncated")

@@ -20,6 +20,10 @@ class DataError(ValueError):
         super().__init__(f"{source} (key '{key}'): expected {expected}, got {got}. {remedy}")
         self._parts = {"source": str(source), "key": key, "expected": expected, "got": got, "remedy": remedy}
 
+    def under(self, key: str) -> DataError:
+        """The same problem, of the entry ``key`` of a batch dictionary."""
+        return _rebuild({**self._parts, "key": key})
+
     def __reduce__(self) -> tuple[Any, ...]:  # keyword arguments do not survive the default way between processes
         return _rebuild, (self._parts,)
 

@@ -15,21 +15,32 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import LoadImage, MapTransform
 
+from monai_diffscore.data.dicom import (
+    ReadingRules,
+    find_series,
+    holds_dicom,
+    read_dicom_series,
+    split_path,
+    volume_series,
+)
 from monai_diffscore.data.problems import DataError
 
 SUFFIXES = (".nii", ".nii.gz")
 
 
 def list_volumes(path: str | Path, key: str = "image") -> list[dict[str, str]]:
-    """All NIfTI files below a folder (or the one file that ``path`` is), sorted: ``[{key: file, "subject": name}]``.
+    """All NIfTI files and DICOM series below a folder (or the one that ``path`` is), sorted by path.
 
-    A subject is the last ``sub-<label>`` of the path below the folder, as in BIDS; else each file is its own.
+    Each is a case ``{key: path, "subject": name}``. The subject of a file is the last ``sub-<label>`` of its path below
+    the folder, as in BIDS, else the file; that of a series its PatientID, else its folder likewise. The path of a
+    series is the folder that holds all of it, with ``#SeriesInstanceUID`` if that holds another one too. Scouts, and
+    series derived from others of the study, are passed over with a warning.
 
     Raises:
-        DataError: if the path does not exist or holds no NIfTI file.
+        DataError: if the path does not exist, or holds neither.
     """
-    root = Path(path).expanduser()
-    expected = f"NIfTI files ({', '.join(SUFFIXES)})"
+    root, _ = split_path(Path(path).expanduser())
+    expected = f"NIfTI files ({', '.join(SUFFIXES)}) or DICOM series"
     if not root.exists():
         raise DataError(
             root, key=key, expected=expected, got="no such file or folder", remedy="Give an existing --dataset_dir."
@@ -41,6 +52,10 @@ def list_volumes(path: str | Path, key: str = "image") -> list[dict[str, str]]:
         for f in files
         if f.name.lower().endswith(SUFFIXES) and not f.name.startswith(".")
     ]
+    try:
+        volumes += _list_series(Path(path).expanduser(), inside, key)
+    except DataError as error:
+        raise error.under(key) from error
     if not volumes:
         found = sorted({"".join(f.suffixes[-2:]) or f.name for f in files})
         raise DataError(
@@ -48,9 +63,27 @@ def list_volumes(path: str | Path, key: str = "image") -> list[dict[str, str]]:
             key=key,
             expected=expected,
             got=f"{len(files)} files, of the types {found[:8]}" if files else "an empty folder",
-            remedy="Point --dataset_dir at a folder of NIfTI files, or convert yours (dcm2niix does DICOM).",
+            remedy="Point --dataset_dir at a folder of NIfTI files or DICOM series (dcm2niix converts other DICOM).",
         )
-    return volumes
+    return sorted(volumes, key=lambda case: case[key])
+
+
+def _list_series(path: Path, inside: Path, key: str) -> list[dict[str, str]]:
+    root, uid = split_path(path)
+    found = find_series([root])
+    series, others = volume_series(found)
+    if uid is not None:
+        series, others = [s for s in found if s.uid == uid], []
+    if others:
+        warnings.warn(f"{root}: passed over {'; '.join(f'series {s}' for s in others)}.", stacklevel=3)
+    cases = []
+    for one in series:
+        files = {Path(p.file) for p in one.planes}
+        place = files.pop() if len(files) == 1 else one.folder
+        alone = not any(Path(p.file).is_relative_to(place) for s in found if s is not one for p in s.planes)
+        subject = one.planes[0].patient or _subject(one.folder.relative_to(inside))
+        cases.append({key: str(place) if alone else f"{place}#{one.uid}", "subject": subject})
+    return cases
 
 
 def _subject(path: Path) -> str:
@@ -91,20 +124,30 @@ class LoadVolumed(MapTransform):
     """Loads volumes as float32 ``MetaTensor`` [channels, *S] and refuses what would spoil a model without a word.
 
     Args:
-        keys: keys of the file names.
+        keys: keys of the paths: NIfTI files, and DICOM series as :func:`list_volumes` names them.
         spatial_dims: expected number of spatial dimensions.
         channels: expected number of channels (a fourth axis of a NIfTI file).
+        modality: "CT", "MR" or "PT": what DICOM series must be. NIfTI files do not say what they are.
+        dicom: options of :func:`~monai_diffscore.data.dicom.read_dicom_series`, such as ``{"on_gap": "resample"}``.
     Raises:
         DataError: for a file that cannot be read, has another number of dimensions or channels, holds NaN or
-            infinity, or is constant.
+            infinity, or is constant; for a DICOM series that is refused, or of another modality.
     """
 
     def __init__(
-        self, keys: KeysCollection, spatial_dims: int = 3, channels: int = 1, allow_missing_keys: bool = False
+        self,
+        keys: KeysCollection,
+        spatial_dims: int = 3,
+        channels: int = 1,
+        allow_missing_keys: bool = False,
+        modality: str | None = None,
+        dicom: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.spatial_dims = spatial_dims
         self.channels = channels
+        self.modality = modality
+        self.dicom = ReadingRules.of(dicom or {})
         with warnings.catch_warnings():
             # MONAI announces here that an optional GPU codec for DICOM is not installed
             warnings.filterwarnings("ignore", message="NvImgCodec")
@@ -113,11 +156,18 @@ class LoadVolumed(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         loaded = dict(data)
         for key in self.key_iterator(loaded):
-            loaded[key] = self._load(str(loaded[key]), str(key))
+            file = str(loaded[key])
+            volume = self._read_dicom(file, str(key)) if holds_dicom(file) else self._read(file, str(key))
+            self._check(volume, file, str(key))
+            loaded[key] = volume
         return loaded
 
-    def _load(self, file: str, key: str) -> torch.Tensor:
-        expected = f"a readable {self.spatial_dims}-D volume with {self.channels} channel(s)"
+    @property
+    def expected(self) -> str:
+        """What a file should be."""
+        return f"a readable {self.spatial_dims}-D volume with {self.channels} channel(s)"
+
+    def _read(self, file: str, key: str) -> torch.Tensor:
         try:
             volume: torch.Tensor = self.load(file)
         except Exception as error:
@@ -125,16 +175,35 @@ class LoadVolumed(MapTransform):
             raise DataError(
                 file,
                 key=key,
-                expected=expected,
+                expected=self.expected,
                 got=f"{type(error).__name__}: {reason[-1] if reason else ''}",
                 remedy="The file is missing, damaged or not an image: replace it or take it out of the folder.",
             ) from error
+        return volume
+
+    def _read_dicom(self, path: str, key: str) -> torch.Tensor:
+        try:
+            volume = read_dicom_series(path, **vars(self.dicom))
+        except DataError as error:
+            raise error.under(key) from error
+        modality = volume.meta["modality"]
+        if self.modality is not None and modality != self.modality:
+            raise DataError(
+                path,
+                key=key,
+                expected=f"a series of modality {self.modality}",
+                got=modality,
+                remedy="Use a bundle for this modality, or take the series out of the folder.",
+            )
+        return volume
+
+    def _check(self, volume: torch.Tensor, file: str, key: str) -> None:
         sizes = tuple(volume.shape)
         if len(sizes) != self.spatial_dims + 1 or min(sizes[1:]) < 2:
             raise DataError(
                 file,
                 key=key,
-                expected=expected,
+                expected=self.expected,
                 got=f"shape {sizes[1:]} and {sizes[0]} channel(s)",
                 remedy="Use a bundle for data of these dimensions, or take the file out of the folder.",
             )
@@ -142,7 +211,7 @@ class LoadVolumed(MapTransform):
             raise DataError(
                 file,
                 key=key,
-                expected=expected,
+                expected=self.expected,
                 got=f"{sizes[0]} channels of size {sizes[1:]}",
                 remedy="Pick or split the channels beforehand, or set the channels of network and LoadVolumed alike.",
             )
@@ -164,7 +233,6 @@ class LoadVolumed(MapTransform):
                 got=f"the constant {low:g}",
                 remedy="Take the file out of the folder.",
             )
-        return volume
 
 
 class BlankVolumed(MapTransform):

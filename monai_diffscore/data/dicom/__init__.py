@@ -1,6 +1,6 @@
 """DICOM series, read strictly and written without a trace of a patient."""
 
-from monai_diffscore.data.dicom.reader import StrictDicomReader, holds_dicom, read_dicom_series
+from monai_diffscore.data.dicom.reader import StrictDicomReader, holds_dicom, read_dicom_series, split_path
 from monai_diffscore.data.dicom.report import DicomReport
 from monai_diffscore.data.dicom.rules import ReadingRules
 from monai_diffscore.data.dicom.series import Series, find_series, volume_series
@@ -13,5 +13,6 @@ __all__ = [
     "find_series",
     "holds_dicom",
     "read_dicom_series",
+    "split_path",
     "volume_series",
 ]
