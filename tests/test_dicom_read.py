@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import re
 import warnings
 
@@ -12,15 +13,18 @@ import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
-from dicom_series import EXACT, LPS_TO_RAS, REFUSED, VARIANTS, phantom, setter, write_series
+from dicom_series import CLASSES, EXACT, LPS_TO_RAS, REFUSED, VARIANTS, phantom, positions_of, setter, write_series
 from monai.data import DataLoader, Dataset
 from monai.transforms import Compose, LoadImaged, SpatialPadd
 from pydicom.data import get_testdata_file
+from test_bundles import workflow
 
+from monai_diffscore.command_line import find_cause
 from monai_diffscore.data import DataError, LoadVolumed, list_volumes
 from monai_diffscore.data.dicom import DicomReport, StrictDicomReader, read_dicom_series
 from monai_diffscore.data.dicom.pixels import read_pixels
 from monai_diffscore.data.dicom.planes import read_planes
+from monai_diffscore.data.files import file_hash
 
 each_exact = pytest.mark.parametrize("name", EXACT)
 each_refused = pytest.mark.parametrize("name", REFUSED)
@@ -250,8 +254,8 @@ def test_a_series_of_another_modality_is_refused(tmp_path):
 # ---- real files ----
 
 
-REAL = """693_J2KI J2K_pixelrep_mismatch CT_small MR_small MR_small_RLE MR_small_bigendian MR_small_expb MR_small_implicit
-    MR_small_jp2klossless MR_small_jpeg_ls_lossless MR_small_padded"""
+REAL = """693_J2KI J2K_pixelrep_mismatch CT_small MR_small MR_small_RLE MR_small_bigendian MR_small_expb
+    MR_small_implicit MR_small_jp2klossless MR_small_jpeg_ls_lossless MR_small_padded"""
 
 
 @pytest.mark.parametrize("name", REAL.split())
@@ -271,3 +275,60 @@ def test_slices_of_real_scanners_are_decoded_as_pydicom_does(name):
 def test_a_real_file_cut_off_is_damaged():
     (plane,) = read_planes(get_testdata_file("MR_truncated.dcm", download=False))
     assert plane.damage.startswith("truncated")
+
+
+# ---- the bundles ----
+
+
+@pytest.mark.parametrize("bundle", ["mri_unet3d", "mri_dit3d"])
+def test_a_bundle_trains_on_dicom_and_writes_dicom(bundle, tmp_path):
+    """The same flag as for NIfTI: three subjects, trained, sampled, and the samples are MR series without a patient."""
+    subjects = tmp_path / "data"
+    for seed in range(3):
+        edit = setter(PatientID=f"PAT-{seed}", FrameOfReferenceUID=f"1.2.{seed}", StudyInstanceUID=f"1.3.{seed}")
+        hu = head(seed)
+        positions = positions_of(len(hu), step=2.0)
+        write_series(subjects / f"scan{seed}", hu, modality="MR", intercept=None, spacing=(2.0, 2.0), edit=edit,
+                     positions=positions, uid=f"1.2.3.{seed}")  # fmt: skip
+    where = {"output_dir": str(tmp_path / "out"), "ckpt_dir": str(tmp_path / "models"), "dataset_dir": str(subjects)}
+    training = workflow(bundle, ["train"], ["smoke"], **where)
+    cases = training.parser.get_parsed_content("cases")
+    assert [len(part) for part in cases] == [2, 1]
+    assert {case["subject"] for part in cases for case in part} == {"PAT-0", "PAT-1", "PAT-2"}
+    training.run()
+    statistics = json.loads((tmp_path / "models/data_statistics.json").read_text())
+    assert 500 < statistics["high"] < 1100
+    samples = workflow(
+        bundle, ["inference"], ["smoke"], kind="infer", save="@save_dicom",
+        checkpoint=str(tmp_path / "models/model.pt"), output_dir=str(tmp_path / "samples"),
+    )  # fmt: skip
+    samples.run()
+    digest = file_hash(tmp_path / "models/model.pt")
+    for number in range(2):
+        volume = read_dicom_series(tmp_path / f"samples/sample_{number:04d}")
+        assert volume.shape == (1, 32, 32, 32)
+        assert statistics["low"] <= volume.min() < volume.max() <= statistics["high"] + 0.1
+        header = pydicom.dcmread(tmp_path / f"samples/sample_{number:04d}/IM0001.dcm")
+        assert digest in header.DerivationDescription
+        assert header.PatientID.startswith("SYNTH-")
+
+
+def test_a_bundle_says_what_is_wrong_with_a_series_and_takes_the_option(tmp_path):
+    VARIANTS["missing_slices_interpolated"].write(tmp_path / "data")
+    for file in (tmp_path / "data").iterdir():
+        header = pydicom.dcmread(file)
+        header.Modality, header.SOPClassUID = "MR", CLASSES["MR"]
+        header.save_as(file)
+    where = {"output_dir": f"{tmp_path}/out", "ckpt_dir": f"{tmp_path}/models", "dataset_dir": f"{tmp_path}/data"}
+    with pytest.raises(RuntimeError) as caught:
+        workflow("mri_unet3d", ["train"], ["smoke"], **where)
+    assert "3 missing slices" in str(find_cause(caught.value))
+    workflow("mri_unet3d", ["train"], ["smoke"], dicom_options={"on_gap": "resample"}, **where)
+
+
+def head(seed: int) -> np.ndarray:
+    """A smooth head-like volume [40, 48, 40] with texture, in whole units."""
+    axes = np.meshgrid(*[np.linspace(-1, 1, size) for size in (40, 48, 40)], indexing="ij")
+    radius = np.sqrt(sum(axis**2 for axis in axes))
+    texture = np.random.default_rng(seed).normal(size=radius.shape)
+    return np.where(radius < 0.9, 600 + 300 * np.cos(6 * radius) + 30 * texture, 0.0).round().clip(0)

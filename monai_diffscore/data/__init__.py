@@ -1,5 +1,14 @@
 """Where data comes from: files, patches of them, and samples that come inside packages."""
 
+from monai_diffscore.data.dicom import (
+    DicomReport,
+    SaveDicomd,
+    StrictDicomReader,
+    read_dicom_series,
+    write_dicom_seg,
+    write_dicom_series,
+)
+from monai_diffscore.data.files import file_hash
 from monai_diffscore.data.patches import (
     GridPatchesd,
     HeldOutSlabd,
@@ -15,15 +24,22 @@ from monai_diffscore.data.volumes import BlankVolumed, LoadVolumed, list_volumes
 __all__ = [
     "BlankVolumed",
     "DataError",
+    "DicomReport",
     "GridPatchesd",
     "HeldOutSlabd",
     "LoadVolumed",
+    "SaveDicomd",
+    "StrictDicomReader",
+    "file_hash",
     "list_volumes",
     "load_statistics",
     "measure_statistics",
+    "read_dicom_series",
     "save_statistics",
     "split_by_subject",
     "split_rows",
     "spread",
     "toy_rows",
+    "write_dicom_seg",
+    "write_dicom_series",
 ]

@@ -153,7 +153,7 @@ def _frames(header: Dataset, groups: Sequence[Dataset]) -> Iterator[Dataset]:
                 if source.get(name):
                     frame.update(source[name].value[0])
         if "FrameType" in frame:
-            frame.ImageType = frame.FrameType
+            frame.add_new("ImageType", "CS", frame.FrameType)  # a new element: the old one is shared
         yield frame
 
 

@@ -198,7 +198,7 @@ def _report(source: object, layout: Layout, values: Volume, inside: Mask, affine
     first = layout.planes[0]
     steps = np.diff(layout.heights_mm)
     rescales = sorted((1.0 if p.slope is None else p.slope, p.intercept or 0.0) for p in layout.planes)
-    unit = {"CT": "HU", "PT": first.units}.get(first.modality) or first.rescale_type or "arbitrary"
+    unit = {"CT": "HU", "PT": first.units}.get(first.modality) or first.rescale_type.replace("US", "") or "arbitrary"
     return DicomReport(
         source=str(source),
         series_uid=first.series_uid,
