@@ -365,6 +365,19 @@ def padding_undeclared_3024(folder):
 
 
 @variant()
+def padding_blurred_by_lossy_compression(folder):
+    """The edge of the padding rings; what is nearer to it than to air goes with it."""
+    hu = phantom()
+    inside = np.ones(hu.shape, dtype=bool)
+    inside[:, :2, :3] = False
+    padded = np.where(inside, hu, -3024)
+    padded[:, 1, :3] = [-3339, -2200, -2900]
+    edit = setter(PixelPaddingValue=-2000, LossyImageCompression="01")
+    write_series(folder, padded, signed=True, edit=edit)
+    return truth_of(np.where(inside, hu, -1000), inside=inside)
+
+
+@variant()
 def undershoot_is_kept(folder):
     """Voxels below -1024 that are no padding, as sharp kernels make beside metal."""
     hu = phantom()
@@ -867,6 +880,14 @@ def colour(folder):
 @variant("CT in Hounsfield units, got RescaleType Z_EFF")
 def effective_z(folder):
     edited(RescaleType="Z_EFF")(folder)
+
+
+@variant("enhanced multi-frame file, got 2 frames without functional groups")
+def frames_without_groups(folder):
+    def edit(ds, k):
+        ds.NumberOfFrames, ds.PixelData = 2, 2 * bytes(ds.PixelData)
+
+    usual(folder, edit=edit)
 
 
 @variant("one slice, got mosaics")

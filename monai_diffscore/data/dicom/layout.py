@@ -125,6 +125,12 @@ _REQUIREMENTS: list[_Requirement] = [
         "Convert the series with dcm2niix.",
     ),
     (
+        "one image in a file, or an enhanced multi-frame file",
+        lambda p, r: p.frame is None and p.frames > 1,
+        lambda p: f"{p.frames} frames without functional groups",
+        "Nothing says where the frames lie: export the series as single or enhanced images.",
+    ),
+    (
         "grey values that grow with the signal (PhotometricInterpretation MONOCHROME2)",
         lambda p, r: p.photometric != "MONOCHROME2" or p.samples != 1,
         lambda p: f"{p.photometric or 'no PhotometricInterpretation'} with {p.samples} sample(s) a pixel",

@@ -61,14 +61,20 @@ def pixels_equal(first: Plane, second: Plane) -> bool:
     return bool(np.array_equal(_frame(first), _frame(second)))
 
 
-def undeclared_padding(volume: Volume, floor: float = AIR_FLOOR_HU) -> float | None:
-    """The value below ``floor`` that stands in at least half of the corners of the slices, if there is one."""
-    corners = volume[[0, 0, -1, -1], [0, -1, 0, -1]].ravel()
-    low = corners[corners < floor]
+def undeclared_padding(volume: Volume, declared: Mask) -> float | None:
+    """The value below -1024 HU that stands in at least half of the corners of the slices, if there is one."""
+    corners = volume[[0, 0, -1, -1], [0, -1, 0, -1]]
+    low = corners[(corners < AIR_FLOOR_HU) & ~declared[[0, 0, -1, -1], [0, -1, 0, -1]]]
     if low.size == 0:
         return None
     values, counts = np.unique(low, return_counts=True)
     return float(values[counts.argmax()]) if 2 * counts.max() >= corners.size else None
+
+
+def blurred_padding(volume: Volume, declared: Mask) -> Mask:
+    """Voxels nearer to the declared padding than to -1024 HU: lossy compression smears its edge over its neighbours."""
+    value = float(volume[declared].min(initial=AIR_FLOOR_HU))
+    return declared | (volume < (value + AIR_FLOOR_HU) / 2)
 
 
 def _decoded(planes: Sequence[Plane]) -> Iterator[tuple[int, NDArray]]:

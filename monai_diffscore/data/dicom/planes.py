@@ -40,7 +40,8 @@ _HEADER = """SOPClassUID SOPInstanceUID Modality SeriesInstanceUID StudyInstance
     SeriesDescription PhotometricInterpretation SamplesPerPixel Rows Columns BitsAllocated BitsStored
     PixelRepresentation NumberOfFrames ImagePositionPatient ImageOrientationPatient PixelSpacing SliceThickness
     RescaleSlope RescaleIntercept RescaleType ModalityLUTSequence PixelPaddingValue PixelPaddingRangeLimit Units
-    SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence"""
+    SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence LossyImageCompression"""
+_LOSSY = {"1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.81"}
 _DIRECTORY = "1.2.840.10008.1.3.10"  # a DICOMDIR, which lists files and is none of them
 _GROUPS = """PixelMeasuresSequence PlanePositionSequence PlaneOrientationSequence PixelValueTransformationSequence
     FrameContentSequence CTImageFrameTypeSequence MRImageFrameTypeSequence PETFrameTypeSequence MREchoSequence
@@ -52,8 +53,8 @@ class Plane:
     """One image of a series, as its header describes it. None is: the header does not say.
 
     ``position`` and ``orientation`` are ImagePositionPatient [3] and ImageOrientationPatient [6] in LPS and mm,
-    ``spacing_mm`` is PixelSpacing (between rows, between columns), ``padding`` a range of stored values. ``damage``
-    tells what is wrong with the file, if anything is.
+    ``spacing_mm`` is PixelSpacing (between rows, between columns), ``padding`` a range of stored values, ``frame`` the
+    number among the ``frames`` of an enhanced file. ``damage`` tells what is wrong with the file, if anything is.
     """
 
     file: str
@@ -81,6 +82,8 @@ class Plane:
     lookup_table: bool
     padding: tuple[int, int] | None
     units: str
+    frames: int
+    is_lossy: bool
     damage: str
     traits: dict[str, str] = field(hash=False)
 
@@ -188,6 +191,8 @@ def _plane(file: str, frame: int | None, header: Dataset, syntax: UID, damage: s
         lookup_table=bool(header.get("ModalityLUTSequence")),
         padding=_padding(header),
         units=text("Units"),
+        frames=int(header.get("NumberOfFrames") or 1),
+        is_lossy=text("LossyImageCompression") == "01" or str(syntax) in _LOSSY,
         damage=damage,
         traits=traits,
     )

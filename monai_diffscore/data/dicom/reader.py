@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from pydicom.uid import UID
 
 from monai_diffscore.data.dicom.layout import Layout, arrange
-from monai_diffscore.data.dicom.pixels import Mask, Volume, read_pixels, undeclared_padding
+from monai_diffscore.data.dicom.pixels import Mask, Volume, blurred_padding, read_pixels, undeclared_padding
 from monai_diffscore.data.dicom.planes import is_dicom
 from monai_diffscore.data.dicom.report import META_KEY, DicomReport
 from monai_diffscore.data.dicom.resampling import even_out, straighten
@@ -142,7 +142,9 @@ def _read(path: Paths, series_uid: str | None, rules: ReadingRules) -> tuple[Vol
         values += rules.assume_intercept or 0.0
     is_ct = layout.planes[0].modality == "CT"
     fill = rules.air_hu if is_ct else 0.0
-    replaced = _replace_padding(values, padding, fill, is_ct, rules)
+    replaced = _replace_padding(values, padding, fill, layout, rules)
+    if any(p.is_lossy for p in layout.planes):
+        remarks.append("lossy compression: fine detail and noise are not those of the scanner")
     if is_ct and values.min() >= 0:
         remarks.append("no voxel lies below 0 HU: is the RescaleIntercept right?")
         warnings.warn(f"{source}: {remarks[-1]}", stacklevel=3)
@@ -168,16 +170,20 @@ def _assume(layout: Layout, rules: ReadingRules) -> tuple[Layout, list[str]]:
     return replace(layout, planes=planes), [f"assume_intercept={rules.assume_intercept:g}: no rescale in the files"]
 
 
-def _replace_padding(values: Volume, padding: Mask, fill: float, is_ct: bool, rules: ReadingRules) -> tuple[float, ...]:
+def _replace_padding(
+    values: Volume, padding: Mask, fill: float, layout: Layout, rules: ReadingRules
+) -> tuple[float, ...]:
     """Adds undeclared padding to the mask, sets all of it to ``fill``, both in place; returns the values replaced."""
-    more = rules.padding_hu
+    is_ct, more = layout.planes[0].modality == "CT", rules.padding_hu
     if is_ct and more is None:
-        more = undeclared_padding(np.where(padding, np.float32(fill), values))
+        more = undeclared_padding(values, padding)
     if more is not None:
         padding |= values == np.float32(more)
-    replaced = tuple(float(value) for value in np.unique(values[padding])[:8])
+    if is_ct and any(p.is_lossy for p in layout.planes):
+        padding |= blurred_padding(values, padding)
+    outside = values[padding]
     values[padding] = fill
-    return replaced
+    return tuple(sorted({float(outside.min()), float(outside.max())})) if outside.size else ()
 
 
 def _regular(

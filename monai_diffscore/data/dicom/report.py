@@ -24,7 +24,7 @@ class DicomReport:
         slice_thickness_mm: as the header says, which is used for nothing.
         tilt_degrees: angle between the step and the normal.
         rescale: smallest and largest (slope, intercept).
-        padding: values that were replaced by air.
+        padding: smallest and largest value that was replaced by air, or the one.
         padding_share: share of the voxels outside the field of view.
         repairs: what was done because an option asked for it.
         passed_over: series and images that were left out.
