@@ -654,7 +654,7 @@ def header_cut_before_the_series(folder):
     cut_header(folder, "StudyInstanceUID")
 
 
-@variant("whole files, got truncated: no Rows.*first: 000.dcm")
+@variant("000.dcm.*a readable DICOM header, got no Rows")
 def header_cut_before_the_size(folder):
     cut_header(folder, "SamplesPerPixel")
 

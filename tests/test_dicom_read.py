@@ -81,6 +81,20 @@ def test_a_wrong_series_is_refused_with_its_cause(name, tmp_path):
         assert str(tmp_path) in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["plain", "run_length_compressed", "enhanced"])
+def test_a_file_cut_anywhere_is_refused(name, tmp_path):
+    """Also beside a whole series whose UID is asked for: a part of a file never counts as another series."""
+    VARIANTS[name].write(tmp_path)
+    (path, *others) = sorted(tmp_path.glob("*.dcm"))
+    content = path.read_bytes()
+    for file in others[3:]:
+        file.unlink()
+    for size in range(133, len(content) - 8, 23):
+        path.write_bytes(content[:size])
+        with pytest.raises(DataError):
+            read_dicom_series(tmp_path, series_uid="1.2.826.2.7" if name == "enhanced" else "1.2.826.2.1")
+
+
 def test_the_report_says_what_was_found(tmp_path):
     VARIANTS["missing_slices_interpolated"].write(tmp_path / "series")
     report = DicomReport.of(read_dicom_series(tmp_path / "series", on_gap="resample").meta)

@@ -20,6 +20,18 @@ from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
 from monai_diffscore.data.problems import DataError
 
+# Image Storage classes whose planes lie in the patient: CT, MR, PET; classic, enhanced, legacy converted enhanced
+VOLUME_CLASSES = {
+    "1.2.840.10008.5.1.4.1.1.2",
+    "1.2.840.10008.5.1.4.1.1.2.1",
+    "1.2.840.10008.5.1.4.1.1.2.2",
+    "1.2.840.10008.5.1.4.1.1.4",
+    "1.2.840.10008.5.1.4.1.1.4.1",
+    "1.2.840.10008.5.1.4.1.1.4.4",
+    "1.2.840.10008.5.1.4.1.1.128",
+    "1.2.840.10008.5.1.4.1.1.130",
+    "1.2.840.10008.5.1.4.1.1.128.1",
+}
 # attributes by which several images of one position differ: echoes, phases, b-values, contrasts
 TRAITS = (
     "ImageType",
@@ -129,20 +141,30 @@ def read_planes(path: str | Path) -> list[Plane]:
         if header.file_meta.get("MediaStorageSOPClassUID") == _DIRECTORY:
             return []
         damage = _damage(file, header, syntax)
-    for name in ("SOPClassUID", "SeriesInstanceUID"):
-        if not header.get(name):
-            remedy = "The file is cut off or damaged: copy it again, or take it out of the folder."
-            raise DataError(path, expected=expected, got=f"no {name}", remedy=remedy)
     try:
+        _check_complete(header)
         if "PerFrameFunctionalGroupsSequence" not in header:
             return [_plane(str(path), None, header, syntax, damage)]
         return [
             _plane(str(path), number, frame, syntax, damage)
             for number, frame in enumerate(_frames(header, header.PerFrameFunctionalGroupsSequence))
         ]
-    except (ValueError, TypeError, IndexError, AttributeError) as error:  # a value that is not of its type
-        remedy = "Correct the attribute, or take the file out of the folder."
-        raise DataError(path, expected=expected, got=f"{type(error).__name__}: {error}", remedy=remedy) from error
+    except Exception as error:  # pydicom decodes values late, and raises whatever its converters raise
+        remedy = "The file is cut off or damaged: copy it again, or take it out of the folder."
+        got = str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
+        raise DataError(path, expected=expected, got=got, remedy=remedy) from error
+
+
+def _check_complete(header: Dataset) -> None:
+    """pydicom reads a header that breaks off as one that ends."""
+    needed = ["SOPClassUID", "SeriesInstanceUID"]
+    if header.get("SOPClassUID") in VOLUME_CLASSES:
+        needed += ["Rows", "Columns"]
+    if "PerFrameFunctionalGroupsSequence" in header:
+        needed += ["PerFrameFunctionalGroupsSequence"]
+    for name in needed:
+        if not header.get(name):
+            raise ValueError(f"no {name}")
 
 
 def _frames(header: Dataset, groups: Sequence[Dataset]) -> Iterator[Dataset]:
@@ -237,7 +259,7 @@ def _damage(file: BinaryIO, header: Dataset, syntax: UID) -> str:
     if syntax == DeflatedExplicitVRLittleEndian:
         return ""  # the header would not have been inflated
     if not header.get("Rows") or not header.get("Columns"):
-        return "truncated: no Rows and Columns"
+        return ""  # no image, and no part of one
     start, size = file.tell(), os.fstat(file.fileno()).st_size
     prefix = 8 if syntax.is_implicit_VR else 12
     opening = file.read(prefix)

@@ -9,21 +9,9 @@ from pathlib import Path
 
 from pydicom.uid import UID
 
-from monai_diffscore.data.dicom.planes import Plane, is_dicom, list_files, read_planes
+from monai_diffscore.data.dicom.planes import VOLUME_CLASSES, Plane, is_dicom, list_files, read_planes
 from monai_diffscore.data.problems import DataError
 
-# Image Storage classes whose planes lie in the patient: CT, MR, PET; classic, enhanced, legacy converted enhanced
-VOLUME_CLASSES = {
-    "1.2.840.10008.5.1.4.1.1.2",
-    "1.2.840.10008.5.1.4.1.1.2.1",
-    "1.2.840.10008.5.1.4.1.1.2.2",
-    "1.2.840.10008.5.1.4.1.1.4",
-    "1.2.840.10008.5.1.4.1.1.4.1",
-    "1.2.840.10008.5.1.4.1.1.4.4",
-    "1.2.840.10008.5.1.4.1.1.128",
-    "1.2.840.10008.5.1.4.1.1.130",
-    "1.2.840.10008.5.1.4.1.1.128.1",
-}
 _SUFFIXES = (".dcm", ".ima", ".dicom")
 
 
