@@ -13,7 +13,8 @@ import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
-from dicom_series import CLASSES, EXACT, LPS_TO_RAS, REFUSED, VARIANTS, phantom, positions_of, setter, write_series
+from dicom_series import CLASSES, LPS_TO_RAS, phantom, positions_of, setter, write_series
+from dicom_variants import EXACT, REFUSED, VARIANTS
 from monai.data import DataLoader, Dataset
 from monai.transforms import Compose, LoadImaged, SpatialPadd
 from pydicom.data import get_testdata_file
@@ -21,7 +22,7 @@ from test_bundles import workflow
 
 from monai_diffscore.command_line import find_cause
 from monai_diffscore.data import DataError, LoadVolumed, list_volumes
-from monai_diffscore.data.dicom import DicomReport, StrictDicomReader, read_dicom_series
+from monai_diffscore.data.dicom import DicomReport, StrictDicomReader, read_dicom_series, read_with_field_of_view
 from monai_diffscore.data.dicom.pixels import read_pixels
 from monai_diffscore.data.dicom.planes import read_planes
 from monai_diffscore.data.files import file_hash
@@ -56,7 +57,7 @@ def test_a_right_series_is_read_exactly(name, tmp_path):
     truth = variant.write(tmp_path / "series")
     path = tmp_path / "series" / variant.file
     with expected_warnings(name):
-        volume, inside = read_dicom_series(path, field_of_view=True, **variant.rules)
+        volume, inside = read_with_field_of_view(path, **variant.rules)
     assert volume.shape == (1, *truth.voxels.shape)
     expected = np.ones(truth.voxels.shape) if truth.inside is None else truth.inside
     np.testing.assert_array_equal(inside[0].numpy(), expected)
@@ -127,7 +128,7 @@ def test_tilt_and_gaps_are_repaired_together(tmp_path):
     truth = VARIANTS["tilt_straightened"].write(tmp_path / "series")
     for k in (3, 7, 8):
         (tmp_path / f"series/{k:03d}.dcm").unlink()
-    volume, inside = read_dicom_series(tmp_path / "series", field_of_view=True, on_tilt="resample", on_gap="resample")
+    volume, inside = read_with_field_of_view(tmp_path / "series", on_tilt="resample", on_gap="resample")
     assert volume.shape == (1, *truth.voxels.shape)
     seen = inside[0].numpy() > 0
     assert seen.mean() > 0.5

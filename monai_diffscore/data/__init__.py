@@ -5,6 +5,7 @@ from monai_diffscore.data.dicom import (
     SaveDicomd,
     StrictDicomReader,
     read_dicom_series,
+    read_with_field_of_view,
     write_dicom_seg,
     write_dicom_series,
 )
@@ -35,6 +36,7 @@ __all__ = [
     "load_statistics",
     "measure_statistics",
     "read_dicom_series",
+    "read_with_field_of_view",
     "save_statistics",
     "split_by_subject",
     "split_rows",

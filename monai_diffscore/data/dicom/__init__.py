@@ -1,6 +1,12 @@
 """DICOM series, read strictly and written without a trace of a patient."""
 
-from monai_diffscore.data.dicom.reader import StrictDicomReader, holds_dicom, read_dicom_series, split_path
+from monai_diffscore.data.dicom.reader import (
+    StrictDicomReader,
+    holds_dicom,
+    read_dicom_series,
+    read_with_field_of_view,
+    split_path,
+)
 from monai_diffscore.data.dicom.report import DicomReport
 from monai_diffscore.data.dicom.rules import ReadingRules
 from monai_diffscore.data.dicom.segmentation import write_dicom_seg
@@ -17,6 +23,7 @@ __all__ = [
     "find_series",
     "holds_dicom",
     "read_dicom_series",
+    "read_with_field_of_view",
     "split_path",
     "volume_series",
     "write_dicom_seg",

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -35,17 +35,7 @@ LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 Paths = str | Path | Sequence[str | Path]
 
 
-@overload
-def read_dicom_series(
-    path: Paths, *, series_uid: str | None = None, field_of_view: Literal[False] = False, **rules: Any
-) -> MetaTensor: ...
-@overload
-def read_dicom_series(
-    path: Paths, *, series_uid: str | None = None, field_of_view: Literal[True], **rules: Any
-) -> tuple[MetaTensor, MetaTensor]: ...
-def read_dicom_series(
-    path: Paths, *, series_uid: str | None = None, field_of_view: bool = False, **rules: Any
-) -> MetaTensor | tuple[MetaTensor, MetaTensor]:
+def read_dicom_series(path: Paths, *, series_uid: str | None = None, **rules: Any) -> MetaTensor:
     r"""The volume [1, X, Y, Z] of a CT, MR or PET series, float32, in HU or in stored units after their rescale.
 
     X runs along a row, Y along a column, Z along the normal; the affine maps voxels to RAS and mm, as for NIfTI, and is
@@ -57,22 +47,26 @@ def read_dicom_series(
             of the files.
         series_uid: SeriesInstanceUID, if there are several. Scouts, and series derived from others, are passed over
             with a warning.
-        field_of_view: also return the mask [1, X, Y, Z] of voxels that were imaged, 1 or 0, float32.
         rules: opt-ins and tolerances of :class:`~monai_diffscore.data.dicom.rules.ReadingRules`, none by default:
             ``on_gap="resample"``, ``on_duplicate="drop"``, ``on_tilt="resample"``, ``assume_intercept=-1024``,
             ``spacing_tolerance``, ``tilt_tolerance_degrees``, ``padding_hu``, ``air_hu``, ``select``.
     Returns:
-        The volume, whose ``meta["dicom_report"]`` holds the :class:`DicomReport`; and the mask if asked for.
+        The volume, whose ``meta["dicom_report"]`` holds the :class:`DicomReport`.
     Raises:
         DataError: for anything but one whole, regular, upright series in a known unit; it names the cause, the files
             and the remedy.
     """
+    values, _, meta = _read(path, series_uid, ReadingRules.of(rules))
+    return MetaTensor(torch.from_numpy(values)[None], meta=meta)
+
+
+def read_with_field_of_view(
+    path: Paths, *, series_uid: str | None = None, **rules: Any
+) -> tuple[MetaTensor, MetaTensor]:
+    """The volume of :func:`read_dicom_series`, and the mask [1, X, Y, Z] of voxels that were imaged, 1 or 0."""
     values, inside, meta = _read(path, series_uid, ReadingRules.of(rules))
-    volume = MetaTensor(torch.from_numpy(values)[None], meta=meta)
-    if not field_of_view:
-        return volume
-    mask = torch.from_numpy(inside.astype(np.float32))[None]
-    return volume, MetaTensor(mask, meta=dict(meta))
+    mask = torch.from_numpy(inside.astype(np.float32))
+    return MetaTensor(torch.from_numpy(values)[None], meta=meta), MetaTensor(mask[None], meta=dict(meta))
 
 
 class StrictDicomReader(ImageReader):
