@@ -7,11 +7,13 @@ library that does the work.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from monai_diffscore.command_line import find_cause
+from monai_diffscore.data import samples
 
 
 def add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -50,11 +52,27 @@ def _report(chosen: argparse.Namespace) -> int:
     return 0
 
 
+def add_samples(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """``samples``: which real sample data is on this machine, and what brings the rest."""
+    command = commands.add_parser("samples", help="real sample data: what is here, its licence, how to get the rest")
+    command.add_argument("--json", action="store_true", help="print a JSON list instead of a table")
+    command.set_defaults(run_command=_samples)
+
+
+def _samples(chosen: argparse.Namespace) -> int:
+    from monai_diffscore.data import samples  # MONAI takes seconds to import
+
+    rows = samples.list_samples()
+    print(json.dumps(rows, indent=4) if chosen.json else samples.describe_samples(rows))
+    return 0
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code. A problem with data or flags is one line on the error output, code 1."""
     parser = argparse.ArgumentParser(prog="python -m monai_diffscore", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     add_report(commands)
+    add_samples(commands)
     chosen = parser.parse_args(arguments)
     try:
         return int(chosen.run_command(chosen) or 0)

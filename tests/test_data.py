@@ -26,7 +26,6 @@ from monai_diffscore.data import (
     spread,
     toy_rows,
 )
-from monai_diffscore.data.samples import mni152
 from monai_diffscore.transforms import PercentileScaled
 
 
@@ -198,15 +197,3 @@ def test_files_of_other_things_than_rows_are_refused(content, tmp_path):
         split_rows(tmp_path / "rows.npy")
     with pytest.raises(ValueError, match="toy distributions"):
         toy_rows("circle", 3)
-
-
-def test_sample_data_is_there_and_can_be_replaced(monkeypatch):
-    assert list_volumes(mni152())
-    monkeypatch.setenv("MONAI_DIFFSCORE_MNI152", "/elsewhere")
-    assert mni152() == "/elsewhere"
-
-
-def test_missing_sample_packages_name_the_command(monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(DataError, match=r"nilearn.*pip install 'monai_diffscore\[samples\]'"):
-        mni152()

@@ -20,6 +20,8 @@ from monai_diffscore.data.patches import (
 )
 from monai_diffscore.data.problems import DataError
 from monai_diffscore.data.rows import split_rows, toy_rows
+from monai_diffscore.data.slides import Slide, list_slides
+from monai_diffscore.data.tiles import SaveTilesd, SlideTiles
 from monai_diffscore.data.volumes import BlankVolumed, LoadVolumed, list_volumes, split_by_subject
 
 __all__ = [
@@ -32,6 +34,10 @@ __all__ = [
     "SaveDicomd",
     "StrictDicomReader",
     "file_hash",
+    "SaveTilesd",
+    "Slide",
+    "SlideTiles",
+    "list_slides",
     "list_volumes",
     "load_statistics",
     "measure_statistics",

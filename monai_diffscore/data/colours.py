@@ -1,0 +1,102 @@
+r"""Colours: 8-bit red, green and blue, made explicitly (what is not certain is refused), and their optical density.
+
+Stains absorb light: they add in optical density (Beer and Lambert), not in brightness. For 8-bit intensities I and the
+colour w of the empty glass,
+
+.. math::  OD = -\ln\frac{I + 1}{w + 1}, \qquad I = (w + 1)\,e^{-OD} - 1 .
+
+The 1 keeps black finite (5.5), and the map is exactly invertible for every I, blank and black tiles included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from monai_diffscore.data.problems import DataError
+
+
+def optical_density(intensity: Tensor, white: float | Sequence[float] = 255.0) -> Tensor:
+    """Optical density of intensities [3, ...] in 0 to 255; negative where they are brighter than ``white``."""
+    glass = _for_channels(white, intensity)
+    return -torch.log((intensity + 1) / (glass + 1))
+
+
+def intensity_of(density: Tensor, white: float | Sequence[float] = 255.0) -> Tensor:
+    """The inverse of :func:`optical_density`, not clipped."""
+    return (_for_channels(white, density) + 1) * torch.exp(-density) - 1
+
+
+def _for_channels(white: float | Sequence[float], like: Tensor) -> Tensor:
+    glass = torch.as_tensor(white, dtype=torch.get_default_dtype() if not like.is_floating_point() else like.dtype)
+    return glass.to(like.device).reshape(-1, *[1] * (like.ndim - 1))
+
+
+def as_rgb8(
+    image: np.ndarray,
+    source: object = "an image",
+    key: str = "image",
+    value_range: tuple[float, float] | None = None,
+) -> np.ndarray:
+    r"""The image as uint8 [3, H, W].
+
+    ``round(255 (v - low)/(high - low))`` for values v of a stated ``value_range``; 8-bit values as they are. A fourth
+    channel is alpha: without effect if all of it is opaque, else the image is composed on white,
+    :math:`a v + (1 - a)\,255`.
+
+    Args:
+        image: [3, H, W] or [4, H, W].
+        source: named in errors, as is ``key``.
+        value_range: (low, high) of black and white, needed for any type but uint8: 16 bits may hold 12, and float may
+            mean [0, 1] or [0, 255].
+    Raises:
+        DataError: for another shape, another type without ``value_range``, values outside of it, NaN or infinity.
+    """
+    if image.ndim != 3 or image.shape[0] not in (3, 4):
+        last = image.ndim == 3 and image.shape[-1] in (3, 4)
+        raise DataError(
+            source,
+            key=key,
+            expected="red, green and blue (and alpha) as the first axis: [3, H, W] or [4, H, W]",
+            got=f"shape {tuple(image.shape)}",
+            remedy="Move the channels to the front (EnsureChannelFirstd)." if last else "Use colour images.",
+        )
+    eight = image if value_range is None and image.dtype == np.uint8 else _to_8_bit(image, source, key, value_range)
+    if len(eight) == 3:
+        return eight
+    colours, alpha = eight[:3], eight[3:]
+    if alpha.min(initial=255) == 255:
+        return colours
+    share = alpha.astype(np.float32) / 255
+    return np.rint(colours * share + 255 * (1 - share)).astype(np.uint8)
+
+
+def _to_8_bit(image: np.ndarray, source: object, key: str, value_range: tuple[float, float] | None) -> np.ndarray:
+    bad = 0 if image.dtype.kind in "bui" else int((~np.isfinite(image)).sum())
+    low, high = (float(image.min(initial=0)), float(image.max(initial=0))) if not bad else (np.nan, np.nan)
+    if bad:
+        raise DataError(
+            source, key=key, expected="finite colours", got=f"{bad} of {image.size} values NaN or infinite",
+            remedy="Take the image out, or fill these pixels on purpose.",
+        )  # fmt: skip
+    if value_range is None:
+        raise DataError(
+            source,
+            key=key,
+            expected="8 bits a colour (uint8), or a stated value_range",
+            got=f"{image.dtype} from {low:g} to {high:g}",
+            remedy="Say what is black and what is white: value_range=(0, 65535), (0, 4095), (0, 1) ...",
+        )
+    black, white = value_range
+    if not black < white or low < black or high > white:
+        raise DataError(
+            source,
+            key=key,
+            expected=f"values in the value_range {value_range}, which increases",
+            got=f"{low:g} to {high:g}",
+            remedy="Give the range of the scanner or of the file format, not that of one image.",
+        )
+    return np.rint((image.astype(np.float64) - black) * (255 / (white - black))).astype(np.uint8)

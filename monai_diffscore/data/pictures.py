@@ -1,0 +1,139 @@
+"""Ordinary colour pictures: decoded whole into memory, and written as the pyramids that slide readers open."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from monai_diffscore.data.colours import as_rgb8
+from monai_diffscore.data.files import whole_file
+from monai_diffscore.data.problems import DataError
+
+_MOST_PICTURE_PIXELS = 64_000_000
+
+
+def unreadable(path: object, error: Exception) -> DataError:
+    """The problem of a file that does not open."""
+    return DataError(
+        path,
+        expected="a readable slide or picture",
+        got=f"{type(error).__name__}: {error}",
+        remedy="The file is missing, damaged or of another kind: replace it or take it out of the folder.",
+    )
+
+
+def read_rgb(path: str | Path, value_range: tuple[float, float] | None = None) -> np.ndarray:
+    """A picture (PNG, JPEG, BMP, any TIFF) decoded whole, uint8 [3, H, W].
+
+    Raises:
+        DataError: if it cannot be read, is no colour picture, is larger than 64 million pixels, or has more than 8 bits
+            and no ``value_range``.
+    """
+    read = _read_tiff if Path(path).suffix.lower() in (".tif", ".tiff") else _read_picture
+    try:
+        image = read(str(path))
+    except DataError:
+        raise
+    except Exception as error:  # decoders raise anything
+        raise unreadable(path, error) from error
+    return as_rgb8(image, path, value_range=value_range)
+
+
+def _read_tiff(path: str) -> np.ndarray:
+    import tifffile
+
+    with tifffile.TiffFile(path) as file:
+        series = file.series[0].levels[0]
+        axes, shape = series.axes.replace("C", "S"), series.shape
+        _check_picture_size(path, shape[axes.index("X")] * shape[axes.index("Y")])
+        image: np.ndarray = series.asarray()
+    if axes not in ("YXS", "SYX"):
+        raise DataError(
+            path, expected="one colour picture (axes YXS or SYX)", got=f"axes {axes} of shape {shape}",
+            remedy="Export one colour page.",
+        )  # fmt: skip
+    return image.transpose(2, 0, 1) if axes == "YXS" else image
+
+
+def _read_picture(path: str) -> np.ndarray:
+    with Image.open(path) as file:
+        _check_picture_size(path, file.size[0] * file.size[1])
+        if any(";16" in str(tile[3]) for tile in file.tile):
+            raise DataError(
+                path,
+                expected="8 bits a colour",
+                got="a picture of 16 bits, of which the decoder would drop half without a word",
+                remedy="Convert it to TIFF and state its value_range.",
+            )
+        if file.mode not in ("RGB", "RGBA", "P"):
+            raise DataError(
+                path, expected="a colour picture", got=f"the mode {file.mode}", remedy="Use RGB pictures.",
+            )  # fmt: skip
+        return np.asarray(file.convert("RGBA") if file.mode == "P" else file).transpose(2, 0, 1)
+
+
+def _check_picture_size(path: str, pixels: int) -> None:
+    if pixels > _MOST_PICTURE_PIXELS:
+        raise DataError(
+            path,
+            expected=f"a tiled slide, or a picture of at most {_MOST_PICTURE_PIXELS // 10**6} million pixels",
+            got=f"{pixels / 1e6:.0f} million pixels in a file that is decoded whole",
+            remedy="Convert it to a tiled pyramidal TIFF (vips tiffsave IN OUT --tile --pyramid).",
+        )
+
+
+def tiff_mpp(path: str) -> tuple[float | None, float | None]:
+    """Micrometres a pixel along x and y that a TIFF states; None where it states none."""
+    import tifffile
+
+    with tifffile.TiffFile(path) as file:
+        tags = file.pages.first.tags
+        unit = {2: 25_400.0, 3: 10_000.0}.get(int(tags["ResolutionUnit"].value) if "ResolutionUnit" in tags else 0)
+        if unit is None or "XResolution" not in tags or "YResolution" not in tags:
+            return None, None
+        x, y = (tags[name].value for name in ("XResolution", "YResolution"))
+    return tuple(unit * below / above if above else None for above, below in (x, y))  # type: ignore[return-value]
+
+
+def write_pyramid(
+    image: np.ndarray, path: str | Path, mpp_um: float | None, tile: int = 256, levels: int = 3, description: str = ""
+) -> None:
+    """Writes 8-bit RGB [3, H, W] as a tiled pyramidal TIFF that openslide opens, whole or not at all.
+
+    Each level halves the one before by the mean of 2 x 2 pixels; a last odd row or column is dropped.
+
+    Args:
+        image: in memory.
+        path: of the file.
+        mpp_um: size of a pixel; None states none.
+        tile: side of a tile, a multiple of 16.
+        levels: at most this many; none smaller than a tile.
+        description: for the file's ImageDescription.
+    """
+    import tifffile
+
+    pixels = np.ascontiguousarray(as_rgb8(image, path).transpose(1, 2, 0))
+    memory = io.BytesIO()
+    with tifffile.TiffWriter(memory) as tiff:
+        for level in range(levels):
+            tiff.write(
+                pixels,
+                tile=(tile, tile),
+                photometric="rgb",
+                compression=None,
+                subfiletype=int(level > 0),
+                resolution=None if mpp_um is None else (1e4 / (mpp_um * 2**level),) * 2,
+                resolutionunit="NONE" if mpp_um is None else "CENTIMETER",
+                description=description if level == 0 else None,
+                metadata=None,
+            )
+            if min(pixels.shape[:2]) < 2 * tile:
+                break
+            height, width = (side // 2 * 2 for side in pixels.shape[:2])
+            quarters = pixels[:height, :width].reshape(height // 2, 2, width // 2, 2, 3)
+            pixels = np.rint(quarters.mean((1, 3))).astype(np.uint8)
+    with whole_file(path) as file:
+        file.write(memory.getbuffer())
