@@ -25,7 +25,7 @@ def save_gallery(samples: Tensor, path: str | Path, title: str = "", reference: 
 
     Args:
         samples: [B, C, *S] with 1 to 3 spatial dimensions, or [B, columns]; the first channel is shown (three
-            channels as RGB in two dimensions). At most 16 are shown (all rows of a table).
+            channels as RGB in two dimensions, [3, rows, columns] from the top). At most 16 are shown (all rows of a table).
         path: of the PNG.
         title: heading.
         reference: real data of the same kind, shown below (in a scatter plot behind) for comparison.
@@ -85,7 +85,12 @@ def _images(figure: Figure, samples: np.ndarray, reference: np.ndarray | None) -
         for index, image in enumerate(images):
             axis = axes[sum(rows[:group]) + index // columns, index % columns]
             axis.set_axis_on()
-            _show(axis, image.transpose(2, 1, 0) if len(image) == 3 else image[0].T)
+            if len(image) == 3:  # colours are pictures [3, rows, columns], as slide readers give them
+                axis.imshow(np.clip((image.transpose(1, 2, 0) + 1) / 2, 0, 1), interpolation="nearest")
+                axis.set_xticks([])
+                axis.set_yticks([])
+            else:
+                _show(axis, image[0].T)
             axis.set_title(f"{name} {index}", fontsize=7)
 
 

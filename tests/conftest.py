@@ -64,3 +64,31 @@ def write_volume(tmp_path: Path) -> WriteVolume:
         return path
 
     return write
+
+
+@pytest.fixture
+def write_slide(tmp_path: Path) -> Callable[..., Path]:
+    """Writes a synthetic slide of two stains (or a given array [3, H, W]) as a pyramid and returns its path."""
+    from monai_diffscore.data.pictures import write_pyramid
+
+    def write(
+        name: str,
+        shape: Sequence[int] = (192, 256),
+        seed: int = 0,
+        array: np.ndarray | None = None,
+        mpp_um: float | None = 0.5,
+        **options: object,
+    ) -> Path:
+        path = tmp_path / name
+        write_pyramid(stained(shape, seed) if array is None else array, path, mpp_um, tile=64, **options)
+        return path
+
+    return write
+
+
+def stained(shape: Sequence[int], seed: int = 0, matrix: np.ndarray | None = None) -> np.ndarray:
+    """8-bit tissue [3, H, W] of two stains on white glass, exactly by Beer and Lambert but for rounding."""
+    matrix = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11]]) if matrix is None else matrix
+    concentrations = np.random.default_rng(seed).gamma(1.0, 0.5, (2, *shape))
+    density = np.einsum("shw,sc->chw", concentrations, matrix / np.linalg.norm(matrix, axis=1, keepdims=True))
+    return np.clip(np.rint(256 * np.exp(-density) - 1), 0, 255).astype(np.uint8)

@@ -16,6 +16,7 @@ import pytest
 import torch
 from mlflow.tracking import MlflowClient
 from monai.bundle import ConfigWorkflow
+from PIL import Image
 
 from monai_diffscore.command_line import find_cause
 from monai_diffscore.data import DataError
@@ -62,10 +63,14 @@ def workflow(
 
 
 @pytest.fixture
-def dataset(bundle: str, write_volume, tmp_path: Path) -> str:
-    """Data of the bundle's kind: three small synthetic subjects, or a toy."""
+def dataset(bundle: str, write_volume, write_slide, tmp_path: Path) -> str:
+    """Data of the bundle's kind: three small synthetic subjects or slides, or a toy."""
     if bundle == "toy2d_mlp":
         return "moons"
+    if bundle == "pathology_hierarchical_unet":
+        for seed in range(3):
+            write_slide(f"data/slide-{seed}.tif", seed=seed)
+        return str(tmp_path / "data")
     for seed in range(3):
         write_volume(f"data/sub-{seed}/anat.nii.gz", seed=seed)
     return str(tmp_path / "data")
@@ -117,7 +122,7 @@ def test_monai_finds_its_properties(bundle, kind, tmp_path, dataset):
             bundle, ["train"], ["smoke"], output_dir=str(tmp_path / "o"), ckpt_dir=str(tmp_path), dataset_dir=dataset
         )
     else:
-        facts = {"sigma_data": 0.5, "low": 0.0, "high": 1.0, "spacing_mm": [1.0, 1.0, 1.0]}
+        facts = {"sigma_data": 0.5, "low": 0.0, "high": 1.0, "spacing_mm": [1.0, 1.0, 1.0], "mpp_um": 0.5}
         (tmp_path / "data_statistics.json").write_text(json.dumps(facts))
         made = workflow(bundle, ["inference"], ["smoke"], kind="infer", checkpoint=str(tmp_path / "model.pt"))
     assert made.check_properties() == []
@@ -129,8 +134,8 @@ def test_monai_finds_its_properties(bundle, kind, tmp_path, dataset):
 @each_bundle
 def test_train_sample_evaluate(bundle, dataset, tmp_path):
     where = {"output_dir": str(tmp_path / "out"), "ckpt_dir": str(tmp_path / "models"), "dataset_dir": dataset}
-    if bundle != "toy2d_mlp":
-        where["spacing_mm"] = [2.5, 2.5, 2.5]  # sampling takes it from the training, not from its own file
+    # sampling takes it from the training, not from its own file
+    where |= {"toy2d_mlp": {}, "pathology_hierarchical_unet": {"mpp_um": 0.6}}.get(bundle, {"spacing_mm": [2.5] * 3})
     training = workflow(bundle, ["train"], ["smoke"], **where)
     training.run()
     iterations = training.parser.get_parsed_content("train#trainer").state.iteration
@@ -157,7 +162,7 @@ def test_train_sample_evaluate(bundle, dataset, tmp_path):
     assert all((trained[key] == loaded[key].cpu()).all() for key in trained)
     assert loaded["preconditioning.sigma_data"].item() == pytest.approx(float(run.data.params["sigma_data"]))
     assert (tmp_path / "samples/gallery.png").stat().st_size > 5_000
-    check = check_rows if bundle == "toy2d_mlp" else check_volumes
+    check = {"toy2d_mlp": check_rows, "pathology_hierarchical_unet": check_tiles}.get(bundle, check_volumes)
     check(tmp_path / "samples", json.loads((tmp_path / "models/data_statistics.json").read_text()))
 
     evaluation = workflow(
@@ -183,6 +188,16 @@ def check_volumes(folder: Path, statistics: dict) -> None:
         voxels = image.get_fdata()
         assert statistics["low"] <= voxels.min() < voxels.max() <= statistics["high"] + 1e-3
         assert voxels.std() > 0
+
+
+def check_tiles(folder: Path, statistics: dict) -> None:
+    files = sorted(folder.glob("pred_*.png"))
+    assert len(files) == 2
+    for file in files:
+        with Image.open(file) as picture:
+            assert (picture.mode, picture.size) == ("RGB", (64, 64))
+            assert 25_400 / picture.info["dpi"][0] == pytest.approx(0.6, rel=1e-3)
+            assert np.asarray(picture).std() > 0
 
 
 def check_rows(folder: Path, statistics: dict) -> None:
