@@ -25,7 +25,8 @@ def save_gallery(samples: Tensor, path: str | Path, title: str = "", reference: 
 
     Args:
         samples: [B, C, *S] with 1 to 3 spatial dimensions, or [B, columns]; the first channel is shown (three
-            channels as RGB in two dimensions, [3, rows, columns] from the top). At most 16 are shown (all rows of a table).
+            channels as RGB in two dimensions, [3, rows, columns] from the top). At most 16 are shown (all rows of a
+            table).
         path: of the PNG.
         title: heading.
         reference: real data of the same kind, shown below (in a scatter plot behind) for comparison.

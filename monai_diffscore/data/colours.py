@@ -76,7 +76,7 @@ def as_rgb8(
 
 def _to_8_bit(image: np.ndarray, source: object, key: str, value_range: tuple[float, float] | None) -> np.ndarray:
     bad = 0 if image.dtype.kind in "bui" else int((~np.isfinite(image)).sum())
-    low, high = (float(image.min(initial=0)), float(image.max(initial=0))) if not bad else (np.nan, np.nan)
+    low, high = (float(image.min()), float(image.max())) if not bad and image.size else (0.0, 0.0)
     if bad:
         raise DataError(
             source, key=key, expected="finite colours", got=f"{bad} of {image.size} values NaN or infinite",

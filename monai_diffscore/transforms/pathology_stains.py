@@ -79,7 +79,8 @@ class Stains:
                 got=f"{self.matrix}, {apart:.1f} degrees apart, with concentrations {self.concentrations}",
                 remedy="A slide of one stain has no second to normalise: use Reinhard, or leave it as it is.",
             )
-        # JSON gives lists, and a user may not normalise
+        # JSON gives lists, and a user may not normalise; what is normalised keeps its last bit
+        norms = np.where(np.abs(norms - 1) < 1e-12, 1.0, norms)
         object.__setattr__(self, "matrix", tuple(map(tuple, (rows / norms[:, None]).tolist())))
         object.__setattr__(self, "concentrations", tuple(self.concentrations))
         object.__setattr__(self, "white", tuple(self.white))
