@@ -122,7 +122,14 @@ def test_monai_finds_its_properties(bundle, kind, tmp_path, dataset):
             bundle, ["train"], ["smoke"], output_dir=str(tmp_path / "o"), ckpt_dir=str(tmp_path), dataset_dir=dataset
         )
     else:
-        facts = {"sigma_data": 0.5, "low": 0.0, "high": 1.0, "spacing_mm": [1.0, 1.0, 1.0], "mpp_um": 0.5}
+        facts = {
+            "sigma_data": 0.5,
+            "low": 0.0,
+            "high": 1.0,
+            "spacing_mm": [1.0, 1.0, 1.0],
+            "mpp_um": 0.5,
+            "tile_size": 64,
+        }
         (tmp_path / "data_statistics.json").write_text(json.dumps(facts))
         made = workflow(bundle, ["inference"], ["smoke"], kind="infer", checkpoint=str(tmp_path / "model.pt"))
     assert made.check_properties() == []
@@ -188,6 +195,24 @@ def check_volumes(folder: Path, statistics: dict) -> None:
         voxels = image.get_fdata()
         assert statistics["low"] <= voxels.min() < voxels.max() <= statistics["high"] + 1e-3
         assert voxels.std() > 0
+
+
+@pytest.mark.parametrize("bundle", ["pathology_hierarchical_unet"])
+def test_tiles_are_sampled_for_the_surroundings_of_real_ones(bundle, dataset, tmp_path):
+    """Contexts reach the network, with the slides' tiles: fewer of them than asked give as many samples."""
+    (tmp_path / "data_statistics.json").write_text('{"sigma_data": 0.5, "mpp_um": 0.6, "tile_size": 64}')
+    where = {"checkpoint": str(tmp_path / "model.pt"), "context_dir": dataset, "output_dir": str(tmp_path / "out")}
+    samples = workflow(bundle, ["inference"], ["smoke"], kind="infer", **where)
+    network = samples.parser.get_parsed_content("network")
+    torch.save(network.state_dict(), tmp_path / "model.pt")
+    seen = []
+    network.register_forward_pre_hook(lambda _module, _args, given: seen.append(given["context"]), with_kwargs=True)
+    samples.run()
+    assert len(list((tmp_path / "out").glob("pred_*.png"))) == 2
+    assert seen[0].shape == (2, 3, 64, 64)
+    known = seen[0][~seen[0].isnan()]
+    assert -1 <= known.min() < known.max() <= 1
+    assert 0 < len(known) < seen[0].numel()  # beyond the slide it is missing
 
 
 def check_tiles(folder: Path, statistics: dict) -> None:
