@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from monai_diffscore.command_line import find_cause
-from monai_diffscore.data import samples
 
 
 def add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
