@@ -23,6 +23,7 @@ class DataError(ValueError):
     def under(self, key: str) -> DataError:
         """The same problem, of the entry ``key`` of a batch dictionary."""
         return _rebuild({**self._parts, "key": key})
+
     def of(self, source: object) -> DataError:
         """The same problem, of a file that the place where it was found did not know."""
         return _rebuild({**self._parts, "source": source})
