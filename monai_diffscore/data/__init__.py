@@ -3,6 +3,7 @@
 from monai_diffscore.data.patches import (
     GridPatchesd,
     HeldOutSlabd,
+    PositionChannelsd,
     load_statistics,
     measure_statistics,
     save_statistics,
@@ -18,6 +19,7 @@ __all__ = [
     "GridPatchesd",
     "HeldOutSlabd",
     "LoadVolumed",
+    "PositionChannelsd",
     "list_volumes",
     "load_statistics",
     "measure_statistics",

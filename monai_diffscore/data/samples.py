@@ -7,10 +7,18 @@ with a path, the installed package, an error that names the command to install i
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 from pathlib import Path
 
+from monai_diffscore.data.invesalius import convert_invesalius
+from monai_diffscore.data.phantom import write_ct_phantoms
 from monai_diffscore.data.problems import DataError
+
+logger = logging.getLogger(__name__)
+
+#: head CT of the Debian package invesalius-examples: 256 x 256 x 108 voxels of 0.957 x 0.957 x 1.5 mm, HU
+CRANIUM = Path("/usr/share/doc/invesalius-examples/examples/Cranium.inv3")
 
 
 def mni152() -> str:
@@ -22,6 +30,29 @@ def mni152() -> str:
     return _resolve(
         "MONAI_DIFFSCORE_MNI152", "nilearn", "datasets/data/mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"
     )
+
+
+def ct() -> str:
+    """A CT in Hounsfield units: real if this machine has one, else **drawn**, which the log says.
+
+    1. ``MONAI_DIFFSCORE_CT``: a NIfTI file, a folder, or an InVesalius project (``.inv3``).
+    2. The head CT of the Debian package ``invesalius-examples`` (GPL-2; one subject).
+    3. Six chest phantoms of :mod:`~monai_diffscore.data.phantom`: shapes, not anatomy. They show that things run.
+
+    Projects and phantoms are written as NIfTI once, below ``$XDG_CACHE_HOME/monai_diffscore``.
+    """
+    given = os.environ.get("MONAI_DIFFSCORE_CT")
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "monai_diffscore"
+    if given and not given.endswith(".inv3"):
+        return given
+    project = Path(given) if given else CRANIUM
+    if given or project.is_file():
+        return str(convert_invesalius(project, cache / f"ct_{project.stem.lower()}.nii.gz"))
+    logger.warning(
+        "no CT on this machine: SYNTHETIC chest phantoms are used, which are drawn and no patient's. For a real one: "
+        "apt-get install invesalius-examples, or --dataset_dir FOLDER, or the variable MONAI_DIFFSCORE_CT."
+    )
+    return str(write_ct_phantoms(cache / "ct_phantoms"))
 
 
 def _resolve(variable: str, package: str, file: str) -> str:
