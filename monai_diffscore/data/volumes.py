@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
+from monai.data.utils import to_affine_nd
 from monai.transforms import LoadImage, MapTransform
 
 from monai_diffscore.data.problems import DataError
@@ -94,16 +95,23 @@ class LoadVolumed(MapTransform):
         keys: keys of the file names.
         spatial_dims: expected number of spatial dimensions.
         channels: expected number of channels (a fourth axis of a NIfTI file).
+        slices: also take images of one axis less, and volumes of one slice: each becomes a volume of one slice.
     Raises:
         DataError: for a file that cannot be read, has another number of dimensions or channels, holds NaN or
             infinity, or is constant.
     """
 
     def __init__(
-        self, keys: KeysCollection, spatial_dims: int = 3, channels: int = 1, allow_missing_keys: bool = False
+        self,
+        keys: KeysCollection,
+        spatial_dims: int = 3,
+        channels: int = 1,
+        allow_missing_keys: bool = False,
+        slices: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.spatial_dims = spatial_dims
+        self.slices = slices
         self.channels = channels
         with warnings.catch_warnings():
             # MONAI announces here that an optional GPU codec for DICOM is not installed
@@ -129,8 +137,12 @@ class LoadVolumed(MapTransform):
                 got=f"{type(error).__name__}: {reason[-1] if reason else ''}",
                 remedy="The file is missing, damaged or not an image: replace it or take it out of the folder.",
             ) from error
+        if self.slices and volume.ndim == self.spatial_dims:
+            affine = to_affine_nd(self.spatial_dims, volume.affine)  # type: ignore[attr-defined]
+            volume = MetaTensor(volume.as_tensor()[..., None], affine=affine, meta=volume.meta)  # type: ignore[attr-defined]
         sizes = tuple(volume.shape)
-        if len(sizes) != self.spatial_dims + 1 or min(sizes[1:]) < 2:
+        in_plane = sizes[1:-1] if self.slices else sizes[1:]
+        if len(sizes) != self.spatial_dims + 1 or min(in_plane) < 2:
             raise DataError(
                 file,
                 key=key,
@@ -190,11 +202,11 @@ class BlankVolumed(MapTransform):
         if len(shape) != len(spacing_mm):
             raise ValueError(f"shape and spacing_mm need one entry for each axis, got {shape} and {spacing_mm}.")
         self.shape, self.channels, self.value = tuple(shape), channels, value
-        dims = len(shape)
-        self.affine = torch.eye(dims + 1, dtype=torch.float64)
-        for axis in range(dims):
-            self.affine[axis, axis] = spacing_mm[axis]
-            self.affine[axis, dims] = -0.5 * spacing_mm[axis] * (shape[axis] - 1)
+        # a slice lies in space too: writers of NIfTI want 4 x 4
+        self.affine = torch.eye(max(len(shape), 3) + 1, dtype=torch.float64)
+        for axis, (size, step) in enumerate(zip(shape, spacing_mm, strict=True)):
+            self.affine[axis, axis] = step
+            self.affine[axis, -1] = -0.5 * step * (size - 1)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         filled = dict(data)
