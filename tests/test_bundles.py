@@ -212,6 +212,22 @@ def test_overlays_change_ids_that_exist(bundle, overlay):
     assert changed & (set(configuration(bundle, "train")) | set(configuration(bundle, "inference")))
 
 
+@pytest.mark.parametrize("bundle", ["ct_unet3d", "ct_unet2d"])
+def test_drawing_patches_leaves_the_cached_volume_alone(bundle, dataset, tmp_path):
+    """The cache is not copied for each patch, which for a whole chest would cost more than all transforms."""
+    made = workflow(bundle, ["train"], ["smoke"], output_dir=f"{tmp_path}/out", ckpt_dir=str(tmp_path),
+                    dataset_dir=dataset, patches_per_volume=12, affine_probability=0.5, flip_probability=0.5, noise_hu=10.0)  # fmt: skip
+    drawn = made.parser.get_parsed_content("train#dataset")
+    cached = drawn._cache[0]["image"]
+    before = (cached.as_tensor().clone(), cached.affine.clone(), list(cached.applied_operations))
+    patches = [drawn[index]["image"] for index in range(12)]
+    assert torch.equal(cached.as_tensor(), before[0])
+    assert torch.equal(cached.affine, before[1])
+    assert len(cached.applied_operations) == len(before[2])
+    assert all(-1 <= patch.min() < patch.max() <= 1 for patch in patches)
+    assert len({float(patch.as_tensor().sum()) for patch in patches}) == 12
+
+
 @pytest.mark.parametrize("organ", ORGANS)
 def test_organs_set_window_spacing_patch_and_augmentation(organ, tmp_path):
     """An organ is data: it changes ids that exist, all of those that differ by organ, and they reach the loader."""
@@ -219,7 +235,7 @@ def test_organs_set_window_spacing_patch_and_augmentation(organ, tmp_path):
     assert set(preset) <= set(configuration(bundle, "train"))
     assert set(preset) >= {"window_hu", "spacing_mm", "patch_size", "flip_probability", "noise_hu"}
     assert len(preset["spacing_mm"]) == len(preset["patch_size"]) == spatial_dims(bundle)
-    image = nib.Nifti1Image(*ct_phantom(0, (72, 56, 48), 5.0))
+    image = nib.Nifti1Image(*ct_phantom(0, (48, 40, 32), 4.0))
     nib.save(image, tmp_path / "ct.nii.gz")
     made = workflow(bundle, ["train", Path(organ).stem], ["smoke"], output_dir=f"{tmp_path}/out",
                     ckpt_dir=str(tmp_path), dataset_dir=str(tmp_path / "ct.nii.gz"))  # fmt: skip
