@@ -216,7 +216,8 @@ def test_overlays_change_ids_that_exist(bundle, overlay):
 def test_drawing_patches_leaves_the_cached_volume_alone(bundle, dataset, tmp_path):
     """The cache is not copied for each patch, which for a whole chest would cost more than all transforms."""
     made = workflow(bundle, ["train"], ["smoke"], output_dir=f"{tmp_path}/out", ckpt_dir=str(tmp_path),
-                    dataset_dir=dataset, patches_per_volume=12, affine_probability=0.5, flip_probability=0.5, noise_hu=10.0)  # fmt: skip
+                    dataset_dir=dataset, patches_per_volume=12, affine_probability=0.5,
+                    flip_probability=0.5, noise_hu=10.0)  # fmt: skip
     drawn = made.parser.get_parsed_content("train#dataset")
     cached = drawn._cache[0]["image"]
     before = (cached.as_tensor().clone(), cached.affine.clone(), list(cached.applied_operations))
