@@ -18,7 +18,7 @@ from monai.transforms import (
     SqueezeDimd,
 )
 
-from monai_diffscore.data import DataError, GridPatchesd, LoadVolumed, PositionChannelsd
+from monai_diffscore.data import BlankVolumed, DataError, GridPatchesd, LoadVolumed, PositionChannelsd
 from monai_diffscore.denoiser import Denoiser, EDMPreconditioning
 from monai_diffscore.engines import PrepareScoreBatch
 from monai_diffscore.losses import DenoisingLoss, LogNormalNoise
@@ -125,7 +125,7 @@ def test_a_body_region_mask_and_positions_condition_a_model():
     denoiser = Denoiser(network, EDMPreconditioning(1.0))
     loss, prepare = DenoisingLoss(LogNormalNoise(0.5, 0.5)), PrepareScoreBatch(["mask", "position"])
     optimizer = torch.optim.Adam(denoiser.parameters(), 5e-3)
-    for _ in range(60):
+    for _ in range(45):
         for batch in loader:
             x0, _, _, fields = prepare(batch)
             assert torch.equal(fields["mask"] > 0.5, x0.as_tensor() > 0)  # the same voxels
@@ -138,3 +138,22 @@ def test_a_body_region_mask_and_positions_condition_a_model():
         right = (denoiser(noisy, sigma, **fields) - x0.as_tensor()).square().mean()
         wrong = (denoiser(noisy, sigma, **{**fields, "mask": 1 - fields["mask"]}) - x0.as_tensor()).square().mean()
     assert right < 0.25 * wrong
+
+
+@pytest.mark.parametrize("shape", [(20, 18), (20, 18, 1), (20, 18, 4)])
+def test_two_dimensional_images_become_volumes_of_one_slice(shape, tmp_path):
+    array = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    nib.save(nib.Nifti1Image(array, np.diag([2.0, 2.5, 3.0, 1.0])), tmp_path / "slice.nii.gz")
+    volume = LoadVolumed("image", slices=True)({"image": str(tmp_path / "slice.nii.gz")})["image"]
+    assert volume.shape == (1, *(*shape, 1)[:3])
+    np.testing.assert_allclose(volume.affine, np.diag([2.0, 2.5, 3.0, 1.0]))
+    np.testing.assert_array_equal(volume[0].numpy().reshape(shape), array)
+    if shape[2:] != (4,):  # what a bundle of volumes cannot use
+        with pytest.raises(DataError, match="a readable 3-D volume"):
+            LoadVolumed("image")({"image": str(tmp_path / "slice.nii.gz")})
+
+
+def test_blank_slices_lie_in_space():
+    blank = BlankVolumed("image", shape=(4, 6), spacing_mm=(2, 3), value=-1000.0)({})["image"]
+    assert blank.shape == (1, 4, 6)
+    np.testing.assert_allclose(blank.affine, [[2, 0, 0, -3], [0, 3, 0, -7.5], [0, 0, 1, 0], [0, 0, 0, 1]])

@@ -127,7 +127,7 @@ class LoadVolumed(MapTransform):
     def _load(self, file: str, key: str) -> torch.Tensor:
         expected = f"a readable {self.spatial_dims}-D volume with {self.channels} channel(s)"
         try:
-            volume: torch.Tensor = self.load(file)
+            volume: MetaTensor = self.load(file)
         except Exception as error:
             reason = str(error).strip().splitlines()
             raise DataError(
@@ -138,8 +138,7 @@ class LoadVolumed(MapTransform):
                 remedy="The file is missing, damaged or not an image: replace it or take it out of the folder.",
             ) from error
         if self.slices and volume.ndim == self.spatial_dims:
-            affine = to_affine_nd(self.spatial_dims, volume.affine)  # type: ignore[attr-defined]
-            volume = MetaTensor(volume.as_tensor()[..., None], affine=affine, meta=volume.meta)  # type: ignore[attr-defined]
+            volume = _one_slice(volume)
         sizes = tuple(volume.shape)
         in_plane = sizes[1:-1] if self.slices else sizes[1:]
         if len(sizes) != self.spatial_dims + 1 or min(in_plane) < 2:
@@ -177,6 +176,12 @@ class LoadVolumed(MapTransform):
                 remedy="Take the file out of the folder.",
             )
         return volume
+
+
+def _one_slice(image: MetaTensor) -> MetaTensor:
+    """A 2-D image as a volume of one slice, where its file says that it is."""
+    meta = {name: value for name, value in image.meta.items() if name != "affine"}
+    return MetaTensor(image.as_tensor()[..., None], affine=to_affine_nd(image.ndim, image.affine), meta=meta)
 
 
 class BlankVolumed(MapTransform):
