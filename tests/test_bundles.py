@@ -214,7 +214,7 @@ def test_overlays_change_ids_that_exist(bundle, overlay):
 
 @pytest.mark.parametrize("bundle", ["ct_unet3d", "ct_unet2d"])
 def test_drawing_patches_leaves_the_cached_volume_alone(bundle, dataset, tmp_path):
-    """The cache is not copied for each patch, which for a whole chest would cost more than all transforms."""
+    """The cache is not copied for each patch, because a copy grows with the volume."""
     made = workflow(bundle, ["train"], ["smoke"], output_dir=f"{tmp_path}/out", ckpt_dir=str(tmp_path),
                     dataset_dir=dataset, patches_per_volume=12, affine_probability=0.5,
                     flip_probability=0.5, noise_hu=10.0)  # fmt: skip
