@@ -20,10 +20,13 @@ from PIL import Image
 
 from monai_diffscore.command_line import find_cause
 from monai_diffscore.data import DataError
+from monai_diffscore.data.phantom import ct_phantom
+from monai_diffscore.transforms import WINDOWS_HU
 
 ROOT = Path(__file__).parent.parent
 BUNDLES = sorted(path.parent.parent.name for path in ROOT.glob("bundles/*/configs/metadata.json"))
 OVERLAYS = sorted(path.stem for path in (ROOT / "configs").glob("*.json") if path.stem != "smoke")
+ORGANS = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("bundles/ct_*/configs/organ_*.json"))
 each_bundle = pytest.mark.parametrize("bundle", BUNDLES)
 
 TOP_LEVEL = {
@@ -62,6 +65,10 @@ def workflow(
     return made
 
 
+def spatial_dims(bundle: str) -> int:
+    return len(configuration(bundle, "metadata")["network_data_format"]["inputs"]["image"]["spatial_shape"])
+
+
 @pytest.fixture
 def dataset(bundle: str, write_volume, write_slide, tmp_path: Path) -> str:
     """Data of the bundle's kind: three small synthetic subjects or slides, or a toy."""
@@ -72,7 +79,8 @@ def dataset(bundle: str, write_volume, write_slide, tmp_path: Path) -> str:
             write_slide(f"data/slide-{seed}.tif", seed=seed)
         return str(tmp_path / "data")
     for seed in range(3):
-        write_volume(f"data/sub-{seed}/anat.nii.gz", seed=seed)
+        array = ct_phantom(seed, (48, 44, 40), 8.0)[0] if bundle.startswith("ct_") else None
+        write_volume(f"data/sub-{seed}/anat.nii.gz", seed=seed, array=array)
     return str(tmp_path / "data")
 
 
@@ -126,7 +134,7 @@ def test_monai_finds_its_properties(bundle, kind, tmp_path, dataset):
             "sigma_data": 0.5,
             "low": 0.0,
             "high": 1.0,
-            "spacing_mm": [1.0, 1.0, 1.0],
+            "spacing_mm": [1.0] * spatial_dims(bundle),
             "mpp_um": 0.5,
             "tile_size": 64,
         }
@@ -142,7 +150,8 @@ def test_monai_finds_its_properties(bundle, kind, tmp_path, dataset):
 def test_train_sample_evaluate(bundle, dataset, tmp_path):
     where = {"output_dir": str(tmp_path / "out"), "ckpt_dir": str(tmp_path / "models"), "dataset_dir": dataset}
     # sampling takes it from the training, not from its own file
-    where |= {"toy2d_mlp": {}, "pathology_hierarchical_unet": {"mpp_um": 0.6}}.get(bundle, {"spacing_mm": [2.5] * 3})
+    changed = {"toy2d_mlp": {}, "pathology_hierarchical_unet": {"mpp_um": 0.6}}
+    where |= changed.get(bundle, {"spacing_mm": [2.5] * spatial_dims(bundle)})
     training = workflow(bundle, ["train"], ["smoke"], **where)
     training.run()
     iterations = training.parser.get_parsed_content("train#trainer").state.iteration
@@ -187,10 +196,13 @@ def check_volumes(folder: Path, statistics: dict) -> None:
     assert len(files) == 2
     for file in files:
         image = nib.load(file)
-        assert image.shape == (32, 32, 32)
-        np.testing.assert_allclose(
-            image.affine, [[2.5, 0, 0, -38.75], [0, 2.5, 0, -38.75], [0, 0, 2.5, -38.75], [0, 0, 0, 1]]
-        )
+        if image.shape[2] == 1:  # a slice
+            assert image.shape == (96, 96, 1, 1)
+            affine = [[2.5, 0, 0, -118.75], [0, 2.5, 0, -118.75], [0, 0, 1, 0], [0, 0, 0, 1]]
+        else:
+            assert image.shape == (32, 32, 32)
+            affine = [[2.5, 0, 0, -38.75], [0, 2.5, 0, -38.75], [0, 0, 2.5, -38.75], [0, 0, 0, 1]]
+        np.testing.assert_allclose(image.affine, affine)
         assert nib.aff2axcodes(image.affine) == ("R", "A", "S")
         voxels = image.get_fdata()
         assert statistics["low"] <= voxels.min() < voxels.max() <= statistics["high"] + 1e-3
@@ -239,6 +251,41 @@ def test_overlays_change_ids_that_exist(bundle, overlay):
     everywhere = {key for name in BUNDLES for file in ("train", "inference") for key in configuration(name, file)}
     assert changed <= everywhere
     assert changed & (set(configuration(bundle, "train")) | set(configuration(bundle, "inference")))
+
+
+@pytest.mark.parametrize("bundle", ["ct_unet3d", "ct_unet2d"])
+def test_drawing_patches_leaves_the_cached_volume_alone(bundle, dataset, tmp_path):
+    """The cache is not copied for each patch, because a copy grows with the volume."""
+    made = workflow(bundle, ["train"], ["smoke"], output_dir=f"{tmp_path}/out", ckpt_dir=str(tmp_path),
+                    dataset_dir=dataset, patches_per_volume=12, affine_probability=0.5,
+                    flip_probability=0.5, noise_hu=10.0)  # fmt: skip
+    drawn = made.parser.get_parsed_content("train#dataset")
+    cached = drawn._cache[0]["image"]
+    before = (cached.as_tensor().clone(), cached.affine.clone(), list(cached.applied_operations))
+    patches = [drawn[index]["image"] for index in range(12)]
+    assert torch.equal(cached.as_tensor(), before[0])
+    assert torch.equal(cached.affine, before[1])
+    assert len(cached.applied_operations) == len(before[2])
+    assert all(-1 <= patch.min() < patch.max() <= 1 for patch in patches)
+    assert len({float(patch.as_tensor().sum()) for patch in patches}) == 12
+
+
+@pytest.mark.parametrize("organ", ORGANS)
+def test_organs_set_window_spacing_patch_and_augmentation(organ, tmp_path):
+    """An organ is data: it changes ids that exist, all of those that differ by organ, and they reach the loader."""
+    bundle, preset = organ.split("/")[1], json.loads((ROOT / organ).read_text())
+    assert set(preset) <= set(configuration(bundle, "train"))
+    assert set(preset) >= {"window_hu", "spacing_mm", "patch_size", "flip_probability", "noise_hu"}
+    assert len(preset["spacing_mm"]) == len(preset["patch_size"]) == spatial_dims(bundle)
+    image = nib.Nifti1Image(*ct_phantom(0, (48, 40, 32), 4.0))
+    nib.save(image, tmp_path / "ct.nii.gz")
+    made = workflow(bundle, ["train", Path(organ).stem], ["smoke"], output_dir=f"{tmp_path}/out",
+                    ckpt_dir=str(tmp_path), dataset_dir=str(tmp_path / "ct.nii.gz"))  # fmt: skip
+    patch = made.parser.get_parsed_content("train#dataset")[0]["image"]
+    assert patch.shape == (1, *preset["patch_size"])
+    low, high = WINDOWS_HU[preset["window_hu"]][0]
+    assert patch.applied_operations[-1]["extra_info"] == {"low": low, "high": high}
+    assert -1 <= patch.min() < patch.max() <= 1
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from monai_diffscore.data.files import file_hash
 from monai_diffscore.data.patches import (
     GridPatchesd,
     HeldOutSlabd,
+    PositionChannelsd,
     load_statistics,
     measure_statistics,
     save_statistics,
@@ -31,6 +32,7 @@ __all__ = [
     "GridPatchesd",
     "HeldOutSlabd",
     "LoadVolumed",
+    "PositionChannelsd",
     "SaveDicomd",
     "SaveTilesd",
     "Slide",

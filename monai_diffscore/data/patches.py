@@ -1,4 +1,4 @@
-r"""Patches of volumes: which part of one may train, a fixed set to validate on, and what the patches measure.
+r"""Patches of volumes: which part of one may train, a fixed set to validate on, where each is, what they measure.
 
 Preconditioning needs :math:`\sigma_{data}`, the standard deviation of the data *as the network sees it*, after
 normalisation. It is measured on the training set, never assumed.
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from monai.config import KeysCollection
-from monai.data import iter_patch_position
+from monai.data import MetaTensor, iter_patch_position
 from monai.transforms import MapTransform, SpatialCrop
 from tqdm import tqdm
 
@@ -94,6 +94,65 @@ class GridPatchesd(MapTransform):
             crop = SpatialCrop(roi_start=start, roi_end=end)
             patches.append({**data, **{key: crop(data[key]) for key in self.keys}})
         return patches
+
+
+class PositionChannelsd(MapTransform):
+    r"""Adds where each voxel is in the patient: world coordinates, as channels beside the image.
+
+    .. math::  p(i) = \bigl(A\,(i, 1) - o\bigr) / scale_{mm}
+
+    with the affine A that a ``MetaTensor`` keeps up to date through crops, flips, rotations and resampling. Put it
+    after the last spatial transform; behind ``RandSpatialCropd`` and :class:`GridPatchesd` alike it says which part of
+    the whole a patch is. A model that takes it as a condition is declared
+    ``ConditionEncoder(concat={"position": 3})``.
+
+    Args:
+        keys: key of the volume [C, *S] whose geometry counts.
+        position_key: where the positions go, float32 [D, *S]; D is 3 for an affine of 4 x 4, also in a 2-D slice.
+        scale_mm: 1 stands for so many mm; about half of what the training volumes measure.
+        origin: "world" takes the scanner's origin, right for registered images; "volume" the centre of the file
+            that the patch was cut from (the patch's own centre, where that is not known), right for others.
+    Raises:
+        ValueError: for a scale that is not positive, or another origin.
+        DataError: in the call, for an image without an affine.
+    """
+
+    def __init__(
+        self, keys: KeysCollection, position_key: str = "position", scale_mm: float = 100.0, origin: str = "world"
+    ) -> None:
+        super().__init__(keys)
+        if scale_mm <= 0 or origin not in ("world", "volume") or len(self.keys) != 1:
+            raise ValueError(
+                "PositionChannelsd needs one key, scale_mm > 0 and the origin 'world' or 'volume', got "
+                f"{self.keys}, {scale_mm} and {origin!r}."
+            )
+        self.position_key, self.scale_mm, self.origin = position_key, float(scale_mm), origin
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        image = data[self.keys[0]]
+        if not isinstance(image, MetaTensor):
+            raise DataError(
+                "a patch",
+                key=str(self.keys[0]),
+                expected="a MetaTensor, whose affine says where it is",
+                got=type(image).__name__,
+                remedy="Load it with LoadVolumed, and keep tracking of metadata on.",
+            )
+        affine, sizes = torch.as_tensor(image.affine, dtype=torch.float64), image.shape[1:]
+        dims = len(sizes)
+        indices = torch.meshgrid(*[torch.arange(size, dtype=torch.float64) for size in sizes], indexing="ij")
+        world = torch.einsum("wd,d...->w...", affine[:-1, :dims], torch.stack(indices))
+        offset = affine[:-1, -1] - (self._centre(image) if self.origin == "volume" else 0)
+        position = (world + offset.reshape(-1, *[1] * dims)) / self.scale_mm
+        return {**data, self.position_key: MetaTensor(position.float(), affine=image.affine)}
+
+    def _centre(self, image: MetaTensor) -> torch.Tensor:
+        """World coordinates of the middle of the file that the image was cut from."""
+        affine = torch.as_tensor(image.meta.get("original_affine", image.affine), dtype=torch.float64)
+        sizes = image.meta.get("spatial_shape", image.shape[1:]) if "original_affine" in image.meta else image.shape[1:]
+        rows = len(image.affine) - 1
+        middle = (torch.as_tensor([float(size) for size in sizes], dtype=torch.float64) - 1) / 2
+        return affine[:rows, : len(middle)] @ middle + affine[:rows, -1]
 
 
 def spread(items: Sequence[Any], count: int) -> list[Any]:

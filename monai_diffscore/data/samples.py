@@ -1,8 +1,9 @@
 """Real sample data that comes inside packages, so that every bundle runs with nothing downloaded.
 
-Nothing is copied, and nothing is vendored here: :data:`CATALOGUE` says where each sample lies, and no package is
-imported to find it. The order is: an environment variable with a path (``MONAI_DIFFSCORE_<NAME>``), the installed
-package, an error that names the command to install it. ``python -m monai_diffscore samples`` prints what is there.
+Nothing is vendored here: :data:`CATALOGUE` says where each sample lies, and no package is imported to find it. What a
+bundle needs in another form (a slide, NIfTI) is written once into the user's cache. The order is: an environment
+variable with a path (``MONAI_DIFFSCORE_<NAME>``), the installed package, an error that names the command to install
+it. ``python -m monai_diffscore samples`` prints what is there.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from monai_diffscore.data.invesalius import convert_invesalius
+from monai_diffscore.data.phantom import write_ct_phantoms
 from monai_diffscore.data.problems import DataError
 
 logger = logging.getLogger(__name__)
@@ -174,6 +177,29 @@ def ihc_slide() -> str:
         write_pyramid(read_rgb(source), path, mpp_um=IHC_NOMINAL_MPP_UM, tile=128, levels=2, description=description)
         logger.info("wrote the sample slide %s (pixel size nominal: %s um)", path, IHC_NOMINAL_MPP_UM)
     return str(path)
+
+
+def ct() -> str:
+    """A CT in Hounsfield units: real if this machine has one, else **drawn**, which the log says.
+
+    1. ``MONAI_DIFFSCORE_CT``: a NIfTI file, a folder, or an InVesalius project (``.inv3``).
+    2. The head CT of the Debian package ``invesalius-examples`` (GPL-2; one subject).
+    3. Six chest phantoms of :mod:`~monai_diffscore.data.phantom`: shapes, not anatomy. They show that things run.
+
+    Projects and phantoms are written as NIfTI once, in the cache folder.
+    """
+    given = os.environ.get("MONAI_DIFFSCORE_CT")
+    if given and not given.endswith(".inv3"):
+        return given
+    cranium = {sample.name: sample for sample in CATALOGUE}["cranium"].find()
+    project = Path(given) if given else cranium
+    if project is not None:
+        return str(convert_invesalius(project, cache_folder() / f"ct_{project.stem.lower()}.nii.gz"))
+    logger.warning(
+        "no CT on this machine: SYNTHETIC chest phantoms are used, which are drawn and no patient's. For a real one: "
+        "apt-get install invesalius-examples, or --dataset_dir FOLDER, or the variable MONAI_DIFFSCORE_CT."
+    )
+    return str(write_ct_phantoms(cache_folder() / "ct_phantoms"))
 
 
 def cache_folder() -> Path:

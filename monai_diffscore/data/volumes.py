@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
+from monai.data.utils import to_affine_nd
 from monai.transforms import LoadImage, MapTransform
 
 from monai_diffscore.data.dicom import (
@@ -129,6 +130,7 @@ class LoadVolumed(MapTransform):
         channels: expected number of channels (a fourth axis of a NIfTI file).
         modality: "CT", "MR" or "PT": what DICOM series must be. NIfTI files do not say what they are.
         dicom: options of :func:`~monai_diffscore.data.dicom.read_dicom_series`, such as ``{"on_gap": "resample"}``.
+        slices: also take images of one axis less, and volumes of one slice: each becomes a volume of one slice.
     Raises:
         DataError: for a file that cannot be read, has another number of dimensions or channels, holds NaN or
             infinity, or is constant; for a DICOM series that is refused, or of another modality.
@@ -142,9 +144,11 @@ class LoadVolumed(MapTransform):
         allow_missing_keys: bool = False,
         modality: str | None = None,
         dicom: Mapping[str, Any] | None = None,
+        slices: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.spatial_dims = spatial_dims
+        self.slices = slices
         self.channels = channels
         self.modality = modality
         self.dicom = ReadingRules.of(dicom or {})
@@ -157,7 +161,9 @@ class LoadVolumed(MapTransform):
         loaded = dict(data)
         for key in self.key_iterator(loaded):
             file = str(loaded[key])
-            volume = self._read_dicom(file, str(key)) if holds_dicom(file) else self._read(file, str(key))
+            volume: MetaTensor = self._read_dicom(file, str(key)) if holds_dicom(file) else self._read(file, str(key))
+            if self.slices and volume.ndim == self.spatial_dims:
+                volume = _one_slice(volume)
             self._check(volume, file, str(key))
             loaded[key] = volume
         return loaded
@@ -167,9 +173,9 @@ class LoadVolumed(MapTransform):
         """What a file should be."""
         return f"a readable {self.spatial_dims}-D volume with {self.channels} channel(s)"
 
-    def _read(self, file: str, key: str) -> torch.Tensor:
+    def _read(self, file: str, key: str) -> MetaTensor:
         try:
-            volume: torch.Tensor = self.load(file)
+            volume: MetaTensor = self.load(file)
         except Exception as error:
             reason = str(error).strip().splitlines()
             raise DataError(
@@ -181,7 +187,7 @@ class LoadVolumed(MapTransform):
             ) from error
         return volume
 
-    def _read_dicom(self, path: str, key: str) -> torch.Tensor:
+    def _read_dicom(self, path: str, key: str) -> MetaTensor:
         try:
             volume = read_dicom_series(path, **vars(self.dicom))
         except DataError as error:
@@ -199,7 +205,8 @@ class LoadVolumed(MapTransform):
 
     def _check(self, volume: torch.Tensor, file: str, key: str) -> None:
         sizes = tuple(volume.shape)
-        if len(sizes) != self.spatial_dims + 1 or min(sizes[1:]) < 2:
+        in_plane = sizes[1:-1] if self.slices else sizes[1:]
+        if len(sizes) != self.spatial_dims + 1 or min(in_plane) < 2:
             raise DataError(
                 file,
                 key=key,
@@ -235,6 +242,12 @@ class LoadVolumed(MapTransform):
             )
 
 
+def _one_slice(image: MetaTensor) -> MetaTensor:
+    """A 2-D image as a volume of one slice, where its file says that it is."""
+    meta = {name: value for name, value in image.meta.items() if name != "affine"}
+    return MetaTensor(image.as_tensor()[..., None], affine=to_affine_nd(image.ndim, image.affine), meta=meta)
+
+
 class BlankVolumed(MapTransform):
     """Puts an empty volume with a geometry at ``keys``: the request for a synthetic one.
 
@@ -258,11 +271,11 @@ class BlankVolumed(MapTransform):
         if len(shape) != len(spacing_mm):
             raise ValueError(f"shape and spacing_mm need one entry for each axis, got {shape} and {spacing_mm}.")
         self.shape, self.channels, self.value = tuple(shape), channels, value
-        dims = len(shape)
-        self.affine = torch.eye(dims + 1, dtype=torch.float64)
-        for axis in range(dims):
-            self.affine[axis, axis] = spacing_mm[axis]
-            self.affine[axis, dims] = -0.5 * spacing_mm[axis] * (shape[axis] - 1)
+        # a slice lies in space too: writers of NIfTI want 4 x 4
+        self.affine = torch.eye(max(len(shape), 3) + 1, dtype=torch.float64)
+        for axis, (size, step) in enumerate(zip(shape, spacing_mm, strict=True)):
+            self.affine[axis, axis] = step
+            self.affine[axis, -1] = -0.5 * step * (size - 1)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         filled = dict(data)

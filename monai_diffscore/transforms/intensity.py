@@ -1,0 +1,323 @@
+r"""Intensities of radiological images to [-1, 1] and back.
+
+A transform **measures** an image, applies a map that its measurement alone defines, and **records** the measurement in
+the ``MetaTensor``. ``Invertd`` can so give a generated or restored image its units back, in another process, without
+the first image: ``inverse(forward(x)) == clip(x)``. (MONAI's own intensity transforms are not invertible.)
+
+The maps of this module are affine on a range [low, high] after clipping,
+
+.. math::  y = 2\,\frac{\mathrm{clip}(x, low, high) - low}{high - low} - 1,
+           \qquad x = low + (y + 1)(high - low)/2,
+
+and differ in where the range comes from:
+
+=========================  =========================================  ======================================
+transform                  range                                      for
+=========================  =========================================  ======================================
+:class:`WindowIntensity`   fixed                                      units that mean something
+:class:`PercentileScale`   two percentiles of the image               MR, arbitrary units
+:class:`ForegroundZScore`  mean -/+ ``limit`` standard deviations     MR, compared across scanners
+=========================  =========================================  ======================================
+
+The output never leaves [-1, 1]. The inverse clips to [-1, 1], which a model may leave slightly, and says so in
+``meta["clipped_share"]``. A **generated** image has nothing to measure: a :class:`WindowIntensity` gives it the
+cohort's range, the medians that :func:`~monai_diffscore.data.patches.measure_statistics` takes of the records.
+
+All compute in float32 whatever comes in, so integers neither overflow nor round.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import InvertibleTransform, MapTransform
+from monai.utils import TransformBackends, convert_to_tensor
+
+from monai_diffscore.data.problems import DataError
+
+NAN_POLICIES = ("raise", "fill")
+
+
+class IntensityTransform(InvertibleTransform):
+    """A map of intensities that a record defines: subclasses give :meth:`measure`, :meth:`apply` and :meth:`restore`.
+
+    Args:
+        nan_policy: "raise" refuses NaN and infinity; "fill" puts the smallest finite value of the image in place of
+            NaN and -inf, the largest in place of +inf, and says how many in ``meta["filled_voxels"]``.
+    Raises:
+        ValueError: for another policy.
+        DataError: in the call, for NaN or infinity unless they are to be filled, and if nothing is finite.
+    """
+
+    backend = [TransformBackends.TORCH]  # noqa: RUF012  # MONAI's form
+
+    def __init__(self, nan_policy: str = "raise") -> None:
+        if nan_policy not in NAN_POLICIES:
+            raise ValueError(f"nan_policy is one of {NAN_POLICIES}, got {nan_policy!r}.")
+        self.nan_policy = nan_policy
+
+    def measure(self, image: torch.Tensor, key: str) -> dict[str, Any]:
+        """The record that defines the map of this image; ``key`` is for messages."""
+        raise NotImplementedError
+
+    def apply(self, image: torch.Tensor, record: Mapping[str, Any]) -> torch.Tensor:
+        """The image mapped as the record says."""
+        raise NotImplementedError
+
+    def restore(self, image: torch.Tensor, record: Mapping[str, Any]) -> torch.Tensor:
+        """The inverse of :meth:`apply`."""
+        raise NotImplementedError
+
+    def __call__(self, image: Any, key: str = "image") -> torch.Tensor:
+        values = self._finite(image, key)
+        record = self.measure(values, key)
+        mapped = self.apply(values, record)
+        self.push_transform(mapped, extra_info=record)
+        return mapped
+
+    def inverse(self, image: torch.Tensor) -> torch.Tensor:
+        """The image as it was before, as far as the map keeps it; takes the record off."""
+        return self.restore(image, self.pop_transform(image)["extra_info"])
+
+    def _finite(self, image: Any, key: str) -> torch.Tensor:
+        values: torch.Tensor = convert_to_tensor(image, dtype=torch.float32, track_meta=True)
+        finite = torch.isfinite(values)
+        bad = values.numel() - int(finite.sum())
+        if not bad:
+            return values
+        if self.nan_policy == "raise" or bad == values.numel():
+            raise DataError(
+                source_of(values),
+                key=key,
+                expected="finite intensities",
+                got=f"{bad} of {values.numel()} voxels NaN or infinite in float32",
+                remedy='Mask or refill them beforehand, or fill them knowingly with nan_policy="fill".',
+            )
+        low, high = float(values[finite].min()), float(values[finite].max())
+        filled = torch.nan_to_num(values, nan=low, posinf=high, neginf=low)
+        if isinstance(filled, MetaTensor):
+            filled.meta["filled_voxels"] = bad
+        return filled
+
+
+def source_of(image: Any) -> str:
+    """The file that an image was loaded from, for messages."""
+    return str(getattr(image, "meta", {}).get("filename_or_obj", "an image"))
+
+
+def refuse_modality(image: Any, modality: str, key: str, *, remedy: str) -> None:
+    """Raises a DataError if the metadata says that the image is of this modality ("CT", "MR"), under ``modality``."""
+    if str(getattr(image, "meta", {}).get("modality", "")).upper() == modality:
+        raise DataError(
+            source_of(image), key=key, expected=f"another modality than {modality}", got=modality, remedy=remedy
+        )
+
+
+class RangeScale(IntensityTransform):
+    """The affine map of a range, and its inverse; subclasses say where the range comes from."""
+
+    def apply(self, image: torch.Tensor, record: Mapping[str, Any]) -> torch.Tensor:
+        low, high = record["low"], record["high"]
+        # clipped again: the last bit of the float product may leave the interval
+        return ((image.clip(low, high) - low) * (2 / (high - low)) - 1).clip(-1, 1)
+
+    def restore(self, image: torch.Tensor, record: Mapping[str, Any]) -> torch.Tensor:
+        low, high = record["low"], record["high"]
+        return clipped_to_unit(image, low + (image.clip(-1, 1) + 1) * ((high - low) / 2))
+
+
+def clipped_to_unit(image: torch.Tensor, restored: torch.Tensor) -> torch.Tensor:
+    """``restored``, with the share of the voxels of ``image`` outside [-1, 1] in its metadata."""
+    if isinstance(restored, MetaTensor):
+        restored.meta["clipped_share"] = float((image.abs() > 1).float().mean())
+    return restored
+
+
+class WindowIntensity(RangeScale):
+    """A fixed range [low, high] to [-1, 1]. For images whose unit means something, and for synthetic ones.
+
+    Args:
+        low, high: the range, in the unit of the image.
+        nan_policy: see :class:`IntensityTransform`.
+    Raises:
+        ValueError: unless low < high.
+    """
+
+    def __init__(self, low: float, high: float, nan_policy: str = "raise") -> None:
+        super().__init__(nan_policy)
+        if not low < high:
+            raise ValueError(f"{type(self).__name__} needs low < high, got {low} and {high}.")
+        self.low, self.high = float(low), float(high)
+
+    def measure(self, image: torch.Tensor, key: str) -> dict[str, Any]:
+        return {"low": self.low, "high": self.high}
+
+
+class PercentileScale(RangeScale):
+    """The range between two percentiles of the image itself to [-1, 1]. For MR, whose unit is arbitrary.
+
+    Args:
+        lower, upper: percentiles, 0 to 100, over all voxels: crop the air away first.
+        nan_policy: see :class:`IntensityTransform`.
+        allow_ct: CT has a unit, which a range for each image destroys; it is refused unless this is set.
+    Raises:
+        ValueError: unless 0 <= lower < upper <= 100.
+        DataError: in the call, if both percentiles are equal (nearly all of the image is one value), and for CT.
+    """
+
+    def __init__(
+        self, lower: float = 0.5, upper: float = 99.5, nan_policy: str = "raise", allow_ct: bool = False
+    ) -> None:
+        super().__init__(nan_policy)
+        if not 0 <= lower < upper <= 100:
+            raise ValueError(f"PercentileScale needs 0 <= lower < upper <= 100, got {lower} and {upper}.")
+        self.lower, self.upper, self.allow_ct = lower, upper, allow_ct
+
+    def measure(self, image: torch.Tensor, key: str) -> dict[str, Any]:
+        if not self.allow_ct:
+            refuse_modality(image, "CT", key, remedy=_CT_REMEDY)
+        low, high = percentiles_of(image, (self.lower, self.upper))
+        if not low < high:
+            raise DataError(
+                source_of(image),
+                key=key,
+                expected=f"different percentiles {self.lower} and {self.upper}",
+                got=f"{low:g} for both",
+                remedy="The image is nearly constant: take it out, or crop its foreground first.",
+            )
+        return {"low": low, "high": high}
+
+
+class ForegroundZScore(RangeScale):
+    r"""Mean :math:`\mu` and standard deviation s of the foreground to 0 and 1/``limit``, clipped to [-1, 1].
+
+    A z-score has no bounds, diffusion on [-1, 1] needs them: the range is :math:`\mu \pm limit \cdot s`. What lies
+    beyond is clipped, and ``meta["clipped_share_forward"]`` says how much that was.
+
+    Args:
+        foreground_above: voxels above this value are foreground (0: brain-extracted images, as in MONAI's ``nonzero``).
+        limit: half the range, in standard deviations.
+        nan_policy: see :class:`IntensityTransform`.
+        allow_ct: see :class:`PercentileScale`.
+    Raises:
+        ValueError: unless limit > 0.
+        DataError: in the call, for an empty or constant foreground, and for CT.
+    """
+
+    def __init__(
+        self,
+        foreground_above: float = 0.0,
+        limit: float = 4.0,
+        nan_policy: str = "raise",
+        allow_ct: bool = False,
+    ) -> None:
+        super().__init__(nan_policy)
+        if limit <= 0:
+            raise ValueError(f"ForegroundZScore needs limit > 0, got {limit}.")
+        self.foreground_above, self.limit, self.allow_ct = foreground_above, limit, allow_ct
+
+    def measure(self, image: torch.Tensor, key: str) -> dict[str, Any]:
+        if not self.allow_ct:
+            refuse_modality(image, "CT", key, remedy=_CT_REMEDY)
+        values = torch.as_tensor(image)
+        foreground = values[values > self.foreground_above].double()
+        mean = float(foreground.mean()) if len(foreground) else 0.0
+        std = float(foreground.std(correction=0)) if len(foreground) else 0.0
+        low, high = mean - self.limit * std, mean + self.limit * std
+        if not np.float32(low) < np.float32(high):
+            raise DataError(
+                source_of(image),
+                key=key,
+                expected=f"a foreground (voxels above {self.foreground_above:g}) with contrast",
+                got=f"{len(foreground)} of {values.numel()} voxels, standard deviation {std:g}",
+                remedy="Choose foreground_above for this data, or take the image out.",
+            )
+        return {"low": low, "high": high, "mean": mean, "std": std}
+
+    def apply(self, image: torch.Tensor, record: Mapping[str, Any]) -> torch.Tensor:
+        scaled = super().apply(image, record)
+        if isinstance(scaled, MetaTensor):
+            outside = (image < record["low"]) | (image > record["high"])
+            scaled.meta["clipped_share_forward"] = float(outside.float().mean())
+        return scaled
+
+
+_CT_REMEDY = "Use WindowHU, which keeps Hounsfield units, or set allow_ct=True to give them up knowingly."
+
+
+def percentiles_of(image: torch.Tensor, percentiles: Any) -> list[float]:
+    """Percentiles (0 to 100) of all elements, linearly interpolated."""
+    # numpy: torch.quantile refuses more than 16 million elements
+    values = torch.as_tensor(image).detach().cpu().numpy()
+    return [float(value) for value in np.percentile(values, percentiles)]
+
+
+class IntensityTransformd(MapTransform, InvertibleTransform):
+    """The dictionary form of an :class:`IntensityTransform`; each subclass names the arguments of one."""
+
+    backend = [TransformBackends.TORCH]  # noqa: RUF012  # MONAI's form
+
+    def __init__(self, keys: KeysCollection, transform: IntensityTransform, allow_missing_keys: bool) -> None:
+        MapTransform.__init__(self, keys, allow_missing_keys)
+        self.transform = transform
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        d = dict(data)
+        for key in self.key_iterator(d):
+            d[key] = self.transform(d[key], str(key))
+        return d
+
+    def inverse(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        d = dict(data)
+        for key in self.key_iterator(d):
+            d[key] = self.transform.inverse(d[key])
+        return d
+
+
+class WindowIntensityd(IntensityTransformd):
+    """Dictionary form of :class:`WindowIntensity`."""
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        low: float,
+        high: float,
+        nan_policy: str = "raise",
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, WindowIntensity(low, high, nan_policy), allow_missing_keys)
+
+
+class PercentileScaled(IntensityTransformd):
+    """Dictionary form of :class:`PercentileScale`."""
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        lower: float = 0.5,
+        upper: float = 99.5,
+        nan_policy: str = "raise",
+        allow_ct: bool = False,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, PercentileScale(lower, upper, nan_policy, allow_ct), allow_missing_keys)
+
+
+class ForegroundZScored(IntensityTransformd):
+    """Dictionary form of :class:`ForegroundZScore`."""
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        foreground_above: float = 0.0,
+        limit: float = 4.0,
+        nan_policy: str = "raise",
+        allow_ct: bool = False,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, ForegroundZScore(foreground_above, limit, nan_policy, allow_ct), allow_missing_keys)
