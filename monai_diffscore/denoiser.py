@@ -57,7 +57,12 @@ def noise_like(x: Tensor, generator: Generators = None) -> Tensor:
     return torch.stack([noise_like(sample, one) for sample, one in zip(x, generator, strict=True)])
 
 
-def _per_sample_sigma(x: Tensor, sigma: Tensor | float) -> Tensor:
+def per_sample_sigma(x: Tensor, sigma: Tensor | float) -> Tensor:
+    """Noise levels [B] in dtype and device of ``x``, from one number or from one for each sample.
+
+    Raises:
+        ValueError: for another number of them.
+    """
     sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device)
     if sigma.ndim == 0:
         return sigma.expand(x.shape[0])
@@ -207,7 +212,7 @@ class Denoiser(nn.Module):
         self.default_sigma = default_sigma
 
     def forward(self, x: Tensor, sigma: Tensor | float | None = None, **condition: Tensor) -> Tensor:
-        sigma = _per_sample_sigma(x, self.default_sigma if sigma is None else sigma)
+        sigma = per_sample_sigma(x, self.default_sigma if sigma is None else sigma)
         c = self.preconditioning(sigma)
         parameter = next(self.network.parameters(), x)
         precision = (
@@ -225,7 +230,7 @@ def score(denoiser: nn.Module, x: Tensor, sigma: Tensor | float, **condition: Te
 
     Source: Karras et al. 2022, Eq. 3.
     """
-    sigma = _per_sample_sigma(x, sigma)
+    sigma = per_sample_sigma(x, sigma)
     return (denoiser(x, sigma, **condition) - x) / per_sample(sigma, x) ** 2
 
 
@@ -272,7 +277,7 @@ class MixtureDenoiser(nn.Module):
     def forward(self, x: Tensor, sigma: Tensor | float) -> Tensor:
         """:math:`D(x, \\sigma)` for x [B, ...]; computed in the stored dtype, returned in that of ``x``."""
         state = x.to(self.means.dtype)
-        log_joint, offset, total = self._components(state, _per_sample_sigma(state, sigma))
+        log_joint, offset, total = self._components(state, per_sample_sigma(state, sigma))
         shrunk = torch.einsum("bke,kde->bkd", self.variances / total * offset, self.axes)
         denoised = torch.einsum("bk,bkd->bd", log_joint.softmax(-1), self.means + shrunk)
         return denoised.reshape(x.shape).to(x.dtype)
@@ -280,7 +285,7 @@ class MixtureDenoiser(nn.Module):
     def log_prob(self, x: Tensor, sigma: Tensor | float = 0.0) -> Tensor:
         """Exact log density in nats [B] of ``x`` at noise level ``sigma`` (0: of the data itself)."""
         state = x.to(self.means.dtype)
-        return self._components(state, _per_sample_sigma(state, sigma))[0].logsumexp(-1)
+        return self._components(state, per_sample_sigma(state, sigma))[0].logsumexp(-1)
 
     def sample(self, count: int, generator: torch.Generator | None = None) -> Tensor:
         """``count`` independent draws of the data, [count, ...]."""

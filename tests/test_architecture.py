@@ -18,7 +18,7 @@ LEVELS = {
     "__init__": 4,
 }
 # these need torch and nothing else of ours or MONAI's to be read, tested and reused
-MATHEMATICS = {"sde", "denoiser", "losses", "sampling", "likelihood", "guidance", "operators", "networks"}
+MATHEMATICS = {"sde", "denoiser", "losses", "sampling", "likelihood", "guidance", "operators", "tiling", "networks"}
 ENGINE_PACKAGES = {"ignite", "mlflow"}
 FORBIDDEN_NAMES = {"utils", "helpers", "base", "registry", "misc", "common"}
 MODULES = sorted(PACKAGE.rglob("*.py"))
