@@ -295,6 +295,37 @@ class MixtureDenoiser(nn.Module):
         spread = torch.einsum("bde,be->bd", self.axes[component], self.variances[component].sqrt() * normal)
         return (self.means[component] + spread).reshape(count, *self.sample_shape)
 
+    def posterior(self, matrix: Tensor, y: Tensor, noise_std: float) -> MixtureDenoiser:
+        r"""The exact denoiser of the data given :math:`y = A x_0 + \sigma_y n`, a mixture again.
+
+        Each component is conditioned as a Gaussian and weighted by the evidence
+        :math:`N(y; A m_k, A C_k A^T + \sigma_y^2 I)`.
+
+        Args:
+            matrix: A, [m, d].
+            y: one measurement, m elements.
+            noise_std: :math:`\sigma_y > 0`.
+        """
+        dtype = self.means.dtype
+        matrix, y = matrix.to(dtype), y.flatten().to(dtype)
+        covariances = torch.einsum("kde,ke,kfe->kdf", self.axes, self.variances, self.axes)
+        total = matrix @ covariances @ matrix.mT + noise_std**2 * torch.eye(len(matrix), dtype=dtype)  # (K, m, m)
+        residual = y - self.means @ matrix.T  # (K, m)
+        gain = torch.linalg.solve(total, matrix @ covariances).mT  # (K, d, m)
+        evidence = torch.distributions.MultivariateNormal(torch.zeros_like(residual), total).log_prob(residual)
+        means = self.means + torch.einsum("kdm,km->kd", gain, residual)
+        weights = (self.log_weights + evidence).softmax(0)
+        conditioned = covariances - gain @ matrix @ covariances
+        return MixtureDenoiser(weights, means.reshape(-1, *self.sample_shape), conditioned, dtype)
+
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """Mean [d] and covariance [d, d] of the data."""
+        weights = self.log_weights.exp()
+        mean = weights @ self.means
+        within = torch.einsum("k,kde,ke,kfe->df", weights, self.axes, self.variances, self.axes)
+        offset = self.means - mean
+        return mean, within + torch.einsum("k,kd,ke->de", weights, offset, offset)
+
 
 class GaussianDenoiser(MixtureDenoiser):
     r"""The exact denoiser of :math:`x_0 \sim N(m, C)`: :math:`D = m + C (C + \sigma^2 I)^{-1} (x - m)`.

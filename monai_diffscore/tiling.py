@@ -89,7 +89,7 @@ class TiledDenoiser(nn.Module):
                 for axis, i in enumerate(job[1:]):
                     weight = weights[axis][i].to(estimate)
                     estimate = estimate * weight.reshape([-1 if a == axis else 1 for a in range(len(size))])
-                denoised[(sample, slice(None), *self._slices(begin))] += estimate
+                denoised[sample][self._cut(begin)] += estimate
         assert denoised is not None
         return denoised
 
@@ -100,7 +100,7 @@ class TiledDenoiser(nn.Module):
         samples = torch.tensor([sample for sample, _ in places], device=x.device)
 
         def windows(field: Tensor) -> Tensor:
-            return torch.stack([field[(sample, slice(None), *self._slices(begin))] for sample, begin in places])
+            return torch.stack([field[sample][self._cut(begin)] for sample, begin in places])
 
         fields = {
             name: windows(field) if field.ndim == x.ndim and field.shape[2:] == x.shape[2:] else field[samples]
@@ -118,8 +118,9 @@ class TiledDenoiser(nn.Module):
             return checkpoint(run, *arguments, use_reentrant=False)
         return run(*arguments)
 
-    def _slices(self, begin: Sequence[int]) -> tuple[slice, ...]:
-        return tuple(slice(b, b + w) for b, w in zip(begin, self.window, strict=True))
+    def _cut(self, begin: Sequence[int]) -> tuple[slice, ...]:
+        """Index of a window in one sample [C, *S]."""
+        return (slice(None), *(slice(b, b + w) for b, w in zip(begin, self.window, strict=True)))
 
     def _position(self, begin: Sequence[int], x: Tensor) -> Tensor:
         """Coordinates [axes, *window] of the voxels of a window: -1 and 1 are the first and last voxel of the

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-r"""Samplers against each other where every error is theirs: exact denoisers, one reference, equal numbers of evaluations.
+r"""Samplers against each other where every error is theirs: exact denoisers, equal numbers of evaluations.
 
     pip install -e '.[benchmark]' && pip install --no-deps k-diffusion   (its other dependencies are not needed here)
     python scripts/benchmark_samplers.py [--evaluations 10 20 50 100] [--markdown FILE]
@@ -7,13 +7,14 @@ r"""Samplers against each other where every error is theirs: exact denoisers, on
 Problems: Gaussian mixtures in 2 and 64 dimensions of kinds that the grid of `sample_adams` was not tuned on (rings of
 anisotropic modes; smooth random fields), and random mixtures with other seeds. Error: root mean square per dimension
 between a sample and the solution of the probability-flow ODE from the same noise, by DOP853 at 1e-10 (the median over
-samples, the geometric mean over problems). Each peer starts at its own largest noise level, with its own reference. Peers
-get the exact noise or velocity at exactly the noise level of their schedule, in float64, without clipping.
+samples, the geometric mean over problems). Each peer starts at its own largest noise level, with its own reference.
+Peers get the exact noise or velocity at exactly the noise level of their schedule, in float64, without clipping.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 import sys
 import types
@@ -232,7 +233,7 @@ def monai_peers() -> dict[str, Run]:
         scheduler.set_timesteps(evaluations)
         times = [*scheduler.timesteps.double().tolist(), 0.0]
         x = noise.clone()
-        for now, following in zip(times[:-1], times[1:], strict=True):
+        for now, following in itertools.pairwise(times):
             x = scheduler.step(-flow_velocity(denoise, x, now / 1000), now, x, following)[0]
         return x, *from_infinity(denoise, noise)
 

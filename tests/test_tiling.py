@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from monai.inferers import sliding_window_inference
@@ -38,7 +40,7 @@ def test_windows_cover_with_the_overlap_and_are_as_few_as_can_be(size, overlap):
     starts = window_starts(size, 8, overlap)
     assert starts[0] == 0
     assert starts[-1] == size - 8
-    strides = [b - a for a, b in zip(starts, starts[1:], strict=False)]
+    strides = [b - a for a, b in itertools.pairwise(starts)]
     stride = int(8 * (1 - overlap))
     assert all(0 < s <= stride for s in strides)
     assert len(starts) == -(-(size - 8) // stride) + 1
