@@ -46,7 +46,8 @@ def prior(populations: int) -> MixtureDenoiser:
     distance = (place[:, None] - place) / 5
     smooth = torch.exp(-0.5 * distance**2)
     root = torch.linalg.cholesky(0.3 * smooth + 1e-3 * torch.eye(SIZE))
-    means = root @ torch.randn(populations, SIZE, 1, generator=g)
+    # populations near enough to each other for a measurement to leave doubt
+    means = (1.0 if populations == 1 else 0.25) * root @ torch.randn(populations, SIZE, 1, generator=g)
     covariance = 0.2 * smooth + 0.005 * torch.eye(SIZE)
     return MixtureDenoiser(torch.ones(populations), means.mT, covariance.expand(populations, SIZE, SIZE))
 

@@ -9,8 +9,10 @@ import torch
 from monai.inferers import sliding_window_inference
 from torch import nn
 
+from monai_diffscore.denoiser import GaussianDenoiser
 from monai_diffscore.guidance import PosteriorGuidance
 from monai_diffscore.likelihood import log_likelihood
+from monai_diffscore.metrics import seam_ratio
 from monai_diffscore.operators import Mask
 from monai_diffscore.sampling import asinh_sigmas, log_uniform_sigmas, sample_adams
 from monai_diffscore.tiling import TiledDenoiser, window_starts
@@ -121,3 +123,30 @@ def test_what_does_not_fit_is_refused():
         TiledDenoiser(Voxelwise(), (8, 8))(volume(1, 1, 8, 7), 1.0)
     with pytest.raises(ValueError, match="overlap"):
         TiledDenoiser(Voxelwise(), (8, 8), overlap=1.0)
+
+
+def stationary_field(size: int, length: float = 2.0) -> torch.Tensor:
+    """Covariance of a smooth random signal; any window of it has the same."""
+    place = torch.arange(float(size))
+    return 0.3 * torch.exp(-0.5 * ((place[:, None] - place) / length) ** 2) + 0.01 * torch.eye(size)
+
+
+@pytest.mark.parametrize(("overlap", "seamless"), [(0.5, True), (0.25, True), (0.0, False)])
+def test_samples_have_no_seam_with_overlap_and_one_without(overlap, seamless):
+    """400 signals four windows long, from the exact denoiser of windows: within 0.95 to 1.05, or far from it."""
+    patch = GaussianDenoiser(torch.zeros(1, 16), stationary_field(16))
+    x = 80 * torch.randn(400, 1, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    samples = sample_adams(TiledDenoiser(patch, (16,), overlap, batch_size=1024), x, asinh_sigmas(20))
+    ratio = seam_ratio(samples, (16,), overlap)
+    assert (0.95 < ratio < 1.05) if seamless else ratio > 1.5
+    if overlap == 0.5:  # inside the windows it is the field itself
+        torch.testing.assert_close(samples.std(), stationary_field(1).sqrt()[0, 0].double(), rtol=0.1, atol=0)
+
+
+def test_a_seam_is_seen_and_its_absence_too():
+    field = torch.randn(4, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    assert seam_ratio(field, (16, 16), 0.0) == pytest.approx(1.0, abs=0.2)
+    field[..., 16:, :] += 5
+    assert seam_ratio(field, (16, 16), 0.0) > 3
+    with pytest.raises(ValueError, match="larger than the window"):
+        seam_ratio(field, (32, 32), 0.5)
