@@ -187,6 +187,12 @@ class LossInferer(Inferer):
         return self.loss(network, convert_to_tensor(inputs, track_meta=False), **condition)
 
 
+def random_stream(*key: int) -> torch.Generator:
+    """A generator of its own for each key, such as (seed, number of the sample)."""
+    state = np.random.SeedSequence(key).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(state[0] >> 1))
+
+
 class SamplingInferer(Inferer):
     """Samples of the shape of ``inputs``, whose values are not looked at.
 
@@ -236,8 +242,7 @@ class SamplingInferer(Inferer):
 
     def sample(self, denoiser: nn.Module, like: Tensor, numbers: Sequence[int], **condition: Tensor) -> Tensor:
         """Samples of the shape, dtype and device of ``like``, one for each number."""
-        streams = [np.random.SeedSequence((self.seed, number)).generate_state(1, np.uint64) for number in numbers]
-        generators = [torch.Generator().manual_seed(int(stream[0] >> 1)) for stream in streams]
+        generators = [random_stream(self.seed, number) for number in numbers]
         start = noise_like(like, generators) * float(self.sigmas[0])
         steps = len(self.sigmas) - 1
         with (

@@ -89,7 +89,7 @@ class TiledDenoiser(nn.Module):
                 for axis, i in enumerate(job[1:]):
                     weight = weights[axis][i].to(estimate)
                     estimate = estimate * weight.reshape([-1 if a == axis else 1 for a in range(len(size))])
-                denoised[sample][self._cut(begin)] += estimate
+                denoised[sample][self._cut(begin)].add_(estimate)
         assert denoised is not None
         return denoised
 

@@ -107,12 +107,14 @@ def test_likelihood_and_inverse_problems_go_through_windows():
     plain, x = Voxelwise(), volume(2, 1, 12)
     tiled = TiledDenoiser(plain, (8,), 0.5, batch_size=2)
     grid = log_uniform_sigmas(24, 1e-2, 80.0)
+    one_window = TiledDenoiser(plain, (12,))
     for divergence in ("exact", "hutchinson"):
         results = [
             log_likelihood(d, x, grid, divergence=divergence, probes=2, generator=torch.Generator().manual_seed(1))[0]
-            for d in (tiled, plain)
+            for d in (tiled, plain, one_window)
         ]
-        torch.testing.assert_close(*results, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(results[0], results[1], rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(results[2], results[1], rtol=1e-9, atol=1e-9)
     operator = Mask(torch.arange(12) % 2 == 0)
     guided = [PosteriorGuidance(d, operator, operator(x), 0.1, "mmps")(x, 0.7) for d in (tiled, plain)]
     torch.testing.assert_close(*guided, rtol=1e-9, atol=1e-9)

@@ -138,8 +138,9 @@ def sample_adams(
     estimates: list[Tensor] = []
     before: tuple[float, Tensor] | None = None  # level and (corrected) state of the step before
     for step in intervals(sigmas):
+        nodes, estimates = nodes[: order - 1], estimates[: order - 1]  # frees the oldest before the evaluation
         denoised = denoise_at(denoise, x, step.sigma)
-        nodes, estimates = [step.sigma, *nodes][:order], [denoised, *estimates][:order]
+        nodes, estimates = [step.sigma, *nodes], [denoised, *estimates]
         if corrector and before is not None:
             x = _adams_step(before[1], before[0], step.sigma, nodes, estimates)
         before = (step.sigma, x)
