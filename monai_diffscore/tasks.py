@@ -13,7 +13,7 @@ import io
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import nibabel as nib
 import numpy as np
@@ -84,7 +84,7 @@ class RestorationInferer(SamplingInferer):
         noise_std: float | None = None,
         measure: bool = True,
         count: int = 4,
-        method: str = "pigdm",
+        method: Literal["mmps", "pigdm", "dps"] = "pigdm",
         sigma_data: float = 0.5,
         overlap: float = 0.25,
         windows_at_once: int = 4,
@@ -118,7 +118,7 @@ class RestorationInferer(SamplingInferer):
 
     def _restore(self, image: Tensor, tiled: nn.Module, number: int, condition: dict[str, Tensor]) -> Tensor:
         operator = self.operator(image.shape[2:]).to(image.device)
-        if self.measure:
+        if self.measure and self.noise_std is not None:
             y = operator(image)
             y = y + self.noise_std * noise_like(y, random_stream(self.seed, number, 1))
         else:
@@ -130,10 +130,10 @@ class RestorationInferer(SamplingInferer):
             y,
             noise_std,
             self.method,
-            self.sigma_data,  # type: ignore[arg-type]
+            self.sigma_data,
         )
         baseline = operator.pseudo_inverse(y, regularisation=1e-2)
-        draws = []  # one after the other: memory is that of one volume
+        draws: list[Tensor] = []  # one after the other: memory is that of one volume
         for draw in range(self.count):
             if not self.stopped or not draws:
                 draws.append(self.sample(guided, torch.zeros_like(image), [number * self.count + draw], **condition))

@@ -131,13 +131,10 @@ def run(names: list[str], folder: Path, checkpoint: Path, load: bool = True, **o
     return made
 
 
-@pytest.mark.parametrize(
-    "task",
-    [
-        "super_resolve",
-        *(pytest.param(task, marks=pytest.mark.slow) for task in ("inpaint", "denoise", "reconstruct_mri")),
-    ],
-)
+SLOW = [pytest.param(task, marks=pytest.mark.slow) for task in ("inpaint", "denoise", "reconstruct_mri")]
+
+
+@pytest.mark.parametrize("task", ["super_resolve", *SLOW])
 def test_restorations_run_from_their_configuration(task, tmp_path, weights, write_volume):
     write_volume("data/sub-1/anat.nii.gz")
     small = {"steps": 2, "posterior_samples": 2, "window": [16, 16, 16], "region_size": [16, 16, 16]}
