@@ -58,7 +58,12 @@ def noise_like(x: Tensor, generator: Generators = None) -> Tensor:
     return torch.stack([noise_like(sample, one) for sample, one in zip(x, generator, strict=True)])
 
 
-def _per_sample_sigma(x: Tensor, sigma: Tensor | float) -> Tensor:
+def per_sample_sigma(x: Tensor, sigma: Tensor | float) -> Tensor:
+    """Noise levels [B] in dtype and device of ``x``, from one number or from one for each sample.
+
+    Raises:
+        ValueError: for another number of them.
+    """
     sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device)
     if sigma.ndim == 0:
         return sigma.expand(x.shape[0])
@@ -208,7 +213,7 @@ class Denoiser(nn.Module):
         self.default_sigma = default_sigma
 
     def forward(self, x: Tensor, sigma: Tensor | float | None = None, **condition: Tensor) -> Tensor:
-        sigma = _per_sample_sigma(x, self.default_sigma if sigma is None else sigma)
+        sigma = per_sample_sigma(x, self.default_sigma if sigma is None else sigma)
         c = self.preconditioning(sigma)
         parameter = next(self.network.parameters(), x)
         # a trace must hold each cast of a weight, not the first use of a cached one
@@ -261,7 +266,7 @@ def score(denoiser: nn.Module, x: Tensor, sigma: Tensor | float, **condition: Te
 
     Source: Karras et al. 2022, Eq. 3.
     """
-    sigma = _per_sample_sigma(x, sigma)
+    sigma = per_sample_sigma(x, sigma)
     return (denoiser(x, sigma, **condition) - x) / per_sample(sigma, x) ** 2
 
 
@@ -308,7 +313,7 @@ class MixtureDenoiser(nn.Module):
     def forward(self, x: Tensor, sigma: Tensor | float) -> Tensor:
         """:math:`D(x, \\sigma)` for x [B, ...]; computed in the stored dtype, returned in that of ``x``."""
         state = x.to(self.means.dtype)
-        log_joint, offset, total = self._components(state, _per_sample_sigma(state, sigma))
+        log_joint, offset, total = self._components(state, per_sample_sigma(state, sigma))
         shrunk = torch.einsum("bke,kde->bkd", self.variances / total * offset, self.axes)
         denoised = torch.einsum("bk,bkd->bd", log_joint.softmax(-1), self.means + shrunk)
         return denoised.reshape(x.shape).to(x.dtype)
@@ -316,7 +321,7 @@ class MixtureDenoiser(nn.Module):
     def log_prob(self, x: Tensor, sigma: Tensor | float = 0.0) -> Tensor:
         """Exact log density in nats [B] of ``x`` at noise level ``sigma`` (0: of the data itself)."""
         state = x.to(self.means.dtype)
-        return self._components(state, _per_sample_sigma(state, sigma))[0].logsumexp(-1)
+        return self._components(state, per_sample_sigma(state, sigma))[0].logsumexp(-1)
 
     def sample(self, count: int, generator: torch.Generator | None = None) -> Tensor:
         """``count`` independent draws of the data, [count, ...]."""
@@ -325,6 +330,37 @@ class MixtureDenoiser(nn.Module):
         normal = noise_like(self.means[component], generator)
         spread = torch.einsum("bde,be->bd", self.axes[component], self.variances[component].sqrt() * normal)
         return (self.means[component] + spread).reshape(count, *self.sample_shape)
+
+    def posterior(self, matrix: Tensor, y: Tensor, noise_std: float) -> MixtureDenoiser:
+        r"""The exact denoiser of the data given :math:`y = A x_0 + \sigma_y n`, a mixture again.
+
+        Each component is conditioned as a Gaussian and weighted by the evidence
+        :math:`N(y; A m_k, A C_k A^T + \sigma_y^2 I)`.
+
+        Args:
+            matrix: A, [m, d].
+            y: one measurement, m elements.
+            noise_std: :math:`\sigma_y > 0`.
+        """
+        dtype = self.means.dtype
+        matrix, y = matrix.to(dtype), y.flatten().to(dtype)
+        covariances = torch.einsum("kde,ke,kfe->kdf", self.axes, self.variances, self.axes)
+        total = matrix @ covariances @ matrix.mT + noise_std**2 * torch.eye(len(matrix), dtype=dtype)  # (K, m, m)
+        residual = y - self.means @ matrix.T  # (K, m)
+        gain = torch.linalg.solve(total, matrix @ covariances).mT  # (K, d, m)
+        evidence = torch.distributions.MultivariateNormal(torch.zeros_like(residual), total).log_prob(residual)
+        means = self.means + torch.einsum("kdm,km->kd", gain, residual)
+        weights = (self.log_weights + evidence).softmax(0)
+        conditioned = covariances - gain @ matrix @ covariances
+        return MixtureDenoiser(weights, means.reshape(-1, *self.sample_shape), conditioned, dtype)
+
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """Mean [d] and covariance [d, d] of the data."""
+        weights = self.log_weights.exp()
+        mean = weights @ self.means
+        within = torch.einsum("k,kde,ke,kfe->df", weights, self.axes, self.variances, self.axes)
+        offset = self.means - mean
+        return mean, within + torch.einsum("k,kd,ke->de", weights, offset, offset)
 
 
 class GaussianDenoiser(MixtureDenoiser):

@@ -38,7 +38,7 @@ from monai_diffscore.data.problems import DataError
 from monai_diffscore.denoiser import noise_like, per_sample
 from monai_diffscore.likelihood import log_likelihood
 from monai_diffscore.losses import DenoisingLoss
-from monai_diffscore.sampling import Step, karras_sigmas, sample_heun
+from monai_diffscore.sampling import Step, asinh_sigmas, sample_adams
 
 logger = logging.getLogger(__name__)
 
@@ -125,7 +125,8 @@ class ScoreTrainer(SupervisedTrainer):
             )
         self._stop_asked = self.stopped_on_request = False
         try:
-            with self._interrupts_between_iterations():
+            # so that weights, optimizer and averages belong together
+            with first_interrupt(self._ask_to_stop, "stopping after this iteration"):
                 super().run()
         except BaseException as error:
             self.stop_reason = error
@@ -135,24 +136,34 @@ class ScoreTrainer(SupervisedTrainer):
                 logger.exception("a handler failed while the training was being stopped")
             raise
 
-    @contextmanager
-    def _interrupts_between_iterations(self) -> Iterator[None]:
-        """Ctrl-C waits for the end of the iteration, so that weights, optimizer and averages belong together."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
+    def _ask_to_stop(self) -> None:
+        self._stop_asked = True
 
-        def ask(_number: int, _frame: object) -> None:
-            if self._stop_asked:
-                raise KeyboardInterrupt
-            self._stop_asked = True
-            logger.warning("stopping after this iteration; Ctrl-C again stops at once")
 
-        previous = signal.signal(signal.SIGINT, ask)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, previous)
+@contextmanager
+def first_interrupt(ask: Callable[[], None], message: str) -> Iterator[None]:
+    """Ctrl-C calls ``ask`` and logs the message the first time, and raises ``KeyboardInterrupt`` the second time.
+
+    Signals reach the main thread alone: in another one nothing changes.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    asked = False
+
+    def handle(_number: int, _frame: object) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+        logger.warning(f"{message}; Ctrl-C again stops at once")
+        ask()
+
+    previous = signal.signal(signal.SIGINT, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
 
 
 def _stop_if_asked(engine: ScoreTrainer) -> None:
@@ -176,8 +187,17 @@ class LossInferer(Inferer):
         return self.loss(network, convert_to_tensor(inputs, track_meta=False), **condition)
 
 
+def random_stream(*key: int) -> torch.Generator:
+    """A generator of its own for each key, such as (seed, number of the sample)."""
+    state = np.random.SeedSequence(key).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(state[0] >> 1))
+
+
 class SamplingInferer(Inferer):
     """Samples of the shape of ``inputs``, whose values are not looked at.
+
+    Ctrl-C ends the sampling after the step that it is in, with the denoiser's current estimate, which is saved like any
+    other sample; the next batch then raises ``KeyboardInterrupt``.
 
     Args:
         sampler: one of the functions ``sample_*``, or a partial of one.
@@ -185,46 +205,62 @@ class SamplingInferer(Inferer):
         seed: sample number i (the batch's ``seed`` entry, else its place in the batch) has a random stream of its own,
             made of ``seed`` and i: the same sample comes out whatever the batch size.
         progress: show a progress bar over the steps.
-        callback: called with each :class:`~monai_diffscore.sampling.Step`.
+        callback: called with each :class:`~monai_diffscore.sampling.Step`; returning True stops the sampling likewise.
+        wrap: makes another denoiser of the network, such as a ``TiledDenoiser`` or a guidance.
     """
 
     def __init__(
         self,
-        sampler: Callable[..., Tensor] = sample_heun,
+        sampler: Callable[..., Tensor] = sample_adams,
         sigmas: Tensor | None = None,
         seed: int = 0,
         progress: bool = True,
-        callback: Callable[[Step], None] | None = None,
+        callback: Callable[[Step], Any] | None = None,
+        wrap: Callable[[nn.Module], nn.Module] | None = None,
     ) -> None:
         super().__init__()
         self.sampler = sampler
-        self.sigmas = karras_sigmas(18) if sigmas is None else sigmas
+        self.sigmas = asinh_sigmas(18) if sigmas is None else sigmas
         self.seed = seed
         self.progress = progress
         self.callback = callback
+        self.wrap = wrap
+        self.stopped = False
 
     @torch.no_grad()
     def __call__(  # type: ignore[override]
         self, inputs: Tensor, network: nn.Module, seed: Tensor | None = None, **condition: Tensor
     ) -> Tensor:
+        if self.stopped:
+            raise KeyboardInterrupt
         like = convert_to_tensor(inputs, track_meta=False).float()
+        denoiser = network if self.wrap is None else self.wrap(network)
         numbers = range(len(like)) if seed is None else seed.tolist()
-        streams = [np.random.SeedSequence((self.seed, int(number))).generate_state(1, np.uint64) for number in numbers]
-        generators = [torch.Generator().manual_seed(int(stream[0] >> 1)) for stream in streams]
-        start = noise_like(like, generators) * float(self.sigmas[0])
-        steps = len(self.sigmas) - 1
-        with tqdm(total=steps, desc=f"sampling {len(like)}", disable=not self.progress, leave=False) as bar:
-
-            def on_step(step: Step) -> None:
-                bar.update(1)
-                if self.callback is not None:
-                    self.callback(step)
-
-            samples = self.sampler(
-                partial(network, **condition), start, self.sigmas, generator=generators, callback=on_step
-            )
+        samples = self.sample(denoiser, like, [int(number) for number in numbers], **condition)
         # a MetaTensor again where the inputs were one, so that Invertd finds what to invert
         return convert_to_dst_type(samples, inputs, dtype=samples.dtype)[0]
+
+    def sample(self, denoiser: nn.Module, like: Tensor, numbers: Sequence[int], **condition: Tensor) -> Tensor:
+        """Samples of the shape, dtype and device of ``like``, one for each number."""
+        generators = [random_stream(self.seed, number) for number in numbers]
+        start = noise_like(like, generators) * float(self.sigmas[0])
+        steps = len(self.sigmas) - 1
+        with (
+            tqdm(total=steps, desc=f"sampling {len(like)}", disable=not self.progress, leave=False) as bar,
+            first_interrupt(self._stop, "keeping the current estimate as the sample, and stopping"),
+        ):
+
+            def on_step(step: Step) -> bool:
+                bar.update(1)
+                asked = self.callback is not None and self.callback(step) is True
+                return asked or self.stopped
+
+            return self.sampler(
+                partial(denoiser, **condition), start, self.sigmas, generator=generators, callback=on_step
+            )
+
+    def _stop(self) -> None:
+        self.stopped = True
 
 
 class DenoisingErrorInferer(Inferer):

@@ -384,6 +384,43 @@ def test_samples_are_the_same_whatever_the_batch_size(mixture_2d):
     assert (other(torch.empty(1, 2), mixture_2d, seed=torch.tensor([0])) - draw([1])).abs().max() > 1e-3
 
 
+def test_ctrl_c_while_sampling_keeps_the_current_estimate_and_then_stops(mixture_2d):
+    seen = []
+
+    def press(step):
+        seen.append(step)
+        if len(seen) == 3:
+            signal.raise_signal(signal.SIGINT)
+
+    inferer = SamplingInferer(sigmas=karras_sigmas(9), progress=False, callback=press)
+    sample = inferer(torch.zeros(2, 2), mixture_2d)
+    assert len(seen) == 3
+    torch.testing.assert_close(sample, seen[-1].denoised)
+    with pytest.raises(KeyboardInterrupt):
+        inferer(torch.zeros(2, 2), mixture_2d)
+
+
+def test_a_callback_stops_one_sampling_and_a_wrapped_network_is_sampled(mixture_2d):
+    def first(step):
+        return step.number == 0
+
+    plain, doubled = (SamplingInferer(progress=False, callback=first, wrap=wrap) for wrap in (None, Twice))
+    once = plain(torch.zeros(2, 2), mixture_2d)
+    torch.testing.assert_close(plain(torch.zeros(2, 2), mixture_2d), once)  # the next batch goes on as ever
+    torch.testing.assert_close(doubled(torch.zeros(2, 2), mixture_2d), 2 * once)
+
+
+class Twice(nn.Module):
+    """Twice the denoiser."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x, sigma):
+        return 2 * self.network(x, sigma)
+
+
 def test_samples_keep_the_metadata_of_the_request(mixture_64d):
     request = MetaTensor(torch.empty(2, 1, 4, 4, 4), affine=torch.diag(torch.tensor([2.0, 2, 2, 1])))
     samples = SamplingInferer(sigmas=karras_sigmas(2), progress=False)(request, mixture_64d)

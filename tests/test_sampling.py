@@ -12,6 +12,7 @@ import torch
 from monai_diffscore import sampling
 from monai_diffscore.sampling import (
     ORDERS,
+    asinh_sigmas,
     cosine_sigmas,
     karras_sigmas,
     log_uniform_sigmas,
@@ -21,6 +22,7 @@ from monai_diffscore.sampling import (
     sample_euler,
     sample_heun,
     sample_predictor_corrector,
+    sample_repaint,
     sample_reverse_sde,
     sample_rk45,
     time_uniform_sigmas,
@@ -28,8 +30,9 @@ from monai_diffscore.sampling import (
 from monai_diffscore.sde import VPSDE, FlowSDE
 
 SAMPLERS = {name: f for name, f in inspect.getmembers(sampling, inspect.isfunction) if name.startswith("sample_")}
-STOCHASTIC = {sample_ancestral, sample_dpmpp_2m_sde, sample_reverse_sde, sample_predictor_corrector}
+STOCHASTIC = {sample_ancestral, sample_repaint, sample_dpmpp_2m_sde, sample_reverse_sde, sample_predictor_corrector}
 GRIDS = {
+    "asinh": asinh_sigmas,
     "karras": karras_sigmas,
     "log_uniform": log_uniform_sigmas,
     "cosine": cosine_sigmas,
@@ -157,15 +160,59 @@ def measured_order(sampler, flow, **options):
 
 @pytest.mark.parametrize("sampler", ORDERS, ids=lambda f: f.__name__)
 def test_measured_order_of_convergence_is_the_declared_one(sampler, mixture_flow):
-    assert measured_order(sampler, mixture_flow) == pytest.approx(ORDERS[sampler], abs=0.1)
+    """The corrector of adams makes the leading error so small that the next term still shows: 2.84 here, 2.96 later."""
+    tolerance = 0.2 if sampler is sample_adams else 0.1
+    assert measured_order(sampler, mixture_flow) == pytest.approx(ORDERS[sampler], abs=tolerance)
 
 
 @pytest.mark.parametrize("order", [1, 2, 3, 4])
 def test_adams_has_the_order_that_is_asked_for(order, mixture_flow):
     """Order 4 starts with one step each of lower orders, at noise levels where they hardly matter: 4.2 is measured."""
-    assert measured_order(sample_adams, mixture_flow, order=order) == pytest.approx(
-        order, abs=0.1 if order < 4 else 0.5
+    measured = measured_order(sample_adams, mixture_flow, order=order, corrector=False)
+    assert measured == pytest.approx(order, abs=0.1 if order < 4 else 0.5)
+
+
+@pytest.mark.parametrize("order", [2, 3, 4])
+def test_the_corrector_makes_adams_several_times_more_accurate_at_no_cost(order, mixture_flow):
+    mixture, x, reference = mixture_flow
+    calls = []
+
+    def denoise(state, sigma):
+        calls.append(sigma)
+        return mixture(state, sigma)
+
+    errors = [
+        (sample_adams(denoise, x, asinh_sigmas(64)[:-1], order=order, corrector=corrector) - reference).square().mean()
+        for corrector in (False, True)
+    ]
+    assert len(calls) == 2 * 63
+    assert errors[0] > 3 * errors[1]
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_callback_stops_the_sampling_with_the_current_estimate(name, mixture_2d):
+    sigmas, seen = karras_sigmas(8), []
+    x = sigmas[0] * torch.randn(3, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+    def stop_at_third(step):
+        seen.append(step)
+        return len(seen) == 3
+
+    stopped = SAMPLERS[name](mixture_2d, x, sigmas, callback=stop_at_third)
+    assert len(seen) == 3
+    torch.testing.assert_close(stopped, seen[-1].denoised, rtol=0, atol=0)
+    assert SAMPLERS[name](mixture_2d, x, sigmas, callback=lambda step: "anything but True") is not None
+
+
+def test_repaint_made_once_is_ancestral_sampling(mixture_2d):
+    x = 80 * torch.randn(5, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    once, ancestral = (
+        f(mixture_2d, x, karras_sigmas(9), generator=torch.Generator().manual_seed(1), **options)
+        for f, options in ((sample_repaint, {"repeats": 1}), (sample_ancestral, {}))
     )
+    torch.testing.assert_close(once, ancestral)
+    with pytest.raises(ValueError, match="at least once"):
+        sample_repaint(mixture_2d, x, karras_sigmas(9), repeats=0)
 
 
 @pytest.mark.parametrize("sampler", ORDERS, ids=lambda f: f.__name__)
@@ -215,7 +262,7 @@ def test_ancestral_without_noise_is_euler(mixture_2d):
 
 def test_adams_of_order_one_is_euler(mixture_2d):
     x = 80 * torch.randn(5, 2, dtype=torch.float64)
-    first = sample_adams(mixture_2d, x, karras_sigmas(9), order=1)
+    first = sample_adams(mixture_2d, x, karras_sigmas(9), order=1, corrector=False)
     torch.testing.assert_close(first, sample_euler(mixture_2d, x, karras_sigmas(9)))
     with pytest.raises(ValueError, match="orders 1 to 4"):
         sample_adams(mixture_2d, x, karras_sigmas(9), order=5)

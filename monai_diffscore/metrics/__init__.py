@@ -17,6 +17,7 @@ from monai_diffscore.metrics.memorisation import (
     suspected_copies,
 )
 from monai_diffscore.metrics.panel import FLOOR, Estimate, Row, assess, image_figures
+from monai_diffscore.metrics.seams import seam_ratio
 from monai_diffscore.metrics.spectrum import SpectrumError, radial_power, ring_frequencies
 from monai_diffscore.metrics.texture import PatchSlicedWasserstein
 from monai_diffscore.metrics.usefulness import Usefulness, train_on_synthetic
@@ -51,6 +52,7 @@ __all__ = [
     "radial_power",
     "random_features",
     "ring_frequencies",
+    "seam_ratio",
     "shifted",
     "shuffled",
     "spoil",

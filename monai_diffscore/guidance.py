@@ -1,0 +1,259 @@
+r"""Guidance and inverse problems: denoisers made of denoisers.
+
+Whatever is known besides the prior enters as a likelihood, whose gradient moves the denoiser:
+
+.. math::  D_y(x, \sigma) = E[x_0 \mid x, y] = D(x, \sigma) + \sigma^2\, \nabla_x \ln p_\sigma(y \mid x) .
+
+Every class here is a module with ``forward(x, sigma, **condition)``, wraps a denoiser and is one: each goes with every
+sampler, with the likelihood, with :class:`~monai_diffscore.tiling.TiledDenoiser`, and around each other.
+
+**Posterior sampling.** For :math:`y = A x_0 + \sigma_y n` the likelihood of a *noisy* x needs the distribution of
+:math:`x_0` given x. Taken as :math:`N(D, V)`, with J the Jacobian of D in x (which is symmetric),
+
+.. math::  \sigma^2 \nabla_x \ln p(y \mid x) \approx
+           \sigma^2 J A^T (A V A^T + \sigma_y^2 I)^{-1} (y - A D) ,
+
+and the methods differ in V:
+
+=========  ==============================================  ===========================================================
+method     V                                               what follows
+=========  ==============================================  ===========================================================
+``mmps``   :math:`\sigma^2 J`, the true covariance         exact for every Gaussian prior; conjugate gradients, each
+           (second-order Tweedie)                          iteration one more backward pass
+``pigdm``  :math:`r^2 I, r^2 = \sigma^2 s^2/(\sigma^2+s^2)`  exact for the prior N(m, s^2 I); one backward pass
+``dps``    :math:`r^2 I`, and :math:`A A^T` a number       a gradient step on :math:`\lVert y - A D\rVert^2` of the size
+           (its largest eigenvalue)                        that :math:`\sigma_y` and A allow; one backward pass
+=========  ==============================================  ===========================================================
+
+None has a weight to tune: the step follows from :math:`\sigma_y`, the operator and :math:`\sigma`. All are approximate
+for other priors, and the samples of a mixture posterior are biased; docs/BENCHMARKS_SAMPLING.md has the figures.
+
+Sources: Chung et al. 2023, arXiv:2209.14687 (DPS; the step size here is ours); Song et al. 2023, "Pseudoinverse-guided
+diffusion models for inverse problems", ICLR (PiGDM); Rozet et al. 2024, arXiv:2405.13712 (MMPS); Meng et al. 2021,
+arXiv:2111.04726 (second-order Tweedie).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from monai_diffscore.denoiser import per_sample, per_sample_sigma
+from monai_diffscore.operators import Operator, conjugate_gradients
+
+_Pull = Callable[[Tensor], Tensor]
+
+
+class ClassifierFree(nn.Module):
+    r"""Classifier-free guidance, :math:`D_u + w (D_c - D_u)` with the unconditional :math:`D_u`.
+
+    w = 1 is the plain conditional denoiser and costs one evaluation, w > 1 sharpens, w = 0 is unconditional. (The
+    paper's weight is ours minus 1.) The network must have learnt its missing tokens: ``ConditionEncoder(dropout=0.1)``.
+
+    Args:
+        denoiser: a conditional denoiser.
+        scale: w.
+        null: what a field is replaced by for :math:`D_u`, by name; a field not named takes *missing*: NaN, or -1 for
+            integers.
+        keep: fields that are passed to both, such as positions.
+
+    Source: Ho and Salimans 2022, arXiv:2207.12598, Eq. 6.
+    """
+
+    def __init__(
+        self, denoiser: nn.Module, scale: float, null: Mapping[str, Tensor] | None = None, keep: Sequence[str] = ()
+    ) -> None:
+        super().__init__()
+        self.denoiser = denoiser
+        self.scale = float(scale)
+        self.null = dict(null or {})
+        self.keep = tuple(keep)
+
+    def forward(self, x: Tensor, sigma: Tensor | float | None = None, **condition: Tensor) -> Tensor:
+        dropped = set(condition) - set(self.keep)
+        if not dropped and self.scale != 1:
+            raise ValueError(
+                f"ClassifierFree with scale {self.scale} needs a condition to drop, got the fields {sorted(condition)} "
+                f"of which {list(self.keep)} are kept. Pass the condition, or use the denoiser without guidance."
+            )
+        if self.scale == 1:
+            return self.denoiser(x, sigma, **condition)
+        without = self.denoiser(x, sigma, **{n: self._null(n, v) for n, v in condition.items()})
+        if self.scale == 0:
+            return without
+        return without + self.scale * (self.denoiser(x, sigma, **condition) - without)
+
+    def _null(self, name: str, value: Tensor) -> Tensor:
+        if name in self.keep:
+            return value
+        if name in self.null:
+            return self.null[name].to(value.device).expand_as(value)
+        return torch.full_like(value, math.nan if value.is_floating_point() else -1)
+
+
+class Autoguidance(nn.Module):
+    r"""Guidance by a weaker version of the same model: :math:`D_v + w (D - D_v)`.
+
+    Args:
+        denoiser: the good denoiser D.
+        weaker: D_v: an earlier checkpoint, or a smaller network, of the same data and condition.
+        scale: w; 1 is D alone.
+
+    Source: Karras et al. 2024, arXiv:2406.02507, Eq. 4.
+    """
+
+    def __init__(self, denoiser: nn.Module, weaker: nn.Module, scale: float) -> None:
+        super().__init__()
+        self.denoiser = denoiser
+        self.weaker = weaker
+        self.scale = float(scale)
+
+    def forward(self, x: Tensor, sigma: Tensor | float | None = None, **condition: Tensor) -> Tensor:
+        good = self.denoiser(x, sigma, **condition)
+        if self.scale == 1:
+            return good
+        weak = self.weaker(x, sigma, **condition)
+        return weak + self.scale * (good - weak)
+
+
+class GuidanceInterval(nn.Module):
+    """A guided denoiser at noise levels in (low, high], the plain one elsewhere (and its cost).
+
+    Args:
+        guided: used inside, such as a :class:`ClassifierFree`.
+        plain: used outside, such as its ``denoiser``.
+        low, high: in units of the normalised data.
+
+    Source: Kynkäänniemi et al. 2024, arXiv:2404.07724, Section 3.
+    """
+
+    def __init__(self, guided: nn.Module, plain: nn.Module, low: float = 0.0, high: float = math.inf) -> None:
+        super().__init__()
+        if not 0 <= low < high:
+            raise ValueError(f"GuidanceInterval needs 0 <= low < high, got {low} and {high}.")
+        self.guided, self.plain, self.low, self.high = guided, plain, float(low), float(high)
+
+    def forward(self, x: Tensor, sigma: Tensor | float, **condition: Tensor) -> Tensor:
+        sigma = per_sample_sigma(x, sigma)
+        inside = (sigma > self.low) & (sigma <= self.high)
+        if bool(inside.all()):
+            return self.guided(x, sigma, **condition)
+        if not bool(inside.any()):
+            return self.plain(x, sigma, **condition)
+        guided, plain = self.guided(x, sigma, **condition), self.plain(x, sigma, **condition)
+        return torch.where(per_sample(inside, x), guided, plain)
+
+
+class Inpaint(nn.Module):
+    r"""Replacement: what is known is kept, the rest is denoised: :math:`D_y = m y + (1 - m) D(x, \sigma)`.
+
+    The known part of the state then follows :math:`y + \sigma n` of itself, with the noise n that it started from,
+    which is what RePaint writes into it at each step. As in RePaint, the unknown part only learns of y through the
+    denoiser's receptive field, one noise level late: harmonise with :func:`~monai_diffscore.sampling.sample_repaint`,
+    which repeats each step, or use :class:`PosteriorGuidance` with :class:`~monai_diffscore.operators.Mask`. For
+    measurements without noise.
+
+    Args:
+        denoiser: the prior.
+        mask: 1 where known, broadcast against x.
+        known: y, the values there, broadcast against x.
+
+    Source: Lugmayr et al. 2022, arXiv:2201.09865, Eq. 8.
+    """
+
+    mask: Tensor
+    known: Tensor
+
+    def __init__(self, denoiser: nn.Module, mask: Tensor, known: Tensor) -> None:
+        super().__init__()
+        self.denoiser = denoiser
+        self.register_buffer("mask", mask.bool(), persistent=False)
+        self.register_buffer("known", known, persistent=False)
+
+    def forward(self, x: Tensor, sigma: Tensor | float | None = None, **condition: Tensor) -> Tensor:
+        return torch.where(self.mask, self.known.to(x), self.denoiser(x, sigma, **condition))
+
+
+class PosteriorGuidance(nn.Module):
+    r"""The denoiser of the posterior given :math:`y = A x_0 + \sigma_y n`: any sampler then draws from it.
+
+    Gradients are taken inside also under ``torch.no_grad``. One evaluation costs a forward and one backward pass of the
+    denoiser (``mmps``: one backward pass for each conjugate-gradient iteration more).
+
+    Args:
+        denoiser: the prior.
+        operator: A.
+        y: the measurement, [B, ...], or [1, ...] for all samples alike.
+        noise_std: :math:`\sigma_y > 0`, in units of the normalised data (1e-3 for data that is nearly free of noise).
+        method: "mmps" (exact for Gaussian priors, dearest), "pigdm", or "dps"; see the head of this module.
+        sigma_data: s, standard deviation of the data, for "pigdm" and "dps".
+        iterations: of conjugate gradients, for "mmps".
+    Raises:
+        ValueError: for another method, or values that are not > 0.
+    """
+
+    y: Tensor
+
+    def __init__(
+        self,
+        denoiser: nn.Module,
+        operator: Operator,
+        y: Tensor,
+        noise_std: float,
+        method: Literal["mmps", "pigdm", "dps"] = "pigdm",
+        sigma_data: float = 0.5,
+        iterations: int = 5,
+    ) -> None:
+        super().__init__()
+        if method not in ("mmps", "pigdm", "dps"):
+            raise ValueError(f"method must be 'mmps', 'pigdm' or 'dps', got {method!r}.")
+        if not (noise_std > 0 and sigma_data > 0 and iterations > 0):
+            raise ValueError(
+                f"PosteriorGuidance needs noise_std, sigma_data and iterations > 0, got {noise_std}, {sigma_data} and "
+                f"{iterations}. For a measurement without noise take a small noise_std, such as 1e-3."
+            )
+        self.denoiser = denoiser
+        self.operator = operator
+        self.register_buffer("y", y, persistent=False)
+        self.noise_std = float(noise_std)
+        self.method = method
+        self.sigma_data = float(sigma_data)
+        self.iterations = iterations
+        self._squared_norm = operator.squared_norm(y[:1]) if method == "dps" else math.nan
+
+    def forward(self, x: Tensor, sigma: Tensor | float, **condition: Tensor) -> Tensor:
+        sigma = per_sample_sigma(x, sigma)
+        differentiable = torch.is_grad_enabled() and x.requires_grad
+        with torch.enable_grad():
+            point = x if differentiable else x.detach().requires_grad_(True)
+            denoised = self.denoiser(point, sigma, **condition)
+
+            def pull(vector: Tensor, keep: bool = True) -> Tensor:
+                """J^T times a vector of the shape of x."""
+                (pulled,) = torch.autograd.grad(denoised, point, vector, retain_graph=keep, create_graph=differentiable)
+                return pulled
+
+            residual = self.y.to(x) - self.operator(denoised if differentiable else denoised.detach())
+            weighted = self._weigh(residual, sigma, pull)
+            shift = per_sample(sigma, x) ** 2 * pull(self.operator.adjoint(weighted), keep=differentiable)
+        guided = denoised + shift
+        return guided if differentiable else guided.detach()
+
+    def _weigh(self, residual: Tensor, sigma: Tensor, pull: _Pull) -> Tensor:
+        r""":math:`(A V A^T + \sigma_y^2 I)^{-1}` times the residual."""
+        noise = self.noise_std**2
+        if self.method == "mmps":
+            variance = per_sample(sigma, residual) ** 2
+
+            def covariance(u: Tensor) -> Tensor:
+                return variance * self.operator(pull(self.operator.adjoint(u))) + noise * u
+
+            return conjugate_gradients(covariance, residual, self.iterations)
+        prior = sigma**2 * self.sigma_data**2 / (sigma**2 + self.sigma_data**2)
+        if self.method == "pigdm":
+            return self.operator.solve(residual, prior, noise)
+        return residual / (per_sample(prior, residual) * self._squared_norm + noise)

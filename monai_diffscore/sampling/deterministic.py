@@ -1,0 +1,246 @@
+r"""Deterministic solvers of the probability-flow ODE; ``ORDERS`` declares the order of convergence of each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from monai_diffscore.denoiser import Generators, noise_like
+from monai_diffscore.sampling.grids import check_sigmas
+from monai_diffscore.sampling.steps import Callback, Denoise, Interval, denoise_at, intervals, toward
+
+
+def sample_euler(
+    denoise: Denoise, x: Tensor, sigmas: Tensor, *, generator: Generators = None, callback: Callback = None
+) -> Tensor:
+    r"""Euler's method, order 1; identical to DDIM with :math:`\eta = 0`. One evaluation a step.
+
+    Args:
+        denoise: the denoiser with its condition bound.
+        x: noise at level sigmas[0], [B, ...].
+        sigmas: grid [steps + 1].
+        generator: not used by the deterministic solvers; one signature serves all.
+        callback: called with a :class:`Step` after each.
+    Returns:
+        the state at sigmas[-1], [B, ...].
+
+    Source: Karras et al. 2022, Algorithm 1 without its correction; Song et al. 2021, arXiv:2010.02502, Eq. 12-13.
+    """
+    for step in intervals(sigmas):
+        denoised = denoise_at(denoise, x, step.sigma)
+        x = toward(x, denoised, step.sigma, step.sigma_next)
+        if step.report(callback, x, denoised):
+            return denoised
+    return x
+
+
+def sample_heun(
+    denoise: Denoise,
+    x: Tensor,
+    sigmas: Tensor,
+    *,
+    generator: Generators = None,
+    callback: Callback = None,
+    churn: float = 0.0,
+    churn_range: tuple[float, float] = (0.0, math.inf),
+    churn_noise: float = 1.0,
+) -> Tensor:
+    r"""Heun's method, order 2, with optional churn (noise before each step). Two evaluations a step, one in the last.
+
+    Args:
+        churn: S_churn; 0 is deterministic. The noise level is raised by the factor
+            :math:`1 + \min(S_{churn}/N, \sqrt2 - 1)`.
+        churn_range: (S_tmin, S_tmax), the noise levels at which noise is added.
+        churn_noise: S_noise, standard deviation of the added noise.
+
+    Other arguments as :func:`sample_euler`. Source: Karras et al. 2022, Algorithm 1 (churn 0) and Algorithm 2.
+    """
+    for step in intervals(sigmas):
+        sigma, sigma_next = step.sigma, step.sigma_next
+        if churn > 0 and churn_range[0] <= sigma <= churn_range[1]:
+            raised = sigma * (1 + min(churn / step.steps, math.sqrt(2) - 1))
+            x = x + churn_noise * math.sqrt(raised**2 - sigma**2) * noise_like(x, generator)
+            sigma = raised
+        denoised = denoise_at(denoise, x, sigma)
+        slope = (x - denoised) / sigma
+        x_next = x + (sigma_next - sigma) * slope
+        if sigma_next > 0:
+            denoised = denoise_at(denoise, x_next, sigma_next)
+            slope = (slope + (x_next - denoised) / sigma_next) / 2
+            x_next = x + (sigma_next - sigma) * slope
+        x = x_next
+        if step.report(callback, x, denoised):
+            return denoised
+    return x
+
+
+def sample_dpmpp_2m(
+    denoise: Denoise, x: Tensor, sigmas: Tensor, *, generator: Generators = None, callback: Callback = None
+) -> Tensor:
+    r"""DPM-Solver++(2M), order 2: D is extrapolated to the middle of the step, and frozen there.
+
+    The extrapolation is linear in :math:`\lambda = -\ln\sigma` through the last two estimates.
+    One evaluation a step. Arguments as :func:`sample_euler`. Source: Lu et al. 2022, arXiv:2211.01095, Algorithm 2.
+    """
+    previous: tuple[float, Tensor] | None = None  # log step and estimate of the step before
+    for step in intervals(sigmas):
+        denoised = denoise_at(denoise, x, step.sigma)
+        extrapolated = denoised
+        if step.sigma_next > 0:
+            h = math.log(step.sigma / step.sigma_next)
+            if previous is not None:
+                ratio = h / (2 * previous[0])
+                extrapolated = (1 + ratio) * denoised - ratio * previous[1]
+            previous = (h, denoised)
+        x = toward(x, extrapolated, step.sigma, step.sigma_next)
+        if step.report(callback, x, denoised):
+            return denoised
+    return x
+
+
+def sample_adams(
+    denoise: Denoise,
+    x: Tensor,
+    sigmas: Tensor,
+    *,
+    generator: Generators = None,
+    callback: Callback = None,
+    order: int = 3,
+    corrector: bool = True,
+) -> Tensor:
+    r"""Exponential Adams-Bashforth-Moulton, order k: D a polynomial in :math:`v = \mathrm{asinh}(\sigma/2)`.
+
+    The predictor's polynomial passes through the last k estimates, and
+    :math:`\frac{s}{\sigma} x + s\int_s^\sigma D(u)/u^2\,du` is then exact. v is linear in :math:`\sigma` below the
+    scale of the data, so that D can be followed down to 0 and the last step keeps its order, and logarithmic above it,
+    where a polynomial in :math:`\sigma` overshoots. The corrector repeats the step that led here with the estimate made
+    here among its k nodes, before the next step: one evaluation a step, as without it, and an error several times
+    smaller (predict, evaluate, correct).
+
+    Args:
+        order: number of estimates k that a polynomial passes through, 1 to 4. 4 is more accurate from about 20 steps;
+            with strong guidance (w of 7) at 10 steps 2 is the steadier choice.
+        corrector: False is the plain Adams-Bashforth method; order 1 without it is Euler.
+    Raises:
+        ValueError: for another order.
+
+    Other arguments as :func:`sample_euler`. Sources: Zhang and Chen 2023, arXiv:2204.13902, Section 3 (DEIS, the
+    predictor); Zhao et al. 2023, arXiv:2302.04867, Algorithm 1 (UniPC, a corrector without a further evaluation);
+    Hochbruck and Ostermann 2010, doi:10.1017/S0962492910000048, Section 2. The variable v and the grid are ours.
+    """
+    if order not in (1, 2, 3, 4):
+        raise ValueError(f"sample_adams has orders 1 to 4, got {order}.")
+    nodes: list[float] = []  # newest first
+    estimates: list[Tensor] = []
+    before: tuple[float, Tensor] | None = None  # level and (corrected) state of the step before
+    for step in intervals(sigmas):
+        nodes, estimates = nodes[: order - 1], estimates[: order - 1]  # frees the oldest before the evaluation
+        denoised = denoise_at(denoise, x, step.sigma)
+        nodes, estimates = [step.sigma, *nodes], [denoised, *estimates]
+        if corrector and before is not None:
+            x = _adams_step(before[1], before[0], step.sigma, nodes, estimates)
+        before = (step.sigma, x)
+        x = _adams_step(x, step.sigma, step.sigma_next, nodes, estimates)
+        if step.report(callback, x, denoised):
+            return denoised
+    return x
+
+
+def _adams_step(x: Tensor, sigma: float, sigma_next: float, nodes: list[float], estimates: list[Tensor]) -> Tensor:
+    x = sigma_next / sigma * x
+    for weight, estimate in zip(_adams_weights(nodes, sigma, sigma_next), estimates, strict=True):
+        x = x + weight * estimate
+    return x
+
+
+def _gauss_legendre(count: int) -> tuple[Tensor, Tensor]:
+    """Nodes and weights of the quadrature rule on [-1, 1] (Golub and Welsch 1969, doi:10.2307/2004418)."""
+    k = torch.arange(1, count, dtype=torch.float64)
+    off_diagonal = k / torch.sqrt(4 * k**2 - 1)
+    nodes, vectors = torch.linalg.eigh(torch.diag(off_diagonal, 1) + torch.diag(off_diagonal, -1))
+    return nodes, 2 * vectors[0] ** 2
+
+
+_GAUSS_NODES, _GAUSS_WEIGHTS = _gauss_legendre(24)
+
+
+def _adams_weights(nodes: list[float], sigma: float, sigma_next: float) -> list[float]:
+    r""":math:`s \int_s^{\sigma} L_j(v(u))/u^2\,du` of the Lagrange polynomials in v through the nodes."""
+    if sigma_next == 0:
+        points, measure = torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
+    else:
+        half = math.log(sigma / sigma_next) / 2
+        points = sigma_next * torch.exp(half * (_GAUSS_NODES + 1))
+        measure = _GAUSS_WEIGHTS * half * sigma_next / points
+    v, at = torch.asinh(points / 2), torch.asinh(torch.tensor(nodes, dtype=torch.float64) / 2)
+    weights = []
+    for j in range(len(nodes)):
+        others = torch.cat([at[:j], at[j + 1 :]])
+        lagrange = ((v[:, None] - others) / (at[j] - others)).prod(1)
+        weights.append(float(measure @ lagrange))
+    return weights
+
+
+class _Stopped(Exception):
+    """A callback wants to stop, inside scipy's loop."""
+
+    def __init__(self, denoised: Tensor) -> None:
+        super().__init__()
+        self.denoised = denoised
+
+
+def sample_rk45(
+    denoise: Denoise,
+    x: Tensor,
+    sigmas: Tensor,
+    *,
+    generator: Generators = None,
+    callback: Callback = None,
+    rtol: float = 1e-5,
+    atol: float = 1e-5,
+) -> Tensor:
+    r"""Dormand-Prince of order 5(4) with adaptive steps, by scipy. The number of evaluations follows the tolerance.
+
+    Of the grid only the ends count: it integrates from sigmas[0] to the last positive level and denoises from
+    there if the grid ends in 0. The state passes through the CPU in float64. The error is controlled for the batch
+    as a whole, so that a sample depends slightly (within the tolerance) on the batch that it is in.
+
+    Args:
+        rtol, atol: relative and absolute tolerance of a step, in units of the (normalised) data.
+    Raises:
+        RuntimeError: if the solver gives up.
+
+    Other arguments as :func:`sample_euler`; the callback sees number 0 at every accepted evaluation.
+    Source: Song et al. 2021, Appendix D.4; Dormand and Prince 1980.
+    """
+    from scipy.integrate import solve_ivp
+
+    levels = check_sigmas(sigmas)
+    end = levels[-1] if levels[-1] > 0 else levels[-2]
+    shape, like = x.shape, x
+
+    def slope(sigma: float, flat: Any) -> Any:
+        state = torch.from_numpy(flat).reshape(shape).to(like)
+        denoised = denoise_at(denoise, state, sigma)
+        if Interval(0, 1, sigma, end).report(callback, state, denoised):
+            raise _Stopped(denoised)
+        return ((state - denoised) / sigma).to("cpu", torch.float64).flatten().numpy()
+
+    if end < levels[0]:
+        start = x.detach().to("cpu", torch.float64).flatten().numpy()
+        try:
+            solution = solve_ivp(slope, (levels[0], end), start, method="RK45", rtol=rtol, atol=atol, t_eval=[end])
+        except _Stopped as stopped:
+            return stopped.denoised
+        if not solution.success:
+            raise RuntimeError(f"RK45 stopped before sigma {end}: {solution.message} Loosen rtol or atol.")
+        x = torch.from_numpy(solution.y[:, -1].copy()).reshape(shape).to(like)
+    return x if levels[-1] > 0 else denoise_at(denoise, x, end)
+
+
+#: order of convergence of the deterministic solvers, in the largest step of ln(sigma)
+ORDERS: dict[Callable[..., Tensor], int] = {sample_euler: 1, sample_heun: 2, sample_dpmpp_2m: 2, sample_adams: 3}

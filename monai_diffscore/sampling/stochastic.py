@@ -1,0 +1,185 @@
+r"""Stochastic solvers: the reverse SDE, and chains that add noise on the way down."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor
+
+from monai_diffscore.denoiser import Generators, noise_like
+from monai_diffscore.sampling.steps import Callback, Denoise, denoise_at, intervals, toward
+
+
+def sample_dpmpp_2m_sde(
+    denoise: Denoise,
+    x: Tensor,
+    sigmas: Tensor,
+    *,
+    generator: Generators = None,
+    callback: Callback = None,
+    eta: float = 1.0,
+) -> Tensor:
+    r"""SDE-DPM-Solver++(2M): the reverse SDE, linear part exact, D extrapolated as in :func:`sample_dpmpp_2m`.
+
+    Args:
+        eta: 0 is deterministic, and the same as :func:`sample_dpmpp_2m`; 1 is the reverse SDE.
+
+    Other arguments as :func:`sample_euler`. Source: Lu et al. 2022, arXiv:2211.01095, Section 5 (eta = 1).
+    """
+    previous: tuple[float, Tensor] | None = None
+    for step in intervals(sigmas):
+        denoised = denoise_at(denoise, x, step.sigma)
+        if step.sigma_next == 0:
+            x = denoised
+        else:
+            h = math.log(step.sigma / step.sigma_next)
+            gain = -math.expm1(-(1 + eta) * h)
+            x_next = step.sigma_next / step.sigma * math.exp(-eta * h) * x + gain * denoised
+            if previous is not None:
+                x_next = x_next + gain * h / (2 * previous[0]) * (denoised - previous[1])
+            x = x_next + step.sigma_next * math.sqrt(-math.expm1(-2 * eta * h)) * noise_like(x, generator)
+            previous = (h, denoised)
+        if step.report(callback, x, denoised):
+            return denoised
+    return x
+
+
+def sample_ancestral(
+    denoise: Denoise,
+    x: Tensor,
+    sigmas: Tensor,
+    *,
+    generator: Generators = None,
+    callback: Callback = None,
+    eta: float = 1.0,
+) -> Tensor:
+    r"""Ancestral sampling: an Euler step past sigma_next, then noise back up to it. One evaluation a step.
+
+    The added noise has the variance :math:`\eta^2 s^2 (\sigma^2 - s^2)/\sigma^2` of the posterior
+    :math:`x_s \mid x_\sigma, x_0`; with :math:`\eta = 1` this is DDPM.
+
+    Args:
+        eta: 0 (DDIM) to 1 (DDPM).
+    Raises:
+        ValueError: for eta outside [0, 1].
+
+    Other arguments as :func:`sample_euler`.
+    Source: Ho et al. 2020, arXiv:2006.11239, Eq. 6-7; Song et al. 2021, arXiv:2010.02502, Eq. 16; in this
+    coordinate Song et al. 2021, arXiv:2011.13456, Eq. 47.
+    """
+    if not 0 <= eta <= 1:
+        raise ValueError(f"eta must be between 0 (DDIM) and 1 (DDPM), got {eta}.")
+    for step in intervals(sigmas):
+        denoised = denoise_at(denoise, x, step.sigma)
+        ratio = step.sigma_next / step.sigma
+        noise_std = eta * step.sigma_next * math.sqrt(1 - ratio**2)
+        x = toward(x, denoised, step.sigma, math.sqrt(max(step.sigma_next**2 - noise_std**2, 0.0)))
+        if noise_std > 0:
+            x = x + noise_std * noise_like(x, generator)
+        if step.report(callback, x, denoised):
+            return denoised
+    return x
+
+
+def sample_reverse_sde(
+    denoise: Denoise, x: Tensor, sigmas: Tensor, *, generator: Generators = None, callback: Callback = None
+) -> Tensor:
+    r"""Euler-Maruyama on the reverse SDE, in the time :math:`\sigma^2` in which its diffusion is 1.
+
+    :math:`x \leftarrow x + \delta\, \nabla\ln p_\sigma(x) + \sqrt\delta\, z` with
+    :math:`\delta = \sigma^2 - s^2`. The last step adds no noise. One evaluation a step; needs many.
+    Arguments as :func:`sample_euler`. Source: Song et al. 2021, Eq. 6 and Eq. 46, for VE the
+    predictor of Algorithm 2.
+    """
+    for step in intervals(sigmas):
+        denoised = denoise_at(denoise, x, step.sigma)
+        x = _reverse_diffusion(x, denoised, step.sigma, step.sigma_next, generator)
+        if step.report(callback, x, denoised):
+            return denoised
+    return x
+
+
+def sample_predictor_corrector(
+    denoise: Denoise,
+    x: Tensor,
+    sigmas: Tensor,
+    *,
+    generator: Generators = None,
+    callback: Callback = None,
+    corrector_steps: int = 1,
+    snr: float = 0.16,
+) -> Tensor:
+    r"""Reverse-diffusion predictor, then Langevin corrector steps at the new noise level.
+
+    :math:`x \leftarrow x + \epsilon \nabla\ln p_s(x) + \sqrt{2\epsilon}\, z`, :math:`\epsilon = 2 (r s)^2`. Song et al.
+    take :math:`\epsilon = 2 (r \lVert z\rVert / \lVert \nabla\ln p \rVert)^2`; its value for a score of the norm
+    :math:`\sqrt d / s` that it has in the mean is ours, which needs no statistics of the batch and never divides
+    by 0. 1 + ``corrector_steps`` evaluations a step.
+
+    Args:
+        corrector_steps: Langevin steps at each level.
+        snr: r, the size of a Langevin step; below 0.7, where it would overshoot.
+    Raises:
+        ValueError: unless 0 < snr < 0.7.
+
+    Other arguments as :func:`sample_euler`. Source: Song et al. 2021, Algorithm 2 and Algorithm 4.
+    """
+    if not 0 < snr < 0.7:
+        raise ValueError(f"snr must be between 0 and 0.7 for a stable Langevin step, got {snr}.")
+    for step in intervals(sigmas):
+        denoised = denoise_at(denoise, x, step.sigma)
+        x = _reverse_diffusion(x, denoised, step.sigma, step.sigma_next, generator)
+        if step.sigma_next > 0:
+            for _ in range(corrector_steps):
+                denoised = denoise_at(denoise, x, step.sigma_next)
+                x = x + 2 * snr**2 * (denoised - x) + 2 * snr * step.sigma_next * noise_like(x, generator)
+        if step.report(callback, x, denoised):
+            return denoised
+    return x
+
+
+def sample_repaint(
+    denoise: Denoise,
+    x: Tensor,
+    sigmas: Tensor,
+    *,
+    generator: Generators = None,
+    callback: Callback = None,
+    repeats: int = 5,
+) -> Tensor:
+    r"""Ancestral sampling that goes back up and repeats each step, so that a replaced part and the rest come to agree.
+
+    Each step down is followed, ``repeats`` - 1 times, by noise of variance :math:`\sigma^2 - s^2` that leads back to
+    :math:`\sigma`, and the step again. Meant for :class:`~monai_diffscore.guidance.Inpaint`; with 1 it is
+    :func:`sample_ancestral`. ``repeats`` evaluations a step, one in the last.
+
+    Args:
+        repeats: how often each step is made.
+    Raises:
+        ValueError: for fewer than one.
+
+    Other arguments as :func:`sample_euler`. Source: Lugmayr et al. 2022, arXiv:2201.09865, Algorithm 1 (jump length 1).
+    """
+    if repeats < 1:
+        raise ValueError(f"sample_repaint makes each step at least once, got repeats {repeats}.")
+    for step in intervals(sigmas):
+        ratio = step.sigma_next / step.sigma
+        noise_std = step.sigma_next * math.sqrt(1 - ratio**2)
+        down = step.sigma_next * ratio
+        for number in range(repeats if step.sigma_next > 0 else 1):
+            if number > 0:
+                x = x + math.sqrt(step.sigma**2 - step.sigma_next**2) * noise_like(x, generator)
+            denoised = denoise_at(denoise, x, step.sigma)
+            x = toward(x, denoised, step.sigma, down)
+            if noise_std > 0:
+                x = x + noise_std * noise_like(x, generator)
+        if step.report(callback, x, denoised):
+            return denoised
+    return x
+
+
+def _reverse_diffusion(x: Tensor, denoised: Tensor, sigma: float, sigma_next: float, generator: Generators) -> Tensor:
+    mean = x + (1 - (sigma_next / sigma) ** 2) * (denoised - x)
+    if sigma_next == 0:
+        return mean
+    return mean + math.sqrt(sigma**2 - sigma_next**2) * noise_like(x, generator)

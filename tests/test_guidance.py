@@ -1,0 +1,235 @@
+"""Guidance and posterior sampling against closed forms."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from monai_diffscore.denoiser import GaussianDenoiser, MixtureDenoiser
+from monai_diffscore.guidance import Autoguidance, ClassifierFree, GuidanceInterval, Inpaint, PosteriorGuidance
+from monai_diffscore.likelihood import log_likelihood
+from monai_diffscore.operators import Blur, Downsample, Mask, Operator
+from monai_diffscore.sampling import asinh_sigmas, karras_sigmas, log_uniform_sigmas, sample_adams, sample_repaint
+
+SIZE = 8
+
+
+class Conditional(nn.Module):
+    """D = c x with c the class (missing: 0.5), or the age (missing: 0.25)."""
+
+    def forward(self, x, sigma, *, label=None, age=None):
+        calls.append((label, age))
+        gain = torch.where(label < 0, 0.5, label) if label is not None else torch.where(age.isnan(), 0.25, age)
+        return gain.reshape(-1, *[1] * (x.ndim - 1)) * x
+
+
+calls: list = []
+
+
+@pytest.fixture(autouse=True)
+def _forget():
+    calls.clear()
+
+
+def test_classifier_free_guidance_extrapolates_from_the_missing_token():
+    x, label = torch.ones(3, 2), torch.tensor([1, 2, 3])
+    guided = ClassifierFree(Conditional(), 3.0)(x, 1.0, label=label)
+    torch.testing.assert_close(guided[:, 0], 0.5 + 3 * (label - 0.5))
+    guided = ClassifierFree(Conditional(), 2.0)(x, 1.0, age=torch.tensor([1.0, 2.0, 3.0]))
+    torch.testing.assert_close(guided[:, 0], 2 * torch.tensor([1.0, 2.0, 3.0]) - 0.25)
+    own = ClassifierFree(Conditional(), 2.0, null={"age": torch.tensor(0.0)})(x, 1.0, age=torch.ones(3))
+    torch.testing.assert_close(own[:, 0], torch.full((3,), 2.0))
+
+
+@pytest.mark.parametrize(("scale", "label"), [(1.0, 2.0), (0.0, 0.5)])
+def test_scales_0_and_1_cost_one_evaluation(scale, label):
+    guided = ClassifierFree(Conditional(), scale)(torch.ones(1, 2), 1.0, label=torch.tensor([2]))
+    assert guided[0, 0] == label
+    assert len(calls) == 1
+
+
+def test_guidance_without_a_condition_is_refused():
+    with pytest.raises(ValueError, match="needs a condition to drop"):
+        ClassifierFree(Conditional(), 2.0, keep=["age"])(torch.ones(1, 2), 1.0, age=torch.ones(1))
+
+
+def test_interval_guides_inside_alone_and_pays_for_it_alone():
+    conditional = Conditional()
+    wrapped = GuidanceInterval(ClassifierFree(conditional, 3.0), conditional, low=0.5, high=2.0)
+    label = torch.tensor([1, 1, 1])
+    mixed = wrapped(torch.ones(3, 2), torch.tensor([0.5, 1.0, 2.5]), label=label)
+    assert mixed[:, 0].tolist() == [1.0, 2.0, 1.0]
+    calls.clear()
+    wrapped(torch.ones(3, 2), 80.0, label=label)
+    assert len(calls) == 1
+    with pytest.raises(ValueError, match="low < high"):
+        GuidanceInterval(conditional, conditional, 2.0, 1.0)
+
+
+def test_autoguidance_extrapolates_from_the_weaker_model(gaussian):
+    weaker = GaussianDenoiser(torch.zeros(3), torch.eye(3))
+    x = torch.randn(4, 3, dtype=torch.float64)
+    expected = 2 * gaussian(x, 0.7) - weaker(x, 0.7)
+    torch.testing.assert_close(Autoguidance(gaussian, weaker, 2.0)(x, 0.7), expected)
+    torch.testing.assert_close(Autoguidance(gaussian, weaker, 1.0)(x, 0.7), gaussian(x, 0.7))
+
+
+# ---- posteriors ----
+
+
+def smooth_prior(seed: int = 0, components: int = 1) -> MixtureDenoiser:
+    """Signals [1, SIZE], smooth and correlated; as many populations as asked for."""
+    generator = torch.Generator().manual_seed(seed)
+    place = torch.arange(float(SIZE))
+    covariance = 0.2 * torch.exp(-0.5 * ((place[:, None] - place) / 2) ** 2) + 0.02 * torch.eye(SIZE)
+    means = 0.8 * torch.randn(components, 1, SIZE, generator=generator)
+    return MixtureDenoiser(torch.ones(components), means, covariance.expand(components, SIZE, SIZE))
+
+
+def posterior(prior: MixtureDenoiser, operator: Operator, y: torch.Tensor, noise: float) -> MixtureDenoiser:
+    """The closed form."""
+    matrix = operator(torch.eye(SIZE, dtype=torch.float64)[:, None]).flatten(1).T
+    return prior.posterior(matrix, y, noise)
+
+
+def test_the_closed_form_is_bayes_rule():
+    """ln p(x | y) - ln p(x) - ln p(y | x) is one constant, -ln p(y), for every x."""
+    prior, operator = smooth_prior(5, components=3), Downsample((4,))
+    y = operator(prior.sample(1, torch.Generator().manual_seed(6)))
+    exact = posterior(prior, operator, y, 0.3)
+    x = prior.sample(9, torch.Generator().manual_seed(7))
+    likelihood = -0.5 * ((y - operator(x)) / 0.3).square().flatten(1).sum(1)
+    constant = exact.log_prob(x) - prior.log_prob(x) - likelihood
+    torch.testing.assert_close(constant, constant[:1].expand(9), rtol=1e-8, atol=1e-8)
+    mean, covariance = prior.moments()
+    samples = prior.sample(200_000, torch.Generator().manual_seed(8)).flatten(1)
+    torch.testing.assert_close(samples.mean(0), mean, rtol=0, atol=0.01)
+    torch.testing.assert_close(samples.T.cov(), covariance, rtol=0, atol=0.01)
+
+
+OPERATORS = {
+    "mask": Mask(torch.arange(SIZE) < 5),
+    "downsample": Downsample((4,)),
+    "blur": Blur((1.0,)),
+}
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+@pytest.mark.parametrize("sigma", [0.05, 0.4, 3.0])
+def test_mmps_is_the_exact_posterior_denoiser_of_a_gaussian(name, sigma):
+    prior, operator = smooth_prior(), OPERATORS[name]
+    y = operator(prior.sample(1, torch.Generator().manual_seed(1)))
+    exact = posterior(prior, operator, y, 0.1)
+    x = sigma * torch.randn(4, 1, SIZE, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    guided = PosteriorGuidance(prior, operator, y, 0.1, "mmps", iterations=20)(x, sigma)
+    torch.testing.assert_close(guided, exact(x, sigma), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+@pytest.mark.parametrize("sigma", [0.05, 0.4, 3.0])
+def test_pigdm_is_exact_for_white_data(name, sigma):
+    operator = OPERATORS[name]
+    prior = GaussianDenoiser(0.3 * torch.ones(1, SIZE), 0.25 * torch.eye(SIZE))
+    y = operator(prior.sample(1, torch.Generator().manual_seed(1)))
+    x = sigma * torch.randn(4, 1, SIZE, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    guided = PosteriorGuidance(prior, operator, y, 0.1, "pigdm", sigma_data=0.5)(x, sigma)
+    torch.testing.assert_close(guided, posterior(prior, operator, y, 0.1)(x, sigma), rtol=1e-6, atol=1e-6)
+
+
+def test_dps_is_exact_for_white_data_when_the_operator_is_a_number():
+    prior = GaussianDenoiser(torch.zeros(1, SIZE), 0.25 * torch.eye(SIZE))
+    operator = Mask(2 * torch.ones(SIZE))
+    y = operator(prior.sample(1, torch.Generator().manual_seed(1)))
+    x = torch.randn(4, 1, SIZE, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    guided = PosteriorGuidance(prior, operator, y, 0.3, "dps", sigma_data=0.5)(x, 0.7)
+    torch.testing.assert_close(guided, posterior(prior, operator, y, 0.3)(x, 0.7), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+@pytest.mark.parametrize("noise", [0.05, 0.5])
+def test_posterior_samples_have_the_closed_form_mean_and_covariance(name, noise):
+    """Gaussian prior, 1,500 samples: five standard errors of mean and covariance, plus 0.005 of the solver."""
+    prior, operator, count = smooth_prior(), OPERATORS[name], 1500
+    generator = torch.Generator().manual_seed(3)
+    truth = operator(prior.sample(1, generator))
+    y = truth + noise * torch.randn(truth.shape, dtype=torch.float64, generator=generator)
+    exact = posterior(prior, operator, y, noise)
+    guided = PosteriorGuidance(prior, operator, y, noise, "mmps", iterations=10)
+    x = 80 * torch.randn(count, 1, SIZE, dtype=torch.float64, generator=generator)
+    with torch.no_grad():
+        samples = sample_adams(guided, x, asinh_sigmas(30)).flatten(1)
+    mean, covariance = exact.moments()
+    spread = covariance.diagonal().sqrt()
+    assert ((samples.mean(0) - mean).abs() < 5 * spread / math.sqrt(count) + 0.005).all()
+    error = 5 * (spread[:, None] * spread) * math.sqrt(2 / count) + 0.005
+    assert ((samples.T.cov() - covariance).abs() < error).all()
+
+
+def posterior_bias(method: str, prior, operator, y, noise: float) -> float:
+    exact = posterior(prior, operator, y, noise)
+    x = 80 * torch.randn(400, 1, SIZE, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
+    guided = PosteriorGuidance(prior, operator, y, noise, method, sigma_data=1.0)
+    samples = sample_adams(guided, x, asinh_sigmas(30))
+    mean, _ = exact.moments()
+    return float((samples.flatten(1).mean(0) - mean).square().mean().sqrt())
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+@pytest.mark.parametrize("method", ["mmps", "pigdm", "dps"])
+def test_every_method_comes_closer_to_a_mixture_posterior_than_the_prior_does(name, method):
+    """Biased for mixtures (docs/BENCHMARKS_SAMPLING.md): less than half as far from the mean as the prior is."""
+    prior, operator = smooth_prior(5, components=3), OPERATORS[name]
+    y = operator(prior.sample(1, torch.Generator().manual_seed(6)))
+    exact = posterior(prior, operator, y, 0.1)
+    distance = (prior.moments()[0] - exact.moments()[0]).square().mean().sqrt()
+    assert posterior_bias(method, prior, operator, y, 0.1) < 0.5 * distance
+
+
+@pytest.mark.parametrize("method", ["mmps", "pigdm", "dps"])
+def test_the_noise_of_the_measurement_is_honoured(method):
+    """Samples explain y as well as its noise says: residuals of about sigma_y, neither 0 nor the prior's."""
+    prior, operator = smooth_prior(), Mask(torch.ones(SIZE))
+    for noise in (0.05, 0.2):
+        x0 = prior.sample(300, torch.Generator().manual_seed(7))
+        y = x0 + noise * torch.randn(x0.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(8))
+        start = 80 * torch.randn(x0.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(9))
+        guided = PosteriorGuidance(prior, operator, y, noise, method, sigma_data=0.5)
+        residual = (sample_adams(guided, start, asinh_sigmas(25)) - y).std()
+        assert 0.7 * noise < residual < 1.4 * noise
+
+
+def test_gradients_pass_through_guidance():
+    """The likelihood of a posterior, whose guidance takes gradients itself, is the closed form's."""
+    prior, operator = smooth_prior(), Downsample((4,))
+    y = operator(prior.sample(1, torch.Generator().manual_seed(1)))
+    guided = PosteriorGuidance(prior, operator, y, 0.2, "mmps", iterations=15)
+    exact = posterior(prior, operator, y, 0.2)
+    points = exact.sample(3, torch.Generator().manual_seed(2))
+    nats, _ = log_likelihood(guided, points, log_uniform_sigmas(40, 1e-3, 200.0))
+    torch.testing.assert_close(nats, exact.log_prob(points), rtol=0, atol=0.02)
+
+
+def test_inpainting_keeps_what_is_known_and_conditions_the_rest():
+    prior = smooth_prior()
+    truth = prior.sample(1, torch.Generator().manual_seed(1))
+    known = torch.arange(SIZE) < 5
+    wrapped = Inpaint(prior, known, truth)
+    exact = posterior(prior, Mask(known), truth * known, 1e-3)
+    x = 80 * torch.randn(600, 1, SIZE, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    samples = sample_repaint(wrapped, x, karras_sigmas(60), generator=torch.Generator().manual_seed(3), repeats=10)
+    torch.testing.assert_close(samples[..., :5], truth[..., :5].expand(600, 1, 5), rtol=1e-9, atol=1e-9)
+    # the mean of the unknown part is the conditional one to within replacement's bias
+    assert (samples.mean(0).flatten() - exact.means[0])[5:].abs().max() < 0.1
+    once = sample_repaint(wrapped, x, karras_sigmas(60), generator=torch.Generator().manual_seed(3), repeats=1)
+    bias = [(s.mean(0).flatten() - exact.means[0])[5:].abs().max() for s in (samples, once)]
+    assert bias[0] < bias[1]
+
+
+def test_impossible_posteriors_are_refused():
+    with pytest.raises(ValueError, match="'mmps', 'pigdm' or 'dps'"):
+        PosteriorGuidance(nn.Identity(), OPERATORS["mask"], torch.zeros(1, 1, SIZE), 0.1, "magic")
+    with pytest.raises(ValueError, match="noise_std"):
+        PosteriorGuidance(nn.Identity(), OPERATORS["mask"], torch.zeros(1, 1, SIZE), 0.0)
