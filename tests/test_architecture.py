@@ -13,7 +13,7 @@ LEVELS = {
     **dict.fromkeys(["sde", "operators", "networks", "transforms", "data", "gallery"], 0),
     "denoiser": 1,
     **dict.fromkeys(["losses", "sampling", "likelihood", "guidance", "tiling"], 2),
-    **dict.fromkeys(["engines", "handlers", "metrics", "planning", "command_line"], 3),
+    **dict.fromkeys(["engines", "handlers", "metrics", "planning", "command_line", "interrupts"], 3),
     "__main__": 4,
     "__init__": 4,
 }

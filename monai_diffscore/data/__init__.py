@@ -1,5 +1,7 @@
 """Where data comes from: files, patches of them, and samples that come inside packages."""
 
+from monai_diffscore.data.cache import cached_dataset
+from monai_diffscore.data.loader import ResumableLoader
 from monai_diffscore.data.patches import (
     GridPatchesd,
     HeldOutSlabd,
@@ -18,6 +20,8 @@ __all__ = [
     "GridPatchesd",
     "HeldOutSlabd",
     "LoadVolumed",
+    "ResumableLoader",
+    "cached_dataset",
     "list_volumes",
     "load_statistics",
     "measure_statistics",
