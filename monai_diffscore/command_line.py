@@ -86,7 +86,7 @@ def executed_configuration(arguments: list[str] | None = None) -> dict[str, Any]
     parser.read_config(f=[files] if isinstance(files, str) and "," not in files else files)
     own = set(inspect.signature(monai_run).parameters)
     parser.update(pairs={name: value for name, value in flags.items() if name not in own})
-    return dict(parser.get())
+    return {name: value for name, value in parser.get().items() if name != "_meta_"}
 
 
 def _arguments_of_run() -> list[str]:

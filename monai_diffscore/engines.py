@@ -29,7 +29,8 @@ from ignite.engine import EventEnum, Events
 from monai.engines import PrepareBatch, SupervisedTrainer
 from monai.inferers import Inferer
 from monai.utils import convert_to_dst_type, convert_to_tensor
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from monai_diffscore.data.loader import scattered_seed
@@ -120,6 +121,8 @@ class ScoreTrainer(SupervisedTrainer):
         kwargs["loss_function"] = loss_function or _first
         self.seed = seed
         self.stop_requests = StopRequests()
+        if isinstance(kwargs.get("network"), DistributedDataParallel):
+            average_other_gradients(kwargs["optimizer"], kwargs["network"])
         super().__init__(*args, **kwargs)
         self.add_event_handler(Events.EPOCH_STARTED, _place_loader)
         self.add_event_handler(Events.ITERATION_STARTED, _seed_iteration)
@@ -150,8 +153,8 @@ class ScoreTrainer(SupervisedTrainer):
             self.stop_reason = error
             try:
                 self.fire_event(TrainingEvents.INTERRUPTED)
-                if self.stopped_on_request:
-                    self.stop_requests.wait_for_all()  # a rank that leaves early may take the others with it
+                if isinstance(error, Requeue):
+                    self.stop_requests.leave_together()  # a rank that leaves early takes the others with it
             except Exception:
                 logger.exception("a handler failed while the training was being stopped")
             raise
@@ -199,6 +202,24 @@ def _stop_if_asked(engine: ScoreTrainer) -> None:
         return
     engine.stopped_on_request = True
     raise KeyboardInterrupt if stop == Stop.INTERRUPT else Requeue
+
+
+def average_other_gradients(optimizer: torch.optim.Optimizer, network: DistributedDataParallel) -> None:
+    """Before each step, averages over the ranks the gradients of what ``optimizer`` trains beside ``network``.
+
+    DistributedDataParallel does so for its own parameters; a loss may have some too.
+    """
+    own = set(map(id, network.parameters()))
+    others = [p for group in optimizer.param_groups for p in group["params"] if id(p) not in own]
+
+    def average(*_arguments: Any) -> None:
+        for parameter in others:
+            if parameter.grad is not None:
+                distributed.all_reduce(parameter.grad)
+                parameter.grad /= distributed.get_world_size()
+
+    if others:
+        optimizer.register_step_pre_hook(average)
 
 
 def file_names(batch: Any) -> list[str]:

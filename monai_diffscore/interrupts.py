@@ -88,10 +88,17 @@ class StopRequests:
         distributed.all_reduce(highest, distributed.ReduceOp.MAX, group=self._group)
         return Stop(int(highest))
 
-    def wait_for_all(self) -> None:
-        """Returns when every rank has come here; a collective call."""
+    def leave_together(self) -> None:
+        """Returns when every rank has come here; a collective call.
+
+        From then on the program is ending, and the scheduler's signals are ignored: srun sends them when the first
+        rank has left, and Python, about to end, would die of them instead of leaving with its exit code.
+        """
         if self._group is not None:
             distributed.barrier(group=self._group)
+        if self.asked != Stop.NONE and threading.current_thread() is threading.main_thread():
+            for number in REQUEUE_SIGNALS:
+                signal.signal(number, signal.SIG_IGN)
 
 
 def _several_ranks() -> bool:

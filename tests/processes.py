@@ -100,7 +100,7 @@ def start(*arguments: Any, world_size: int = 1, **keywords: Any) -> list[Any]:
     return processes
 
 
-def exit_codes(processes: list[Any], timeout: float = 240.0) -> list[int]:
+def exit_codes(processes: list[Any], timeout: float = 600.0) -> list[int]:
     """Waits for the processes; a negative code is the signal that ended one."""
     for process in processes:
         process.join(timeout)

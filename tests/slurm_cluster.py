@@ -166,13 +166,13 @@ PartitionName=high Nodes={host} MaxTime=60 PriorityTier=10 PreemptMode=OFF
         """What Slurm says of a job: JobState, Restarts, ExitCode, ..."""
         return dict(re.findall(r"(\w+)=(\S*)", self.command("scontrol", "show", "job", str(number))))
 
-    def wait_for(self, condition, what: str, seconds: float = 180) -> None:
+    def wait_for(self, condition, what: str, seconds: float = 400) -> None:
         deadline = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < deadline, f"no {what} within {seconds:g} s"
             time.sleep(0.2)
 
-    def wait_for_end(self, number: int | str, seconds: float = 240) -> dict[str, str]:
+    def wait_for_end(self, number: int | str, seconds: float = 600) -> dict[str, str]:
         ended = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
         self.wait_for(lambda: self.job(number)["JobState"] in ended, f"end of job {number}", seconds)
         return self.job(number)

@@ -93,9 +93,12 @@ class ValidationLog:
             return
         numbers = {name: float(value) for name, value in sorted(evaluator.state.metrics.items())}
         where = {} if trainer is None else {"iteration": trainer.state.iteration}
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a") as file:
-            file.write(json.dumps(where | numbers) + "\n")
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a") as file:
+                file.write(json.dumps(where | numbers) + "\n")
+        except OSError as error:  # a full disk; the numbers are in the log and in the record
+            logger.error(f"{self.path}: {error}")
         label = f"iteration {trainer.state.iteration}: " if trainer is not None else ""
         logger.info(f"{label}held-out " + ", ".join(f"{name} {value:.4g}" for name, value in numbers.items()))
 

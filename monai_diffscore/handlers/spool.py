@@ -9,6 +9,7 @@ a metric by name, value, time and step.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import logging
@@ -47,6 +48,8 @@ class Spool:
         Args:
             entries: one for each line.
             to_disk: wait until they would survive a power cut.
+        Raises:
+            OSError: if the disk is full; then none is added.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         handle = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
@@ -54,7 +57,10 @@ class Spool:
             size = os.fstat(handle).st_size
             torn = size > 0 and os.pread(handle, 1, size - 1) != b"\n"
             text = ("\n" if torn else "") + "".join(json.dumps(dict(entry)) + "\n" for entry in entries)
-            os.write(handle, text.encode())
+            content = text.encode()
+            if os.write(handle, content) < len(content):
+                os.ftruncate(handle, size)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             if to_disk:
                 os.fsync(handle)
         finally:
@@ -140,7 +146,7 @@ class Delivery:
 
     def _connect(self, lines: list[tuple[dict[str, Any], int]]) -> None:
         # a server that hangs must not hold up the end of a training for MLflow's default of minutes
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
         with database_lock(self.uri):
             client = MlflowClient(self.uri)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import platform
 import resource
@@ -30,6 +31,7 @@ from monai_diffscore.engines import ScoreTrainer, TrainingEvents
 from monai_diffscore.handlers.ema import PowerEMA
 from monai_diffscore.handlers.spool import Courier, Spool
 
+logger = logging.getLogger(__name__)
 _SCHEMES = ("sqlite:", "http:", "https:", "postgresql", "mysql", "mssql", "databricks")
 
 
@@ -96,6 +98,7 @@ class Tracking:
         self._courier: Courier | None = None
         self._losses: list[tuple[int, int, Tensor]] = []
         self._early: list[list[Any]] = []  # numbers from before the record is opened, such as a first validation
+        self._waiting: list[Mapping[str, Any]] = []  # what a full disk did not take
         self._recorded: dict[str, int] = {}
         self._since = (time.monotonic(), 0)
 
@@ -121,16 +124,16 @@ class Tracking:
         if next(self.spool.read(), None) is None:
             name = self.run_name or f"{self.prefix}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
             run = {"experiment": self.experiment, "name": name, "key": secrets.token_hex(16), "uri": self.uri}
-            self.spool.append({"run": run | {"start": _now()}}, {"params": self._texts(engine)})
+            self._write({"run": run | {"start": _now()}}, {"params": self._texts(engine)})
             for artifact in self.artifacts:
                 if artifact.is_file():
                     self.log_artifact(artifact)
         else:
-            self.spool.append({"status": "RUNNING"})
-        self.spool.append({"tags": self._circumstances()})
+            self._write({"status": "RUNNING"})
+        self._write({"tags": self._circumstances()})
         if self.configuration is not None:
             text = json.dumps(self.configuration, indent=4)
-            self.spool.append({"text": text, "file": f"configuration_{engine.state.iteration:08d}.json"})
+            self._write({"text": text, "file": f"configuration_{engine.state.iteration:08d}.json"})
         self._since = (time.monotonic(), engine.state.iteration)
         self._courier = Courier(self.spool, self.uri)
         self._courier.start()
@@ -196,12 +199,22 @@ class Tracking:
         new = [row for row in rows if row[3] > self._recorded.get(row[0], -1)]
         if new:
             self._recorded.update({row[0]: row[3] for row in new})
-            self.spool.append({"metrics": new}, to_disk=to_disk)
+            self._write({"metrics": new}, to_disk=to_disk)
+
+    def _write(self, *entries: Mapping[str, Any], to_disk: bool = False) -> None:
+        """Appends to the record; on a full disk what should be there waits in memory for the next time."""
+        self._waiting += entries
+        try:
+            self.spool.append(*self._waiting, to_disk=to_disk)
+        except OSError as error:
+            logger.error(f"{self.spool.path}: {error}; {len(self._waiting)} lines wait in memory")
+        else:
+            self._waiting.clear()
 
     def log_artifact(self, path: str | Path, folder: str | None = None) -> None:
         """Stores a file with the run; it must stay where it is until it is delivered."""
         if idist.get_rank() == 0:
-            self.spool.append({"artifact": str(Path(path).absolute()), "folder": folder})
+            self._write({"artifact": str(Path(path).absolute()), "folder": folder})
 
     def close(self, engine: Engine, status: str = "FINISHED", patience: float | None = None) -> None:
         """Ends the record, and waits a little for its delivery."""
@@ -210,7 +223,7 @@ class Tracking:
             for result in self.results:
                 if result.is_file():
                     self.log_artifact(result, "model")
-        self.spool.append({"status": status, "time": _now()}, to_disk=True)
+        self._write({"status": status, "time": _now()}, to_disk=True)
         if self._courier is not None:
             self._courier.finish(self.patience if patience is None else patience)
 
