@@ -60,10 +60,6 @@ def measure(bundle: str, iterations: int, folder: Path) -> dict[str, Any]:
 
         return run
 
-    ema = workflow.parser.get_parsed_content("ema")
-    tracking = workflow.parser.get_parsed_content("tracking")
-    ema.update = timed("ema", ema.update)
-    tracking.record_iteration = timed("tracking", tracking.record_iteration)
     workflow.initialize()
     trainer = workflow.parser.get_parsed_content("train#trainer")
     checkpoint = next(
@@ -72,11 +68,15 @@ def measure(bundle: str, iterations: int, folder: Path) -> dict[str, Any]:
         if type(getattr(handler, "__self__", None)).__name__ == "ResumableCheckpoint"
     )
     save_every = checkpoint.save_every
+    handlers = trainer._event_handlers[Events.ITERATION_COMPLETED]
+    for place, (handler, *rest) in enumerate(handlers):
+        name = {"PowerEMA": "ema", "Tracking": "tracking"}.get(type(getattr(handler, "__self__", None)).__name__)
+        if name is not None:
+            handlers[place] = (timed(name, handler), *rest)
     trainer._process_function = timed("step", trainer._process_function)
     trainer.add_event_handler(Events.ITERATION_COMPLETED(once=iterations), lambda engine: engine.terminate())
     for at in (iterations // 3, 2 * iterations // 3):
         trainer.add_event_handler(Events.ITERATION_COMPLETED(once=at), timed("checkpoint", checkpoint.save))
-    tracking.patience = 1.0
     trainer.run()
     step = statistics.median(times["step"][3:])
     each = {

@@ -52,12 +52,8 @@ class Server:
 
     def __init__(self, folder: Path, port: int) -> None:
         self.uri = f"http://127.0.0.1:{port}"
-        where = [
-            "--backend-store-uri",
-            f"sqlite:///{folder}/server.db",
-            "--artifacts-destination",
-            f"{folder}/artifacts",
-        ]
+        where = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+        where += ["--backend-store-uri", f"sqlite:///{folder}/server.db", "--artifacts-destination", f"{folder}/files"]
         self.process = subprocess.Popen(
             [sys.executable, "-m", "mlflow", "server", *where],
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
