@@ -223,6 +223,7 @@ def test_a_training_killed_and_continued_is_one_run_without_repetition(tmp_path)
     assert "samples/samples_00000030.png" in names
 
 
+@pytest.mark.slow
 def test_a_nan_ends_the_run_as_failed_with_sigma_files_and_step(tmp_path, write_volume):
     """A network that diverges on a real file: the message names everything, and the run is FAILED."""
     from test_bundles import workflow
