@@ -18,10 +18,8 @@ inferer                        inputs                                      ``eng
 from __future__ import annotations
 
 import logging
-import signal
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import random
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -31,11 +29,14 @@ from ignite.engine import EventEnum, Events
 from monai.engines import PrepareBatch, SupervisedTrainer
 from monai.inferers import Inferer
 from monai.utils import convert_to_dst_type, convert_to_tensor
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
+from monai_diffscore.data.loader import scattered_seed
 from monai_diffscore.data.problems import DataError
 from monai_diffscore.denoiser import noise_like, per_sample
+from monai_diffscore.interrupts import Requeue, Stop, StopRequests, first_interrupt
 from monai_diffscore.likelihood import log_likelihood
 from monai_diffscore.losses import DenoisingLoss
 from monai_diffscore.sampling import Step, asinh_sigmas, sample_adams
@@ -82,30 +83,49 @@ class PrepareScoreBatch(PrepareBatch):
 
 
 class TrainingEvents(EventEnum):
-    """INTERRUPTED fires once when an exception or Ctrl-C ends a training, before it goes on to the caller."""
+    """What a training tells its handlers beside Ignite's events.
+
+    INTERRUPTED fires once when an exception, a signal or Ctrl-C ends a training, before it goes on to the caller.
+    SAVING fires before a checkpoint is written, for records that must not fall behind it.
+    """
 
     INTERRUPTED = "interrupted"
+    SAVING = "saving"
 
 
 class ScoreTrainer(SupervisedTrainer):
-    """MONAI's trainer with the objective in its inferer slot, and an event for handlers that close files and runs.
+    """MONAI's trainer with the objective in its inferer slot, exactly repeatable, and stopped between iterations.
 
     Takes the arguments of ``SupervisedTrainer``; ``inferer`` is a :class:`LossInferer`. ``loss_function`` is
     not needed: the inferer returns the loss already.
+
+    The random numbers of an iteration (noise, dropout) are a function of (seed, rank, iteration), and those of a
+    :class:`~monai_diffscore.data.ResumableLoader` of (seed, epoch, index): a training that is continued repeats the one
+    that was not interrupted, whatever ran in between.
+
+    Args:
+        seed: of the random numbers of the iterations.
     """
 
     #: the exception that ended the training, for handlers of the INTERRUPTED event
     stop_reason: BaseException | None = None
-    #: whether it ended between two iterations, on request: then weights, optimizer and averages belong together
+    #: whether it ended between two steps, on request: then weights, optimizer and averages belong together
     stopped_on_request = False
-    _stop_asked = False
 
-    def __init__(self, *args: Any, loss_function: Callable[..., Tensor] | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, loss_function: Callable[..., Tensor] | None = None, seed: int = 0, **kwargs: Any
+    ) -> None:
         kwargs.setdefault("prepare_batch", PrepareScoreBatch())
         kwargs.setdefault("decollate", False)  # the loss has no images to take apart
         kwargs["event_names"] = [*(kwargs.get("event_names") or []), TrainingEvents]
         kwargs["loss_function"] = loss_function or _first
+        self.seed = seed
+        self.stop_requests = StopRequests()
+        if isinstance(kwargs.get("network"), DistributedDataParallel):
+            average_other_gradients(kwargs["optimizer"], kwargs["network"])
         super().__init__(*args, **kwargs)
+        self.add_event_handler(Events.EPOCH_STARTED, _place_loader)
+        self.add_event_handler(Events.ITERATION_STARTED, _seed_iteration)
         # the last handler of an iteration: EMA, scheduler and records are up to date when it stops
         self.add_event_handler(Events.ITERATION_COMPLETED, _stop_if_asked)
 
@@ -114,7 +134,9 @@ class ScoreTrainer(SupervisedTrainer):
 
         Raises:
             DataError: if there is not one whole batch.
-            KeyboardInterrupt: after Ctrl-C, at the end of the iteration; at once after a second one.
+            FloatingPointError: if loss or gradients are not finite; names the iteration and the files of the batch.
+            KeyboardInterrupt: after Ctrl-C, at the end of the step; at once after a second one.
+            Requeue: after SIGTERM or SIGUSR1, at the end of the step.
         """
         if self.state.epoch_length == 0:
             raise DataError(
@@ -123,53 +145,90 @@ class ScoreTrainer(SupervisedTrainer):
                 got="none",
                 remedy="Add data, or lower batch_size.",
             )
-        self._stop_asked = self.stopped_on_request = False
+        self.stopped_on_request = False
         try:
-            # so that weights, optimizer and averages belong together
-            with first_interrupt(self._ask_to_stop, "stopping after this iteration"):
-                super().run()
+            with self.stop_requests.listening():
+                self._run_naming_the_batch()
         except BaseException as error:
             self.stop_reason = error
             try:
                 self.fire_event(TrainingEvents.INTERRUPTED)
+                if isinstance(error, Requeue):
+                    self.stop_requests.leave_together()  # a rank that leaves early takes the others with it
             except Exception:
                 logger.exception("a handler failed while the training was being stopped")
             raise
 
-    def _ask_to_stop(self) -> None:
-        self._stop_asked = True
+    def _run_naming_the_batch(self) -> None:
+        try:
+            super().run()
+        except FloatingPointError as error:
+            files = file_names(self.state.batch)
+            names = f", files {', '.join(files)}" if files else ""
+            raise FloatingPointError(f"{error} (iteration {self.state.iteration}{names})") from error
+
+    @property
+    def at_whole_step(self) -> bool:
+        """Whether the iteration just done ended with a step of the optimizer: no gradients are left accumulated."""
+        within = (self.state.iteration - 1) % (self.state.epoch_length or 1) + 1
+        return within % self.accumulation_steps == 0 or within == self.state.epoch_length
 
 
-@contextmanager
-def first_interrupt(ask: Callable[[], None], message: str) -> Iterator[None]:
-    """Ctrl-C calls ``ask`` and logs the message the first time, and raises ``KeyboardInterrupt`` the second time.
+def _place_loader(engine: ScoreTrainer) -> None:
+    loader = engine.state.dataloader
+    done = engine.state.iteration - (engine.state.epoch - 1) * engine.state.epoch_length
+    if hasattr(loader, "start_at"):
+        loader.start_at(engine.state.epoch, done)
+    elif done:
+        logger.warning(
+            f"a {type(loader).__name__} cannot continue within an epoch: the data of this one is drawn anew. "
+            "Use monai_diffscore.data.ResumableLoader to continue exactly."
+        )
 
-    Signals reach the main thread alone: in another one nothing changes.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    asked = False
 
-    def handle(_number: int, _frame: object) -> None:
-        nonlocal asked
-        if asked:
-            raise KeyboardInterrupt
-        asked = True
-        logger.warning(f"{message}; Ctrl-C again stops at once")
-        ask()
-
-    previous = signal.signal(signal.SIGINT, handle)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, previous)
+def _seed_iteration(engine: ScoreTrainer) -> None:
+    seed = scattered_seed(engine.seed, 2 + engine.state.rank, engine.state.iteration)
+    torch.manual_seed(seed)
+    np.random.seed(seed)  # noqa: NPY002  # a loss of one's own may draw from the global generators
+    random.seed(seed)
 
 
 def _stop_if_asked(engine: ScoreTrainer) -> None:
-    if engine._stop_asked:
-        engine.stopped_on_request = True
-        raise KeyboardInterrupt
+    stop = engine.stop_requests.agreed()
+    if stop == Stop.NONE or not engine.at_whole_step:
+        return
+    if stop == Stop.TIME_LIMIT:
+        engine.terminate()
+        return
+    engine.stopped_on_request = True
+    raise KeyboardInterrupt if stop == Stop.INTERRUPT else Requeue
+
+
+def average_other_gradients(optimizer: torch.optim.Optimizer, network: DistributedDataParallel) -> None:
+    """Before each step, averages over the ranks the gradients of what ``optimizer`` trains beside ``network``.
+
+    DistributedDataParallel does so for its own parameters; a loss may have some too.
+    """
+    own = set(map(id, network.parameters()))
+    others = [p for group in optimizer.param_groups for p in group["params"] if id(p) not in own]
+
+    def average(*_arguments: Any) -> None:
+        for parameter in others:
+            if parameter.grad is not None:
+                distributed.all_reduce(parameter.grad)
+                parameter.grad /= distributed.get_world_size()
+
+    if others:
+        optimizer.register_step_pre_hook(average)
+
+
+def file_names(batch: Any) -> list[str]:
+    """Names of the files that the images of a batch were read from, as far as their metadata has them."""
+    names: list[str] = []
+    for value in batch.values() if isinstance(batch, Mapping) else ():
+        found = getattr(value, "meta", {}).get("filename_or_obj", [])
+        names += [found] if isinstance(found, str) else map(str, found)
+    return list(dict.fromkeys(names))
 
 
 def _first(loss: Tensor, _target: Tensor) -> Tensor:

@@ -13,15 +13,55 @@ LEVELS = {
     **dict.fromkeys(["sde", "operators", "networks", "transforms", "data", "gallery"], 0),
     "denoiser": 1,
     **dict.fromkeys(["losses", "sampling", "likelihood", "guidance", "tiling", "discrete"], 2),
-    **dict.fromkeys(["engines", "handlers", "metrics", "planning", "command_line", "report", "tasks"], 3),
+    **dict.fromkeys(["engines", "handlers", "metrics", "planning", "command_line", "report", "tasks", "interrupts"], 3),
     "__main__": 4,
     "__init__": 4,
 }
 # these need torch and nothing else of ours or MONAI's to be read, tested and reused
-MATHEMATICS = set(
-    ["sde", "denoiser", "losses", "sampling", "likelihood", "guidance", "operators", "tiling", "networks", "discrete"]
-)
-ENGINE_PACKAGES = {"ignite", "mlflow"}
+MATHEMATICS = {"sde", "denoiser", "losses", "sampling", "likelihood", "guidance", "operators", "tiling"}
+MATHEMATICS |= {"networks", "discrete"}
+ENGINE_PACKAGES
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+ = {"ignite", "mlflow"}
 FORBIDDEN_NAMES = {"utils", "helpers", "base", "registry", "misc", "common"}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 each_module = pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))

@@ -197,3 +197,17 @@ def test_files_of_other_things_than_rows_are_refused(content, tmp_path):
         split_rows(tmp_path / "rows.npy")
     with pytest.raises(ValueError, match="toy distributions"):
         toy_rows("circle", 3)
+
+
+def test_preprocessed_cases_are_kept_in_memory_or_on_disk_by_size(tmp_path):
+    from monai.data import CacheDataset, PersistentDataset
+    from monai.transforms import ToTensord
+
+    from monai_diffscore.data import cached_dataset
+
+    cases = [{"image": np.full((1, 1000), index, np.float64)} for index in range(4)] * 3  # 4 cases of 8 kB
+    for memory_gb, kind in ((33e-6, CacheDataset), (31e-6, PersistentDataset), (0, PersistentDataset)):
+        made = cached_dataset(cases, [ToTensord("image")], tmp_path, memory_gb)
+        assert type(made) is kind
+        assert [float(item["image"].mean()) for item in made] == [0, 1, 2, 3] * 3
+    assert len(list(tmp_path.glob("*.pt"))) == 4

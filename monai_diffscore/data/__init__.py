@@ -1,5 +1,6 @@
 """Where data comes from: files, patches of them, and samples that come inside packages."""
 
+from monai_diffscore.data.cache import cached_dataset
 from monai_diffscore.data.dicom import (
     DicomReport,
     SaveDicomd,
@@ -10,6 +11,7 @@ from monai_diffscore.data.dicom import (
     write_dicom_series,
 )
 from monai_diffscore.data.files import file_hash
+from monai_diffscore.data.loader import ResumableLoader
 from monai_diffscore.data.patches import (
     GridPatchesd,
     HeldOutSlabd,
@@ -33,11 +35,13 @@ __all__ = [
     "HeldOutSlabd",
     "LoadVolumed",
     "PositionChannelsd",
+    "ResumableLoader",
     "SaveDicomd",
     "SaveTilesd",
     "Slide",
     "SlideTiles",
     "StrictDicomReader",
+    "cached_dataset",
     "file_hash",
     "list_slides",
     "list_volumes",

@@ -28,6 +28,7 @@ def whole_file(path: str | Path) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)  # mkstemp gives 0600
         os.replace(temporary, target)
+        _flush_folder(target.parent)  # without it a power cut may undo the renaming
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
@@ -67,3 +68,11 @@ def file_hash(path: str | Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return f"sha256:{digest.hexdigest()}"
+
+
+def _flush_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,13 +1,20 @@
 """Checkpoints that a run continues from, and the weights that inference loads.
 
 A checkpoint is written to a temporary file, flushed to the disk and renamed, so that a crash at any moment leaves
-the previous one whole. Everything in it loads with ``weights_only=True``.
+the previous one whole. Before it is loaded, the checksum of each part of it is compared; a damaged one is put aside,
+and the next older one is taken. Everything in it loads with ``weights_only=True``.
+
+A continued training equals the uninterrupted one bit for bit where the arithmetic is deterministic (on a CPU with a
+fixed number of threads): weights, optimizer, scheduler, averages, GradScaler and counters are in the file; the order
+of the data, its augmentation and the noise are functions of the seed and those counters
+(:class:`~monai_diffscore.engines.ScoreTrainer`, :class:`~monai_diffscore.data.ResumableLoader`).
 """
 
 from __future__ import annotations
 
 import logging
 import re
+import zipfile
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -27,9 +34,18 @@ logger = logging.getLogger(__name__)
 
 
 def save_atomically(content: Any, path: Path) -> None:
-    """``torch.save`` that leaves the old file or the new one at ``path``, never a part of one."""
+    """``torch.save`` that leaves the old file or the new one at ``path``, never a part of one.
+
+    Raises:
+        OSError: if the disk is full or not to be written to.
+    """
     with whole_file(path) as file:
-        torch.save(content, file)
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:  # of the zip writer, when the file did not take all
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
 
 
 def describe(value: Any) -> str:
@@ -40,11 +56,15 @@ def describe(value: Any) -> str:
 
 
 class ResumableCheckpoint:
-    """Saves a training every N iterations, at its end and on Ctrl-C, and continues the newest one at the start.
+    """Saves a training every N iterations, at its end and when it is asked to stop, and continues the newest one.
+
+    With accumulated gradients it saves at the next whole step of the optimizer. A full disk does not end a training:
+    the error is logged, older checkpoints but the newest make room, and the next save tries again.
 
     Args:
-        folder: where the checkpoints go; a run that finds some there resumes.
-        objects: name to object with ``state_dict`` and ``load_state_dict``: network, optimizer, ema, ...
+        folder: where the checkpoints go; a run that finds some there resumes. All ranks see the same folder.
+        objects: name to object with ``state_dict`` and ``load_state_dict``: network, optimizer, ema, ... A GradScaler
+            of the trainer is added as "scaler".
         weights: optional (module, path): the weights alone, for inference, written with each checkpoint.
         statistics: optional facts of the training data, written beside the weights as ``data_statistics.json``.
         settings: what must not change when a training is continued: data, formulation, learning rate, ... Values
@@ -75,10 +95,11 @@ class ResumableCheckpoint:
         self.settings = {name: describe(value) for name, value in (settings or {}).items()}
         self.save_every = save_every
         self.keep = keep
+        self._saved_at = 0
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, self.resume)
-        engine.add_event_handler(Events.ITERATION_COMPLETED(every=self.save_every), self.save)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.save_if_due)
         engine.add_event_handler(Events.COMPLETED, self.save)
         engine.add_event_handler(TrainingEvents.INTERRUPTED, self.save_if_asked_to_stop)
 
@@ -87,58 +108,81 @@ class ResumableCheckpoint:
         numbered = {f: re.fullmatch(r"iteration_(\d+)\.pt", f.name) for f in self.folder.glob("iteration_*.pt")}
         return sorted((f for f, match in numbered.items() if match), key=lambda f: int(f.stem.split("_")[1]))
 
-    def save(self, engine: Engine) -> None:
+    def save_if_due(self, engine: ScoreTrainer) -> None:
+        """Saves at the first whole step at which ``save_every`` iterations have passed."""
+        due = engine.state.iteration // self.save_every > self._saved_at // self.save_every
+        if due and engine.at_whole_step:
+            self._save_or_report(engine)
+
+    def save_if_asked_to_stop(self, engine: ScoreTrainer) -> None:
+        """Saves after a request to stop. After an error the state may be what caused it, and is not kept."""
+        if engine.stopped_on_request and self._saved_at != engine.state.iteration:
+            self._save_or_report(engine)
+
+    def save(self, engine: ScoreTrainer) -> None:
+        """Writes checkpoint and weights, on rank 0.
+
+        Raises:
+            OSError: if the disk is full or not to be written to; what was there before is still whole.
+        """
+        engine.fire_event(TrainingEvents.SAVING)
+        self._saved_at = engine.state.iteration
         if idist.get_rank() != 0:
             return
-        state = {name: value.state_dict() for name, value in self.objects.items()}
+        objects = self._objects(engine)
+        state: dict[str, Any] = {name: value.state_dict() for name, value in objects.items()}
         state["engine"] = {"iteration": engine.state.iteration, "epoch_length": engine.state.epoch_length}
         state["settings"] = self.settings
-        save_atomically(state, self.folder / f"iteration_{engine.state.iteration:08d}.pt")
+        path = self.folder / f"iteration_{engine.state.iteration:08d}.pt"
+        try:
+            save_atomically(state, path)
+        except OSError as error:
+            older = [file for file in self.files() if file != path][:-1]
+            if not older:
+                raise
+            logger.warning(f"could not save ({error}); removing {len(older)} older checkpoint(s) to make room")
+            for file in older:
+                file.unlink()
+            save_atomically(state, path)
         if self.weights is not None:
-            module, path = self.weights
-            save_atomically(module.state_dict(), Path(path))
+            module, weights_path = self.weights
+            save_atomically(module.state_dict(), Path(weights_path))
             if self.statistics is not None:
-                save_statistics(self.statistics, Path(path).with_name("data_statistics.json"))
+                save_statistics(self.statistics, Path(weights_path).with_name("data_statistics.json"))
         for old in self.files()[: -self.keep]:
             old.unlink()
 
-    def save_if_asked_to_stop(self, engine: ScoreTrainer) -> None:
-        """Saves after Ctrl-C between iterations. After an error the state may be what caused it, and is not kept."""
-        if engine.stopped_on_request:
-            try:
-                self.save(engine)
-            except OSError as error:
-                logger.error(f"could not save the last iterations: {error}")
+    def _save_or_report(self, engine: ScoreTrainer) -> None:
+        try:
+            self.save(engine)
+        except OSError as error:
+            logger.error(f"NO checkpoint at iteration {engine.state.iteration}: {error}. Free space in {self.folder}.")
 
-    def resume(self, engine: Engine) -> None:
-        """Loads the newest checkpoint, if there is one.
+    def _objects(self, engine: ScoreTrainer) -> dict[str, Any]:
+        scaler = engine.scaler  # made by MONAI's trainer where amp is on
+        return self.objects | ({} if scaler is None else {"scaler": scaler})
+
+    def resume(self, engine: ScoreTrainer) -> None:
+        """Loads the newest whole checkpoint, if there is one.
 
         Raises:
-            ValueError: if it belongs to another configuration: settings, objects, epoch length or shapes differ.
+            ValueError: if it belongs to another configuration: settings, objects, epoch length or shapes differ; or if
+                there are damaged checkpoints alone.
         """
-        files = self.files()
-        if not files:
+        newest = self._newest_whole()
+        if newest is None:
             return
-        newest = files[-1]
         state = torch.load(newest, map_location="cpu", weights_only=True)
         at, settings = state.pop("engine"), state.pop("settings")
-        changed = [
-            f"{name}: {settings.get(name)} then, {self.settings.get(name)} now"
-            for name in sorted(settings.keys() | self.settings.keys())
-            if settings.get(name) != self.settings.get(name)
-        ]
-        if changed:
-            raise ValueError(
-                f"{newest} was trained with other settings ({'; '.join(changed)}). Restore them to continue it, or use "
-                "another --output_dir to start anew."
-            )
-        if set(state) != set(self.objects) or at["epoch_length"] != engine.state.epoch_length:
+        objects = self._objects(engine)
+        self._refuse_another_training(newest, settings)
+        if set(state) != set(objects) or at["epoch_length"] != engine.state.epoch_length:
             raise ValueError(
                 f"{newest} holds {sorted(state)} with {at['epoch_length']} iterations an epoch; this run has "
-                f"{sorted(self.objects)} and {engine.state.epoch_length}. Use the same configuration and data to "
-                "continue it, or another --output_dir to start anew."
+                f"{sorted(objects)} and {engine.state.epoch_length}. Use the same configuration, data and number of "
+                "ranks to continue it, or another --output_dir to start anew."
             )
-        for name, value in self.objects.items():
+        for name, value in objects.items():
             try:
                 value.load_state_dict(state[name])
             except (RuntimeError, ValueError) as error:
@@ -146,6 +190,52 @@ class ResumableCheckpoint:
                     f"{newest} does not fit '{name}' of this configuration: {error} Restore the configuration, or use "
                     "another --output_dir to start anew."
                 ) from error
-        engine.state.iteration = at["iteration"]
+        engine.state.iteration = self._saved_at = at["iteration"]
         engine.state.epoch = at["iteration"] // at["epoch_length"]
         logger.info(f"continuing at iteration {at['iteration']} from {newest}")
+
+    def _refuse_another_training(self, file: Path, settings: Mapping[str, str]) -> None:
+        changed = [
+            f"{name}: {settings.get(name)} then, {self.settings.get(name)} now"
+            for name in sorted(settings.keys() | self.settings.keys())
+            if settings.get(name) != self.settings.get(name)
+        ]
+        if changed:
+            raise ValueError(
+                f"{file} was trained with other settings ({'; '.join(changed)}). Restore them to continue it, or use "
+                "another --output_dir to start anew."
+            )
+
+    def _newest_whole(self) -> Path | None:
+        """Chosen by rank 0 for all; damaged files are renamed on the way."""
+        name = ""
+        if idist.get_rank() == 0:
+            for file in reversed(self.files()):
+                problem = find_damage(file)
+                if problem is None:
+                    name = file.name
+                    break
+                aside = file.rename(file.with_suffix(".damaged"))
+                logger.warning(f"{file} is damaged ({problem}): put aside as {aside.name}, trying the next older one")
+        if idist.get_world_size() > 1:
+            name = str(idist.broadcast(name or "none", src=0)).replace("none", "")
+        if name:
+            return self.folder / name
+        damaged = sorted(self.folder.glob("iteration_*.damaged"))
+        if damaged:
+            raise ValueError(
+                f"Expected a whole checkpoint in {self.folder}, got damaged ones alone: "
+                f"{', '.join(file.name for file in damaged)}. Restore one from a backup under its name "
+                "iteration_<number>.pt, or use another --output_dir to start anew."
+            )
+        return None
+
+
+def find_damage(file: Path) -> str | None:
+    """What is wrong with a file that ``torch.save`` wrote, by the checksum of each part of it; None if nothing is."""
+    try:
+        with zipfile.ZipFile(file) as parts:
+            damaged = parts.testzip()
+    except (zipfile.BadZipFile, EOFError) as error:
+        return str(error)
+    return None if damaged is None else f"checksum of {damaged}"

@@ -52,11 +52,16 @@ class PowerEMA:
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.update)
 
+    @property
+    def decay(self) -> float:
+        r""":math:`\beta_t` of the last step."""
+        return (1 - 1 / self.updates) ** (self.exponent + 1)
+
     @torch.no_grad()
     def update(self, _engine: Engine | None = None) -> None:
         """One step of the average."""
         self.updates += 1
-        beta = (1 - 1 / self.updates) ** (self.exponent + 1)
+        beta = self.decay
         averaged, current = self.network.state_dict(), self.source.state_dict()
         floating = [name for name, value in averaged.items() if value.is_floating_point()]
         torch._foreach_lerp_([averaged[name] for name in floating], [current[name] for name in floating], 1 - beta)

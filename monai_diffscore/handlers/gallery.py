@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from monai_diffscore.data.files import whole_file
 from monai_diffscore.engines import SamplingInferer
 from monai_diffscore.gallery import save_gallery
 from monai_diffscore.handlers.tracking import Tracking
+
+logger = logging.getLogger(__name__)
 
 
 class SampleGallery:
@@ -72,9 +75,12 @@ class SampleGallery:
         samples = self.inferer(torch.empty(self.count, *self.shape, device=self.device), self.network, **self.condition)
         self.network.train(training)
         iteration = engine.state.iteration
-        path = save_gallery(
-            samples, self.folder / f"samples_{iteration:08d}.png", f"samples after {iteration} iterations"
-        )
+        path = self.folder / f"samples_{iteration:08d}.png"
+        try:
+            save_gallery(samples, path, f"samples after {iteration} iterations")
+        except OSError as error:  # a full disk must not end a training for a picture
+            logger.error(f"{path}: {error}")
+            return
         if self.tracking is not None:
             self.tracking.log_artifact(path, "samples")
 

@@ -8,10 +8,12 @@ import time
 from pathlib import Path
 
 import ignite.distributed as idist
+import torch
 from ignite.engine import Engine, Events
 from tqdm import tqdm
 
-from monai_diffscore.engines import TrainingEvents
+from monai_diffscore.engines import ScoreTrainer, TrainingEvents
+from monai_diffscore.interrupts import Stop
 
 logger = logging.getLogger(__name__)
 
@@ -21,12 +23,15 @@ class Progress:
 
     Args:
         smoothing: weight of the past in the running loss.
+        seconds_between: least time between two changes of the bar.
     """
 
-    def __init__(self, smoothing: float = 0.95) -> None:
+    def __init__(self, smoothing: float = 0.95, seconds_between: float = 0.5) -> None:
         self.smoothing = smoothing
+        self.seconds_between = seconds_between
+        self._shown = 0.0
         self._bar: tqdm | None = None
-        self._loss: float | None = None
+        self._loss: torch.Tensor | None = None
 
     def attach(self, engine: Engine) -> None:
         if idist.get_rank() == 0:
@@ -40,14 +45,18 @@ class Progress:
         self._bar = tqdm(total=total, initial=engine.state.iteration, desc="training", dynamic_ncols=True)
 
     def advance(self, engine: Engine) -> None:
-        loss = engine.state.output["loss"].item()  # type: ignore[index]
-        self._loss = loss if self._loss is None else self.smoothing * self._loss + (1 - self.smoothing) * loss
-        if self._bar is not None:
-            self._bar.set_postfix(epoch=engine.state.epoch, loss=f"{self._loss:.4f}", refresh=False)
+        loss = engine.state.output["loss"].detach()  # type: ignore[index]
+        self._loss = loss if self._loss is None else torch.lerp(loss, self._loss, self.smoothing)
+        now = time.monotonic()
+        if self._bar is not None and now - self._shown > self.seconds_between:
+            self._shown = now
+            # reading the number waits for the device, hence not at each iteration
+            self._bar.set_postfix(epoch=engine.state.epoch, loss=f"{float(self._loss):.4f}", refresh=False)
             self._bar.update(engine.state.iteration - self._bar.n)
 
-    def close(self, _engine: Engine) -> None:
+    def close(self, engine: Engine) -> None:
         if self._bar is not None:
+            self._bar.update(engine.state.iteration - self._bar.n)
             self._bar.close()
 
 
@@ -84,9 +93,12 @@ class ValidationLog:
             return
         numbers = {name: float(value) for name, value in sorted(evaluator.state.metrics.items())}
         where = {} if trainer is None else {"iteration": trainer.state.iteration}
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a") as file:
-            file.write(json.dumps(where | numbers) + "\n")
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a") as file:
+                file.write(json.dumps(where | numbers) + "\n")
+        except OSError as error:  # a full disk; the numbers are in the log and in the record
+            logger.error(f"{self.path}: {error}")
         label = f"iteration {trainer.state.iteration}: " if trainer is not None else ""
         logger.info(f"{label}held-out " + ", ".join(f"{name} {value:.4g}" for name, value in numbers.items()))
 
@@ -112,10 +124,8 @@ class TimeLimit:
     def start(self, _engine: Engine) -> None:
         self._start = time.monotonic()
 
-    def check(self, engine: Engine) -> None:
+    def check(self, engine: ScoreTrainer) -> None:
         assert self.seconds is not None
-        # all ranks stop at the same iteration, when the first has run out of time
-        expired = float(time.monotonic() - self._start > self.seconds)
-        if idist.all_reduce(expired, op="MAX") > 0:
+        if time.monotonic() - self._start > self.seconds and engine.stop_requests.asked == Stop.NONE:
             logger.info(f"time limit of {self.seconds:g} s reached at iteration {engine.state.iteration}")
-            engine.terminate()
+            engine.stop_requests.ask(Stop.TIME_LIMIT)  # all ranks stop at the same iteration

@@ -1,15 +1,19 @@
 """The record of a training in MLflow.
 
-One MLflow run for each output folder, found again by its id when the training is continued, and closed: FINISHED,
-FAILED after an error, KILLED after Ctrl-C. Metrics are written in batches every N iterations, because each write to
-the database costs tens of milliseconds. A write that fails is reported and tried again with the next: the record never
-ends a training.
+One MLflow run for each output folder, continued when the training is, and closed: FINISHED, FAILED after an error,
+KILLED after Ctrl-C or a scheduler's signal (and RUNNING again when it continues). The training thread only appends to
+a file, once every N iterations, and reads numbers from the device as seldom;
+:mod:`~monai_diffscore.handlers.spool` delivers them. No state of the tracker ever ends a training or makes it wait.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
+import os
+import platform
+import resource
 import secrets
 import subprocess
 import time
@@ -20,29 +24,39 @@ from typing import Any
 import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
-from mlflow.entities import Metric, Param
-from mlflow.tracking import MlflowClient
+from torch import Tensor
 
+from monai_diffscore.data import spread
 from monai_diffscore.engines import ScoreTrainer, TrainingEvents
+from monai_diffscore.handlers.ema import PowerEMA
+from monai_diffscore.handlers.spool import Courier, Spool
 
 logger = logging.getLogger(__name__)
+_SCHEMES = ("sqlite:", "http:", "https:", "postgresql", "mysql", "mssql", "databricks")
 
 
 class Tracking:
-    """Logs parameters, loss, learning rate, throughput, validation metrics and artifacts of a training.
+    """Logs parameters, loss, learning rate, throughput, memory, validation metrics and artifacts of a training.
 
     Args:
         uri: MLflow tracking URI, such as ``sqlite:////path/mlruns.db`` or ``http://host:5000``.
-        folder: the training's output folder. Its file ``mlflow_run.json`` keeps the id of the run, so that a continued
-            training continues the run; an experiment made in a local database has its artifacts here.
+        folder: the training's output folder, with the record (``tracking.jsonl``) and its place at the tracker
+            (``mlflow_run.json``); an experiment made in a local database has its artifacts here.
         run_name: of a new run; None makes a unique one from ``prefix``.
         prefix: first part of a name made here.
         experiment: name of the experiment.
         parameters: flat hyperparameters.
-        artifacts: files to log at the start, such as the configuration.
+        artifacts: files to log at the start, such as the model card; those that do not exist are left out.
+        results: files to log at the end, such as the weights.
+        configuration: the configuration as executed, logged as JSON.
         validator: the evaluator whose metrics are logged.
         network: counted for ``parameter_count``.
-        every: iterations between writes.
+        ema: whose decay is logged.
+        every: iterations between writes to the record.
+        patience: seconds without progress that the end of a training waits for the tracker; 5 at most where a
+            scheduler is about to take the node away.
+    Raises:
+        ValueError: for a URI of a kind that MLflow does not take.
     """
 
     def __init__(
@@ -54,138 +68,211 @@ class Tracking:
         experiment: str = "monai_diffscore",
         parameters: Mapping[str, Any] | None = None,
         artifacts: Sequence[str | Path] = (),
+        results: Sequence[str | Path] = (),
+        configuration: Mapping[str, Any] | None = None,
         validator: Engine | None = None,
         network: torch.nn.Module | None = None,
+        ema: PowerEMA | None = None,
         every: int = 20,
+        patience: float = 60.0,
     ) -> None:
+        if not uri.startswith(_SCHEMES):
+            raise ValueError(
+                f"Expected a tracking URI that begins with one of {_SCHEMES}, got {uri!r}. A file is sqlite:///PATH; "
+                "MLflow takes no folders any more."
+            )
         self.uri = uri
-        self.folder = Path(folder).absolute()
+        self.spool = Spool(folder)
         self.run_name = run_name
         self.prefix = prefix
         self.experiment = experiment
         self.parameters = dict(parameters or {})
         self.artifacts = [Path(artifact) for artifact in artifacts]
+        self.results = [Path(result) for result in results]
+        self.configuration = configuration
         self.validator = validator
         self.network = network
+        self.ema = ema
         self.every = every
-        self.run_id: str | None = None
-        self._client: MlflowClient | None = None
-        self._pending: list[Metric] = []
-        self._since = time.monotonic()
+        self.patience = patience
+        self._courier: Courier | None = None
+        self._losses: list[tuple[int, int, Tensor]] = []
+        self._early: list[list[Any]] = []  # numbers from before the record is opened, such as a first validation
+        self._waiting: list[Mapping[str, Any]] = []  # what a full disk did not take
+        self._recorded: dict[str, int] = {}
+        self._since = (time.monotonic(), 0)
+
+    @property
+    def run_id(self) -> str | None:
+        """Id of the MLflow run, once the tracker has given one."""
+        return None if self._courier is None else self._courier.run_id
 
     def attach(self, engine: Engine) -> None:
         if idist.get_rank() != 0:
             return
         engine.add_event_handler(Events.STARTED, self.open)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.record_iteration)
+        engine.add_event_handler(TrainingEvents.SAVING, self.record_checkpoint)
         engine.add_event_handler(Events.COMPLETED, self.close, "FINISHED")
         engine.add_event_handler(TrainingEvents.INTERRUPTED, self.close_interrupted)
         if self.validator is not None:
             self.validator.add_event_handler(Events.COMPLETED, self.record_validation, engine)
 
-    def open(self, _engine: Engine | None = None) -> None:
-        """Continues or starts the run, and logs parameters and artifacts.
-
-        Raises:
-            MlflowException: if there is no database or server at ``uri``: better now than after a week.
-        """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._client = MlflowClient(self.uri)
-        self._since = time.monotonic()
-        self.run_id = self._continued_run()
-        if self.run_id is None:
-            self.run_id = self._new_run()
-            self._log_parameters()
-        for artifact in self.artifacts:
-            self.log_artifact(artifact)
-        logger.info(f"MLflow run {self.run_id} at {self.uri}")
-
-    def _continued_run(self) -> str | None:
-        assert self._client is not None
-        file = self.folder / "mlflow_run.json"
-        kept = json.loads(file.read_text()) if file.is_file() else {}
-        if kept.get("uri") != self.uri:
-            return None
-        run_id: str = kept["run_id"]
-        self._client.update_run(run_id, status="RUNNING")
-        return run_id
-
-    def _new_run(self) -> str:
-        assert self._client is not None
-        experiment = self._client.get_experiment_by_name(self.experiment)
-        if experiment is None:
-            # a server decides for itself where artifacts go
-            location = (self.folder / "mlartifacts").as_uri() if self.uri.startswith("sqlite:") else None
-            experiment_id = self._client.create_experiment(self.experiment, artifact_location=location)
+    def open(self, engine: Engine) -> None:
+        """Continues or starts the record, and lets the delivery begin."""
+        self._recorded = self.spool.last_steps()
+        if next(self.spool.read(), None) is None:
+            name = self.run_name or f"{self.prefix}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
+            run = {"experiment": self.experiment, "name": name, "key": secrets.token_hex(16), "uri": self.uri}
+            self._write({"run": run | {"start": _now()}}, {"params": self._texts(engine)})
+            for artifact in self.artifacts:
+                if artifact.is_file():
+                    self.log_artifact(artifact)
         else:
-            experiment_id = experiment.experiment_id
-        name = self.run_name or f"{self.prefix}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
-        run_id: str = self._client.create_run(experiment_id, run_name=name).info.run_id
-        (self.folder / "mlflow_run.json").write_text(json.dumps({"uri": self.uri, "run_id": run_id}) + "\n")
-        return run_id
+            self._write({"status": "RUNNING"})
+        self._write({"tags": self._circumstances()})
+        if self.configuration is not None:
+            text = json.dumps(self.configuration, indent=4)
+            self._write({"text": text, "file": f"configuration_{engine.state.iteration:08d}.json"})
+        self._since = (time.monotonic(), engine.state.iteration)
+        self._courier = Courier(self.spool, self.uri)
+        self._courier.start()
+        early, self._early = self._early, []
+        self._append(early)
+
+    def _texts(self, engine: Engine) -> dict[str, str]:
+        numbers: dict[str, Any] = dict(self.parameters)
+        if self.network is not None:
+            numbers["parameter_count"] = sum(p.numel() for p in self.network.parameters())
+        numbers["git_commit"] = _git_commit()
+        numbers["data_fingerprint"] = fingerprint(getattr(engine, "data_loader", None))
+        return {name: str(value)[:500] for name, value in numbers.items() if value is not None}
+
+    def _circumstances(self) -> dict[str, str]:
+        job = {name.lower(): os.environ.get(name) for name in ("SLURM_JOB_ID", "SLURM_RESTART_COUNT")}
+        facts = {"tracking_uri": self.uri, "host": platform.node(), "ranks": str(idist.get_world_size()), **job}
+        return {name: value for name, value in facts.items() if value is not None}
 
     def record_iteration(self, engine: Engine) -> None:
+        if self._losses and self._losses[-1][0] == engine.state.iteration:
+            return  # taken already, when a checkpoint was saved
+        self._losses.append((engine.state.iteration, _now(), engine.state.output["loss"].detach()))  # type: ignore[index]
+        if len(self._losses) >= self.every:
+            self.record_losses(engine)
+
+    def record_losses(self, engine: Engine) -> None:
+        """Writes the losses since the last time, and the state of the training; waits for the device once."""
+        if not self._losses:
+            return
         iteration = engine.state.iteration
-        self.record({"loss": engine.state.output["loss"].item()}, iteration)  # type: ignore[index]
-        if iteration % self.every == 0:
-            optimizer = getattr(engine, "optimizer", None)
-            seconds = time.monotonic() - self._since
-            numbers = {"iterations_per_second": self.every / seconds}
-            if optimizer is not None:
-                numbers["learning_rate"] = optimizer.param_groups[0]["lr"]
-            self.record(numbers, iteration)
-            self.flush()
-            self._since = time.monotonic()
+        losses = torch.stack([loss for _, _, loss in self._losses]).tolist()
+        rows = [["loss", loss, at, step] for (step, at, _), loss in zip(self._losses, losses, strict=True)]
+        self._losses.clear()
+        seconds = time.monotonic() - self._since[0]
+        numbers = {"iterations_per_second": (iteration - self._since[1]) / seconds, **_memory()}
+        self._since = (time.monotonic(), iteration)
+        if getattr(engine, "optimizer", None) is not None:
+            numbers["learning_rate"] = engine.optimizer.param_groups[0]["lr"]  # type: ignore[attr-defined]
+        if self.ema is not None and self.ema.updates > 0:
+            numbers["ema_decay"] = self.ema.decay
+        self._append(rows + [[name, float(value), _now(), iteration] for name, value in numbers.items()])
 
     def record_validation(self, validator: Engine, trainer: Engine) -> None:
         self.record(validator.state.metrics, trainer.state.iteration)
 
-    def record(self, numbers: Mapping[str, float], iteration: int) -> None:
-        """Queues numbers for the next write."""
-        now = int(time.time() * 1000)
-        self._pending += [Metric(name, float(value), now, iteration) for name, value in numbers.items()]
+    def record_checkpoint(self, engine: Engine) -> None:
+        """Before a checkpoint is written: the record must not lack an iteration that will not be run again."""
+        if engine.state.output is not None:
+            self.record_iteration(engine)
+        self.record_losses(engine)
+        self.record({"checkpoint_iteration": engine.state.iteration}, engine.state.iteration, to_disk=True)
 
-    def flush(self) -> None:
-        """Writes what is queued; keeps it for the next time if that fails."""
-        while self._pending and self.run_id is not None:
-            batch = self._pending[:1000]  # MLflow's limit for one request
-            if not self._deliver("log_batch", self.run_id, metrics=batch):
-                return
-            del self._pending[: len(batch)]
+    def record(self, numbers: Mapping[str, float], iteration: int, to_disk: bool = False) -> None:
+        """Writes numbers of one iteration."""
+        self._append([[name, float(value), _now(), iteration] for name, value in numbers.items()], to_disk)
+
+    def _append(self, rows: list[list[Any]], to_disk: bool = False) -> None:
+        if self._courier is None:
+            self._early += rows
+            return
+        # iterations that are run again after a crash are in the record already
+        new = [row for row in rows if row[3] > self._recorded.get(row[0], -1)]
+        if new:
+            self._recorded.update({row[0]: row[3] for row in new})
+            self._write({"metrics": new}, to_disk=to_disk)
+
+    def _write(self, *entries: Mapping[str, Any], to_disk: bool = False) -> None:
+        """Appends to the record; on a full disk what should be there waits in memory for the next time."""
+        self._waiting += entries
+        try:
+            self.spool.append(*self._waiting, to_disk=to_disk)
+        except OSError as error:
+            logger.error(f"{self.spool.path}: {error}; {len(self._waiting)} lines wait in memory")
+        else:
+            self._waiting.clear()
 
     def log_artifact(self, path: str | Path, folder: str | None = None) -> None:
-        """Stores a file with the run."""
-        if self.run_id is not None:
-            self._deliver("log_artifact", self.run_id, str(path), folder)
+        """Stores a file with the run; it must stay where it is until it is delivered."""
+        if idist.get_rank() == 0:
+            self._write({"artifact": str(Path(path).absolute()), "folder": folder})
 
-    def close(self, _engine: Engine, status: str = "FINISHED") -> None:
-        self.flush()
-        if self._pending:
-            logger.error(f"{len(self._pending)} numbers could not be delivered to {self.uri}")
-        if self.run_id is not None:
-            self._deliver("set_terminated", self.run_id, status)
-
-    def _deliver(self, method: str, *arguments: Any, **keywords: Any) -> bool:
-        """Calls the client and says whether it went well; a record that fails must not end a training."""
-        try:
-            getattr(self._client, method)(*arguments, **keywords)
-        except Exception as error:
-            logger.warning(f"MLflow at {self.uri}: {method} failed: {error}")
-            return False
-        return True
+    def close(self, engine: Engine, status: str = "FINISHED", patience: float | None = None) -> None:
+        """Ends the record, and waits a little for its delivery."""
+        self.record_losses(engine)
+        if status == "FINISHED":
+            for result in self.results:
+                if result.is_file():
+                    self.log_artifact(result, "model")
+        self._write({"status": status, "time": _now()}, to_disk=True)
+        if self._courier is not None:
+            self._courier.finish(self.patience if patience is None else patience)
 
     def close_interrupted(self, engine: ScoreTrainer) -> None:
-        self.close(engine, "KILLED" if isinstance(engine.stop_reason, KeyboardInterrupt) else "FAILED")
+        if self._courier is not None:  # else it was never opened
+            stopped = isinstance(engine.stop_reason, KeyboardInterrupt | SystemExit)
+            hurried = isinstance(engine.stop_reason, SystemExit)
+            self.close(engine, "KILLED" if stopped else "FAILED", min(5.0, self.patience) if hurried else None)
 
-    def _log_parameters(self) -> None:
-        assert self._client is not None
-        assert self.run_id is not None
-        numbers = dict(self.parameters)
-        if self.network is not None:
-            numbers["parameter_count"] = sum(p.numel() for p in self.network.parameters())
-        numbers["git_commit"] = _git_commit()
-        params = [Param(name, str(value)[:500]) for name, value in numbers.items() if value is not None]
-        self._deliver("log_batch", self.run_id, params=params)
+
+def _now() -> int:
+    return int(time.time() * 1000)
+
+
+def _memory() -> dict[str, float]:
+    """Largest memory so far, in MiB: of this process, and of the device where it has one of its own."""
+    used = {"peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+    if torch.accelerator.is_available():
+        statistics = torch.get_device_module().memory_stats()
+        used["peak_device_memory_mib"] = statistics.get("allocated_bytes.all.peak", 0) / 2**20
+    return used
+
+
+def fingerprint(loader: Any, most: int = 4096) -> str | None:
+    """SHA-256, 16 digits, of the training cases: names and sizes of files, values of everything else.
+
+    At most ``most`` cases, evenly spread, are looked at, so that it takes well under a second. Files count by name and
+    size, wherever they are.
+    """
+    data: Any = getattr(loader, "dataset", None)
+    while hasattr(data, "dataset"):
+        data = data.dataset
+    cases = getattr(data, "data", None)
+    if not isinstance(cases, Sequence):
+        return None
+    digest = hashlib.sha256(str(len(cases)).encode())
+    for case in spread(cases, most):
+        for key, value in sorted(case.items()) if isinstance(case, Mapping) else [("", case)]:
+            digest.update(str(key).encode() + b"=" + _bytes(value))
+    return digest.hexdigest()[:16]
+
+
+def _bytes(value: Any) -> bytes:
+    if isinstance(value, Tensor):
+        return value.detach().cpu().contiguous().numpy().tobytes()
+    path = Path(value) if isinstance(value, str | Path) and len(str(value)) < 4096 else None
+    if path is not None and path.is_absolute() and path.is_file():
+        return f"{path.name} {path.stat().st_size}".encode()
+    return str(value).encode()
 
 
 def _git_commit() -> str | None:

@@ -1,0 +1,74 @@
+"""Preprocessed data kept where it fits: in memory, else on the disk."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.data import CacheDataset, Dataset, PersistentDataset
+from monai.data.utils import pickle_hashing
+from monai.transforms import Compose, RandomizableTrait, Transform
+
+from monai_diffscore.data.patches import spread
+
+logger = logging.getLogger(__name__)
+
+
+def cached_dataset(
+    data: Sequence[Any],
+    transform: Callable | Sequence[Callable],
+    folder: str | Path,
+    memory_gb: float = 16.0,
+    measured: int = 3,
+) -> Dataset:
+    """A data set that runs its deterministic transforms once for each distinct case and keeps what they give.
+
+    In memory (``CacheDataset``) if all cases together are estimated to take no more than ``memory_gb``; else in files
+    (``PersistentDataset``), which later trainings with the same cases and transforms find again. Worker processes
+    share the memory; each rank has its own.
+
+    Args:
+        data: cases; equal ones are kept once.
+        transform: the deterministic transforms come first.
+        folder: where the files go, if it comes to files.
+        memory_gb: largest size in memory, in 10^9 bytes; 0 always takes files.
+        measured: number of cases, evenly spread, that the size is estimated from.
+    """
+    distinct = list({pickle_hashing(case): case for case in data}.values())
+    if memory_gb > 0:
+        steps = Compose(_deterministic(transform))
+        sizes = [_bytes(steps(case)) for case in spread(distinct, measured)]
+        estimated_gb = sum(sizes) / max(1, len(sizes)) * len(distinct) / 1e9
+        if estimated_gb <= memory_gb:
+            return CacheDataset(data=data, transform=transform, hash_as_key=True)
+        logger.info(
+            f"{len(distinct)} preprocessed cases take about {estimated_gb:.1f} GB, more than cache_memory_gb "
+            f"{memory_gb:g}: they are kept in {folder}"
+        )
+    return PersistentDataset(
+        data=data,
+        transform=transform,
+        cache_dir=folder,
+        hash_transform=pickle_hashing,  # other transforms find no files of these
+        track_meta=True,
+        weights_only=False,  # files of our own; the geometry in a MetaTensor is more than weights
+    )
+
+
+def _deterministic(transform: Callable | Sequence[Callable]) -> list[Callable]:
+    steps = Compose(transform).flatten().transforms
+    random = [isinstance(step, RandomizableTrait) or not isinstance(step, Transform) for step in steps]
+    return list(steps[: random.index(True)] if True in random else steps)
+
+
+def _bytes(case: Any) -> int:
+    if isinstance(case, torch.Tensor):
+        return case.nelement() * case.element_size()
+    if isinstance(case, Mapping):
+        return sum(map(_bytes, case.values()))
+    if isinstance(case, list | tuple):
+        return sum(map(_bytes, case))
+    return int(getattr(case, "nbytes", 0))

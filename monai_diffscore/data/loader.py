@@ -1,0 +1,158 @@
+r"""A data loader whose order and randomness are functions of (seed, epoch, index), so that a training resumes exactly.
+
+Nothing about the place in an epoch has to be saved, and neither worker processes nor prefetching change what comes
+out:
+
+- **order**: epoch e visits the items in a permutation made of (seed, e); batch b of rank r among R ranks takes entries
+  [(b R + r) B, (b R + r + 1) B), so that the ranks' batches together are one batch of R B. A continued epoch begins
+  at its next batch, and nothing that went before is loaded;
+- **randomness of the transforms**: before an item is made, MONAI's random transforms and the generators of torch, NumPy
+  and Python are seeded with a number made of (seed, e, index).
+
+Seeds are :math:`h(h(\text{seed} + c) + n) \bmod 2^{32}` with a bijection h, so that no two items of a training share
+one.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data import DataLoader
+from monai.transforms import Randomizable
+from torch import distributed
+from torch.utils.data import Dataset, Sampler
+
+_WORD = 0xFFFFFFFF
+
+
+def scattered_seed(seed: int, stream: int, number: int) -> int:
+    """Seed [0, 2^32) of one ``number`` of a stream: distinct for distinct numbers below 2^32, without a pattern."""
+    return _mix(_mix(seed * 0x9E3779B1 + stream) + number)
+
+
+def _mix(number: int) -> int:
+    """A bijection of the 32-bit integers: the finaliser of MurmurHash3 (A. Appleby)."""
+    number &= _WORD
+    number = ((number ^ number >> 16) * 0x85EBCA6B) & _WORD
+    number = ((number ^ number >> 13) * 0xC2B2AE35) & _WORD
+    return number ^ number >> 16
+
+
+class EpochBatches(Sampler[list[tuple[int, int]]]):
+    """Batches of keys (epoch, index) in an order made of the seed and the epoch, for this rank.
+
+    Args:
+        count: number of items.
+        batch_size: items in a batch of one rank; an epoch leaves out what does not fill a batch on every rank.
+        seed: of the order.
+        shuffle: whether to permute.
+    """
+
+    def __init__(self, count: int, batch_size: int, seed: int = 0, shuffle: bool = True) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
+        self.count, self.batch_size, self.seed, self.shuffle = count, batch_size, seed, shuffle
+        self.epoch, self.first = 1, 0
+
+    def start_at(self, epoch: int, batch: int = 0) -> None:
+        """Makes the next iteration that of ``epoch`` (from 1), without its first ``batch`` batches."""
+        self.epoch, self.first = epoch, batch
+
+    def __len__(self) -> int:
+        return self.count // (self.batch_size * _ranks()[1])
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        rank, ranks = _ranks()
+        epoch = self.epoch
+        if self.shuffle:
+            generator = torch.Generator().manual_seed(scattered_seed(self.seed, 0, epoch))
+            order = torch.randperm(self.count, generator=generator).tolist()
+        else:
+            order = list(range(self.count))
+        for batch in range(self.first, len(self)):
+            start = (batch * ranks + rank) * self.batch_size
+            yield [(epoch, index) for index in order[start : start + self.batch_size]]
+
+
+def _ranks() -> tuple[int, int]:
+    if distributed.is_available() and distributed.is_initialized():
+        return distributed.get_rank(), distributed.get_world_size()
+    return 0, 1
+
+
+class SeededItems(Dataset):
+    """The items of ``dataset`` by keys (epoch, index), each made with a randomness of its own.
+
+    Args:
+        dataset: with a length and integer indices: MONAI's ``Dataset``, ``CacheDataset``, ``PersistentDataset``, ...
+        seed: of the randomness.
+    """
+
+    def __init__(self, dataset: Any, seed: int = 0) -> None:
+        self.dataset = dataset
+        self.seed = seed
+        self.transforms = _transforms(dataset)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, key: tuple[int, int]) -> Any:
+        epoch, index = key
+        if self.transforms:
+            seed = scattered_seed(self.seed, 1, epoch * len(self.dataset) + index)
+            torch.default_generator.manual_seed(seed)
+            np.random.seed(seed)  # noqa: NPY002  # transforms of other packages draw from the global generators
+            random.seed(seed)
+            for transform in self.transforms:
+                if isinstance(transform, Randomizable):
+                    transform.set_random_state(seed=seed)
+        return self.dataset[index]
+
+
+def _transforms(dataset: Any) -> list[Any]:
+    """All that may draw random numbers when an item of a data set, or of those inside it, is made."""
+    found = [dataset] if isinstance(dataset, Randomizable) else []
+    if getattr(dataset, "transform", None) is not None:
+        found.append(dataset.transform)
+    inner = [
+        *getattr(dataset, "datasets", []),
+        *([dataset.dataset] if hasattr(dataset, "dataset") else []),
+    ]
+    return found + [transform for data in inner for transform in _transforms(data)]
+
+
+class ResumableLoader(DataLoader):
+    """MONAI's ``DataLoader`` over whole batches, in an order and with a randomness that :class:`ScoreTrainer` resumes.
+
+    Under ``torch.distributed`` each rank takes its share of the batches; no other sampler is needed.
+
+    Args:
+        dataset: with a length and integer indices.
+        batch_size: items in a batch of one rank.
+        seed: of order and transforms.
+        shuffle: whether to visit the items in another order at each epoch.
+        num_workers: worker processes; they change nothing but the speed.
+        keywords: go to ``DataLoader``.
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        batch_size: int = 1,
+        seed: int = 0,
+        shuffle: bool = True,
+        num_workers: int = 0,
+        **keywords: Any,
+    ) -> None:
+        self.batches = EpochBatches(len(dataset), batch_size, seed, shuffle)
+        # a generator of its own: the workers' seeds are not drawn from the one that the training's noise comes from
+        keywords.setdefault("generator", torch.Generator().manual_seed(seed))
+        super().__init__(SeededItems(dataset, seed), num_workers=num_workers, batch_sampler=self.batches, **keywords)
+
+    def start_at(self, epoch: int, batch: int = 0) -> None:
+        """Makes the next iteration that of ``epoch`` (from 1), without its first ``batch`` batches."""
+        self.batches.start_at(epoch, batch)

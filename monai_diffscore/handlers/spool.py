@@ -1,0 +1,340 @@
+"""The record of a training on its own disk, and its delivery to MLflow.
+
+The training appends JSON lines to ``tracking.jsonl`` and waits for nobody. A thread delivers them in order and keeps
+the place that it has reached, with the id of the run, in ``mlflow_run.json``. A tracker that is down or slow is tried
+again with growing pauses; what is not delivered when the training ends stays on the disk, for the next start of the
+same training, or for ``python -m monai_diffscore sync FOLDER``. Delivering a line twice changes nothing: MLflow knows
+a metric by name, value, time and step.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import logging
+import os
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from mlflow.entities import Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from monai_diffscore.data.files import whole_file
+
+logger = logging.getLogger(__name__)
+KEY_TAG = "monai_diffscore.key"
+#: what a second try cannot mend: the line is at fault, not the connection
+_REFUSED = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "INVALID_STATE", "PERMISSION_DENIED"}
+_LINES_AT_ONCE = 500
+_METRICS_AT_ONCE = 1000  # MLflow's limit for one request
+
+
+class Spool:
+    """JSON lines in ``folder/tracking.jsonl``: a run, its parameters, metrics, artifacts and states, in order."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder).absolute()
+        self.path = self.folder / "tracking.jsonl"
+
+    def append(self, *entries: Mapping[str, Any], to_disk: bool = False) -> None:
+        """Adds lines in one write: a killed program leaves all of them or, at worst, a torn last one.
+
+        Args:
+            entries: one for each line.
+            to_disk: wait until they would survive a power cut.
+        Raises:
+            OSError: if the disk is full; then none is added.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            size = os.fstat(handle).st_size
+            torn = size > 0 and os.pread(handle, 1, size - 1) != b"\n"
+            text = ("\n" if torn else "") + "".join(json.dumps(dict(entry)) + "\n" for entry in entries)
+            content = text.encode()
+            if os.write(handle, content) < len(content):
+                os.ftruncate(handle, size)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            if to_disk:
+                os.fsync(handle)
+        finally:
+            os.close(handle)
+
+    def read(self, start: int = 0) -> Iterator[tuple[dict[str, Any], int]]:
+        """The whole lines from byte ``start`` on, each with the byte after it; a torn line is passed over."""
+        if not self.path.is_file():
+            return
+        with self.path.open("rb") as file:
+            file.seek(start)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    return
+                start += len(line)
+                try:
+                    entry = json.loads(line)
+                except ValueError:
+                    continue
+                yield entry, start
+
+    def last_steps(self) -> dict[str, int]:
+        """Name of each metric to the last iteration that it was recorded at."""
+        last: dict[str, int] = {}
+        for entry, _ in self.read():
+            for name, _value, _time, step in entry.get("metrics", ()):
+                last[name] = max(step, last.get(name, -1))
+        return last
+
+    @contextmanager
+    def delivering(self) -> Iterator[None]:
+        """Holds the right to deliver this spool, which one process has at a time.
+
+        Raises:
+            BlockingIOError: if another process has it.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / ".tracking.lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield
+
+
+class Delivery:
+    """Delivers a spool to the tracker at ``uri``.
+
+    Args:
+        spool: what is delivered.
+        uri: MLflow tracking URI.
+    Attributes:
+        run_id: of the run, once there is one.
+        undelivered: lines that the last look found waiting.
+    """
+
+    def __init__(self, spool: Spool, uri: str) -> None:
+        self.spool, self.uri = spool, uri
+        self.state_file = spool.folder / "mlflow_run.json"
+        kept = json.loads(self.state_file.read_text()) if self.state_file.is_file() else {}
+        same = kept.get("uri") == uri  # another tracker gets the whole record
+        self.run_id: str | None = kept.get("run_id") if same else None
+        self.place: int = kept.get("delivered", 0) if same else 0
+        self._client: MlflowClient | None = None
+
+    def deliver(self) -> int:
+        """Delivers all that is there; returns the number of lines.
+
+        Raises:
+            Exception: if the tracker cannot be reached; what was delivered so far is remembered.
+        """
+        count = 0
+        while True:
+            lines = []
+            for line in self.spool.read(self.place):
+                lines.append(line)
+                if len(lines) == _LINES_AT_ONCE:
+                    break
+            if not lines:
+                return count
+            if self._client is None:
+                self._connect(lines)
+            self._send([entry for entry, _ in lines])
+            self._remember(lines[-1][1])
+            count += len(lines)
+
+    def _connect(self, lines: list[tuple[dict[str, Any], int]]) -> None:
+        # a server that hangs must not hold up the end of a training for MLflow's default of minutes
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+        with database_lock(self.uri):
+            client = MlflowClient(self.uri)
+            if self.run_id is not None:
+                try:
+                    client.get_run(self.run_id)
+                except MlflowException as error:
+                    if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                        raise
+                    logger.warning(f"run {self.run_id} is gone from {self.uri}: delivering the whole record anew")
+                    self.run_id = None
+                    self.place = 0
+                    lines[:] = list(self.spool.read())[:_LINES_AT_ONCE]
+            if self.run_id is None:
+                self.run_id = self._find_or_create(client, next(self.spool.read())[0]["run"])
+        self._client = client
+        self._remember(self.place)
+        logger.info(f"MLflow run {self.run_id} at {self.uri}")
+
+    def _find_or_create(self, client: MlflowClient, run: Mapping[str, Any]) -> str:
+        experiment = client.get_experiment_by_name(run["experiment"])
+        if experiment is None:
+            # a server decides for itself where artifacts go
+            location = (self.spool.folder / "mlartifacts").as_uri() if self.uri.startswith("sqlite:") else None
+            try:
+                client.create_experiment(run["experiment"], artifact_location=location)
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another job was faster
+                    raise
+            experiment = client.get_experiment_by_name(run["experiment"])
+            assert experiment is not None
+        experiment_id = experiment.experiment_id
+        # a run that was created just before this program was killed
+        found = client.search_runs([experiment_id], f"tags.`{KEY_TAG}` = '{run['key']}'", max_results=1)
+        if found:
+            return str(found[0].info.run_id)
+        created = client.create_run(experiment_id, run["start"], {KEY_TAG: run["key"]}, run["name"])
+        return str(created.info.run_id)
+
+    def _send(self, entries: list[dict[str, Any]]) -> None:
+        metrics = [Metric(*values) for entry in entries for values in entry.get("metrics", ())]
+        for start in range(0, len(metrics), _METRICS_AT_ONCE):
+            self._call("log_batch", self.run_id, metrics=metrics[start : start + _METRICS_AT_ONCE])
+        for entry in entries:
+            if "params" in entry:
+                self._call("log_batch", self.run_id, params=[Param(*pair) for pair in entry["params"].items()])
+            if "tags" in entry:
+                self._call("log_batch", self.run_id, tags=[RunTag(*pair) for pair in entry["tags"].items()])
+            if "artifact" in entry:
+                self._call("log_artifact", self.run_id, entry["artifact"], entry["folder"])
+            if "text" in entry:
+                self._call("log_text", self.run_id, entry["text"], entry["file"])
+            if entry.get("status") == "RUNNING":
+                self._call("update_run", self.run_id, "RUNNING")
+            elif "status" in entry:
+                self._call("set_terminated", self.run_id, entry["status"], entry["time"])
+
+    def _call(self, method: str, *arguments: Any, **keywords: Any) -> None:
+        """Calls the client; what it refuses for good is reported and passed over, all else goes to the caller."""
+        try:
+            getattr(self._client, method)(*arguments, **keywords)
+        except MlflowException as error:
+            if error.error_code not in _REFUSED:
+                raise
+            logger.error(f"MLflow at {self.uri} refuses {method}: {error}")
+        except FileNotFoundError as error:
+            logger.error(f"MLflow: {method}: {error}")
+
+    def _remember(self, place: int) -> None:
+        self.place = place
+        with whole_file(self.state_file) as file:
+            file.write(json.dumps({"uri": self.uri, "run_id": self.run_id, "delivered": place}).encode() + b"\n")
+
+
+def database_lock(uri: str) -> Any:
+    """Lets one process at a time make or migrate the tables of an SQLite file; nothing for a server."""
+    return _file_lock(Path(uri.removeprefix("sqlite:///"))) if uri.startswith("sqlite:///") else nullcontext()
+
+
+@contextmanager
+def _file_lock(database: Path) -> Iterator[None]:
+    database.parent.mkdir(parents=True, exist_ok=True)
+    with database.with_name(f".{database.name}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+class Courier(threading.Thread):
+    """Delivers a spool while the training goes on.
+
+    Args:
+        spool: what is delivered.
+        uri: MLflow tracking URI.
+        pause: seconds between deliveries.
+        longest_pause: seconds between tries while the tracker is down.
+    """
+
+    def __init__(self, spool: Spool, uri: str, pause: float = 5.0, longest_pause: float = 60.0) -> None:
+        super().__init__(name="tracking", daemon=True)  # a program that ends does not wait for a tracker
+        self.spool, self.uri = spool, uri
+        self.pause, self.longest_pause = pause, longest_pause
+        self.delivery: Delivery | None = None
+        self.problem: Exception | None = None
+        self._closing = threading.Event()
+        self._progress = time.monotonic()
+
+    @property
+    def run_id(self) -> str | None:
+        return None if self.delivery is None else self.delivery.run_id
+
+    def run(self) -> None:
+        try:
+            with self.spool.delivering():
+                self.delivery = Delivery(self.spool, self.uri)
+                self._deliver_until_closed()
+        except BlockingIOError:
+            logger.error(f"another program delivers {self.spool.path} already: one training at a time in a folder")
+        except Exception as error:  # such as a damaged mlflow_run.json
+            self.problem = error
+            logger.exception("the record is kept on the disk, but not delivered")
+
+    def _deliver_until_closed(self) -> None:
+        assert self.delivery is not None
+        pause, last_tries = 0.0, 3
+        while True:
+            closing = self._closing.wait(pause)
+            if closing and self.problem is not None:
+                last_tries -= 1
+            try:
+                if self.delivery.deliver():
+                    self._progress = time.monotonic()
+                if self.problem is not None:
+                    logger.info(f"MLflow at {self.uri} is back")
+                pause, self.problem = self.pause, None
+            except Exception as error:
+                if self.problem is None:
+                    logger.warning(f"MLflow at {self.uri}: {_first_line(error)}. The record waits in {self.spool.path}")
+                pause, self.problem = min(max(1.0, 2 * pause), self.longest_pause), error
+            if closing:
+                if self.problem is None or last_tries <= 0:
+                    return
+                time.sleep(0.5)
+
+    def finish(self, patience: float) -> None:
+        """Waits for the rest, but not longer than ``patience`` seconds without progress."""
+        self._progress = time.monotonic()
+        self._closing.set()
+        while self.is_alive() and time.monotonic() - self._progress < patience:
+            self.join(0.05)
+        if self.is_alive() or self.problem is not None:
+            logger.warning(
+                f"the record in {self.spool.path} is not wholly delivered to {self.uri}; this does it later: "
+                f"python -m monai_diffscore sync {self.spool.folder}"
+            )
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return (lines[0] if lines else type(error).__name__)[:200]
+
+
+def sync(folder: str | Path, uri: str | None = None) -> tuple[str, int]:
+    """Delivers what a training in ``folder`` left undelivered; returns the run's id and the number of lines.
+
+    Args:
+        folder: output folder of the training.
+        uri: of the tracker; default is that of the last delivery, or what the training was given.
+    Raises:
+        ValueError: if there is no record, or another program delivers it at the moment.
+        Exception: whatever the tracker fails with.
+    """
+    spool = Spool(folder)
+    first = next(spool.read(), None)
+    if first is None:
+        raise ValueError(
+            f"Expected the record of a training, {spool.path}, got no such file or an empty one. Give the output_dir."
+        )
+    try:
+        with spool.delivering():
+            delivery = Delivery(spool, uri or _last_uri(spool) or first[0]["run"]["uri"])
+            count = delivery.deliver()
+    except BlockingIOError:
+        raise ValueError(f"{spool.path} is being delivered by another program; a running training does it.") from None
+    return str(delivery.run_id), count
+
+
+def _last_uri(spool: Spool) -> str | None:
+    uri = None
+    for entry, _ in spool.read():
+        uri = entry.get("tags", {}).get("tracking_uri", uri)
+    return uri

@@ -1,0 +1,307 @@
+"""The record of a training: complete, cheap, and never in the way, whatever the tracker does."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import processes
+import pytest
+import torch
+from ignite.engine import Engine, Events
+from mlflow.tracking import MlflowClient
+
+from monai_diffscore.__main__ import main
+from monai_diffscore.handlers import Tracking
+from monai_diffscore.handlers.spool import Courier, Delivery, Spool, sync
+from monai_diffscore.handlers.tracking import fingerprint
+
+TOY = {"training_rows": 80, "validation_rows": 16, "batch_size": 8, "max_epochs": 3, "save_every": 7}
+
+
+def engine(tracking: Tracking, iterations: int, every_iteration=None) -> Engine:
+    """Runs a training of nothing but a loss of 1 / iteration, on the record."""
+    made = Engine(lambda e, _: {"loss": torch.tensor(1.0 / e.state.iteration)})
+    made.register_events("saving", "interrupted")
+    for event, action in ((Events.STARTED, tracking.open), (Events.ITERATION_COMPLETED, tracking.record_iteration)):
+        made.add_event_handler(event, action)
+    if every_iteration is not None:
+        made.add_event_handler(Events.ITERATION_COMPLETED, every_iteration)
+    made.add_event_handler(Events.COMPLETED, tracking.close)
+    made.run(range(iterations), max_epochs=1)
+    return made
+
+
+def recorded(folder: Path) -> list[int]:
+    return [row[3] for entry, _ in Spool(folder).read() for row in entry.get("metrics", ()) if row[0] == "loss"]
+
+
+def delivered(uri: str, run_id: str) -> list[int]:
+    return sorted(metric.step for metric in MlflowClient(uri).get_metric_history(run_id, "loss"))
+
+
+class Server:
+    """``mlflow server`` on loopback, in a process group of its own."""
+
+    def __init__(self, folder: Path, port: int) -> None:
+        self.uri = f"http://127.0.0.1:{port}"
+        where = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+        where += ["--backend-store-uri", f"sqlite:///{folder}/server.db", "--artifacts-destination", f"{folder}/files"]
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "mlflow", "server", *where],
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+            env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+        )  # fmt: skip
+
+    def wait(self, seconds: float = 300) -> None:
+        import requests
+
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                if requests.get(f"{self.uri}/health", timeout=1).ok:
+                    return
+            except requests.RequestException:
+                pass
+            assert self.process.poll() is None, "the server ended"
+            assert time.monotonic() < deadline, f"no server within {seconds:g} s"
+            time.sleep(0.3)
+
+    def kill(self) -> None:
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+
+@pytest.mark.slow
+def test_a_server_that_is_down_then_up_then_dies(tmp_path):
+    """Down at the start, it gets everything once it is there; dying, it loses nothing: ``sync`` delivers the rest."""
+    port = processes.free_port()
+    tracking = Tracking(f"http://127.0.0.1:{port}", tmp_path / "out", parameters={"seed": 3}, every=5, patience=5.0)
+    servers: list[Server] = []
+    places = []
+
+    def act(trainer: Engine) -> None:
+        courier = tracking._courier
+        if trainer.state.iteration == 10:
+            wait(lambda: courier.problem is not None)  # it has been tried, and was refused
+            assert tracking.run_id is None
+            servers.append(Server(tmp_path, port))
+            servers[0].wait()
+        if trainer.state.iteration == 20:
+            wait(lambda: tracking.run_id is not None and courier.problem is None and courier.delivery.place > 0)
+            places.append(courier.delivery.place)
+            servers[0].kill()  # and its children
+
+    try:
+        engine(tracking, 40, act)
+        assert recorded(tmp_path / "out") == list(range(1, 41))
+        delivery = Delivery(Spool(tmp_path / "out"), tracking.uri)
+        assert 0 < places[0] <= delivery.place < (tmp_path / "out/tracking.jsonl").stat().st_size
+        assert main(["sync", str(tmp_path / "out")]) == 1  # still dead
+        servers.append(Server(tmp_path, port))
+        servers[1].wait()
+        assert main(["sync", str(tmp_path / "out")]) == 0
+        assert delivered(tracking.uri, tracking.run_id) == list(range(1, 41))
+        run = MlflowClient(tracking.uri).get_run(tracking.run_id)
+        assert run.info.status == "FINISHED"
+        assert run.data.params["seed"] == "3"
+    finally:
+        for server in servers:
+            server.kill()
+
+
+def wait(condition, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+class _Slow(http.server.BaseHTTPRequestHandler):
+    asked = 0
+
+    def do_GET(self) -> None:
+        type(self).asked += 1
+        time.sleep(30)
+
+    do_POST = do_GET
+
+    def log_message(self, *arguments) -> None:
+        pass
+
+
+def test_a_server_that_hangs_slows_no_iteration(tmp_path, caplog):
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Slow)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    tracking = Tracking(f"http://127.0.0.1:{server.server_port}", tmp_path, patience=1.0)
+    times = []
+    engine(tracking, 500, lambda _: times.append(time.perf_counter()))
+    started = time.monotonic()
+    wait(lambda: _Slow.asked > 0)  # it was asked, and did not answer
+    assert time.monotonic() - started < 5
+    assert times[-1] - times[0] < 500 * 0.002
+    assert recorded(tmp_path) == list(range(1, 501))
+    assert "python -m monai_diffscore sync" in caplog.text
+    server.shutdown()
+
+
+def test_recording_costs_under_two_milliseconds_an_iteration(tmp_path):
+    """All that the training thread does, with a database that is delivered to meanwhile."""
+    tracking = Tracking(f"sqlite:///{tmp_path}/mlruns.db", tmp_path)
+    trainer = Engine(lambda e, _: {"loss": torch.tensor(1.0)})
+    trainer.state.output = {"loss": torch.tensor(1.0)}
+    tracking.open(trainer)
+    wait(lambda: tracking.run_id is not None)
+    started = time.thread_time()
+    for iteration in range(1, 1001):
+        trainer.state.iteration = iteration
+        tracking.record_iteration(trainer)
+    assert (time.thread_time() - started) / 1000 < 0.002
+    tracking.close(trainer)
+    assert delivered(tracking.uri, tracking.run_id) == list(range(1, 1001))
+
+
+def _job(folder: str, uri: str, start) -> None:
+    start.wait()
+    tracking = Tracking(uri, folder, every=2)
+    engine(tracking, 40)
+    assert tracking.run_id is not None
+
+
+@pytest.mark.slow
+def test_two_jobs_on_one_new_sqlite_file(tmp_path):
+    """Both make the tables at once; neither fails, neither loses a number, and the runs stay two."""
+    uri = f"sqlite:///{tmp_path}/shared.db"
+    start = processes.context.Event()
+    jobs = [processes.context.Process(target=_job, args=(str(tmp_path / name), uri, start)) for name in "ab"]
+    for job in jobs:
+        job.start()
+    time.sleep(2)
+    start.set()
+    assert processes.exit_codes(jobs) == [0, 0]
+    runs = [json.loads((tmp_path / name / "mlflow_run.json").read_text())["run_id"] for name in "ab"]
+    assert runs[0] != runs[1]
+    for run_id in runs:
+        assert delivered(uri, run_id) == list(range(1, 41))
+        assert MlflowClient(uri).get_run(run_id).info.status == "FINISHED"
+
+
+@pytest.mark.slow
+def test_a_training_killed_and_continued_is_one_run_without_repetition(tmp_path):
+    """Iterations that are run again after kill -9 are in the record once; the run is KILLED, then FINISHED."""
+    uri = f"sqlite:///{tmp_path}/mlruns.db"
+    MlflowClient(uri).search_experiments()  # makes the tables
+    assert processes.run("toy2d_mlp", tmp_path, stop=(12, signal.SIGKILL), tracking_uri=uri, **TOY) == [-signal.SIGKILL]
+    assert recorded(tmp_path / "out")[-1] == 7  # what a checkpoint stands for is on the record
+    assert processes.run("toy2d_mlp", tmp_path, stop=(18, signal.SIGTERM), tracking_uri=uri, **TOY) == [75]
+    run_id = sync(tmp_path / "out")[0]
+    client = MlflowClient(uri)
+    assert client.get_run(run_id).info.status == "KILLED"
+    assert processes.run("toy2d_mlp", tmp_path, tracking_uri=uri, **TOY) == [0]
+    run = client.get_run(run_id)
+    assert run.info.status == "FINISHED"
+    assert delivered(uri, run_id) == list(range(1, 31))
+    (only,) = client.search_runs([run.info.experiment_id])
+    assert only.info.run_id == run_id
+    for name in ("learning_rate", "ema_decay", "iterations_per_second", "peak_memory_mib", "denoising_error",
+                 "error_at_sigma_0.5", "checkpoint_iteration"):  # fmt: skip
+        assert name in run.data.metrics, name
+    for name in ("parameter_count", "data_fingerprint", "git_commit", "sigma_data", "batch_size"):
+        assert name in run.data.params, name
+    names = {
+        artifact.path for folder in (None, "model", "samples") for artifact in client.list_artifacts(run_id, folder)
+    }
+    assert {"train.json", "README.md", "model/model.pt", "model/data_statistics.json"} <= names
+    assert "samples/samples_00000030.png" in names
+
+
+@pytest.mark.slow
+def test_a_nan_ends_the_run_as_failed_with_sigma_files_and_step(tmp_path, write_volume):
+    """A network that diverges on a real file: the message names everything, and the run is FAILED."""
+    from test_bundles import workflow
+
+    write_volume("data/sub-1/a.nii.gz", seed=1)
+    write_volume("data/sub-2/b.nii.gz", seed=2)
+    made = workflow(
+        "mri_unet3d", ["train"], ["smoke"], dataset_dir=str(tmp_path / "data"), output_dir=str(tmp_path / "out"),
+        ckpt_dir=str(tmp_path / "models"), max_epochs=3, tracking_uri="http://127.0.0.1:9", gallery_every=0,
+    )  # fmt: skip
+    trainer = made.parser.get_parsed_content("train#trainer")
+
+    def spoil(_engine) -> None:
+        with torch.no_grad():
+            next(iter(trainer.network.parameters())).fill_(torch.nan)
+
+    trainer.add_event_handler(Events.ITERATION_STARTED(once=4), spoil)
+    with pytest.raises(RuntimeError) as caught:
+        made.run()
+    message = str(caught.value.__cause__)
+    assert "at sigma [" in message
+    assert "iteration 4, files " in message
+    assert ".nii.gz" in message
+    states = [entry["status"] for entry, _ in Spool(tmp_path / "out").read() if "status" in entry]
+    assert states == ["FAILED"]
+
+
+def test_a_torn_line_is_passed_over(tmp_path):
+    spool = Spool(tmp_path)
+    spool.append({"metrics": [["loss", 1.0, 0, 1]]}, {"metrics": [["loss", 1.0, 0, 2]]})
+    content = spool.path.read_bytes()
+    spool.path.write_bytes(content[:-9])  # killed while writing
+    assert spool.last_steps() == {"loss": 1}
+    spool.append({"metrics": [["loss", 1.0, 0, 2]]})
+    assert spool.last_steps() == {"loss": 2}
+    assert len(list(spool.read())) == 2
+
+
+def test_one_program_delivers_a_spool_at_a_time(tmp_path, caplog):
+    spool = Spool(tmp_path)
+    spool.append({"run": {"uri": "sqlite:///x"}})
+    with spool.delivering():
+        courier = Courier(Spool(tmp_path), "sqlite:///x")
+        courier.run()
+        assert "another program delivers" in caplog.text
+        with pytest.raises(ValueError, match="being delivered by another program"):
+            sync(tmp_path)
+
+
+def test_sync_says_what_is_wrong(tmp_path, capsys):
+    assert main(["sync", str(tmp_path)]) == 1
+    assert "Expected the record of a training" in capsys.readouterr().err
+
+
+def test_folders_as_tracking_uris_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="Expected a tracking URI that begins with"):
+        Tracking(str(tmp_path), tmp_path)
+
+
+def test_the_fingerprint_follows_the_data_not_its_place(tmp_path):
+    class Loader:
+        def __init__(self, data):
+            self.dataset = type("Data", (), {"data": data})
+
+    for place, text in (("a", "xy"), ("b", "xy"), ("c", "xyz")):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "scan.nii").write_text(text)
+    same, moved, changed = (fingerprint(Loader([{"image": str(tmp_path / place / "scan.nii")}])) for place in "abc")
+    assert same == moved != changed
+    assert fingerprint(Loader([{"image": torch.zeros(2)}])) != fingerprint(Loader([{"image": torch.ones(2)}]))
+
+
+def test_the_executed_configuration_holds_files_and_flags(tmp_path):
+    from monai_diffscore.command_line import executed_configuration
+
+    for name, content in (("a", {"x": 1, "y": {"z": 2}}), ("b", {"x": 3})):
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    files = f"['{tmp_path}/a.json','{tmp_path}/b.json']"
+    merged = executed_configuration(["training", "--config_file", files, "--y#z", "[4, 5]", "--new=text"])
+    assert merged == {"x": 3, "y": {"z": [4, 5]}, "new": "text"}
+    assert executed_configuration(["training"]) is None
