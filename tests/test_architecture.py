@@ -20,48 +20,7 @@ LEVELS = {
 # these need torch and nothing else of ours or MONAI's to be read, tested and reused
 MATHEMATICS = {"sde", "denoiser", "losses", "sampling", "likelihood", "guidance", "operators", "tiling"}
 MATHEMATICS |= {"networks", "discrete"}
-ENGINE_PACKAGES
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
- = {"ignite", "mlflow"}
+ENGINE_PACKAGES = {"ignite", "mlflow"}
 FORBIDDEN_NAMES = {"utils", "helpers", "base", "registry", "misc", "common"}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 each_module = pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))

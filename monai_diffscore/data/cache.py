@@ -23,6 +23,7 @@ def cached_dataset(
     folder: str | Path,
     memory_gb: float = 16.0,
     measured: int = 3,
+    copy_cache: bool = True,
 ) -> Dataset:
     """A data set that runs its deterministic transforms once for each distinct case and keeps what they give.
 
@@ -36,6 +37,7 @@ def cached_dataset(
         folder: where the files go, if it comes to files.
         memory_gb: largest size in memory, in 10^9 bytes; 0 always takes files.
         measured: number of cases, evenly spread, that the size is estimated from.
+        copy_cache: copy a case before its random transforms. False is faster, if none of them writes into its input.
     """
     distinct = list({pickle_hashing(case): case for case in data}.values())
     if memory_gb > 0:
@@ -43,7 +45,7 @@ def cached_dataset(
         sizes = [_bytes(steps(case)) for case in spread(distinct, measured)]
         estimated_gb = sum(sizes) / max(1, len(sizes)) * len(distinct) / 1e9
         if estimated_gb <= memory_gb:
-            return CacheDataset(data=data, transform=transform, hash_as_key=True)
+            return CacheDataset(data=data, transform=transform, hash_as_key=True, copy_cache=copy_cache)
         logger.info(
             f"{len(distinct)} preprocessed cases take about {estimated_gb:.1f} GB, more than cache_memory_gb "
             f"{memory_gb:g}: they are kept in {folder}"
