@@ -132,7 +132,7 @@ class HierarchicalUNet(nn.Module):
         if self.context is not None:
             surroundings, summary = self.context(x, context, embedding)
             embedding = embedding + summary
-        h = self.hourglass(self.input(channels_last(space_to_depth(x, self.stem))), embedding, surroundings)
+        h = self.hourglass(channels_last(self.input(space_to_depth(x, self.stem))), embedding, surroundings)
         return depth_to_space(self.output(F.silu(self.norm(h))), self.stem)
 
     def _check_shape(self, x: Tensor, context: Tensor | None) -> None:
@@ -191,7 +191,7 @@ class _ContextEncoder(nn.Module):
         gone = context.isnan()
         if self.training and self.dropout > 0:
             gone = gone | (torch.rand(x.shape[0], device=x.device) < self.dropout).reshape(-1, *[1] * (x.ndim - 1))
-        h = self.input(channels_last(space_to_depth(torch.where(gone, missing, context.to(x)), self.stem)))
+        h = channels_last(self.input(space_to_depth(torch.where(gone, missing, context.to(x)), self.stem)))
         added: list[Tensor | None] = [None] * self.shift
         for index, level in enumerate(self.levels):
             h = level(h, embedding)

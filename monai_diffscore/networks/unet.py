@@ -113,7 +113,7 @@ class ScoreUNet(nn.Module):
                 f'Crop patches of such a size, or pad with DivisiblePadd(keys="image", k={self.stride}).'
             )
         x, embedding = self.conditioning(x, c_noise, condition)
-        h = self.hourglass(self.input(channels_last(x)), embedding)
+        h = self.hourglass(channels_last(self.input(x)), embedding)
         return self.output(F.silu(self.norm(h)))
 
 
