@@ -20,7 +20,9 @@ from monai_diffscore.data.files import whole_file
 _PLANES = ("sagittal", "coronal", "axial")  # normal to the R, A and S axis of a RAS volume
 
 
-def save_gallery(samples: Tensor, path: str | Path, title: str = "", reference: Tensor | None = None) -> Path:
+def save_gallery(
+    samples: Tensor, path: str | Path, title: str = "", reference: Tensor | None = None, pictures: bool = False
+) -> Path:
     """Writes a PNG of the samples and returns its path.
 
     Args:
@@ -30,6 +32,7 @@ def save_gallery(samples: Tensor, path: str | Path, title: str = "", reference: 
         path: of the PNG.
         title: heading.
         reference: real data of the same kind, shown below (in a scatter plot behind) for comparison.
+        pictures: grey images are [1, rows, columns] from the top too, not slices with the first axis to the right.
     Raises:
         ValueError: for another number of dimensions.
     """
@@ -38,6 +41,9 @@ def save_gallery(samples: Tensor, path: str | Path, title: str = "", reference: 
         raise ValueError(
             f"A gallery shows [B, columns] or [B, C, *S] with 1 to 3 dimensions, got {tuple(samples.shape)}."
         )
+    if pictures and samples.ndim == 4 and samples.shape[1] == 1:
+        samples = samples.expand(-1, 3, -1, -1)
+        reference = None if reference is None else reference.expand(-1, 3, -1, -1)
     figure = Figure(layout="constrained")
     FigureCanvasAgg(figure)
     draw(figure, _numpy(samples), None if reference is None else _numpy(reference))

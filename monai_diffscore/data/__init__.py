@@ -1,5 +1,6 @@
 """Where data comes from: files, patches of them, and samples that come inside packages."""
 
+from monai_diffscore.data.arrays import FitSized, LoadArrayd, LoadPictured, SavePictured, class_names, list_arrays
 from monai_diffscore.data.cache import cached_dataset
 from monai_diffscore.data.dicom import (
     DicomReport,
@@ -31,18 +32,24 @@ __all__ = [
     "BlankVolumed",
     "DataError",
     "DicomReport",
+    "FitSized",
     "GridPatchesd",
     "HeldOutSlabd",
+    "LoadArrayd",
+    "LoadPictured",
     "LoadVolumed",
     "PositionChannelsd",
     "ResumableLoader",
     "SaveDicomd",
+    "SavePictured",
     "SaveTilesd",
     "Slide",
     "SlideTiles",
     "StrictDicomReader",
     "cached_dataset",
+    "class_names",
     "file_hash",
+    "list_arrays",
     "list_slides",
     "list_volumes",
     "load_statistics",

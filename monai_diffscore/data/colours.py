@@ -64,17 +64,36 @@ def as_rgb8(
             got=f"shape {tuple(image.shape)}",
             remedy="Move the channels to the front (EnsureChannelFirstd)." if last else "Use colour images.",
         )
-    eight = image if value_range is None and image.dtype == np.uint8 else _to_8_bit(image, source, key, value_range)
-    if len(eight) == 3:
-        return eight
-    colours, alpha = eight[:3], eight[3:]
+    if value_range is None and image.dtype == np.uint8:
+        return on_white(image)
+    return on_white(np.rint(as_brightness(image, source, key, value_range)).astype(np.uint8))
+
+
+def on_white(image: np.ndarray) -> np.ndarray:
+    r"""8-bit [C, H, W] of [C + 1, H, W] with alpha a: :math:`a v + (1 - a)\,255`; 1 or 3 channels as they are."""
+    if len(image) in (1, 3):
+        return image
+    colours, alpha = image[:-1], image[-1:]
     if alpha.min(initial=255) == 255:
         return colours
     share = alpha.astype(np.float32) / 255
     return np.rint(colours * share + 255 * (1 - share)).astype(np.uint8)
 
 
-def _to_8_bit(image: np.ndarray, source: object, key: str, value_range: tuple[float, float] | None) -> np.ndarray:
+def as_brightness(
+    image: np.ndarray, source: object, key: str = "image", value_range: tuple[float, float] | None = None
+) -> np.ndarray:
+    r"""The values v as float64 in 0 to 255: :math:`255 (v - low)/(high - low)`, or 8-bit ones as they are.
+
+    Args:
+        image: of any shape.
+        source: named in errors, as is ``key``.
+        value_range: (low, high) of black and white, needed for any type but uint8.
+    Raises:
+        DataError: for another type without ``value_range``, values outside of it, NaN or infinity.
+    """
+    if value_range is None and image.dtype == np.uint8:
+        return image.astype(np.float64)
     bad = 0 if image.dtype.kind in "bui" else int((~np.isfinite(image)).sum())
     low, high = (float(image.min()), float(image.max())) if not bad and image.size else (0.0, 0.0)
     if bad:
@@ -91,6 +110,11 @@ def _to_8_bit(image: np.ndarray, source: object, key: str, value_range: tuple[fl
             remedy="Say what is black and what is white: value_range=(0, 65535), (0, 4095), (0, 1) ...",
         )
     black, white = value_range
+    if image.dtype == np.uint8 and white > 255:
+        raise DataError(
+            source, key=key, expected=f"more than 8 bits, for the value_range {value_range}", got="8 bits (uint8)",
+            remedy="Give files of 8 bits and of more folders of their own: here they would turn black.",
+        )  # fmt: skip
     if not black < white or low < black or high > white:
         raise DataError(
             source,
@@ -99,4 +123,5 @@ def _to_8_bit(image: np.ndarray, source: object, key: str, value_range: tuple[fl
             got=f"{low:g} to {high:g}",
             remedy="Give the range of the scanner or of the file format, not that of one image.",
         )
-    return np.rint((image.astype(np.float64) - black) * (255 / (white - black))).astype(np.uint8)
+    brightness: np.ndarray = (image.astype(np.float64) - black) * (255 / (white - black))
+    return brightness

@@ -1,4 +1,4 @@
-"""Ordinary colour pictures: decoded whole into memory, and written as the pyramids that slide readers open."""
+"""Ordinary pictures: decoded whole into memory, and written as the pyramids that slide readers open."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from monai_diffscore.data.colours import as_rgb8
+from monai_diffscore.data.colours import as_brightness, as_rgb8, on_white
 from monai_diffscore.data.files import whole_file
 from monai_diffscore.data.problems import DataError
 
+SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 _MOST_PICTURE_PIXELS = 64_000_000
+_GREY_MODES = ("1", "L", "LA", "I;16", "I;16B", "I", "F")
 
 
 def unreadable(path: object, error: Exception) -> DataError:
@@ -23,6 +25,60 @@ def unreadable(path: object, error: Exception) -> DataError:
         got=f"{type(error).__name__}: {error}",
         remedy="The file is missing, damaged or of another kind: replace it or take it out of the folder.",
     )
+
+
+def read_picture(
+    path: str | Path, channels: int, value_range: tuple[float, float] | None = None, key: str = "image"
+) -> np.ndarray:
+    """A picture of 1 or 3 channels decoded whole, float32 [channels, H, W] in 0 to 255.
+
+    A colour file whose three channels are equal is grey. Grey of more than 8 bits keeps its steps; colours have 8 bits.
+
+    Raises:
+        DataError: as :func:`read_rgb`; for a grey file where colours are expected, and the other way.
+    """
+    if channels not in (1, 3):
+        raise DataError(
+            path, key=key, expected="channels 1 (grey) or 3 (red, green, blue) for pictures", got=f"{channels}",
+            remedy="Write arrays of more channels to .npy files.",
+        )  # fmt: skip
+    image = read_rgb(path, value_range) if channels == 3 else _read_grey(path, value_range, key)
+    return image.astype(np.float32)
+
+
+def _read_grey(path: str | Path, value_range: tuple[float, float] | None, key: str) -> np.ndarray:
+    try:
+        image = _decode_grey(str(path))
+    except DataError:
+        raise
+    except Exception as error:  # decoders raise anything
+        raise unreadable(path, error) from error
+    if image.ndim == 3 and len(image) == 3:
+        if (image != image[:1]).any():
+            raise DataError(
+                path, key=key, expected="a grey picture", got="colours that differ",
+                remedy="Give --channels 3, or convert all pictures to grey.",
+            )  # fmt: skip
+        image = image[:1]
+    if len(image) == 2 and image.dtype != np.uint8:
+        raise DataError(
+            path, key=key, expected="8 bits with alpha", got=f"{image.dtype}", remedy="Export it without alpha.",
+        )  # fmt: skip
+    return as_brightness(on_white(image) if len(image) == 2 else image, path, key, value_range)
+
+
+def _decode_grey(path: str) -> np.ndarray:
+    """[1 or 3, H, W], or [2, H, W] with alpha, in the values of the file."""
+    if Path(path).suffix.lower() in (".tif", ".tiff"):
+        return _read_tiff(path, ("YX", "YXS", "SYX"))
+    with Image.open(path) as file:
+        _check_picture_size(path, file.size[0] * file.size[1])
+        if file.mode not in _GREY_MODES:
+            return as_rgb8(_read_picture(path), path)
+        if file.mode == "LA" and any(";16" in str(tile[3]) for tile in file.tile):
+            raise _too_many_bits(path)
+        pixels = np.asarray(file.convert("L") if file.mode == "1" else file)
+        return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
 
 def read_rgb(path: str | Path, value_range: tuple[float, float] | None = None) -> np.ndarray:
@@ -42,7 +98,7 @@ def read_rgb(path: str | Path, value_range: tuple[float, float] | None = None) -
     return as_rgb8(image, path, value_range=value_range)
 
 
-def _read_tiff(path: str) -> np.ndarray:
+def _read_tiff(path: str, kinds: tuple[str, ...] = ("YXS", "SYX")) -> np.ndarray:
     import tifffile
 
     with tifffile.TiffFile(path) as file:
@@ -50,11 +106,13 @@ def _read_tiff(path: str) -> np.ndarray:
         axes, shape = series.axes.replace("C", "S"), series.shape
         _check_picture_size(path, shape[axes.index("X")] * shape[axes.index("Y")])
         image: np.ndarray = series.asarray()
-    if axes not in ("YXS", "SYX"):
+    if axes not in kinds:
         raise DataError(
-            path, expected="one colour picture (axes YXS or SYX)", got=f"axes {axes} of shape {shape}",
-            remedy="Export one colour page.",
+            path, expected=f"one {'' if 'YX' in kinds else 'colour '}picture (axes {' or '.join(kinds)})",
+            got=f"axes {axes} of shape {shape}", remedy=f"Export one {'' if 'YX' in kinds else 'colour '}page.",
         )  # fmt: skip
+    if axes == "YX":
+        return image[None]
     return image.transpose(2, 0, 1) if axes == "YXS" else image
 
 
@@ -62,17 +120,21 @@ def _read_picture(path: str) -> np.ndarray:
     with Image.open(path) as file:
         _check_picture_size(path, file.size[0] * file.size[1])
         if any(";16" in str(tile[3]) for tile in file.tile):
-            raise DataError(
-                path,
-                expected="8 bits a colour",
-                got="a picture of 16 bits, of which the decoder would drop half without a word",
-                remedy="Convert it to TIFF and state its value_range.",
-            )
+            raise _too_many_bits(path)
         if file.mode not in ("RGB", "RGBA", "P"):
             raise DataError(
                 path, expected="a colour picture", got=f"the mode {file.mode}", remedy="Use RGB pictures.",
             )  # fmt: skip
         return np.asarray(file.convert("RGBA") if file.mode == "P" else file).transpose(2, 0, 1)
+
+
+def _too_many_bits(path: str) -> DataError:
+    return DataError(
+        path,
+        expected="8 bits a colour",
+        got="a picture of 16 bits, of which the decoder would drop half without a word",
+        remedy="Convert it to TIFF and state its value_range.",
+    )
 
 
 def _check_picture_size(path: str, pixels: int) -> None:

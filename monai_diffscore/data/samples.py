@@ -16,6 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from monai_diffscore.data.files import whole_file
 from monai_diffscore.data.invesalius import convert_invesalius
 from monai_diffscore.data.phantom import write_ct_phantoms
 from monai_diffscore.data.problems import DataError
@@ -170,8 +173,7 @@ def ihc_slide() -> str:
     from monai_diffscore.data.pictures import read_rgb, write_pyramid
 
     source = sample_path("ihc")
-    stamp = Path(source).stat()
-    path = cache_folder() / f"ihc_{stamp.st_size}_{stamp.st_mtime_ns}.tif"
+    path = _derived(source, "ihc").with_suffix(".tif")
     if not path.is_file():
         description = f"scikit-image ihc.png; pixel size nominal ({IHC_NOMINAL_MPP_UM} um), its source states none"
         write_pyramid(read_rgb(source), path, mpp_um=IHC_NOMINAL_MPP_UM, tile=128, levels=2, description=description)
@@ -200,6 +202,54 @@ def ct() -> str:
         "apt-get install invesalius-examples, or --dataset_dir FOLDER, or the variable MONAI_DIFFSCORE_CT."
     )
     return str(write_ct_phantoms(cache_folder() / "ct_phantoms"))
+
+
+def digits() -> str:
+    """scikit-learn's handwritten digits as arrays: a folder in the cache with images.npy and labels.npy.
+
+    1797 images of 8 x 8 pixels, uint8, [N, rows, columns]: 17 grey levels, stretched to 0 .. 255, ink white; and their
+    classes 0 to 9. Written at the first call. Override: ``MONAI_DIFFSCORE_DIGITS`` (a table of the same kind: 64 pixels
+    and the class in each row, comma-separated).
+
+    Raises:
+        DataError: if scikit-learn is not installed.
+    """
+    source = sample_path("digits")
+    folder = _derived(source, "digits")
+    if not (folder / "images.npy").is_file():
+        table = np.loadtxt(source, delimiter=",")
+        _save_array(folder / "labels.npy", table[:, 64].astype(np.int64))
+        _save_array(folder / "images.npy", np.rint(table[:, :64] * 255 / 16).astype(np.uint8).reshape(-1, 8, 8))
+        logger.info("wrote the sample images %s", folder)
+    return str(folder)
+
+
+def ecg() -> str:
+    """PyWavelets' electrocardiogram as a sequence: a .npy file in the cache, [1024], int32, unit not stated.
+
+    Written at the first call. Override: ``MONAI_DIFFSCORE_ECG`` (an .npz file with the sequence as ``data``).
+
+    Raises:
+        DataError: if PyWavelets is not installed.
+    """
+    source = sample_path("ecg")
+    path = _derived(source, "ecg").with_suffix(".npy")
+    if not path.is_file():
+        with np.load(source) as archive:
+            _save_array(path, archive["data"])
+        logger.info("wrote the sample sequence %s", path)
+    return str(path)
+
+
+def _derived(source: str, name: str) -> Path:
+    """Where in the cache something made of a file belongs: another file, another place."""
+    stamp = Path(source).stat()
+    return cache_folder() / f"{name}_{stamp.st_size}_{stamp.st_mtime_ns}"
+
+
+def _save_array(path: Path, array: np.ndarray) -> None:
+    with whole_file(path) as file:
+        np.save(file, array)
 
 
 def cache_folder() -> Path:

@@ -49,7 +49,7 @@ def list_volumes(path: str | Path, key: str = "image") -> list[dict[str, str]]:
     files = [root] if root.is_file() else sorted(f for f in root.rglob("*") if f.is_file())
     inside = root.parent if root.is_file() else root
     volumes = [
-        {key: str(f), "subject": _subject(f.relative_to(inside))}
+        {key: str(f), "subject": subject_of(f.relative_to(inside))}
         for f in files
         if f.name.lower().endswith(SUFFIXES) and not f.name.startswith(".")
     ]
@@ -82,33 +82,42 @@ def _list_series(path: Path, inside: Path, key: str) -> list[dict[str, str]]:
         files = {Path(p.file) for p in one.planes}
         place = files.pop() if len(files) == 1 else one.folder
         alone = not any(Path(p.file).is_relative_to(place) for s in found if s is not one for p in s.planes)
-        subject = one.planes[0].patient or _subject(one.folder.relative_to(inside))
+        subject = one.planes[0].patient or subject_of(one.folder.relative_to(inside))
         cases.append({key: str(place) if alone else f"{place}#{one.uid}", "subject": subject})
     return cases
 
 
-def _subject(path: Path) -> str:
+def subject_of(path: Path) -> str:
+    """The last ``sub-<label>`` of a path, as in BIDS; else all of the path."""
     labels = re.findall(r"sub-[A-Za-z0-9]+", str(path))
     return labels[-1] if labels else str(path)
 
 
 def split_by_subject(
-    cases: Sequence[Mapping[str, str]], validation_share: float = 0.2, seed: int = 0
-) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
+    cases: Sequence[Mapping[str, Any]], validation_share: float = 0.2, seed: int = 0, slabs: bool = True
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Training and validation cases such that no ``subject`` is in both.
 
     With one subject alone both lists hold it, marked ``slab="train"`` and ``slab="validation"``, for
-    :class:`~monai_diffscore.data.patches.HeldOutSlabd`.
+    :class:`~monai_diffscore.data.patches.HeldOutSlabd`; without ``slabs`` that is refused.
 
     Raises:
         ValueError: unless 0 < validation_share < 1.
+        DataError: for one subject without ``slabs``.
     """
     if not 0 < validation_share < 1:
         raise ValueError(f"validation_share must lie between 0 and 1, got {validation_share}.")
-    subjects: dict[str, list[dict[str, str]]] = {}
+    subjects: dict[str, list[dict[str, Any]]] = {}
     for case in cases:
         subjects.setdefault(case["subject"], []).append(dict(case))
     names = sorted(subjects)
+    if len(names) == 1 and not slabs:
+        raise DataError(
+            names[0],
+            expected="at least two subjects, one of them to validate on",
+            got="one",
+            remedy="Add data: what a model is trained on cannot tell how good it is.",
+        )
     if len(names) == 1:
         parts = ("train", "validation")
         train, validation = ([{**case, "slab": part} for case in subjects[names[0]]] for part in parts)
@@ -254,7 +263,8 @@ class BlankVolumed(MapTransform):
     Args:
         keys: keys to fill; a value already there is replaced.
         shape: spatial size in voxels.
-        spacing_mm: size of a voxel; the axes are RAS, and the centre of the volume is the origin of the world.
+        spacing_mm: size of a voxel; the axes are RAS, and the centre of the volume is the origin of the world. None for
+            arrays without a place in the world.
         channels: number of channels.
         value: intensity of all voxels.
     """
@@ -263,17 +273,17 @@ class BlankVolumed(MapTransform):
         self,
         keys: KeysCollection,
         shape: Sequence[int],
-        spacing_mm: Sequence[float],
+        spacing_mm: Sequence[float] | None = None,
         channels: int = 1,
         value: float = 0.0,
     ) -> None:
         super().__init__(keys, allow_missing_keys=True)
-        if len(shape) != len(spacing_mm):
+        if spacing_mm is not None and len(shape) != len(spacing_mm):
             raise ValueError(f"shape and spacing_mm need one entry for each axis, got {shape} and {spacing_mm}.")
         self.shape, self.channels, self.value = tuple(shape), channels, value
         # a slice lies in space too: writers of NIfTI want 4 x 4
         self.affine = torch.eye(max(len(shape), 3) + 1, dtype=torch.float64)
-        for axis, (size, step) in enumerate(zip(shape, spacing_mm, strict=True)):
+        for axis, (size, step) in enumerate(zip(shape, spacing_mm or (), strict=spacing_mm is not None)):
             self.affine[axis, axis] = step
             self.affine[axis, -1] = -0.5 * step * (size - 1)
 

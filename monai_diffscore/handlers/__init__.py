@@ -3,7 +3,7 @@
 from monai_diffscore.handlers.attach import Attach
 from monai_diffscore.handlers.checkpoint import ResumableCheckpoint
 from monai_diffscore.handlers.ema import PowerEMA
-from monai_diffscore.handlers.gallery import SampleGallery, SaveGallery, SaveRows
+from monai_diffscore.handlers.gallery import SampleGallery, SaveArray, SaveGallery, SaveRows
 from monai_diffscore.handlers.gradients import ClipGradients
 from monai_diffscore.handlers.progress import Progress, TimeLimit, ValidationLog
 from monai_diffscore.handlers.tracking import Tracking
@@ -15,6 +15,7 @@ __all__ = [
     "Progress",
     "ResumableCheckpoint",
     "SampleGallery",
+    "SaveArray",
     "SaveGallery",
     "SaveRows",
     "TimeLimit",

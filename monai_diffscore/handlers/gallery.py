@@ -10,7 +10,7 @@ from typing import Any
 import ignite.distributed as idist
 import numpy as np
 import torch
-from ignite.engine import Engine, Events
+from ignite.engine import Engine, EventEnum, Events
 from monai.engines import IterationEvents
 from monai.utils import convert_to_tensor
 from torch import Tensor, nn
@@ -38,6 +38,7 @@ class SampleGallery:
         tracking: optional record that gets the pictures too.
         condition: keyword tensors [count, ...] for the network.
         device: where to sample.
+        pictures: images are [C, rows, columns] from the top.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class SampleGallery:
         tracking: Tracking | None = None,
         condition: dict[str, Tensor] | None = None,
         device: torch.device | str = "cpu",
+        pictures: bool = False,
     ) -> None:
         self.network = network
         self.inferer = inferer
@@ -61,6 +63,7 @@ class SampleGallery:
         self.tracking = tracking
         self.condition = condition or {}
         self.device = device
+        self.pictures = pictures
 
     def attach(self, engine: Engine) -> None:
         if self.every > 0:
@@ -77,7 +80,7 @@ class SampleGallery:
         iteration = engine.state.iteration
         path = self.folder / f"samples_{iteration:08d}.png"
         try:
-            save_gallery(samples, path, f"samples after {iteration} iterations")
+            save_gallery(samples, path, f"samples after {iteration} iterations", pictures=self.pictures)
         except OSError as error:  # a full disk must not end a training for a picture
             logger.error(f"{path}: {error}")
             return
@@ -88,6 +91,8 @@ class SampleGallery:
 class _Collector:
     """Collects an evaluator's predictions, before postprocessing gives them their units back."""
 
+    event: EventEnum | Events = IterationEvents.FORWARD_COMPLETED
+
     def __init__(self, path: str | Path, key: str) -> None:
         self.path = Path(path)
         self.key = key
@@ -95,7 +100,7 @@ class _Collector:
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, self.clear)
-        engine.add_event_handler(IterationEvents.FORWARD_COMPLETED, self.collect)
+        engine.add_event_handler(self.event, self.collect)
         engine.add_event_handler(Events.COMPLETED, self.finish)
 
     def clear(self, _engine: Engine) -> None:
@@ -121,21 +126,28 @@ class SaveGallery(_Collector):
         title: heading.
         reference: optional real data of the same kind, shown beside.
         key: key of the samples in the evaluator's output.
+        pictures: images are [C, rows, columns] from the top.
     """
 
     def __init__(
-        self, path: str | Path, title: str = "samples", reference: Tensor | None = None, key: str = "pred"
+        self,
+        path: str | Path,
+        title: str = "samples",
+        reference: Tensor | None = None,
+        key: str = "pred",
+        pictures: bool = False,
     ) -> None:
         super().__init__(path, key)
         self.title = title
         self.reference = reference
+        self.pictures = pictures
 
     def save(self, predictions: Tensor) -> None:
-        save_gallery(predictions, self.path, self.title, self.reference)
+        save_gallery(predictions, self.path, self.title, self.reference, self.pictures)
 
 
 class SaveRows(_Collector):
-    """Writes the predictions [B, columns] of an evaluator as one .npy file when it is done.
+    """Writes the normalised predictions [B, columns] of an evaluator as one .npy file when it is done.
 
     Args:
         path: of the file.
@@ -148,3 +160,16 @@ class SaveRows(_Collector):
     def save(self, predictions: Tensor) -> None:
         with whole_file(self.path) as file:
             np.save(file, predictions.numpy())
+
+
+class SaveArray(SaveRows):
+    """Writes the predictions of an evaluator as one .npy file [B, C, *S] when it is done, in the units of the data.
+
+    As :class:`SaveRows`, but after postprocessing has given them back.
+    """
+
+    event = Events.ITERATION_COMPLETED
+
+    def collect(self, engine: Engine) -> None:
+        items: Any = engine.state.output
+        self.predictions += [convert_to_tensor(item[self.key], track_meta=False).detach().cpu()[None] for item in items]

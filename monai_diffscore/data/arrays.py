@@ -1,0 +1,350 @@
+"""Arrays in ordinary files: sequences and images in .npy files, and folders of pictures.
+
+A case is one array, under the rules
+
+================  =====================================================================================
+.npy              [N, *S] or [N, C, *S]: N cases, a row each, read through a memory map; [*S]: one case
+picture           PNG, JPEG, TIFF or BMP: one case, grey or RGB
+subject           the last ``sub-<label>`` of the path, as in BIDS; else each row and each file is its own
+class             the number in ``labels.npy`` beside the array, or the sub-folder; -1 where there is none
+================  =====================================================================================
+
+Pictures are [C, rows, columns] from the top, in 0 to 255.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import CenterSpatialCrop, MapTransform, Resize
+from monai.utils import convert_to_numpy
+from PIL import Image
+
+from monai_diffscore.data.colours import as_brightness
+from monai_diffscore.data.files import whole_file
+from monai_diffscore.data.pictures import SUFFIXES as PICTURES
+from monai_diffscore.data.pictures import read_picture
+from monai_diffscore.data.problems import DataError
+from monai_diffscore.data.volumes import subject_of
+
+LABELS = "labels.npy"
+
+
+def list_arrays(
+    path: str | Path, spatial_dims: int, num_classes: int | None = None, key: str = "image"
+) -> list[dict[str, Any]]:
+    """All cases below a folder, or in one file, sorted: ``[{key: file, "row": i, "subject": ..., "label": ...}]``.
+
+    ``row`` stands in those of an array of rows alone. ``class_name`` is the sub-folder (the innermost that is no
+    ``sub-<label>``) or the number in labels.npy; ``label`` counts the sub-folders in alphabetical order.
+
+    Args:
+        path: folder or file; .npy, or pictures if ``spatial_dims`` is 2.
+        spatial_dims: dimensions of S.
+        num_classes: if given, no label may be as large.
+        key: of the file name.
+    Raises:
+        DataError: if there is nothing, a mixture of both, an array of another kind, or labels that do not fit.
+    """
+    root = Path(path).expanduser()
+    files = _files(root, spatial_dims, key)
+    top = root.parent if root.is_file() else root
+    numbered = any(_labels_of(file).is_file() for file in files)
+    cases: list[dict[str, Any]] = []
+    for file in files:
+        inside = file.relative_to(top)
+        count = _count_rows(file, spatial_dims, key) if file.suffix == ".npy" else None
+        labels = _read_labels(file, count, key) if numbered else None
+        folder = "" if numbered else _class_folder(inside)
+        for row in range(1 if count is None else count):
+            case = {key: str(file), "subject": subject_of(inside), "label": -1, "class_name": folder}
+            if labels is not None:
+                case |= {"label": int(labels[row]), "class_name": str(labels[row]) if labels[row] >= 0 else ""}
+            if count is not None:
+                own = subject_of(inside) == str(inside)
+                case |= {"row": row, "subject": f"{inside}[{row}]" if own else subject_of(inside)}
+            cases.append(case)
+    if not numbered:
+        folders = sorted({case["class_name"] for case in cases} - {""})
+        cases = [case | {"label": folders.index(case["class_name"]) if case["class_name"] else -1} for case in cases]
+    largest = max(case["label"] for case in cases)
+    if num_classes is not None and largest >= num_classes:
+        raise DataError(
+            root,
+            key="label",
+            expected=f"labels below num_classes = {num_classes}",
+            got=f"labels up to {largest}, classes {class_names(cases)[:12]}",
+            remedy=f"Give --num_classes {largest + 1}, or take these sub-folders or rows out.",
+        )
+    return cases
+
+
+def class_names(cases: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Names of the classes by their label, "" for a label that no case has."""
+    names = {case["label"]: case["class_name"] for case in cases if case["label"] >= 0}
+    return [names.get(label, "") for label in range(max(names, default=-1) + 1)]
+
+
+def _files(root: Path, spatial_dims: int, key: str) -> list[Path]:
+    suffixes = (".npy", *PICTURES) if spatial_dims == 2 else (".npy",)
+    expected = f"{spatial_dims}-D arrays ({', '.join(suffixes)})"
+    if not root.exists():
+        raise DataError(
+            root, key=key, expected=expected, got="no such file or folder", remedy="Give an existing --dataset_dir."
+        )
+    there = [root] if root.is_file() else sorted(file for file in root.rglob("*") if file.is_file())
+    files = [
+        file
+        for file in there
+        if file.suffix.lower() in suffixes and file.name != LABELS and not file.name.startswith(".")
+    ]
+    kinds = {file.suffix == ".npy" for file in files}
+    if len(kinds) != 1:
+        found = sorted({file.suffix or file.name for file in there})
+        raise DataError(
+            root,
+            key=key,
+            expected=expected + (", of one kind" if files else ""),
+            got=f"{len(there)} files, of the types {found[:8]}" if there else "an empty folder",
+            remedy="Give arrays and pictures folders of their own, one of which is --dataset_dir."
+            if files
+            else "Point --dataset_dir at such files; numpy.save writes .npy.",
+        )
+    return files
+
+
+def _class_folder(inside: Path) -> str:
+    folders = [part for part in inside.parts[:-1] if not part.startswith("sub-")]
+    return folders[-1] if folders else ""
+
+
+def _labels_of(file: Path) -> Path:
+    return file.parent / LABELS
+
+
+def _open(file: Path, key: str) -> np.ndarray:
+    try:
+        array: np.ndarray = np.load(file, mmap_mode="r", allow_pickle=False)
+    except Exception as error:  # also of arrays of objects, which would run code
+        raise DataError(
+            file,
+            key=key,
+            expected="a .npy file of numbers",
+            got=f"{type(error).__name__}: {error}",
+            remedy="Write it with numpy.save from an array of numbers.",
+        ) from error
+    return array
+
+
+def _count_rows(file: Path, spatial_dims: int, key: str) -> int | None:
+    """Number of cases in an array; None if all of it is one."""
+    array = _open(file, key)
+    extra = array.ndim - spatial_dims
+    if extra not in (0, 1, 2) or array.size == 0 or array.dtype.kind not in "buif":
+        axes = ", ".join("LHWD"[1 : spatial_dims + 1] if spatial_dims > 1 else "L")
+        raise DataError(
+            file,
+            key=key,
+            expected=f"real numbers of shape [N, {axes}], [N, C, {axes}] or [{axes}], none of them 0",
+            got=f"{array.dtype} of shape {array.shape}",
+            remedy="Reshape or convert it, and write it with numpy.save.",
+        )
+    return len(array) if extra else None
+
+
+def _read_labels(file: Path, count: int | None, key: str) -> np.ndarray | None:
+    path = _labels_of(file)
+    if not path.is_file():
+        return None
+    labels = _open(path, "label")
+    expected = (1 if count is None else count,)
+    alone = sum(other.suffix == ".npy" for other in file.parent.iterdir()) == 2
+    if not alone or labels.shape != expected or labels.dtype.kind not in "ui" or int(labels.min(initial=0)) < -1:
+        raise DataError(
+            path,
+            key="label",
+            expected=f"integers of shape {expected}, from 0 (-1: unknown), beside {file.name} alone",
+            got=f"{labels.dtype} of shape {labels.shape}, smallest {labels.min(initial=0)}, beside "
+            f"{sum(1 for other in file.parent.iterdir() if other.suffix == '.npy') - 1} arrays",
+            remedy="Write one label for each row of one array; give several arrays folders of their own.",
+        )
+    return labels
+
+
+class LoadArrayd(MapTransform):
+    """Loads cases of .npy files as float32 ``MetaTensor`` [channels, *S], values as they are.
+
+    Args:
+        keys: keys of the file names.
+        spatial_dims: dimensions of S.
+        channels: expected number of channels; rows [*S] have one.
+        size: expected S; None takes any.
+        row_key: key of the row, if the case has one.
+    Raises:
+        DataError: for a file that cannot be read, another shape, NaN or infinity, or a constant.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        spatial_dims: int,
+        channels: int = 1,
+        size: Sequence[int] | None = None,
+        row_key: str = "row",
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.spatial_dims, self.channels, self.row_key = spatial_dims, channels, row_key
+        self.size = None if size is None else tuple(size)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        loaded = dict(data)
+        for key in self.key_iterator(loaded):
+            row = loaded.get(self.row_key)
+            source = str(loaded[key]) if row is None else f"{loaded[key]}[{row}]"
+            values = self.read(Path(loaded[key]), row, str(key))
+            self._check(values, source, str(key))
+            loaded[key] = MetaTensor(torch.from_numpy(values), meta={"filename_or_obj": source})
+        return loaded
+
+    def read(self, file: Path, row: int | None, key: str) -> np.ndarray:
+        """The values [C, *S] of one case, float32."""
+        array = _open(file, key)
+        values = np.asarray(array if row is None else array[row]).astype(np.float32)
+        return values[None] if values.ndim == self.spatial_dims else values
+
+    def _check(self, values: np.ndarray, source: str, key: str) -> None:
+        if values.ndim != self.spatial_dims + 1 or values.shape[0] != self.channels:
+            last = values.shape[-1] == self.channels and values.ndim == self.spatial_dims + 1
+            raise DataError(
+                source,
+                key=key,
+                expected=f"{self.channels} channel(s) of {self.spatial_dims} dimension(s), channels first",
+                got=f"shape {values.shape}",
+                remedy="Move the channels to the front (numpy.moveaxis)." if last else "Set --channels accordingly.",
+            )
+        if self.size is not None and values.shape[1:] != self.size:
+            raise DataError(
+                source,
+                key=key,
+                expected=f"the size {self.size}, as of all",
+                got=f"{values.shape[1:]}",
+                remedy="Resize all of them beforehand, set --image_size, or give --fit true, which scales and crops.",
+            )
+        bad = int((~np.isfinite(values)).sum())
+        if bad:
+            raise DataError(
+                source,
+                key=key,
+                expected="finite values",
+                got=f"{bad} of {values.size} values NaN or infinite",
+                remedy="Take this case out, or fill the gaps on purpose beforehand.",
+            )
+        low, high = float(values.min()), float(values.max())
+        if low == high:
+            raise DataError(
+                source,
+                key=key,
+                expected="values that differ",
+                got=f"the constant {low:g}",
+                remedy="Take this case out: it holds nothing to learn.",
+            )
+
+
+class LoadPictured(LoadArrayd):
+    r"""Loads pictures, and images in .npy files, as float32 ``MetaTensor`` [channels, rows, columns] in 0 to 255.
+
+    Values v of 8 bits stay as they are; else black and white must be stated, and v becomes
+    :math:`255\,(v - low)/(high - low)`.
+
+    Args:
+        keys: keys of the file names.
+        channels: 1 for grey, 3 for red, green and blue.
+        size: expected (rows, columns); None takes any.
+        value_range: (low, high) of black and white, for anything but 8 bits: 16 bits may hold 12.
+    Raises:
+        DataError: as :class:`LoadArrayd`; for a picture of the other kind, other bits without ``value_range``, or
+            values outside of it.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        channels: int = 1,
+        size: Sequence[int] | None = None,
+        value_range: Sequence[float] | None = None,
+        row_key: str = "row",
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, 2, channels, size, row_key, allow_missing_keys)
+        self.value_range = None if value_range is None else (float(value_range[0]), float(value_range[1]))
+
+    def read(self, file: Path, row: int | None, key: str) -> np.ndarray:
+        """The brightness [C, rows, columns] of one case, float32."""
+        if file.suffix != ".npy":
+            return read_picture(file, self.channels, self.value_range, key)
+        array = _open(file, key)
+        values = np.asarray(array if row is None else array[row])
+        values = values[None] if values.ndim == 2 else values
+        source = str(file) if row is None else f"{file}[{row}]"
+        return as_brightness(values, source, key, self.value_range).astype(np.float32)
+
+
+class FitSized(MapTransform):
+    """Scales images, their aspect kept, until they just cover a size, and keeps the centre.
+
+    Args:
+        keys: keys of images [C, *S].
+        size: spatial size.
+    """
+
+    def __init__(self, keys: KeysCollection, size: Sequence[int], allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.size = tuple(size)
+        self.crop = CenterSpatialCrop(self.size)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        fitted = dict(data)
+        for key in self.key_iterator(fitted):
+            sizes = fitted[key].shape[1:]
+            scale = max(wanted / there for wanted, there in zip(self.size, sizes, strict=True))
+            covering = [max(w, round(scale * there)) for w, there in zip(self.size, sizes, strict=True)]
+            # means of areas: MONAI's anti-aliasing filter pads with black, which darkens the border
+            fitted[key] = self.crop(Resize(covering, mode="area" if scale < 1 else "bilinear")(fitted[key]))
+        return fitted
+
+
+class SavePictured(MapTransform):
+    """Writes images [1 or 3, rows, columns] in 0 to 255 as 8-bit PNG; returns the data unchanged.
+
+    Args:
+        keys: of the images.
+        output_dir: folder; files are named ``<key>_<number>.png``.
+        number_key: key of the number.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        output_dir: str | Path,
+        number_key: str = "seed",
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.folder, self.number_key = Path(output_dir), number_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        for key in self.key_iterator(dict(data)):
+            path = self.folder / f"{key}_{int(data[self.number_key]):04d}.png"
+            brightness = as_brightness(convert_to_numpy(data[key]), path, str(key), value_range=(0, 255))
+            pixels = np.rint(brightness).astype(np.uint8)
+            with whole_file(path) as file:
+                picture = Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0).copy())
+                picture.save(file, format="png")
+        return dict(data)
