@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from mlflow.tracking import MlflowClient
-from monai.bundle import ConfigWorkflow
+from monai.bundle import ConfigWorkflow, ckpt_export, verify_net_in_out
 from PIL import Image
 
 from monai_diffscore.command_line import find_cause
@@ -29,6 +29,7 @@ OVERLAYS = sorted(path.stem for path in (ROOT / "configs").glob("*.json") if pat
 ORGANS = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("bundles/ct_*/configs/organ_*.json"))
 # these change a training alone, and are tested in test_ddp.py and test_tracking.py
 TRAINING_OVERLAYS = {"multi_gpu", "fsdp", "tracking_server"}
+ARRAYS = ("natural_dit2d", "signal_dit1d")
 each_bundle = pytest.mark.parametrize("bundle", BUNDLES)
 
 TOP_LEVEL = {
@@ -73,9 +74,18 @@ def spatial_dims(bundle: str) -> int:
 
 @pytest.fixture
 def dataset(bundle: str, write_volume, write_slide, tmp_path: Path) -> str:
-    """Data of the bundle's kind: three small synthetic subjects or slides, or a toy."""
+    """Data of the bundle's kind: three small synthetic subjects, slides or sequences, labelled images, or a toy."""
     if bundle == "toy2d_mlp":
         return "moons"
+    if bundle in ARRAYS:
+        (tmp_path / "data").mkdir()
+        generator = np.random.default_rng(0)
+        if bundle == "natural_dit2d":
+            np.save(tmp_path / "data/images.npy", generator.integers(0, 256, (15, 8, 8), dtype=np.uint8))
+            np.save(tmp_path / "data/labels.npy", np.arange(15) % 4 - 1)
+        else:
+            np.save(tmp_path / "data/sequences.npy", 5 + np.cumsum(generator.normal(size=(3, 400)), axis=1))
+        return str(tmp_path / "data")
     if bundle == "pathology_hierarchical_unet":
         for seed in range(3):
             write_slide(f"data/slide-{seed}.tif", seed=seed)
@@ -139,6 +149,10 @@ def test_monai_finds_its_properties(bundle, kind, tmp_path, dataset):
             "spacing_mm": [1.0] * spatial_dims(bundle),
             "mpp_um": 0.5,
             "tile_size": 64,
+            "image_size": [8, 8],
+            "window_size": [256],
+            "channels": 1,
+            "num_classes": 10,
         }
         (tmp_path / "data_statistics.json").write_text(json.dumps(facts))
         made = workflow(bundle, ["inference"], ["smoke"], kind="infer", checkpoint=str(tmp_path / "model.pt"))
@@ -152,7 +166,12 @@ def test_monai_finds_its_properties(bundle, kind, tmp_path, dataset):
 def test_train_sample_evaluate(bundle, dataset, tmp_path):
     where = {"output_dir": str(tmp_path / "out"), "ckpt_dir": str(tmp_path / "models"), "dataset_dir": dataset}
     # sampling takes it from the training, not from its own file
-    changed = {"toy2d_mlp": {}, "pathology_hierarchical_unet": {"mpp_um": 0.6}}
+    changed = {
+        "toy2d_mlp": {},
+        "pathology_hierarchical_unet": {"mpp_um": 0.6},
+        "natural_dit2d": {"num_classes": 3},
+        "signal_dit1d": {"window_size": [128]},
+    }
     where |= changed.get(bundle, {"spacing_mm": [2.5] * spatial_dims(bundle)})
     training = workflow(bundle, ["train"], ["smoke"], **where)
     training.run()
@@ -179,8 +198,13 @@ def test_train_sample_evaluate(bundle, dataset, tmp_path):
     loaded = samples.parser.get_parsed_content("network").state_dict()
     assert all((trained[key] == loaded[key].cpu()).all() for key in trained)
     assert loaded["preconditioning.sigma_data"].item() == pytest.approx(float(run.data.params["sigma_data"]))
-    assert (tmp_path / "samples/gallery.png").stat().st_size > 5_000
-    check = {"toy2d_mlp": check_rows, "pathology_hierarchical_unet": check_tiles}.get(bundle, check_volumes)
+    assert (tmp_path / "samples/gallery.png").stat().st_size > 4_000
+    check = {
+        "toy2d_mlp": check_rows,
+        "pathology_hierarchical_unet": check_tiles,
+        "natural_dit2d": check_pictures,
+        "signal_dit1d": check_sequences,
+    }.get(bundle, check_volumes)
     check(tmp_path / "samples", json.loads((tmp_path / "models/data_statistics.json").read_text()))
 
     evaluation = workflow(
@@ -237,6 +261,63 @@ def check_tiles(folder: Path, statistics: dict) -> None:
             assert (picture.mode, picture.size) == ("RGB", (64, 64))
             assert 25_400 / picture.info["dpi"][0] == pytest.approx(0.6, rel=1e-3)
             assert np.asarray(picture).std() > 0
+
+
+def check_pictures(folder: Path, statistics: dict) -> None:
+    assert statistics["classes"] == ["0", "1", "2"]
+    images = np.load(folder / "samples.npy")
+    assert images.shape == (2, 1, 8, 8)
+    assert 0 <= images.min() < images.max() <= 255
+    for image, file in zip(images, sorted(folder.glob("pred_*.png")), strict=True):
+        with Image.open(file) as picture:
+            assert picture.mode == "L"
+            np.testing.assert_array_equal(np.asarray(picture), np.rint(image[0]))
+
+
+def check_sequences(folder: Path, statistics: dict) -> None:
+    sequences = np.load(folder / "samples.npy")
+    assert sequences.shape == (2, 1, 128)
+    assert statistics["low"] <= sequences.min() < sequences.max() <= statistics["high"] + 1e-3
+    assert sequences.std() > 0
+
+
+@pytest.mark.parametrize("bundle", ARRAYS)
+def test_the_network_takes_an_image_alone_and_exports(bundle, tmp_path):
+    """What the model zoo checks: shape and type as the metadata say, for several n; weights to TorchScript."""
+    folder = ROOT / "bundles" / bundle
+    facts = {"sigma_data": 0.5, "low": 0, "high": 1, "image_size": [8, 8], "window_size": [256], "channels": 1}
+    (tmp_path / "data_statistics.json").write_text(json.dumps({**facts, "num_classes": 10}))
+    files = {
+        "meta_file": str(folder / "configs/metadata.json"), "config_file": str(folder / "configs/inference.json")
+    }  # fmt: skip
+    checkpoint = str(tmp_path / "model.pt")
+    made = workflow(bundle, ["inference"], kind="infer", checkpoint=checkpoint)
+    network = made.parser.get_parsed_content("network_def").eval()
+    torch.save(network.state_dict(), checkpoint)
+    for n in (1, 2, 5):
+        verify_net_in_out("network_def", **files, device="cpu", n=n, checkpoint=checkpoint)
+    ckpt_export(
+        "network_def", filepath=str(tmp_path / "model.ts"), ckpt_file=checkpoint, **files, checkpoint=checkpoint,
+        input_shape=[1, *network.network.example_shape],
+    )  # fmt: skip
+    image = torch.randn(3, *network.network.example_shape)
+    with torch.no_grad():
+        torch.testing.assert_close(torch.jit.load(tmp_path / "model.ts")(image), network(image), rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("bundle", ["natural_dit2d"])
+def test_a_class_is_sampled_by_its_label(bundle, tmp_path):
+    facts = {"sigma_data": 0.5, "low": 0, "high": 255, "image_size": [8, 8], "channels": 1, "num_classes": 10}
+    (tmp_path / "data_statistics.json").write_text(json.dumps(facts))
+    where = {"checkpoint": str(tmp_path / "model.pt"), "output_dir": str(tmp_path / "out")}
+    for chosen, expected in (({}, -1), ({"label": 3}, 3)):
+        samples = workflow(bundle, ["inference"], ["smoke"], kind="infer", **where, **chosen)
+        network = samples.parser.get_parsed_content("network")
+        torch.save(network.state_dict(), tmp_path / "model.pt")
+        seen = []
+        network.register_forward_pre_hook(lambda _module, _args, given, seen=seen: seen.append(given), with_kwargs=True)
+        samples.run()
+        assert [given["label"].tolist() for given in seen] == [[expected] * 2] * len(seen)
 
 
 def check_rows(folder: Path, statistics: dict) -> None:
