@@ -111,8 +111,9 @@ def _show(axis: object, picture: np.ndarray) -> None:
 
 def _curves(figure: Figure, samples: np.ndarray, reference: np.ndarray | None) -> None:
     groups = [("sample", samples)] + ([] if reference is None else [("real", reference)])
-    figure.set_size_inches(5 * len(groups), 0.7 * max(len(curves) for _, curves in groups) + 0.6)
-    axes = figure.subplots(max(len(curves) for _, curves in groups), len(groups), squeeze=False, sharex=True, sharey=True)
+    rows = max(len(curves) for _, curves in groups)
+    figure.set_size_inches(5 * len(groups), 0.7 * rows + 0.6)
+    axes = figure.subplots(rows, len(groups), squeeze=False, sharex=True, sharey=True)
     for column, (name, curves) in enumerate(groups):
         axes[0, column].set_title(name, fontsize=8)
         for row, curve in enumerate(curves):
