@@ -305,6 +305,28 @@ def test_the_network_takes_an_image_alone_and_exports(bundle, tmp_path):
         torch.testing.assert_close(torch.jit.load(tmp_path / "model.ts")(image), network(image), rtol=1e-2, atol=1e-2)
 
 
+def test_a_folder_of_colour_pictures_trains_and_samples(tmp_path):
+    """Of several sizes, in sub-folders of their classes; sampling takes size, channels and classes from the training."""
+    generator = np.random.default_rng(0)
+    for number in range(10):
+        path = tmp_path / f"data/{'cat' if number % 2 else 'dog'}/{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = generator.integers(0, 256, (12 + number, 20, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(path)
+    where = {"output_dir": str(tmp_path / "out"), "ckpt_dir": str(tmp_path), "dataset_dir": str(tmp_path / "data")}
+    options = {"image_size": [12, 16], "channels": 3, "num_classes": 2}
+    with pytest.raises(RuntimeError) as caught:
+        workflow("natural_dit2d", ["train"], ["smoke"], **where, **options)
+    assert "--fit true" in str(find_cause(caught.value))
+    assert not (tmp_path / "out").exists()
+    workflow("natural_dit2d", ["train"], ["smoke"], **where, **options, fit=True).run()
+    assert json.loads((tmp_path / "data_statistics.json").read_text())["classes"] == ["cat", "dog"]
+    where = {"checkpoint": str(tmp_path / "model.pt"), "output_dir": str(tmp_path / "samples")}
+    workflow("natural_dit2d", ["inference"], ["smoke"], kind="infer", **where, label=1).run()
+    with Image.open(tmp_path / "samples/pred_0001.png") as picture:
+        assert (picture.mode, picture.size) == ("RGB", (16, 12))
+
+
 @pytest.mark.parametrize("bundle", ["natural_dit2d"])
 def test_a_class_is_sampled_by_its_label(bundle, tmp_path):
     facts = {"sigma_data": 0.5, "low": 0, "high": 255, "image_size": [8, 8], "channels": 1, "num_classes": 10}
