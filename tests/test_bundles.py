@@ -306,7 +306,7 @@ def test_the_network_takes_an_image_alone_and_exports(bundle, tmp_path):
 
 
 def test_a_folder_of_colour_pictures_trains_and_samples(tmp_path):
-    """Of several sizes, in sub-folders of their classes; sampling takes size, channels and classes from the training."""
+    """Of several sizes, in sub-folders of their classes; sampling takes size and channels from the training."""
     generator = np.random.default_rng(0)
     for number in range(10):
         path = tmp_path / f"data/{'cat' if number % 2 else 'dog'}/{number}.png"
