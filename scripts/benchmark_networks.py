@@ -345,7 +345,7 @@ def memory_case(case: str, edge: int) -> None:
     print(json.dumps({"mb": (peak - baseline) / 1024, "seconds": seconds, "millions": millions(build())}))
 
 
-def measure_error(dims: int, monai_seconds: float, our_seconds: float, seeds: int) -> None:
+def measure_error(dims: int, seconds: dict[str, float], seeds: int) -> None:
     """Prints held-out error against seconds, and when each first is as good as MONAI's at the end."""
     pool, held_out = (
         patches(volume("train", dims), dims, 2048 // 4 ** (dims - 2), 0),
@@ -356,12 +356,12 @@ def measure_error(dims: int, monai_seconds: float, our_seconds: float, seeds: in
     print(f"\n{dims}-D, {EDGE[dims]} voxels an edge, sigma_data {sigma_data:.2f}, {torch.get_num_threads()} threads")
     for contestant in contestants(dims):
         for seed in range(seeds if contestant.ours else 1):
-            limit = our_seconds if contestant.ours else monai_seconds
+            limit = seconds["ours" if contestant.ours else contestant.name.split()[0]]
             curve = error_curve(train(contestant, dims, pool, seed), held_out, sigma_data, limit, limit / 20)
             goal = goal or curve[-1][2]
-            reached = next((f"{seconds:.0f} s" for seconds, _, error in curve if error <= goal), "not reached")
+            reached = next((f"{spent:.0f} s" for spent, _, error in curve if error <= goal), "not reached")
             size = millions(contestant.build())
-            shown = ", ".join(f"{error:.3f} at {seconds:.0f} s" for seconds, _, error in curve[4::5])
+            shown = ", ".join(f"{error:.3f} at {spent:.0f} s" for spent, _, error in curve[4::5])
             print(
                 f"{contestant.name} ({size:.2f} M), seed {seed}: {shown} ({curve[-1][1]} steps); "
                 f"as good as MONAI's {goal:.3f} after {reached}",
@@ -461,9 +461,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["steps", "memory", "error", "folklore", "positions"])
     parser.add_argument("--dims", type=int, nargs="+", default=[2, 3], help="of error")
-    parser.add_argument(
-        "--monai-seconds", type=float, default=240, help="of training of MONAI's and diffusers' networks"
-    )
+    parser.add_argument("--monai-seconds", type=float, default=240, help="of training of MONAI's network")
+    parser.add_argument("--diffusers-seconds", type=float, default=240, help="of training of diffusers' networks")
     parser.add_argument("--seconds", type=float, default=60, help="of training of ours")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--count", type=int, default=9, help="rounds of steps")
@@ -477,7 +476,8 @@ def main() -> None:
         memory_case(chosen.case, chosen.edge) if chosen.case else measure_memory(chosen.edge)
     elif chosen.what == "error":
         for dims in chosen.dims:
-            measure_error(dims, chosen.monai_seconds, chosen.seconds, chosen.seeds)
+            limits = {"MONAI": chosen.monai_seconds, "diffusers": chosen.diffusers_seconds, "ours": chosen.seconds}
+            measure_error(dims, limits, chosen.seeds)
     elif chosen.what == "folklore":
         measure_folklore(chosen.seconds, chosen.seeds, chosen.out)
     else:
