@@ -29,6 +29,8 @@ OVERLAYS = sorted(path.stem for path in (ROOT / "configs").glob("*.json") if pat
 ORGANS = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("bundles/ct_*/configs/organ_*.json"))
 # these change a training alone, and are tested in test_ddp.py and test_tracking.py
 TRAINING_OVERLAYS = {"multi_gpu", "fsdp", "tracking_server"}
+# these belong to images
+IMAGE_OVERLAYS = {"network_dit"}
 ARRAYS = ("natural_dit2d", "signal_dit1d")
 each_bundle = pytest.mark.parametrize("bundle", BUNDLES)
 
@@ -407,13 +409,32 @@ def test_overlays_take_effect(bundle, overlay, preconditioning, noise, tmp_path,
 
 
 @pytest.mark.parametrize("bundle", ["toy2d_mlp"])
-@pytest.mark.parametrize("overlay", sorted(set(OVERLAYS) - TRAINING_OVERLAYS))
+@pytest.mark.parametrize("overlay", sorted(set(OVERLAYS) - TRAINING_OVERLAYS - IMAGE_OVERLAYS))
 def test_every_overlay_trains_and_samples(bundle, overlay, dataset, tmp_path):
     where = {"output_dir": str(tmp_path / "out"), "ckpt_dir": str(tmp_path), "dataset_dir": dataset}
     workflow(bundle, ["train"], [overlay, "smoke"], **where).run()
     where = {"output_dir": str(tmp_path / "samples"), "checkpoint": str(tmp_path / "model.pt")}
     workflow(bundle, ["inference"], [overlay, "smoke"], kind="infer", **where).run()
     assert np.isfinite(np.load(tmp_path / "samples/samples.npy")).all()
+
+
+@pytest.mark.parametrize("bundle", ["mri_unet3d", "ct_unet2d", "natural_dit2d", "pathology_hierarchical_unet"])
+def test_another_network_takes_the_place_of_the_bundles_own(bundle, dataset, tmp_path):
+    """The overlay network_dit declares no condition: a bundle that has one is told to leave it out."""
+    where = {"output_dir": str(tmp_path / "out"), "ckpt_dir": str(tmp_path), "dataset_dir": dataset}
+    conditions = configuration(bundle, "train")["condition_keys"]
+    made = workflow(bundle, ["train"], ["network_dit", "checkpointing", "smoke"], condition_keys=[], **where)
+    network = made.parser.get_parsed_content("network").network
+    assert type(network).__name__ == "ScoreDiT"
+    assert network.checkpointing
+    images = next(iter(made.parser.get_parsed_content("train#dataloader")))
+    loss = made.parser.get_parsed_content("train#inferer")(images["image"], made.parser.get_parsed_content("network"))
+    assert torch.isfinite(loss).all()
+    if conditions:
+        made = workflow(bundle, ["train"], ["network_dit", "smoke"], **where)
+        with pytest.raises(Exception, match=r".") as caught:
+            made.run()
+        assert "declares no condition" in str(caught.value)
 
 
 def two_sample_p_value(first: np.ndarray, second: np.ndarray, permutations: int = 400) -> float:
