@@ -224,8 +224,9 @@ def test_a_training_killed_and_continued_is_one_run_without_repetition(tmp_path)
 
 
 @pytest.mark.slow
-def test_a_nan_ends_the_run_as_failed_with_sigma_files_and_step(tmp_path, write_volume):
-    """A network that diverges on a real file: the message names everything, and the run is FAILED."""
+@pytest.mark.parametrize("every", [1, 16])
+def test_a_nan_ends_the_run_as_failed_with_sigma_files_and_step(every, tmp_path, write_volume):
+    """A network that diverges on a real file: at once or late, the message names everything, and the run is FAILED."""
     from test_bundles import workflow
 
     write_volume("data/sub-1/a.nii.gz", seed=1)
@@ -240,13 +241,20 @@ def test_a_nan_ends_the_run_as_failed_with_sigma_files_and_step(tmp_path, write_
         with torch.no_grad():
             next(iter(trainer.network.parameters())).fill_(torch.nan)
 
-    trainer.add_event_handler(Events.ITERATION_STARTED(once=4), spoil)
+    for watch in trainer.watches:
+        watch.every = every
+    fed = {}
+    trainer.add_event_handler(
+        Events.ITERATION_STARTED, lambda e: fed.update({e.state.iteration: e.state.batch["image"]})
+    )
+    trainer.add_event_handler(Events.ITERATION_STARTED(once=3), spoil)
     with pytest.raises(RuntimeError) as caught:
         made.run()
     message = str(caught.value.__cause__)
     assert "at sigma [" in message
-    assert "iteration 4, files " in message
-    assert ".nii.gz" in message
+    names = dict.fromkeys(fed[3].meta["filename_or_obj"])
+    assert f"iteration 3, files {', '.join(names)})" in message
+    assert trainer.state.iteration == (3 if every == 1 else 4)  # at the end of the epoch if not before
     states = [entry["status"] for entry, _ in Spool(tmp_path / "out").read() if "status" in entry]
     assert states == ["FAILED"]
 
