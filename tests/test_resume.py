@@ -35,19 +35,6 @@ TRAININGS = {
 
 
 @pytest.fixture(scope="module")
-def volumes(tmp_path_factory) -> str:
-    """Three subjects, one of which is held out."""
-    import nibabel as nib
-    import numpy as np
-
-    folder = tmp_path_factory.mktemp("volumes")
-    for seed in range(3):
-        array = np.random.default_rng(seed).normal(500, 100, (24, 24, 24)).astype(np.float32)
-        nib.save(nib.Nifti1Image(array, np.diag([2.0, 2.0, 2.0, 1.0])), folder / f"sub-{seed}.nii.gz")
-    return str(folder)
-
-
-@pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory, volumes):
     """Folder of the training of a name that nothing happens to, run once."""
     done: dict[tuple, Path] = {}
