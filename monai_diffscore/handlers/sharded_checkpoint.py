@@ -1,9 +1,9 @@
 """Checkpoints that each rank writes its share of, and that any number of ranks continues.
 
 A checkpoint is a folder ``iteration_<number>.sharded`` with the files of ``torch.distributed.checkpoint``, one or more
-of each rank, and ``training.json``: the place in the training, its settings and the SHA-256 of every file. It is written
-under another name, flushed and renamed, so that a crash of any rank leaves the previous one whole; before it is loaded
-its hashes are compared. Tensors are loaded by name and cut anew, so that the number of ranks may change; the order of
+of each rank, and ``training.json``: the place in the training, its settings and the SHA-256 of every file. It is
+written under another name, flushed and renamed, so that a crash of any rank leaves the previous one whole; its hashes
+are compared before it is loaded. Tensors are loaded by name and cut anew, so that the number of ranks may change; the order of
 the data goes on exactly if batch_size times the number of ranks stays the same.
 """
 
