@@ -3,8 +3,8 @@
 A checkpoint is a folder ``iteration_<number>.sharded`` with the files of ``torch.distributed.checkpoint``, one or more
 of each rank, and ``training.json``: the place in the training, its settings and the SHA-256 of every file. It is
 written under another name, flushed and renamed, so that a crash of any rank leaves the previous one whole; its hashes
-are compared before it is loaded. Tensors are loaded by name and cut anew, so that the number of ranks may change; the order of
-the data goes on exactly if batch_size times the number of ranks stays the same.
+are compared before it is loaded. Tensors are loaded by name and cut anew, so that the number of ranks may change;
+batch_size times the number of ranks must not, so that the order of the data goes on.
 """
 
 from __future__ import annotations
