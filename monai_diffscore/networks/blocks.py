@@ -28,8 +28,8 @@ class ThinConv3d(nn.Conv3d):
     """A 3-D convolution that a CPU trains in float32 on volumes thinner than its kernel, where autocast says less.
 
     There oneDNN in torch 2.13 (with AVX-512), for the gradient in bfloat16 of a 3 x 3 x 3 weight on volumes of two
-    voxels along their first axis (of 5 x 5 x 5, of three or four), reads memory that nothing was written to: most gradients come out not finite, or
-    different each time.
+    voxels along their first axis (of 5 x 5 x 5, of three or four), reads memory that nothing was written to: most
+    gradients come out not finite, or different each time.
     """
 
     def forward(self, x: Tensor) -> Tensor:
