@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import logging
 import random
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -38,7 +39,7 @@ from monai_diffscore.data.problems import DataError
 from monai_diffscore.denoiser import noise_like, per_sample
 from monai_diffscore.interrupts import Requeue, Stop, StopRequests, first_interrupt
 from monai_diffscore.likelihood import log_likelihood
-from monai_diffscore.losses import DenoisingLoss
+from monai_diffscore.losses import DenoisingLoss, FiniteWatch, NotFiniteError
 from monai_diffscore.sampling import Step, asinh_sigmas, sample_adams
 
 logger = logging.getLogger(__name__)
@@ -121,9 +122,16 @@ class ScoreTrainer(SupervisedTrainer):
         kwargs["loss_function"] = loss_function or _first
         self.seed = seed
         self.stop_requests = StopRequests()
+        self.watches: list[FiniteWatch] = []
         if isinstance(kwargs.get("network"), DistributedDataParallel):
             average_other_gradients(kwargs["optimizer"], kwargs["network"])
         super().__init__(*args, **kwargs)
+        watch = getattr(getattr(self.inferer, "loss", None), "watch", None)
+        if isinstance(watch, FiniteWatch):
+            watch.clock = lambda: self.state.iteration
+            self.watches.insert(0, watch)
+        self._recent: deque[tuple[int, list[str]]] = deque(maxlen=32 * self.accumulation_steps)
+        self.add_event_handler(Events.EPOCH_COMPLETED, lambda: self.settle())
         self.add_event_handler(Events.EPOCH_STARTED, _place_loader)
         self.add_event_handler(Events.ITERATION_STARTED, _seed_iteration)
         # the last handler of an iteration: EMA, scheduler and records are up to date when it stops
@@ -134,7 +142,8 @@ class ScoreTrainer(SupervisedTrainer):
 
         Raises:
             DataError: if there is not one whole batch.
-            FloatingPointError: if loss or gradients are not finite; names the iteration and the files of the batch.
+            NotFiniteError: if loss or gradients are not finite; names the iteration and the files of its batch. No
+                checkpoint is written after it.
             KeyboardInterrupt: after Ctrl-C, at the end of the step; at once after a second one.
             Requeue: after SIGTERM or SIGUSR1, at the end of the step.
         """
@@ -162,10 +171,36 @@ class ScoreTrainer(SupervisedTrainer):
     def _run_naming_the_batch(self) -> None:
         try:
             super().run()
-        except FloatingPointError as error:
-            files = file_names(self.state.batch)
+        except FloatingPointError as found:
+            error = self._first_of(found)
+            at = getattr(error, "at", None) or self.state.iteration
+            files = dict(self._recent).get(at, [])
             names = f", files {', '.join(files)}" if files else ""
-            raise FloatingPointError(f"{error} (iteration {self.state.iteration}{names})") from error
+            raise NotFiniteError(f"{error} (iteration {at}{names})", at) from error
+
+    def _first_of(self, error: FloatingPointError) -> FloatingPointError:
+        """``error``, or what was not finite before it and not looked at yet: of gradients, the loss."""
+        try:
+            self.settle()
+        except NotFiniteError as other:
+            if (other.at or 0) <= (getattr(error, "at", None) or self.state.iteration):
+                return other
+        return error
+
+    def settle(self) -> None:
+        """Looks at the losses and gradients that were not looked at yet; called before a checkpoint is written.
+
+        Raises:
+            NotFiniteError: if some are not finite; the earliest, of one iteration the loss.
+        """
+        problems = []
+        for watch in self.watches:
+            try:
+                watch.settle()
+            except NotFiniteError as error:
+                problems.append(error)
+        if problems:
+            raise min(problems, key=lambda error: error.at or 0)
 
     @property
     def at_whole_step(self) -> bool:
@@ -187,6 +222,7 @@ def _place_loader(engine: ScoreTrainer) -> None:
 
 
 def _seed_iteration(engine: ScoreTrainer) -> None:
+    engine._recent.append((engine.state.iteration, file_names(engine.state.batch)))
     seed = scattered_seed(engine.seed, 2 + engine.state.rank, engine.state.iteration)
     torch.manual_seed(seed)
     np.random.seed(seed)  # noqa: NPY002  # a loss of one's own may draw from the global generators
@@ -200,6 +236,7 @@ def _stop_if_asked(engine: ScoreTrainer) -> None:
     if stop == Stop.TIME_LIMIT:
         engine.terminate()
         return
+    engine.settle()  # or a training that ought to end as failed asks to be run again
     engine.stopped_on_request = True
     raise KeyboardInterrupt if stop == Stop.INTERRUPT else Requeue
 

@@ -66,6 +66,16 @@ def write_volume(tmp_path: Path) -> WriteVolume:
     return write
 
 
+@pytest.fixture(scope="session")
+def volumes(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Folder of three small subjects, one of which is held out."""
+    folder = tmp_path_factory.mktemp("volumes")
+    for seed in range(3):
+        array = np.random.default_rng(seed).normal(500, 100, (24, 24, 24)).astype(np.float32)
+        nib.save(nib.Nifti1Image(array, np.diag([2.0, 2.0, 2.0, 1.0])), folder / f"sub-{seed}.nii.gz")
+    return str(folder)
+
+
 @pytest.fixture
 def write_slide(tmp_path: Path) -> Callable[..., Path]:
     """Writes a synthetic slide of two stains (or a given array [3, H, W]) as a pyramid and returns its path."""

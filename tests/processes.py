@@ -87,11 +87,12 @@ def train(
 def start(*arguments: Any, world_size: int = 1, **keywords: Any) -> list[Any]:
     """Starts the process of each rank."""
     port = free_port()
+    launched = world_size > 1 or "fsdp" in keywords.get("overlays", ())
     processes = [
         context.Process(
             target=train,
             args=arguments,
-            kwargs=keywords | ({"ranks": (rank, world_size, port)} if world_size > 1 else {}),
+            kwargs=keywords | ({"ranks": (rank, world_size, port)} if launched else {}),
         )
         for rank in range(world_size)
     ]
@@ -122,7 +123,8 @@ def losses(folder: Path, rank: int = 0) -> dict[int, str]:
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    return sorted((folder / "out/checkpoints").glob("iteration_*.pt"))
+    found = (folder / "out/checkpoints").glob("iteration_*")
+    return sorted(path for path in found if path.suffix in (".pt", ".sharded"))
 
 
 def free_port() -> int:

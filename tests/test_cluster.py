@@ -10,6 +10,7 @@ import numpy as np
 import processes
 import pytest
 import torch
+from processes import losses
 from slurm_cluster import SlurmCluster, missing
 
 ROOT = Path(__file__).parent.parent
@@ -81,18 +82,27 @@ def assert_equals(job: Job, whole: Path) -> None:
     assert job.iteration == ITERATIONS
 
 
-def test_a_signal_before_the_time_is_up_requeues_and_continues_exactly(cluster, tmp_path, uninterrupted):
-    job = Job(cluster, tmp_path)
+def test_a_signal_before_the_time_is_up_requeues_up_to_a_cap_and_the_folder_continues_exactly(
+    cluster, tmp_path, uninterrupted
+):
+    """USR1 twice, one restart allowed: saved, requeued, continued, saved, ended with 75; and continued by hand."""
+    job = Job(cluster, tmp_path, MAX_RESTARTS="1")
+    whole = uninterrupted(1)  # while the job starts
     job.wait_until_it_trains()
     cluster.command("scancel", "-s", "USR1", str(job.number))  # what --signal=USR1@300 sends
     cluster.wait_for(lambda: cluster.job(job.number)["Restarts"] == "1", "restart")
+    job.wait_until_it_trains(more_than=job.iteration + 15)
+    cluster.command("scancel", "-s", "USR1", str(job.number))
     facts = cluster.wait_for_end(job.number)
     text = job.text()
-    assert (facts["JobState"], facts["Restarts"]) == ("COMPLETED", "1"), text[-3000:]
+    assert (facts["JobState"], facts["Restarts"], facts["ExitCode"]) == ("FAILED", "1", "75:0"), text[-3000:]
     assert "attempt 0: exit code 75" in text
     assert "continuing at iteration" in text
-    assert "attempt 1: exit code 0" in text
-    assert_equals(job, uninterrupted(1))
+    assert "attempt 1: exit code 75" in text
+    assert "stopped after 1 restarts; the same RUN_DIR continues" in text
+    assert processes.run("toy2d_mlp", tmp_path, **OPTIONS) == [0]
+    assert min(losses(tmp_path)) > 30
+    assert_equals(job, whole)
 
 
 def test_two_ranks_preempted_by_a_higher_partition_continue_exactly(cluster, tmp_path, uninterrupted):
@@ -121,15 +131,6 @@ def test_requeued_by_an_administrator(cluster, tmp_path, uninterrupted):
     assert (facts["JobState"], facts["Restarts"]) == ("COMPLETED", "1"), job.text()[-3000:]
     assert "continuing at iteration" in job.text()
     assert_equals(job, uninterrupted(1))
-
-
-def test_the_number_of_restarts_has_a_cap(cluster, tmp_path):
-    job = Job(cluster, tmp_path, MAX_RESTARTS="0")
-    job.wait_until_it_trains()
-    cluster.command("scancel", "-s", "USR1", str(job.number))
-    facts = cluster.wait_for_end(job.number)
-    assert (facts["JobState"], facts["Restarts"], facts["ExitCode"]) == ("FAILED", "0", "75:0")
-    assert "stopped after 0 restarts; the same RUN_DIR continues" in job.text()
 
 
 def test_an_array_samples_one_seed_a_task(cluster, tmp_path, uninterrupted):

@@ -273,6 +273,30 @@ def test_gradients_that_are_not_finite_stop_before_the_step(tmp_path):
     assert training.checkpoint.files()[-1].name == "iteration_00000005.pt"
 
 
+@pytest.mark.parametrize("where", ["loss", "gradients"])
+def test_what_is_looked_at_late_is_named_right_and_never_saved(where, tmp_path):
+    """As on a device that the program does not wait for: 16 numbers together, but those before a checkpoint at once."""
+    training = Training(tmp_path, epochs=8)  # 4 iterations an epoch, checkpoints at 5, 10, ...
+    clip = ClipGradients(training.optimizer)
+    clip.attach(training.trainer)
+    for watch in training.trainer.watches:
+        watch.every = 16
+    parameter = training.network.network.output.weight
+
+    def poison():
+        (parameter if where == "loss" else parameter.grad).data.fill_(torch.nan)
+
+    after_backward(training, 9 if where == "gradients" else 8, poison)
+    expected = r"finite loss.*at sigma \[.*iteration 9\)" if where == "loss" else r"norm of nan.*iteration 9\)"
+    with pytest.raises(FloatingPointError, match=expected):
+        training.trainer.run()
+    assert training.trainer.state.iteration == 10  # before it was saved
+    assert not parameter.isfinite().all()  # it was too late for these weights,
+    newest = training.checkpoint.files()[-1]  # not for those
+    assert newest.name == "iteration_00000005.pt"
+    assert training.run_record()[0].info.status == "FAILED"
+
+
 @pytest.mark.parametrize("fused", [False, True])
 def test_clipping_sees_unscaled_gradients_under_a_grad_scaler(fused):
     weight = torch.nn.Parameter(torch.zeros(1))

@@ -11,9 +11,11 @@ from torch import nn
 from monai_diffscore.denoiser import Denoiser, EDMPreconditioning
 from monai_diffscore.losses import (
     DenoisingLoss,
+    FiniteWatch,
     LearnedUncertainty,
     LogNormalNoise,
     LogUniformNoise,
+    NotFiniteError,
     UniformTimeNoise,
     edm_weight,
     likelihood_weight,
@@ -108,6 +110,18 @@ def test_a_loss_that_is_not_finite_stops_with_sigma_and_sample():
     x0[2, 1] = torch.nan
     with pytest.raises(FloatingPointError, match=r"samples \[2\].*at sigma.*NOT finite"):
         DenoisingLoss(LogNormalNoise())(Denoiser(ScoreMLP(3, 8, 1), EDMPreconditioning()), x0)
+
+
+def test_a_watch_that_looks_late_finds_the_first_that_is_not_finite():
+    watch = FiniteWatch(lambda value, fact: f"got {value.tolist()} with {fact.item()}", every=4)
+    numbers = iter(range(100))
+    watch.clock = lambda: next(numbers)
+    for value in (1.0, torch.inf, torch.nan):
+        watch.add(torch.tensor([value, 2.0]), torch.tensor(7.0))  # not looked at yet
+    with pytest.raises(NotFiniteError, match=r"got \[inf, 2.0\] with 7.0") as caught:
+        watch.add(torch.tensor([0.0]), torch.tensor(7.0))
+    assert caught.value.at == 1
+    watch.settle()  # nothing is left
 
 
 def test_the_denoiser_is_called_so_that_hooks_run():

@@ -404,6 +404,50 @@ def test_hierarchical_unet_refuses_what_does_not_fit():
         HierarchicalUNet(2, 3, 3, channels=(8, 16), attention_levels=(True,))
 
 
+# ---- thin volumes ----
+
+
+@pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels last"])
+@pytest.mark.parametrize("size", [(2, 2, 2), (2, 4, 4), (1, 2, 2)])
+def test_gradients_of_thin_volumes_in_bfloat16_are_finite_repeatable_and_right(size, last):
+    """oneDNN's own are not at two voxels along the first axis: the memory that it reads is filled with NaN here."""
+    torch.manual_seed(0)
+    layer = convolution(3, 16, 16)
+    x = torch.randn(2, 16, *size)
+    x = x.to(memory_format=torch.channels_last_3d) if last else x
+    (expected,) = torch.autograd.grad(layer(x).square().sum(), layer.weight)
+    for _ in range(10):
+        for exponent in (12, 14, 16, 18, 20):
+            [torch.full((2**exponent,), math.nan) for _ in range(4)]  # freed at once
+        with torch.autocast("cpu", torch.bfloat16):
+            output = layer(x)
+        assert output.dtype == torch.bfloat16
+        (gradient,) = torch.autograd.grad(output.float().square().sum(), layer.weight)
+        torch.testing.assert_close(gradient, expected, rtol=0, atol=0.02 * expected.abs().max().item())
+    assert convolution(3, 2, 2).double()(torch.zeros(1, 2, *size, dtype=torch.float64)).dtype == torch.float64
+
+
+@pytest.mark.parametrize("edge", [16, 24])
+def test_a_unet_with_two_voxels_at_its_coarsest_level_trains_in_bfloat16(edge):
+    network = Denoiser(
+        ScoreUNet(3, 1, 1, channels=(8, 8, 16, 16), num_res_blocks=1, num_head_channels=8),
+        EDMPreconditioning(),
+        autocast_dtype=torch.bfloat16,
+    )
+    torch.manual_seed(0)
+    for parameter in network.parameters():  # a network of zeros has few gradients
+        nn.init.normal_(parameter, std=0.05)
+    x = torch.randn(2, 1, edge, edge, edge)
+    gradients = []
+    for _ in range(4):
+        network.zero_grad()
+        [torch.full((2**exponent,), math.nan) for exponent in (12, 14, 16, 18) for _ in range(4)]
+        network(x, 1.0).square().sum().backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in network.parameters()]))
+        assert gradients[-1].isfinite().all()
+        assert torch.equal(gradients[-1], gradients[0])
+
+
 # ---- sizes ----
 
 

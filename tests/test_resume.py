@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -35,41 +36,46 @@ TRAININGS = {
 
 
 @pytest.fixture(scope="module")
-def volumes(tmp_path_factory) -> str:
-    """Three subjects, one of which is held out."""
-    import nibabel as nib
-    import numpy as np
-
-    folder = tmp_path_factory.mktemp("volumes")
-    for seed in range(3):
-        array = np.random.default_rng(seed).normal(500, 100, (24, 24, 24)).astype(np.float32)
-        nib.save(nib.Nifti1Image(array, np.diag([2.0, 2.0, 2.0, 1.0])), folder / f"sub-{seed}.nii.gz")
-    return str(folder)
-
-
-@pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory, volumes):
-    """Folder of the training of a name that nothing happens to, run once."""
-    done: dict[tuple, Path] = {}
+    """Folder of the training of a name that nothing happens to, run once; ``begin`` starts it beside another one."""
+    started: dict[tuple, tuple[Path, list]] = {}
+
+    def begin(name: str, world_size: int = 1) -> None:
+        if (name, world_size) not in started:
+            folder = tmp_path_factory.mktemp("uninterrupted")
+            started[name, world_size] = folder, start(name, folder, volumes, world_size=world_size)
 
     def run(name: str, world_size: int = 1) -> Path:
-        if (name, world_size) not in done:
-            folder = tmp_path_factory.mktemp("uninterrupted")
-            assert train(name, folder, volumes, world_size=world_size) == [0] * world_size
-            done[name, world_size] = folder
-        return done[name, world_size]
+        begin(name, world_size)
+        folder, ranks = started[name, world_size]
+        assert processes.exit_codes(ranks) == [0] * world_size
+        return folder
 
+    run.begin = begin
     return run
 
 
-def train(name: str, folder: Path, volumes: str, world_size: int = 1, **keywords) -> list[int]:
+@pytest.fixture(scope="module")
+def killed_at_16(tmp_path_factory, volumes):
+    """A training that was killed after its checkpoints at 7 and 14; tests take copies."""
+    folder = tmp_path_factory.mktemp("killed")
+    assert train("rows", folder, volumes, stop=(16, KILL)) == [-KILL]
+    assert [path.name for path in checkpoints(folder)] == ["iteration_00000007.pt", "iteration_00000014.pt"]
+    return folder
+
+
+def train(*arguments, **keywords) -> list[int]:
+    return processes.exit_codes(start(*arguments, **keywords))
+
+
+def start(name: str, folder: Path, volumes: str, world_size: int = 1, **keywords) -> list:
     bundle, options = TRAININGS[name]
     if bundle == "mri_unet3d":
         keywords["dataset_dir"] = volumes
     if world_size > 1:
         keywords["overlays"] = ("multi_gpu",)
         options = options | {"batch_size": options["batch_size"] // world_size}
-    return processes.run(bundle, folder, world_size=world_size, **options, **keywords)
+    return processes.start(bundle, folder, world_size=world_size, **options, **keywords)
 
 
 def assert_continued_exactly(folder: Path, whole: Path, first: int, ranks: int = 1) -> None:
@@ -90,25 +96,37 @@ def assert_continued_exactly(folder: Path, whole: Path, first: int, ranks: int =
 @pytest.mark.parametrize("name", TRAININGS)
 def test_killed_at_a_random_step(name, tmp_path, uninterrupted, volumes):
     """kill -9 within an iteration: nothing is lost but the iterations since the last checkpoint."""
-    whole = uninterrupted(name)
-    iterations = max(losses(whole))
-    step = processes.random_step(8, iterations - 1)
+    uninterrupted.begin(name)
+    step = processes.random_step(8, 29 if TRAININGS[name][0] == "toy2d_mlp" else 15)
     assert train(name, tmp_path, volumes, stop=(step, KILL)) == [-KILL], step
     saved = int(checkpoints(tmp_path)[-1].stem.split("_")[1])
     assert step - 11 <= saved < step
     assert train(name, tmp_path, volumes) == [0]
-    assert_continued_exactly(tmp_path, whole, saved + 1)
+    assert_continued_exactly(tmp_path, uninterrupted(name), saved + 1)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "code"), [(TERM, 75), (USR1, 75), (INT, 1)])
-def test_asked_to_stop(number, code, tmp_path, uninterrupted, volumes):
-    """A signal is answered after the step, with a checkpoint; the scheduler's with the exit code "run me again"."""
-    assert train("rows", tmp_path, volumes, stop=(12, number)) == [code]
-    assert max(losses(tmp_path)) == 12
-    assert checkpoints(tmp_path)[-1].name == "iteration_00000012.pt"
-    assert train("rows", tmp_path, volumes) == [0]
-    assert_continued_exactly(tmp_path, uninterrupted("rows"), 13)
+def test_asked_to_stop(tmp_path, uninterrupted, volumes):
+    """A signal is answered after the step, with a checkpoint; the scheduler's with the exit code "run me again".
+
+    The three signals leave equal checkpoints, of which one is continued.
+    """
+    signals = {TERM: 75, USR1: 75, INT: 1}
+    folders = {number: tmp_path / number.name for number in signals}
+    for folder in folders.values():
+        folder.mkdir()
+    ranks = [start("rows", folder, volumes, stop=(12, number)) for number, folder in folders.items()]
+    assert [processes.exit_codes(rank) for rank in ranks] == [[code] for code in signals.values()]
+    states = []
+    for folder in folders.values():
+        assert max(losses(folder)) == 12
+        newest = checkpoints(folder)[-1]
+        assert newest.name == "iteration_00000012.pt"
+        states.append(torch.load(newest, weights_only=True))
+    for state in states[1:]:
+        processes.assert_equal_states(states[0], state)
+    assert train("rows", folders[USR1], volumes) == [0]
+    assert_continued_exactly(folders[USR1], uninterrupted("rows"), 13)
 
 
 @pytest.mark.slow
@@ -146,9 +164,9 @@ def test_one_rank_killed(tmp_path, uninterrupted, volumes):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("damage", ["truncated", "flipped"])
-def test_a_damaged_newest_checkpoint(damage, tmp_path, uninterrupted, volumes):
+def test_a_damaged_newest_checkpoint(damage, tmp_path, uninterrupted, volumes, killed_at_16):
     """It is put aside, never loaded, and the next older one is continued."""
-    assert train("rows", tmp_path, volumes, stop=(16, KILL)) == [-KILL]
+    shutil.copytree(killed_at_16, tmp_path, dirs_exist_ok=True)
     _, newest = checkpoints(tmp_path)
     assert newest.name == "iteration_00000014.pt"
     spoil(newest, damage)
@@ -160,9 +178,9 @@ def test_a_damaged_newest_checkpoint(damage, tmp_path, uninterrupted, volumes):
 
 
 @pytest.mark.slow
-def test_damaged_checkpoints_alone_are_refused(tmp_path, volumes):
+def test_damaged_checkpoints_alone_are_refused(tmp_path, volumes, killed_at_16):
     """Starting anew in their place would pass a crash off as a training."""
-    assert train("rows", tmp_path, volumes, stop=(16, KILL)) == [-KILL]
+    shutil.copytree(killed_at_16, tmp_path, dirs_exist_ok=True)
     for file in checkpoints(tmp_path):
         spoil(file, "truncated")
     for _ in range(2):

@@ -195,6 +195,33 @@ def test_two_jobs_on_one_new_sqlite_file(tmp_path):
 
 
 @pytest.mark.slow
+def test_the_averaged_model_is_registered_and_samples(tmp_path):
+    """From a real SQLite store and registry; the same number is the same sample, and that of the average."""
+    import mlflow
+
+    uri = f"sqlite:///{tmp_path}/mlruns.db"
+    codes = processes.run("toy2d_mlp", tmp_path, overlays=("register_model",), tracking_uri=uri, **TOY)
+    assert codes == [0]
+    sync(tmp_path / "out")  # delivering again registers nothing again
+    client = MlflowClient(uri)
+    (version,) = client.search_model_versions("name = 'toy2d_mlp'")
+    assert version.run_id == json.loads((tmp_path / "out/mlflow_run.json").read_text())["run_id"]
+    previous = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(uri)
+    try:
+        model = mlflow.pyfunc.load_model(f"models:/toy2d_mlp/{version.version}")
+    finally:
+        mlflow.set_tracking_uri(previous)
+    samples = model.predict([0, 1, 2])
+    assert samples.shape == (3, 2)
+    assert len({tuple(row) for row in samples}) == 3
+    assert model.predict([2])[0] == pytest.approx(samples[2], abs=1e-5)  # sums of another batch size
+    weights = torch.load(tmp_path / "models/model.pt", weights_only=True)
+    inside = model.unwrap_python_model().network.state_dict()
+    processes.assert_equal_states(dict(inside), dict(weights))
+
+
+@pytest.mark.slow
 def test_a_training_killed_and_continued_is_one_run_without_repetition(tmp_path):
     """Iterations that are run again after kill -9 are in the record once; the run is KILLED, then FINISHED."""
     uri = f"sqlite:///{tmp_path}/mlruns.db"
@@ -224,8 +251,9 @@ def test_a_training_killed_and_continued_is_one_run_without_repetition(tmp_path)
 
 
 @pytest.mark.slow
-def test_a_nan_ends_the_run_as_failed_with_sigma_files_and_step(tmp_path, write_volume):
-    """A network that diverges on a real file: the message names everything, and the run is FAILED."""
+@pytest.mark.parametrize("every", [1, 16])
+def test_a_nan_ends_the_run_as_failed_with_sigma_files_and_step(every, tmp_path, write_volume):
+    """A network that diverges on a real file: at once or late, the message names everything, and the run is FAILED."""
     from test_bundles import workflow
 
     write_volume("data/sub-1/a.nii.gz", seed=1)
@@ -240,13 +268,20 @@ def test_a_nan_ends_the_run_as_failed_with_sigma_files_and_step(tmp_path, write_
         with torch.no_grad():
             next(iter(trainer.network.parameters())).fill_(torch.nan)
 
-    trainer.add_event_handler(Events.ITERATION_STARTED(once=4), spoil)
+    for watch in trainer.watches:
+        watch.every = every
+    fed = {}
+    trainer.add_event_handler(
+        Events.ITERATION_STARTED, lambda e: fed.update({e.state.iteration: e.state.batch["image"]})
+    )
+    trainer.add_event_handler(Events.ITERATION_STARTED(once=3), spoil)
     with pytest.raises(RuntimeError) as caught:
         made.run()
     message = str(caught.value.__cause__)
     assert "at sigma [" in message
-    assert "iteration 4, files " in message
-    assert ".nii.gz" in message
+    names = dict.fromkeys(fed[3].meta["filename_or_obj"])
+    assert f"iteration 3, files {', '.join(names)})" in message
+    assert trainer.state.iteration == (3 if every == 1 else 4)  # at the end of the epoch if not before
     states = [entry["status"] for entry, _ in Spool(tmp_path / "out").read() if "status" in entry]
     assert states == ["FAILED"]
 

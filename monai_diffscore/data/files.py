@@ -28,7 +28,7 @@ def whole_file(path: str | Path) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)  # mkstemp gives 0600
         os.replace(temporary, target)
-        _flush_folder(target.parent)  # without it a power cut may undo the renaming
+        flush_folder(target.parent)  # without it a power cut may undo the renaming
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
@@ -56,6 +56,7 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
                     os.fsync(written.fileno())
         temporary.chmod(0o755)  # mkdtemp gives 0700
         temporary.replace(target)
+        flush_folder(target.parent)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
@@ -70,7 +71,8 @@ def file_hash(path: str | Path) -> str:
     return f"sha256:{digest.hexdigest()}"
 
 
-def _flush_folder(folder: Path) -> None:
+def flush_folder(folder: Path) -> None:
+    """Waits until the names in a folder are on the disk."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

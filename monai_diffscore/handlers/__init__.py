@@ -6,6 +6,7 @@ from monai_diffscore.handlers.ema import PowerEMA
 from monai_diffscore.handlers.gallery import SampleGallery, SaveArray, SaveGallery, SaveRows
 from monai_diffscore.handlers.gradients import ClipGradients
 from monai_diffscore.handlers.progress import Progress, TimeLimit, ValidationLog
+from monai_diffscore.handlers.sharded_checkpoint import ShardedCheckpoint
 from monai_diffscore.handlers.tracking import Tracking
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "SaveArray",
     "SaveGallery",
     "SaveRows",
+    "ShardedCheckpoint",
     "TimeLimit",
     "Tracking",
     "ValidationLog",

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 import re
+import shutil
 import zipfile
 from collections.abc import Mapping
 from functools import partial
@@ -73,6 +74,8 @@ class ResumableCheckpoint:
         keep: number of checkpoints kept.
     """
 
+    suffix = ".pt"
+
     def __init__(
         self,
         folder: str | Path,
@@ -105,8 +108,9 @@ class ResumableCheckpoint:
 
     def files(self) -> list[Path]:
         """The checkpoints, oldest first."""
-        numbered = {f: re.fullmatch(r"iteration_(\d+)\.pt", f.name) for f in self.folder.glob("iteration_*.pt")}
-        return sorted((f for f, match in numbered.items() if match), key=lambda f: int(f.stem.split("_")[1]))
+        found = self.folder.glob(f"iteration_*{self.suffix}")
+        numbered = {int(f.stem.split("_")[1]): f for f in found if re.fullmatch(r"iteration_\d+", f.stem)}
+        return [numbered[number] for number in sorted(numbered)]
 
     def save_if_due(self, engine: ScoreTrainer) -> None:
         """Saves at the first whole step at which ``save_every`` iterations have passed."""
@@ -124,33 +128,51 @@ class ResumableCheckpoint:
 
         Raises:
             OSError: if the disk is full or not to be written to; what was there before is still whole.
+            NotFiniteError: if losses or gradients since the last look were not finite; then nothing is written.
         """
+        engine.settle()
         engine.fire_event(TrainingEvents.SAVING)
         self._saved_at = engine.state.iteration
+        self._write(engine, self.folder / f"iteration_{engine.state.iteration:08d}{self.suffix}")
+        weights = self._whole_weights()
+        if idist.get_rank() != 0:
+            return
+        if self.weights is not None:
+            path = Path(self.weights[1])
+            save_atomically(weights, path)
+            if self.statistics is not None:
+                save_statistics(self.statistics, path.with_name("data_statistics.json"))
+        for old in self.files()[: -self.keep]:
+            remove(old)
+
+    def _write(self, engine: ScoreTrainer, path: Path) -> None:
         if idist.get_rank() != 0:
             return
         objects = self._objects(engine)
         state: dict[str, Any] = {name: value.state_dict() for name, value in objects.items()}
-        state["engine"] = {"iteration": engine.state.iteration, "epoch_length": engine.state.epoch_length}
+        state["engine"] = self._place(engine)
         state["settings"] = self.settings
-        path = self.folder / f"iteration_{engine.state.iteration:08d}.pt"
         try:
             save_atomically(state, path)
         except OSError as error:
-            older = [file for file in self.files() if file != path][:-1]
-            if not older:
+            if not self._make_room(path, error):
                 raise
-            logger.warning(f"could not save ({error}); removing {len(older)} older checkpoint(s) to make room")
-            for file in older:
-                file.unlink()
             save_atomically(state, path)
-        if self.weights is not None:
-            module, weights_path = self.weights
-            save_atomically(module.state_dict(), Path(weights_path))
-            if self.statistics is not None:
-                save_statistics(self.statistics, Path(weights_path).with_name("data_statistics.json"))
-        for old in self.files()[: -self.keep]:
-            old.unlink()
+
+    def _make_room(self, path: Path, error: object) -> bool:
+        """Removes all checkpoints but the newest; whether there were any."""
+        older = [file for file in self.files() if file != path][:-1]
+        if older:
+            logger.warning(f"could not save ({error}); removing {len(older)} older checkpoint(s) to make room")
+        for file in older:
+            remove(file)
+        return bool(older)
+
+    def _whole_weights(self) -> Mapping[str, Any]:
+        return {} if self.weights is None else self.weights[0].state_dict()
+
+    def _place(self, engine: ScoreTrainer) -> dict[str, Any]:
+        return {"iteration": engine.state.iteration, "epoch_length": engine.state.epoch_length}
 
     def _save_or_report(self, engine: ScoreTrainer) -> None:
         try:
@@ -175,26 +197,28 @@ class ResumableCheckpoint:
         state = torch.load(newest, map_location="cpu", weights_only=True)
         at, settings = state.pop("engine"), state.pop("settings")
         objects = self._objects(engine)
-        self._refuse_another_training(newest, settings)
-        if set(state) != set(objects) or at["epoch_length"] != engine.state.epoch_length:
-            raise ValueError(
-                f"{newest} holds {sorted(state)} with {at['epoch_length']} iterations an epoch; this run has "
-                f"{sorted(objects)} and {engine.state.epoch_length}. Use the same configuration, data and number of "
-                "ranks to continue it, or another --output_dir to start anew."
-            )
+        self._refuse_another_training(newest, settings, set(state), at, engine)
         for name, value in objects.items():
             try:
                 value.load_state_dict(state[name])
             except (RuntimeError, ValueError) as error:
-                raise ValueError(
-                    f"{newest} does not fit '{name}' of this configuration: {error} Restore the configuration, or use "
-                    "another --output_dir to start anew."
-                ) from error
+                raise self._misfit(newest, f"'{name}'", error) from error
+        self._continue_at(newest, at, engine)
+
+    def _misfit(self, file: Path, what: str, error: object) -> ValueError:
+        return ValueError(
+            f"{file} does not fit {what} of this configuration: {error} Restore the configuration, or use another "
+            "--output_dir to start anew."
+        )
+
+    def _continue_at(self, file: Path, at: Mapping[str, Any], engine: ScoreTrainer) -> None:
         engine.state.iteration = self._saved_at = at["iteration"]
         engine.state.epoch = at["iteration"] // at["epoch_length"]
-        logger.info(f"continuing at iteration {at['iteration']} from {newest}")
+        logger.info(f"continuing at iteration {at['iteration']} from {file}")
 
-    def _refuse_another_training(self, file: Path, settings: Mapping[str, str]) -> None:
+    def _refuse_another_training(
+        self, file: Path, settings: Mapping[str, str], names: set[str], at: Mapping[str, Any], engine: ScoreTrainer
+    ) -> None:
         changed = [
             f"{name}: {settings.get(name)} then, {self.settings.get(name)} now"
             for name in sorted(settings.keys() | self.settings.keys())
@@ -205,13 +229,20 @@ class ResumableCheckpoint:
                 f"{file} was trained with other settings ({'; '.join(changed)}). Restore them to continue it, or use "
                 "another --output_dir to start anew."
             )
+        objects = self._objects(engine)
+        if names != set(objects) or at["epoch_length"] != engine.state.epoch_length:
+            raise ValueError(
+                f"{file} holds {sorted(names)} with {at['epoch_length']} iterations an epoch; this run has "
+                f"{sorted(objects)} and {engine.state.epoch_length}. Use the same configuration, data and number of "
+                "ranks to continue it, or another --output_dir to start anew."
+            )
 
     def _newest_whole(self) -> Path | None:
         """Chosen by rank 0 for all; damaged files are renamed on the way."""
         name = ""
         if idist.get_rank() == 0:
             for file in reversed(self.files()):
-                problem = find_damage(file)
+                problem = self._damage(file)
                 if problem is None:
                     name = file.name
                     break
@@ -221,6 +252,7 @@ class ResumableCheckpoint:
             name = str(idist.broadcast(name or "none", src=0)).replace("none", "")
         if name:
             return self.folder / name
+        self._refuse_another_kind()
         damaged = sorted(self.folder.glob("iteration_*.damaged"))
         if damaged:
             raise ValueError(
@@ -229,6 +261,25 @@ class ResumableCheckpoint:
                 "iteration_<number>.pt, or use another --output_dir to start anew."
             )
         return None
+
+    def _damage(self, file: Path) -> str | None:
+        return find_damage(file)
+
+    def _refuse_another_kind(self) -> None:
+        others = sorted(f.name for f in self.folder.glob("iteration_*") if f.suffix not in (self.suffix, ".damaged"))
+        if others:
+            raise ValueError(
+                f"Expected checkpoints iteration_<number>{self.suffix} in {self.folder}, got {', '.join(others)}: "
+                "sharded checkpoints are continued with configs/fsdp.json, others without it."
+            )
+
+
+def remove(checkpoint: Path) -> None:
+    """Deletes a checkpoint, file or folder; a folder loses its name first, so that no part of it is ever taken."""
+    if checkpoint.is_dir():
+        shutil.rmtree(checkpoint.rename(checkpoint.with_name(f".{checkpoint.name}-removed")))
+    else:
+        checkpoint.unlink()
 
 
 def find_damage(file: Path) -> str | None:

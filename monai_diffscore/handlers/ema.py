@@ -41,11 +41,13 @@ class PowerEMA:
     Args:
         network: the trained network; under DistributedDataParallel its inner module is averaged.
         relative_length: length of the average as a share of the training; 0.05 to 0.15 are usual.
+        average: the module that becomes the average, equal to the network at the start; None copies the network, which
+            a sharded one does not let be done.
     """
 
-    def __init__(self, network: nn.Module, relative_length: float = 0.1) -> None:
+    def __init__(self, network: nn.Module, relative_length: float = 0.1, average: nn.Module | None = None) -> None:
         self.source = network.module if isinstance(network, DistributedDataParallel) else network
-        self.network = copy.deepcopy(self.source).requires_grad_(False).eval()
+        self.network = (copy.deepcopy(self.source) if average is None else average).requires_grad_(False).eval()
         self.exponent = power_function_exponent(relative_length)
         self.updates = 0
 

@@ -19,6 +19,7 @@ from monai_diffscore.data.files import whole_file
 from monai_diffscore.engines import SamplingInferer
 from monai_diffscore.gallery import save_gallery
 from monai_diffscore.handlers.tracking import Tracking
+from monai_diffscore.sharding import is_sharded
 
 logger = logging.getLogger(__name__)
 
@@ -71,12 +72,14 @@ class SampleGallery:
         engine.add_event_handler(Events.COMPLETED, self.draw)
 
     def draw(self, engine: Engine) -> None:
-        if idist.get_rank() != 0:
+        if idist.get_rank() != 0 and not is_sharded(self.network):
             return
         training = self.network.training
         self.network.eval()
         samples = self.inferer(torch.empty(self.count, *self.shape, device=self.device), self.network, **self.condition)
         self.network.train(training)
+        if idist.get_rank() != 0:
+            return
         iteration = engine.state.iteration
         path = self.folder / f"samples_{iteration:08d}.png"
         try:

@@ -8,14 +8,19 @@ import torch
 from ignite.engine import Engine
 from torch.optim import Optimizer
 
+from monai_diffscore.engines import ScoreTrainer
+from monai_diffscore.losses import FiniteWatch
+from monai_diffscore.sharding import total_norm
+
 
 class ClipGradients:
     """Scales the gradients of all parameters together down to ``max_norm`` before each step of the optimizer.
 
     It hooks the optimizer's step rather than an event of the engine: there gradients are complete when several
     batches are accumulated, and a GradScaler has unscaled them (fused optimizers, which unscale inside their step,
-    say by what). A GradScaler skips the steps whose gradients are not finite; any other such step ends the training
-    before the weights are touched.
+    say by what). A GradScaler skips the steps whose gradients are not finite; any other such step ends the training:
+    on a CPU before the weights are touched, elsewhere within 16 steps and before a checkpoint is written (see
+    :class:`~monai_diffscore.losses.FiniteWatch`).
 
     Args:
         optimizer: whose parameters are clipped.
@@ -23,7 +28,7 @@ class ClipGradients:
     Attributes:
         norm: of the last step, before clipping.
     Raises:
-        FloatingPointError: if the norm is not finite.
+        NotFiniteError: if the norm is not finite.
     """
 
     def __init__(self, optimizer: Optimizer, max_norm: float | None = 1.0) -> None:
@@ -32,20 +37,29 @@ class ClipGradients:
         self.optimizer = optimizer
         self.max_norm = max_norm
         self.norm: torch.Tensor | None = None
+        self.watch = FiniteWatch(_describe_not_finite)
 
-    def attach(self, _engine: Engine) -> None:
+    def attach(self, engine: Engine) -> None:
+        if isinstance(engine, ScoreTrainer):
+            self.watch.clock = lambda: engine.state.iteration
+            engine.watches.append(self.watch)
         self.optimizer.register_step_pre_hook(self.clip)
 
     def clip(self, optimizer: Optimizer, *_arguments: Any) -> None:
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        norm = total_norm([p.grad for p in parameters if p.grad is not None])
         scale = getattr(optimizer, "grad_scale", None)  # set by a GradScaler for the step of a fused optimizer
-        if scale is None and not torch.isfinite(norm):
-            raise FloatingPointError(
-                f"Expected finite gradients, got a norm of {norm.item()}. The weights are as before this step. Lower "
-                "the learning rate, or train in bfloat16 or float32."
-            )
+        if scale is None:
+            self.watch.add(norm)
         self.norm = norm if scale is None else norm / scale
         if self.max_norm is not None:
             limit = self.max_norm if scale is None else float(self.max_norm * scale)
             torch.nn.utils.clip_grads_with_norm_(parameters, limit, norm)
+
+
+def _describe_not_finite(norm: torch.Tensor) -> str:
+    untouched = "The weights are as before this step. " if norm.device.type == "cpu" else ""
+    return (
+        f"Expected finite gradients, got a norm of {norm.item()}. {untouched}Lower the learning rate, or train in "
+        "bfloat16 or float32."
+    )

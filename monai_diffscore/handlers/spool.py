@@ -197,12 +197,26 @@ class Delivery:
                 self._call("log_batch", self.run_id, tags=[RunTag(*pair) for pair in entry["tags"].items()])
             if "artifact" in entry:
                 self._call("log_artifact", self.run_id, entry["artifact"], entry["folder"])
+            if "register" in entry:
+                self._register(entry["register"], entry["folder"])
             if "text" in entry:
                 self._call("log_text", self.run_id, entry["text"], entry["file"])
             if entry.get("status") == "RUNNING":
                 self._call("update_run", self.run_id, "RUNNING")
             elif "status" in entry:
                 self._call("set_terminated", self.run_id, entry["status"], entry["time"])
+
+    def _register(self, name: str, folder: str) -> None:
+        """Makes the run's ``folder`` a version of the model ``name``, once."""
+        assert self._client is not None
+        try:
+            self._client.create_registered_model(name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        if not self._client.search_model_versions(f"name = '{name}' and run_id = '{self.run_id}'"):
+            source = f"{self._client.get_run(str(self.run_id)).info.artifact_uri}/{folder}"
+            self._client.create_model_version(name, source, self.run_id)
 
     def _call(self, method: str, *arguments: Any, **keywords: Any) -> None:
         """Calls the client; what it refuses for good is reported and passed over, all else goes to the caller."""

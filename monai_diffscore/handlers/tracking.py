@@ -53,6 +53,9 @@ class Tracking:
         network: counted for ``parameter_count``.
         ema: whose decay is logged.
         every: iterations between writes to the record.
+        register_as: name in the tracker's model registry under which the averaged model is registered at the end, as a
+            pyfunc that samples (:mod:`~monai_diffscore.handlers.registration`); None does not.
+        inference: the bundle's inference.json, for ``register_as``; the first of ``results`` is its weights.
         patience: seconds without progress that the end of a training waits for the tracker; 5 at most where a
             scheduler is about to take the node away.
     Raises:
@@ -75,6 +78,8 @@ class Tracking:
         ema: PowerEMA | None = None,
         every: int = 20,
         patience: float = 60.0,
+        register_as: str | None = None,
+        inference: str | Path | None = None,
     ) -> None:
         if not uri.startswith(_SCHEMES):
             raise ValueError(
@@ -95,6 +100,8 @@ class Tracking:
         self.ema = ema
         self.every = every
         self.patience = patience
+        self.register_as = register_as
+        self.inference = inference
         self._courier: Courier | None = None
         self._losses: list[tuple[int, int, Tensor]] = []
         self._early: list[list[Any]] = []  # numbers from before the record is opened, such as a first validation
@@ -223,9 +230,26 @@ class Tracking:
             for result in self.results:
                 if result.is_file():
                     self.log_artifact(result, "model")
+            self._register()
         self._write({"status": status, "time": _now()}, to_disk=True)
         if self._courier is not None:
             self._courier.finish(self.patience if patience is None else patience)
+
+    def _register(self) -> None:
+        if self.register_as is None or self.inference is None or not self.results:
+            return
+        from monai_diffscore.handlers.registration import save_sampler  # takes seconds to import
+
+        weights = self.results[0]
+        statistics = weights.with_name("data_statistics.json")
+        folder = self.spool.folder / "sampler"
+        try:
+            save_sampler(folder, Path(self.inference), weights, statistics, self.configuration)
+        except Exception:  # a training that is done does not fail for the registry
+            logger.exception(f"the model was not made ready for registration as {self.register_as}")
+            return
+        self.log_artifact(folder)
+        self._write({"register": self.register_as, "folder": folder.name})
 
     def close_interrupted(self, engine: ScoreTrainer) -> None:
         if self._courier is not None:  # else it was never opened

@@ -23,10 +23,32 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+
+class ThinConv3d(nn.Conv3d):
+    """A 3-D convolution that a CPU trains in float32 on volumes thinner than its kernel, where autocast says less.
+
+    There oneDNN in torch 2.13 (with AVX-512), for the gradient in bfloat16 of a 3 x 3 x 3 weight on volumes of two
+    voxels along their first axis (of 5 x 5 x 5, of three or four), reads memory that nothing was written to: most
+    gradients come out not finite, or different each time.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.device.type != "cpu" or x.shape[2] >= self.kernel_size[0] or not torch.is_grad_enabled():
+            return super().forward(x)
+        dtype = x.dtype
+        if torch.is_autocast_enabled("cpu") and dtype != torch.float64:  # which autocast leaves alone
+            dtype = torch.get_autocast_dtype("cpu")
+        if dtype not in (torch.bfloat16, torch.float16):
+            return super().forward(x)
+        with torch.autocast("cpu", enabled=False):
+            bias = None if self.bias is None else self.bias.float()
+            return self._conv_forward(x.float(), self.weight.float(), bias).to(dtype)
+
+
 CONVOLUTIONS: dict[int, type[nn.Conv1d] | type[nn.Conv2d] | type[nn.Conv3d]] = {
     1: nn.Conv1d,
     2: nn.Conv2d,
-    3: nn.Conv3d,
+    3: ThinConv3d,
 }
 
 

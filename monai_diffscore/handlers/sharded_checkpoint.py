@@ -1,0 +1,176 @@
+"""Checkpoints that each rank writes its share of, and that any number of ranks continues.
+
+A checkpoint is a folder ``iteration_<number>.sharded`` with the files of ``torch.distributed.checkpoint``, one or more
+of each rank, and ``training.json``: the place in the training, its settings and the SHA-256 of every file. It is
+written under another name, flushed and renamed, so that a crash of any rank leaves the previous one whole; its hashes
+are compared before it is loaded. Tensors are loaded by name and cut anew, so that the number of ranks may change;
+batch_size times the number of ranks must not, so that the order of the data goes on.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ignite.distributed as idist
+import torch
+import torch.distributed.checkpoint as dcp
+from torch import distributed, nn
+from torch.distributed.checkpoint.planner import ReadItem
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.optim import Optimizer
+
+from monai_diffscore.data.files import file_hash, flush_folder, whole_file
+from monai_diffscore.engines import ScoreTrainer
+from monai_diffscore.handlers.checkpoint import ResumableCheckpoint
+
+logger = logging.getLogger(__name__)
+FACTS = "training.json"
+
+
+class ShardedCheckpoint(ResumableCheckpoint):
+    """Saves and continues a training whose network is a :func:`~monai_diffscore.sharding.sharded_copy`.
+
+    Arguments and occasions as of :class:`~monai_diffscore.handlers.ResumableCheckpoint`; ``batch_size`` among the
+    settings counts for all ranks together. All ranks see the same folder. The weights for inference are gathered into
+    one file, in the main memory of rank 0. ``torch`` reads the index of such a checkpoint (``.metadata``) with
+    pickle: continue those alone that you trust.
+    """
+
+    suffix = ".sharded"
+
+    def __init__(self, folder: str | Path, objects: Mapping[str, Any], *arguments: Any, **keywords: Any) -> None:
+        super().__init__(folder, objects, *arguments, **keywords)
+        if "batch_size" in self.settings:
+            total = int(self.settings["batch_size"]) * idist.get_world_size()
+            self.settings["batch_size"] = f"{total} on all ranks together"
+        self._written_at = 0
+
+    def _state(self, engine: ScoreTrainer) -> dict[str, Any]:
+        """State of every object, by names that do not depend on the number of ranks; tensors are not copied."""
+        objects = self._objects(engine)
+        modules = self._modules(engine)
+        return {
+            name: get_optimizer_state_dict(modules, value) if isinstance(value, Optimizer) else value.state_dict()
+            for name, value in objects.items()
+        }
+
+    def _modules(self, engine: ScoreTrainer) -> nn.ModuleDict:
+        return nn.ModuleDict({name: o for name, o in self._objects(engine).items() if isinstance(o, nn.Module)})
+
+    def _write(self, engine: ScoreTrainer, path: Path) -> None:
+        if self._written_at == engine.state.iteration:
+            return  # at the end of a training, just after the last save
+        state = self._state(engine)
+        facts = {"engine": self._place(engine), "settings": self.settings, "objects": sorted(state)}
+        problem = self._write_shards(state, facts, path)
+        if problem:
+            if idist.get_rank() == 0:
+                self._make_room(path, problem)
+            problem = self._write_shards(state, facts, path)
+        if problem:
+            raise OSError(problem)
+        self._written_at = engine.state.iteration
+
+    def _write_shards(self, state: dict[str, Any], facts: Mapping[str, Any], path: Path) -> str:
+        """What went wrong, on whichever rank, or nothing."""
+        unfinished = path.with_name(f".{path.name}-unfinished")
+        first = idist.get_rank() == 0
+        problem = ""
+        if first:
+            shutil.rmtree(unfinished, ignore_errors=True)
+        try:
+            idist.barrier()
+            # makes the folder; flushes each file to the disk; raises on all ranks what failed on one
+            dcp.save(state, storage_writer=dcp.FileSystemWriter(unfinished, sync_files=True))
+            if first:
+                _complete(unfinished, facts, path)
+        except dcp.CheckpointException as error:
+            problem = "; ".join(f"rank {rank}: {_root(failure[0])}" for rank, failure in error.failures.items())
+        except OSError as error:
+            problem = str(error)
+        if first and problem:
+            shutil.rmtree(unfinished, ignore_errors=True)
+        return _of_first(problem)
+
+    def _whole_weights(self) -> Mapping[str, Any]:
+        if self.weights is None:
+            return {}
+        return get_model_state_dict(self.weights[0], options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+
+    def _damage(self, file: Path) -> str | None:
+        try:
+            hashes = json.loads((file / FACTS).read_text())["files"]
+            bad = [name for name, expected in hashes.items() if file_hash(file / name) != expected]
+        except (OSError, ValueError, KeyError) as error:
+            return f"{type(error).__name__}: {error}"
+        return f"SHA-256 of {', '.join(bad)}" if bad else None
+
+    def resume(self, engine: ScoreTrainer) -> None:
+        """Loads the newest whole checkpoint, if there is one, of any number of ranks.
+
+        Raises:
+            ValueError: as :meth:`ResumableCheckpoint.resume`.
+        """
+        newest = self._newest_whole()
+        if newest is None:
+            return
+        facts = json.loads((newest / FACTS).read_text())
+        self._refuse_another_training(newest, facts["settings"], set(facts["objects"]), facts["engine"], engine)
+        state = self._state(engine)
+        try:
+            dcp.load(state, storage_reader=dcp.FileSystemReader(newest), planner=_PlainPlanner())
+        except dcp.CheckpointException as error:
+            failure = next(iter(error.failures.values()))[0]
+            raise self._misfit(newest, "the network or optimizer", failure) from error
+        for name, value in self._objects(engine).items():
+            if isinstance(value, Optimizer):
+                set_optimizer_state_dict(self._modules(engine), value, state[name])
+            else:
+                value.load_state_dict(state[name])
+        self._continue_at(newest, facts["engine"], engine)
+        self._written_at = facts["engine"]["iteration"]
+
+
+class _PlainPlanner(dcp.DefaultLoadPlanner):
+    """Loads numbers, texts and lists beside the tensors with ``weights_only``, which torch's own does not."""
+
+    def load_bytes(self, read_item: ReadItem, value: io.BytesIO) -> None:
+        torch.load(value, weights_only=True)  # raises for anything but these
+        value.seek(0)
+        super().load_bytes(read_item, value)
+
+
+def _complete(unfinished: Path, facts: Mapping[str, Any], path: Path) -> None:
+    """Adds the facts and the hashes, and gives the folder its name."""
+    hashes = {file.name: file_hash(file) for file in sorted(unfinished.iterdir())}
+    with whole_file(unfinished / FACTS) as file:
+        file.write(json.dumps({**facts, "files": hashes}, indent=4).encode())
+    os.rename(unfinished, path)
+    flush_folder(path.parent)
+
+
+def _of_first(problem: str) -> str:
+    """The text of rank 0, on every rank."""
+    if idist.get_world_size() == 1:
+        return problem
+    texts = [problem]
+    distributed.broadcast_object_list(texts, src=0)
+    return texts[0]
+
+
+def _root(error: BaseException) -> BaseException:
+    while error.__cause__ is not None or isinstance(error.__context__, OSError):
+        error = error.__cause__ or error.__context__  # type: ignore[assignment]
+    return error
