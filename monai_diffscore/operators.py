@@ -388,6 +388,7 @@ class Radon(Operator):
     Args:
         angles_degrees: [angles]; all of [0, 180) for a full scan, few for sparse views, a part for a limited angle.
         bins: of the detector, one voxel wide; None takes the diagonal.
+        iterations, tolerance: of the conjugate gradients in ``solve``; each projects and back-projects once.
     Raises:
         ValueError: for no angles. In the call: for fewer than two spatial axes.
 
@@ -396,13 +397,19 @@ class Radon(Operator):
 
     angles: Tensor
 
-    def __init__(self, angles_degrees: Sequence[float] | Tensor, bins: int | None = None) -> None:
+    def __init__(
+        self,
+        angles_degrees: Sequence[float] | Tensor,
+        bins: int | None = None,
+        iterations: int = 100,
+        tolerance: float = 1e-6,
+    ) -> None:
         super().__init__()
         angles = torch.as_tensor(angles_degrees, dtype=torch.float64).flatten()
         if len(angles) == 0:
             raise ValueError("Radon needs at least one angle, got none.")
         self.register_buffer("angles", angles * (math.pi / 180))
-        self.bins = bins
+        self.bins, self.iterations, self.tolerance = bins, iterations, tolerance
         self._size: tuple[int, int] | None = None  # of the slices last projected, for the adjoint
 
     def _places(self, size: tuple[int, int], bins: int, angle: float, like: Tensor) -> tuple[Tensor, Tensor]:
@@ -443,6 +450,14 @@ class Radon(Operator):
             row = padded[:, :, number]
             total = total + (1 - share) * row[:, :, lower] + share * row[:, :, lower + 1]
         return total.unflatten(2, size)
+
+    def solve(self, y: Tensor, prior_variance: Tensor | float, noise_variance: float) -> Tensor:
+        prior = _over_samples(prior_variance, y)
+
+        def apply(u: Tensor) -> Tensor:
+            return prior * self(self.adjoint(u)) + noise_variance * u
+
+        return conjugate_gradients(apply, y, self.iterations, self.tolerance)
 
     def filtered_back_projection(self, y: Tensor) -> Tensor:
         """The classical reconstruction of a full scan (ramp filter), and the baseline of an incomplete one."""

@@ -132,6 +132,51 @@ class TiledDenoiser(nn.Module):
         return torch.stack(torch.meshgrid(*axes, indexing="ij"))
 
 
+class SliceDenoiser(nn.Module):
+    """A denoiser of volumes [B, C, X, Y, Z] from one of slices [B, C, X, Y]: each slice along the last axis on its own.
+
+    Slices know nothing of each other but what a measurement that sees several tells. Condition fields of the spatial
+    size of x are cut likewise; all others are passed to each slice of their sample.
+    """
+
+    def __init__(self, denoiser: nn.Module) -> None:
+        super().__init__()
+        self.denoiser = denoiser
+
+    def forward(self, x: Tensor, sigma: Tensor | float, **condition: Tensor) -> Tensor:
+        if x.ndim != 5:
+            raise ValueError(f"SliceDenoiser: expected a volume [B, C, X, Y, Z], got shape {tuple(x.shape)}.")
+        count = x.shape[-1]
+
+        def slices(field: Tensor) -> Tensor:
+            if field.ndim == x.ndim and field.shape[2:] == x.shape[2:]:
+                return field.movedim(-1, 1).flatten(0, 1)
+            return field.repeat_interleave(count, dim=0)
+
+        sigma = per_sample_sigma(x, sigma).repeat_interleave(count)
+        fields = {name: slices(field) for name, field in condition.items()}
+        return self.denoiser(slices(x), sigma, **fields).unflatten(0, (len(x), count)).movedim(1, -1)
+
+
+def any_size(
+    denoiser: nn.Module, window: Sequence[int], spatial_dims: int, overlap: float = 0.25, batch_size: int = 4
+) -> nn.Module:
+    """The denoiser of patches as one of images with ``spatial_dims`` axes, tiled, and slice by slice if it is of
+    slices.
+
+    Raises:
+        ValueError: for a window of other dimensions than the images or their slices have.
+    """
+    tiled = TiledDenoiser(denoiser, window, overlap, batch_size=batch_size)
+    if len(window) == spatial_dims:
+        return tiled
+    if (len(window), spatial_dims) == (2, 3):
+        return SliceDenoiser(tiled)
+    raise ValueError(
+        f"Expected a window of {spatial_dims} axes, or of 2 for the slices of a volume, got {list(window)}."
+    )
+
+
 def window_starts(size: int, window: int, overlap: float) -> list[int]:
     """First voxels of the fewest windows that cover an axis with at least this overlap, evenly spread.
 
