@@ -392,7 +392,7 @@ class Radon(Operator):
     Raises:
         ValueError: for no angles. In the call: for fewer than two spatial axes.
 
-    Source: Kak and Slaney 1988, Computerized Tomographic Imaging, Section 3.1 and 3.3 (filtered back-projection).
+    Source: Kak and Slaney 1988, Computerized Tomographic Imaging, Chapter 3 (filtered back-projection).
     """
 
     angles: Tensor
@@ -463,7 +463,7 @@ class Radon(Operator):
         """The classical reconstruction of a full scan (ramp filter), and the baseline of an incomplete one."""
         bins = y.shape[3]
         length = 2 ** math.ceil(math.log2(2 * bins))
-        # the ramp in space (Kak and Slaney, Eq. 61), whose transform has the right mean
+        # the ramp in space (Kak and Slaney, Chapter 3), whose transform has the right mean
         n = torch.arange(length, device=y.device)
         n = torch.where(n < length // 2, n, n - length)
         kernel = torch.where(n % 2 == 1, -1 / (math.pi * n.double()) ** 2, 0.0)

@@ -7,7 +7,7 @@ A denoiser that was trained on patches is run on windows w that cover the volume
 
 where R_w cuts window w out. Windows overlap, and the blending happens **inside** the denoiser, at each noise level of a
 sampler: neighbouring windows then agree on what is in their overlap long before it is visible, and no seam is left
-(MultiDiffusion; Bar-Tal et al. 2023, arXiv:2302.08113, Eq. 5). The windows stand on a product grid and the weights
+(MultiDiffusion; Bar-Tal et al. 2023, arXiv:2302.08113). The windows stand on a product grid and the weights
 W are products of one Gaussian for each axis, so they sum to 1 axis by axis and no volume of weights is kept.
 
 The result is a denoiser of volumes: guidance, inverse problems and the likelihood wrap it as any other. Besides the
@@ -79,8 +79,11 @@ class TiledDenoiser(nn.Module):
         weights = [_blending(s, w, begin) for s, w, begin in zip(size, self.window, starts, strict=True)]
         jobs = list(itertools.product(range(len(x)), *[range(len(begin)) for begin in starts]))
         denoised: Tensor | None = None
-        for first in range(0, len(jobs), self.batch_size):
-            batch = jobs[first : first + self.batch_size]
+        # batches of equal size: a last one of a single window would take libraries' other, more wasteful ways
+        count = -(-len(jobs) // self.batch_size)
+        ends = [len(jobs) * number // count for number in range(count + 1)]
+        for first, end in itertools.pairwise(ends):
+            batch = jobs[first:end]
             places = [(job[0], [begin[i] for begin, i in zip(starts, job[1:], strict=True)]) for job in batch]
             estimates = self._estimate(x, sigma, condition, places)
             if denoised is None:  # the channels of D are known now

@@ -86,13 +86,13 @@ def on_source_grid(
         applied_operations=copy.deepcopy(operations) if preprocessing is not None else [],
     )
     if preprocessing is None:
-        return moved + outside
+        return moved + outside  # type: ignore[return-value]
     spatial = [
         transform
         for transform in preprocessing.flatten().transforms
         if isinstance(transform, InvertibleTransform) and not isinstance(transform, IntensityTransformd)
     ]
-    return Compose(spatial).inverse({"image": moved})["image"] + outside  # type: ignore[no-any-return]
+    return Compose(spatial).inverse({"image": moved})["image"] + outside
 
 
 def _name(operation: Any) -> str:

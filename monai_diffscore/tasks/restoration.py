@@ -47,7 +47,7 @@ def estimate_noise(x: Tensor) -> float:
     :math:`\mathrm{median}\,|d| / 0.6745` of the Haar details d along all axes at once, over the voxels that are not
     saturated: edges are few, and the median does not see them. Smooth texture makes it a little too large.
 
-    Source: Donoho and Johnstone 1994, doi:10.1093/biomet/81.3.425, Section 5.1.
+    Source: Donoho and Johnstone 1994, doi:10.1093/biomet/81.3.425.
     """
     detail, inside = x, x.abs() < 1
     for axis in range(2, x.ndim):
