@@ -153,7 +153,7 @@ def sample_adams(
 def _adams_step(x: Tensor, sigma: float, sigma_next: float, nodes: list[float], estimates: list[Tensor]) -> Tensor:
     x = sigma_next / sigma * x
     for weight, estimate in zip(_adams_weights(nodes, sigma, sigma_next), estimates, strict=True):
-        x = x + weight * estimate
+        x.add_(estimate, alpha=weight)  # in place: x is new here, and no further volume is needed
     return x
 
 
