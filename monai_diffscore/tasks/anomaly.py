@@ -155,7 +155,8 @@ class SaveAnomaly:
 
     On the grid of the source: ``<case>_p`` (1 outside of the foreground), ``<case>_score`` (signed: > 0 brighter than
     healthy) and ``<case>_label`` (1 where p <= alpha in connected groups of at least ``min_volume_ml``); ``<case>.png``
-    (the image, the signed score from -4 to 4, -log10 p from 0 to 4, the label), and the table ``cases.csv``.
+    (the image, the signed score from -4 to 4, -log10 p from 0 to 4, the label; through where the evidence is
+    strongest), and the table ``cases.csv``.
 
     Args:
         folder: where they go.
@@ -209,8 +210,10 @@ class SaveAnomaly:
         self.write(MetaTensor(marked[None].to(torch.uint8), meta=found.meta), self.folder, f"{case}_label", "labels")
         here, _ = large_groups(evidence[0] >= -np.log10(self.alpha), 1)
         shown = [truth, score / 4, evidence / 2 - 1, here[None].float() * 2 - 1]
-        title = f"{case}: image, score (-4 to 4), -log10 p (0 to 4), p <= {self.alpha:g}"
-        save_gallery(torch.stack(shown), self.folder / f"{case}.png", title)
+        names = ["image", "score, -4 to 4", "-log10 p, 0 to 4", f"p <= {self.alpha:g}"]
+        strongest = np.unravel_index(int(smoothed(evidence[None], 2.0).argmax()), evidence.shape[1:])
+        at = [int(place) for place in strongest]
+        save_gallery(torch.stack(shown), self.folder / f"{case}.png", case, names=names, at=at)
         share = float((evidence[inside] >= -np.log10(self.alpha)).float().mean()) if bool(inside.any()) else 0.0
         self.table.add(
             {

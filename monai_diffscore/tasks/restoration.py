@@ -191,7 +191,7 @@ class SavePosterior:
             row["rmse_baseline"] = float((baseline - truth).square().mean().sqrt())
             row["share_within_2_std"] = float(((mean - truth).abs() <= 2 * spread).float().mean())
         pictures = torch.stack([truth, mean, baseline, spread / spread.max().clamp_min(1e-6) * 2 - 1])
-        title = f"{case}: input, posterior mean, baseline, standard deviation"
-        save_gallery(pictures, self.folder / f"{case}.png", title)
+        names = ["input", "posterior mean", "baseline", "standard deviation"]
+        save_gallery(pictures, self.folder / f"{case}.png", case, names=names)
         self.table.add(row)
         return item
