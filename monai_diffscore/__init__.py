@@ -62,7 +62,8 @@ from monai_diffscore.guidance import (  # isort: skip
     Inpaint,
     PosteriorGuidance,
 )
-from monai_diffscore.tiling import TiledDenoiser  # isort: skip
+from monai_diffscore.tiling import SliceDenoiser, TiledDenoiser  # isort: skip
+from monai_diffscore.anomaly import HealthyScores, healthy_residuals  # isort: skip
 from monai_diffscore.networks import ConditionEncoder, HierarchicalUNet, ScoreDiT, ScoreMLP, ScoreUNet  # isort: skip
 
 __version__ = "0.1.0"
@@ -86,6 +87,7 @@ __all__ = [
     "GaussianDenoiser",
     "GeneDropout",
     "GuidanceInterval",
+    "HealthyScores",
     "HierarchicalUNet",
     "Inpaint",
     "LearnedUncertainty",
@@ -100,6 +102,7 @@ __all__ = [
     "ScoreDiT",
     "ScoreMLP",
     "ScoreUNet",
+    "SliceDenoiser",
     "SubVPSDE",
     "TiledDenoiser",
     "UniformTimeNoise",
@@ -111,6 +114,7 @@ __all__ = [
     "cartesian_lines",
     "cosine_sigmas",
     "edm_weight",
+    "healthy_residuals",
     "karras_sigmas",
     "likelihood_weight",
     "log_likelihood",

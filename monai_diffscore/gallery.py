@@ -8,6 +8,8 @@ normalised data, -1 black and 1 white, the same in every picture.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +23,13 @@ _PLANES = ("sagittal", "coronal", "axial")  # normal to the R, A and S axis of a
 
 
 def save_gallery(
-    samples: Tensor, path: str | Path, title: str = "", reference: Tensor | None = None, pictures: bool = False
+    samples: Tensor,
+    path: str | Path,
+    title: str = "",
+    reference: Tensor | None = None,
+    pictures: bool = False,
+    names: Sequence[str] | None = None,
+    at: Sequence[int] | None = None,
 ) -> Path:
     """Writes a PNG of the samples and returns its path.
 
@@ -32,11 +40,19 @@ def save_gallery(
         path: of the PNG.
         title: heading.
         reference: real data of the same kind, shown below (in a scatter plot behind) for comparison.
+        names: of the samples, instead of their numbers; for images and volumes.
+        at: voxel that the slices through volumes meet in, instead of the middle.
         pictures: grey images are [1, rows, columns] from the top too, not slices with the first axis to the right.
     Raises:
         ValueError: for another number of dimensions.
     """
-    draw = {2: _scatter, 3: _curves, 4: _images, 5: _volumes}.get(samples.ndim)
+    draws: dict[int, Callable[..., None]] = {
+        2: _scatter,
+        3: _curves,
+        4: partial(_images, names=names),
+        5: partial(_volumes, names=names, at=at),
+    }
+    draw = draws.get(samples.ndim)
     if draw is None:
         raise ValueError(
             f"A gallery shows [B, columns] or [B, C, *S] with 1 to 3 dimensions, got {tuple(samples.shape)}."
@@ -60,7 +76,13 @@ def _numpy(samples: Tensor, most: int = 16) -> np.ndarray:
     return array
 
 
-def _volumes(figure: Figure, samples: np.ndarray, reference: np.ndarray | None) -> None:
+def _volumes(
+    figure: Figure,
+    samples: np.ndarray,
+    reference: np.ndarray | None,
+    names: Sequence[str] | None = None,
+    at: Sequence[int] | None = None,
+) -> None:
     groups = [("sample", samples[:8, 0])] + ([] if reference is None else [("real", reference[:8, 0])])
     columns = max(len(volumes) for _, volumes in groups)
     figure.set_size_inches(1.3 * columns + 0.4, 1.3 * 3 * len(groups) + 0.5)
@@ -71,16 +93,20 @@ def _volumes(figure: Figure, samples: np.ndarray, reference: np.ndarray | None) 
                 axis = axes[3 * group + plane, column]
                 if column < len(volumes):
                     volume = volumes[column]
-                    _show(axis, np.take(volume, volume.shape[plane] // 2, axis=plane).T)
+                    place = volume.shape[plane] // 2 if at is None else at[plane]
+                    _show(axis, np.take(volume, place, axis=plane).T)
                 else:
                     axis.set_axis_off()
                 if column == 0:
                     axis.set_ylabel(label, fontsize=7)
                 if plane == 0:
-                    axis.set_title(f"{name} {column}" if column < len(volumes) else "", fontsize=7)
+                    text = f"{name} {column}" if names is None or group or column >= len(names) else names[column]
+                    axis.set_title(text if column < len(volumes) else "", fontsize=7)
 
 
-def _images(figure: Figure, samples: np.ndarray, reference: np.ndarray | None) -> None:
+def _images(
+    figure: Figure, samples: np.ndarray, reference: np.ndarray | None, names: Sequence[str] | None = None
+) -> None:
     groups = [("sample", samples)] + ([] if reference is None else [("real", reference)])
     columns = min(8, max(len(images) for _, images in groups))
     rows = [math.ceil(len(images) / columns) for _, images in groups]
@@ -98,7 +124,7 @@ def _images(figure: Figure, samples: np.ndarray, reference: np.ndarray | None) -
                 axis.set_yticks([])
             else:
                 _show(axis, image[0].T)
-            axis.set_title(f"{name} {index}", fontsize=7)
+            axis.set_title(f"{name} {index}" if names is None or group else names[index], fontsize=7)
 
 
 def _show(axis: object, picture: np.ndarray) -> None:

@@ -61,7 +61,7 @@ class ClassifierFree(nn.Module):
             integers.
         keep: fields that are passed to both, such as positions.
 
-    Source: Ho and Salimans 2022, arXiv:2207.12598, Eq. 6.
+    Source: Ho and Salimans 2022, arXiv:2207.12598.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class Autoguidance(nn.Module):
         weaker: D_v: an earlier checkpoint, or a smaller network, of the same data and condition.
         scale: w; 1 is D alone.
 
-    Source: Karras et al. 2024, arXiv:2406.02507, Eq. 4.
+    Source: Karras et al. 2024, arXiv:2406.02507.
     """
 
     def __init__(self, denoiser: nn.Module, weaker: nn.Module, scale: float) -> None:
@@ -128,7 +128,7 @@ class GuidanceInterval(nn.Module):
         plain: used outside, such as its ``denoiser``.
         low, high: in units of the normalised data.
 
-    Source: Kynkäänniemi et al. 2024, arXiv:2404.07724, Section 3.
+    Source: Kynkäänniemi et al. 2024, arXiv:2404.07724.
     """
 
     def __init__(self, guided: nn.Module, plain: nn.Module, low: float = 0.0, high: float = math.inf) -> None:
@@ -162,7 +162,7 @@ class Inpaint(nn.Module):
         mask: 1 where known, broadcast against x.
         known: y, the values there, broadcast against x.
 
-    Source: Lugmayr et al. 2022, arXiv:2201.09865, Eq. 8.
+    Source: Lugmayr et al. 2022, arXiv:2201.09865.
     """
 
     mask: Tensor

@@ -388,21 +388,28 @@ class Radon(Operator):
     Args:
         angles_degrees: [angles]; all of [0, 180) for a full scan, few for sparse views, a part for a limited angle.
         bins: of the detector, one voxel wide; None takes the diagonal.
+        iterations, tolerance: of the conjugate gradients in ``solve``; each projects and back-projects once.
     Raises:
         ValueError: for no angles. In the call: for fewer than two spatial axes.
 
-    Source: Kak and Slaney 1988, Computerized Tomographic Imaging, Section 3.1 and 3.3 (filtered back-projection).
+    Source: Kak and Slaney 1988, Computerized Tomographic Imaging, Chapter 3 (filtered back-projection).
     """
 
     angles: Tensor
 
-    def __init__(self, angles_degrees: Sequence[float] | Tensor, bins: int | None = None) -> None:
+    def __init__(
+        self,
+        angles_degrees: Sequence[float] | Tensor,
+        bins: int | None = None,
+        iterations: int = 100,
+        tolerance: float = 1e-6,
+    ) -> None:
         super().__init__()
         angles = torch.as_tensor(angles_degrees, dtype=torch.float64).flatten()
         if len(angles) == 0:
             raise ValueError("Radon needs at least one angle, got none.")
         self.register_buffer("angles", angles * (math.pi / 180))
-        self.bins = bins
+        self.bins, self.iterations, self.tolerance = bins, iterations, tolerance
         self._size: tuple[int, int] | None = None  # of the slices last projected, for the adjoint
 
     def _places(self, size: tuple[int, int], bins: int, angle: float, like: Tensor) -> tuple[Tensor, Tensor]:
@@ -444,11 +451,19 @@ class Radon(Operator):
             total = total + (1 - share) * row[:, :, lower] + share * row[:, :, lower + 1]
         return total.unflatten(2, size)
 
+    def solve(self, y: Tensor, prior_variance: Tensor | float, noise_variance: float) -> Tensor:
+        prior = _over_samples(prior_variance, y)
+
+        def apply(u: Tensor) -> Tensor:
+            return prior * self(self.adjoint(u)) + noise_variance * u
+
+        return conjugate_gradients(apply, y, self.iterations, self.tolerance)
+
     def filtered_back_projection(self, y: Tensor) -> Tensor:
         """The classical reconstruction of a full scan (ramp filter), and the baseline of an incomplete one."""
         bins = y.shape[3]
         length = 2 ** math.ceil(math.log2(2 * bins))
-        # the ramp in space (Kak and Slaney, Eq. 61), whose transform has the right mean
+        # the ramp in space (Kak and Slaney, Chapter 3), whose transform has the right mean
         n = torch.arange(length, device=y.device)
         n = torch.where(n < length // 2, n, n - length)
         kernel = torch.where(n % 2 == 1, -1 / (math.pi * n.double()) ** 2, 0.0)

@@ -7,7 +7,7 @@ A denoiser that was trained on patches is run on windows w that cover the volume
 
 where R_w cuts window w out. Windows overlap, and the blending happens **inside** the denoiser, at each noise level of a
 sampler: neighbouring windows then agree on what is in their overlap long before it is visible, and no seam is left
-(MultiDiffusion; Bar-Tal et al. 2023, arXiv:2302.08113, Eq. 5). The windows stand on a product grid and the weights
+(MultiDiffusion; Bar-Tal et al. 2023, arXiv:2302.08113). The windows stand on a product grid and the weights
 W are products of one Gaussian for each axis, so they sum to 1 axis by axis and no volume of weights is kept.
 
 The result is a denoiser of volumes: guidance, inverse problems and the likelihood wrap it as any other. Besides the
@@ -79,8 +79,11 @@ class TiledDenoiser(nn.Module):
         weights = [_blending(s, w, begin) for s, w, begin in zip(size, self.window, starts, strict=True)]
         jobs = list(itertools.product(range(len(x)), *[range(len(begin)) for begin in starts]))
         denoised: Tensor | None = None
-        for first in range(0, len(jobs), self.batch_size):
-            batch = jobs[first : first + self.batch_size]
+        # batches of equal size: a last one of a single window would take libraries' other, more wasteful ways
+        count = -(-len(jobs) // self.batch_size)
+        ends = [len(jobs) * number // count for number in range(count + 1)]
+        for first, end in itertools.pairwise(ends):
+            batch = jobs[first:end]
             places = [(job[0], [begin[i] for begin, i in zip(starts, job[1:], strict=True)]) for job in batch]
             estimates = self._estimate(x, sigma, condition, places)
             if denoised is None:  # the channels of D are known now
@@ -130,6 +133,51 @@ class TiledDenoiser(nn.Module):
             for b, w, size in zip(begin, self.window, x.shape[2:], strict=True)
         ]
         return torch.stack(torch.meshgrid(*axes, indexing="ij"))
+
+
+class SliceDenoiser(nn.Module):
+    """A denoiser of volumes [B, C, X, Y, Z] from one of slices [B, C, X, Y]: each slice along the last axis on its own.
+
+    Slices know nothing of each other but what a measurement that sees several tells. Condition fields of the spatial
+    size of x are cut likewise; all others are passed to each slice of their sample.
+    """
+
+    def __init__(self, denoiser: nn.Module) -> None:
+        super().__init__()
+        self.denoiser = denoiser
+
+    def forward(self, x: Tensor, sigma: Tensor | float, **condition: Tensor) -> Tensor:
+        if x.ndim != 5:
+            raise ValueError(f"SliceDenoiser: expected a volume [B, C, X, Y, Z], got shape {tuple(x.shape)}.")
+        count = x.shape[-1]
+
+        def slices(field: Tensor) -> Tensor:
+            if field.ndim == x.ndim and field.shape[2:] == x.shape[2:]:
+                return field.movedim(-1, 1).flatten(0, 1)
+            return field.repeat_interleave(count, dim=0)
+
+        sigma = per_sample_sigma(x, sigma).repeat_interleave(count)
+        fields = {name: slices(field) for name, field in condition.items()}
+        return self.denoiser(slices(x), sigma, **fields).unflatten(0, (len(x), count)).movedim(1, -1)
+
+
+def any_size(
+    denoiser: nn.Module, window: Sequence[int], spatial_dims: int, overlap: float = 0.25, batch_size: int = 4
+) -> nn.Module:
+    """The denoiser of patches as one of images with ``spatial_dims`` axes, tiled, and slice by slice if it is of
+    slices.
+
+    Raises:
+        ValueError: for a window of other dimensions than the images or their slices have.
+    """
+    tiled = TiledDenoiser(denoiser, window, overlap, batch_size=batch_size)
+    if len(window) == spatial_dims:
+        return tiled
+    if (len(window), spatial_dims) == (2, 3):
+        return SliceDenoiser(tiled)
+    raise ValueError(
+        f"Expected a window of {spatial_dims} axes, or of 2 for the slices of a volume, got {list(window)}."
+    )
 
 
 def window_starts(size: int, window: int, overlap: float) -> list[int]:

@@ -3,8 +3,10 @@ r"""Memory, time and seams of a volume four times as long in each axis as the tr
 
     python scripts/benchmark_tiling.py [--checkpoint bundles/mri_unet3d/models/model.pt] [--patch 32]
 
-Memory: the largest resident size of a process of its own, beyond what it had with the network loaded; compared with one
-batch of windows through the network plus six volumes. Time: seconds of one evaluation against the number of windows.
+Memory, compared with one batch of windows through the network plus six volumes, is measured in two ways: the tensors
+alive at once, the volume itself included, as the profiler counts their allocations; and the largest resident size of a
+process of its own beyond what it had with the network loaded, which also has what libraries keep. Time: seconds of one
+evaluation against the number of windows, after one of each batch size.
 Seams: gradient energy at window borders over elsewhere in samples of the trained network (needs a checkpoint).
 """
 
@@ -12,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import itertools
 import json
 import multiprocessing
 import os
@@ -21,6 +24,7 @@ from pathlib import Path
 
 import torch
 from monai.bundle import ConfigParser
+from torch.profiler import ProfilerActivity, profile
 
 from monai_diffscore import TiledDenoiser, asinh_sigmas, sample_adams
 from monai_diffscore.metrics import seam_ratio
@@ -56,9 +60,29 @@ def peak_of(job: str, patch: int, batch_size: int, overlap: float, pipe: object)
             if job == "evaluation":
                 tiled(x, 1.0)
             else:
-                sample_adams(tiled, x, asinh_sigmas(4))
+                sample_adams(tiled, x, asinh_sigmas(5))
         seconds = time.perf_counter() - start
     pipe.send((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before, seconds))  # type: ignore[attr-defined]
+
+
+def peak_of_tensors(job: str, patch: int, batch_size: int, overlap: float) -> int:
+    """The most bytes that tensors take at once, from their allocations; the weights are not among them."""
+    network = load(None)
+
+    def run() -> None:
+        with torch.no_grad():
+            if job == "window":
+                network(torch.zeros(batch_size, 1, patch, patch, patch), 1.0)
+                return
+            x = 80 * torch.randn(1, 1, *[4 * patch] * 3)
+            tiled = TiledDenoiser(network, [patch] * 3, overlap, batch_size=batch_size)
+            tiled(x, 1.0) if job == "evaluation" else sample_adams(tiled, x, asinh_sigmas(5))
+
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        run()
+    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    sizes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
+    return max(itertools.accumulate(sizes))
 
 
 def measured(job: str, patch: int, batch_size: int, overlap: float) -> tuple[float, float]:
@@ -76,6 +100,7 @@ def main() -> None:
     parser.add_argument("--patch", type=int, default=32)
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--overlap", type=float, default=0.25)
+    parser.add_argument("--jobs", nargs="+", default=["evaluation", "sampling"], help="that memory is measured of")
     parser.add_argument("--steps", type=int, default=12, help="of the samples that seams are measured on")
     a = parser.parse_args()
     size = 4 * a.patch
@@ -83,13 +108,22 @@ def main() -> None:
     window, _ = measured("window", a.patch, a.batch_size, a.overlap)
     allowed = window + 6 * volume
     report: dict[str, object] = {"volume": [size] * 3, "window": [a.patch] * 3, "megabytes_allowed": allowed / 1e6}
-    for job in ("evaluation", "sampling"):
+    for job in a.jobs:
         peak, _ = measured(job, a.patch, a.batch_size, a.overlap)
-        report[f"megabytes_{job}"], report[f"ratio_{job}"] = peak / 1e6, peak / allowed
+        report |= {f"megabytes_{job}": peak / 1e6, f"ratio_{job}": peak / allowed}
+        print(json.dumps(report), flush=True)
+    # afterwards: a new process starts with the largest size of its parent, which the profiler raises
+    allowed = peak_of_tensors("window", a.patch, a.batch_size, a.overlap) + 6 * volume
+    report["megabytes_of_tensors_allowed"] = allowed / 1e6
+    for job in a.jobs:
+        tensors = peak_of_tensors(job, a.patch, a.batch_size, a.overlap)
+        report |= {f"megabytes_of_tensors_{job}": tensors / 1e6, f"ratio_of_tensors_{job}": tensors / allowed}
         print(json.dumps(report), flush=True)
     network = load(a.checkpoint)
     times = []
     with torch.no_grad():
+        network(torch.zeros(a.batch_size, 1, *[a.patch] * 3), 1.0)  # what the libraries prepare for this shape, once
+        network(torch.zeros(1, 1, *[a.patch] * 3), 1.0)
         for factor in (1, 2, 3):
             shape = [factor * a.patch] * 3
             count = len(window_starts(shape[0], a.patch, a.overlap)) ** 3

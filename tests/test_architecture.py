@@ -12,14 +12,14 @@ PACKAGE = Path(__file__).parent.parent / "monai_diffscore"
 LEVELS = {
     **dict.fromkeys(["sde", "operators", "networks", "transforms", "data", "gallery"], 0),
     **dict.fromkeys(["denoiser", "optimizers"], 1),
-    **dict.fromkeys(["losses", "sampling", "likelihood", "guidance", "tiling", "discrete"], 2),
+    **dict.fromkeys(["losses", "sampling", "likelihood", "guidance", "tiling", "discrete", "anomaly"], 2),
     **dict.fromkeys(["engines", "handlers", "metrics", "planning", "command_line", "report", "tasks", "interrupts"], 3),
     "sharding": 2,
     "__main__": 4,
     "__init__": 4,
 }
 # these need torch and nothing else of ours or MONAI's to be read, tested and reused
-MATHEMATICS = {"sde", "denoiser", "losses", "sampling", "likelihood", "guidance", "operators", "tiling"}
+MATHEMATICS = {"sde", "denoiser", "losses", "sampling", "likelihood", "guidance", "operators", "tiling", "anomaly"}
 MATHEMATICS |= {"networks", "discrete", "optimizers"}
 ENGINE_PACKAGES = {"ignite", "mlflow"}
 FORBIDDEN_NAMES = {"utils", "helpers", "base", "registry", "misc", "common"}

@@ -151,18 +151,19 @@ def mixture_flow(mixture_2d):
     return mixture_2d, x, sample_rk45(mixture_2d, x, ends, rtol=1e-12, atol=1e-13)
 
 
-def measured_order(sampler, flow, **options):
+def measured_order(sampler, flow, steps=256, **options):
     """log2 of the ratio of errors when the number of steps doubles."""
     mixture, x, reference = flow
-    errors = [sampler(mixture, x, karras_sigmas(n)[:-1], **options) - reference for n in (256, 512)]
+    errors = [sampler(mixture, x, karras_sigmas(n)[:-1], **options) - reference for n in (steps, 2 * steps)]
     return math.log2(errors[0].square().mean().sqrt() / errors[1].square().mean().sqrt())
 
 
 @pytest.mark.parametrize("sampler", ORDERS, ids=lambda f: f.__name__)
 def test_measured_order_of_convergence_is_the_declared_one(sampler, mixture_flow):
-    """The corrector of adams makes the leading error so small that the next term still shows: 2.84 here, 2.96 later."""
-    tolerance = 0.2 if sampler is sample_adams else 0.1
-    assert measured_order(sampler, mixture_flow) == pytest.approx(ORDERS[sampler], abs=tolerance)
+    """The corrector of adams makes the leading error so small that the next term shows for long: 4.8, 4.6 and, at 1024
+    steps, 4.1 are measured."""
+    steps, tolerance = (1024, 0.2) if sampler is sample_adams else (256, 0.1)
+    assert measured_order(sampler, mixture_flow, steps) == pytest.approx(ORDERS[sampler], abs=tolerance)
 
 
 @pytest.mark.parametrize("order", [1, 2, 3, 4])
@@ -218,7 +219,7 @@ def test_repaint_made_once_is_ancestral_sampling(mixture_2d):
 @pytest.mark.parametrize("sampler", ORDERS, ids=lambda f: f.__name__)
 def test_the_step_to_zero_ends_on_the_data(sampler, gaussian_flow):
     denoiser, x, exact = gaussian_flow
-    bound = {1: 2e-2, 2: 2e-3, 3: 1e-5}[ORDERS[sampler]]
+    bound = {1: 2e-2, 2: 2e-3, 4: 1e-5}[ORDERS[sampler]]
     assert (sampler(denoiser, x, karras_sigmas(128)) - exact()).square().mean().sqrt() < bound
 
 

@@ -4,22 +4,42 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from pathlib import Path
 
+import mlflow
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 import torch
 from monai.bundle import ConfigWorkflow
 from monai.data import MetaTensor
+from monai.transforms import Compose, CropForegroundd, Orientationd, Spacingd, SpatialPadd
 from torch import nn
 
-from monai_diffscore.operators import Downsample, Mask
-from monai_diffscore.sampling import asinh_sigmas
-from monai_diffscore.tasks import RestorationInferer, SavePosterior, box_mask, estimate_noise
+from monai_diffscore.anomaly import HealthyScores
+from monai_diffscore.command_line import find_cause
+from monai_diffscore.data import DataError, LoadVolumed, read_dicom_series, write_dicom_series
+from monai_diffscore.operators import Downsample, Mask, Radon
+from monai_diffscore.sampling import asinh_sigmas, log_uniform_sigmas
+from monai_diffscore.tasks import (
+    PatchLikelihoodInferer,
+    RestorationInferer,
+    SaveAnomaly,
+    SaveLikelihood,
+    SavePosterior,
+    WriteDicom,
+    box_mask,
+    estimate_noise,
+    line_angles,
+    on_source_grid,
+)
+from monai_diffscore.tasks.anomaly import load_scores
+from monai_diffscore.transforms import PercentileScaled
 
 COUNT = 24  # posterior samples
-CONFIGS = Path(__file__).parent.parent / "bundles/mri_unet3d/configs"
+CONFIGS = Path(__file__).parent.parent / "bundles"
 
 
 class WhitePrior(nn.Module):
@@ -104,22 +124,31 @@ def test_impossible_restorations_are_refused():
 
 @pytest.fixture
 def weights(tmp_path) -> Path:
+    return save_weights("mri_unet3d", tmp_path)
+
+
+def save_weights(bundle: str, folder: Path) -> Path:
     """An untrained network of the bundle, saved as a training saves it."""
-    facts = {"sigma_data": 0.5, "low": 0.0, "high": 1000.0, "spacing_mm": [2.0, 2.0, 2.0]}
-    (tmp_path / "models").mkdir()
-    (tmp_path / "models/data_statistics.json").write_text(json.dumps(facts))
-    path = tmp_path / "models/model.pt"
-    torch.save(run(["inference"], tmp_path, path, load=False).parser.get_parsed_content("network").state_dict(), path)
+    ct = bundle.startswith("ct")
+    facts = {"sigma_data": 0.5, "low": -1000.0 * ct, "high": 1000.0, "spacing_mm": [2.0] * int(bundle[-2])}
+    (folder / "models").mkdir()
+    (folder / "models/data_statistics.json").write_text(json.dumps(facts))
+    path = folder / "models/model.pt"
+    made = run(["inference"], folder, path, bundle, load=False)
+    torch.save(made.parser.get_parsed_content("network").state_dict(), path)
     return path
 
 
-def run(names: list[str], folder: Path, checkpoint: Path, load: bool = True, **overrides) -> ConfigWorkflow:
+def run(
+    names: list[str], folder: Path, checkpoint: Path, bundle: str = "mri_unet3d", load: bool = True, **overrides
+) -> ConfigWorkflow:
+    configs = CONFIGS / bundle / "configs"
     made = ConfigWorkflow(
-        [str(CONFIGS / f"{name}.json") for name in names],
-        meta_file=str(CONFIGS / "metadata.json"),
+        [str(configs / f"{name}.json") for name in names],
+        meta_file=str(configs / "metadata.json"),
         logging_file=False,
         workflow_type="infer",
-        bundle_root=str(CONFIGS.parent),
+        bundle_root=str(configs.parent),
         checkpoint=str(checkpoint),
         output_dir=str(folder / "out"),
         autocast_dtype=None,
@@ -139,15 +168,156 @@ SLOW = [pytest.param(task, marks=pytest.mark.slow) for task in ("inpaint", "deno
 def test_restorations_run_from_their_configuration(task, tmp_path, weights, write_volume):
     write_volume("data/sub-1/anat.nii.gz")
     small = {"steps": 2, "posterior_samples": 2, "window": [16, 16, 16], "region_size": [16, 16, 16]}
-    run(["inference", "restore", task], tmp_path, weights, dataset_dir=str(tmp_path / "data"), **small)
+    run(["inference", "cases", task], tmp_path, weights, dataset_dir=str(tmp_path / "data"), **small)
     (row,) = csv.DictReader((tmp_path / "out/cases.csv").open())
     assert row["case"] == "anat"
     assert ("rmse" in row) == (task != "denoise")
-    mean = nib.load(tmp_path / "out/anat_mean.nii.gz")
-    assert mean.shape == (16, 16, 16)
-    assert nib.aff2axcodes(mean.affine) == ("R", "A", "S")
+    mean, source = nib.load(tmp_path / "out/anat_mean.nii.gz"), nib.load(tmp_path / "data/sub-1/anat.nii.gz")
+    assert mean.shape == source.shape
+    np.testing.assert_allclose(mean.affine, source.affine, atol=1e-5)
     assert np.isfinite(mean.get_fdata()).all()
     assert (tmp_path / "out/anat.png").stat().st_size > 5_000
+
+
+@pytest.mark.parametrize("bundle", ["mri_unet3d", pytest.param("ct_unet2d", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("task", ["anomaly", "likelihood"])
+def test_healthy_priors_run_from_their_configuration(bundle, task, tmp_path, write_volume):
+    weights = save_weights(bundle, tmp_path)
+    for subject in (1, 2):
+        source = write_volume(f"data/sub-{subject}/anat.nii.gz", seed=subject)
+    if bundle.startswith("ct"):
+        for file in (tmp_path / "data").rglob("*.nii.gz"):
+            image = nib.load(file)
+            nib.save(nib.Nifti1Image(image.get_fdata() - 1000, image.affine), file)
+    small = {"window": [16] * int(bundle[-2]), "region_size": [24, 16, 16], "data": str(tmp_path / "data")}
+    small |= {"levels": [0.5], "noise_pairs": 1} if task == "anomaly" else {"likelihood_sigmas#steps": 3, "patches": 2}
+    options = small | {"dataset_dir": small["data"], "healthy_dir": small.pop("data")}
+    options.pop("data", None)
+    names = ["inference", "cases", task]
+    if task == "anomaly":
+        with pytest.raises(RuntimeError) as caught:
+            run(names, tmp_path, weights, bundle=bundle, **options)
+        assert "calibrating first" in str(find_cause(caught.value))
+    made = run(names, tmp_path, weights, bundle=bundle, load=False, **options)
+    made.parser.get_parsed_content("calibrator").run()
+    run(names, tmp_path, weights, bundle=bundle, **options)
+    rows = list(csv.DictReader((tmp_path / "out/cases.csv").open()))
+    assert [row["case"] for row in rows] == ["anat", "anat_1"]
+    assert (tmp_path / "out/anat.png").stat().st_size > 5_000
+    if task == "anomaly":
+        for kind, kept in (("p", np.float32), ("score", np.float32), ("label", np.uint8)):
+            found = nib.load(tmp_path / f"out/anat_{kind}.nii.gz")
+            assert found.shape == nib.load(source).shape
+            assert found.get_data_dtype() == kept
+            np.testing.assert_allclose(found.affine, nib.load(source).affine, atol=1e-5)
+        p = nib.load(tmp_path / "out/anat_p.nii.gz").get_fdata()
+        assert p.max() == 1.0
+        assert 0 < p.min() < 0.01
+        assert p[0, 0, 0] == 1.0  # outside of the region that was looked at
+    else:
+        ranking = list(csv.DictReader((tmp_path / "out/ranking.csv").open()))
+        distances = [abs(float(row["z"])) for row in ranking]
+        assert distances == sorted(distances, reverse=True)
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/out/mlruns.db")
+    (tracked,) = client.search_runs([e.experiment_id for e in client.search_experiments()])
+    assert tracked.info.status == "FINISHED"
+    name = "share_below_alpha" if task == "anomaly" else "nats_per_dim"
+    history = client.get_metric_history(tracked.info.run_id, name)
+    assert [metric.value for metric in history] == pytest.approx([float(row[name]) for row in rows])
+    assert "cases.csv" in {file.path for file in client.list_artifacts(tracked.info.run_id)}
+
+
+def test_a_calibration_for_other_weights_is_refused(tmp_path):
+    path = tmp_path / "scores.json"
+    healthy = HealthyScores.of(torch.randn(1000, 1, generator=torch.Generator().manual_seed(0)))
+    path.write_text(json.dumps({"settings": {"levels": [0.5], "weights": "a"}, **healthy.as_dict()}))
+    assert load_scores(path, {"levels": [0.5], "weights": "a"})["count"] == 1000
+    with pytest.raises(DataError, match="calibrating first"):
+        load_scores(path, {"levels": [0.5], "weights": "b"})
+    with pytest.raises(ValueError, match="more healthy data"):
+        SaveAnomaly(tmp_path, path, {"levels": [0.5], "weights": "a"}, alpha=1e-4)
+
+
+def test_maps_return_to_the_grid_of_a_turned_and_resampled_source(tmp_path):
+    """A map that is linear in the world comes back as the same function of the world."""
+    affine = np.array([[0, -2.5, 0, 40], [-1.0, 0, 0, 30], [0, 0, 3.0, -20], [0, 0, 0, 1]])
+    image = np.zeros((40, 30, 20), np.float32)
+    image[4:36, 3:27, 2:18] = np.random.default_rng(0).uniform(50, 100, (32, 24, 16))
+    nib.save(nib.Nifti1Image(image, affine), tmp_path / "turned.nii.gz")
+    preprocessing = Compose(
+        [
+            LoadVolumed("image"),
+            Orientationd("image", axcodes="RAS", labels=None),
+            Spacingd("image", pixdim=(2.0, 2.0, 2.0)),
+            CropForegroundd("image", source_key="image", allow_smaller=True),
+            PercentileScaled("image", lower=0.5, upper=99.5),
+            SpatialPadd("image", spatial_size=(64, 64, 64)),
+        ]
+    )
+    item = preprocessing({"image": str(tmp_path / "turned.nii.gz")})["image"]
+    grid = torch.stack(torch.meshgrid(*[torch.arange(float(n)) for n in item.shape[1:]], indexing="ij"))
+    world = torch.einsum("wd,dxyz->wxyz", item.affine[:3, :3].float(), grid) + item.affine[:3, 3:, None, None].float()
+    back = on_source_grid(world[:1] + 2 * world[2:], item, preprocessing, outside=-7.0)
+    assert back.shape[1:] == image.shape
+    np.testing.assert_allclose(back.affine, affine, atol=1e-6)
+    place = np.stack(np.meshgrid(*[np.arange(n) for n in image.shape], indexing="ij"), -1) @ affine[:3, :3].T
+    expected = (place + affine[:3, 3]) @ np.array([1, 0, 2])
+    inner = (slice(8, 32), slice(6, 24), slice(5, 15))
+    np.testing.assert_allclose(back[0][inner], expected[inner], atol=1e-3)
+    assert float(back[0, 0, 0, 0]) == -7.0
+
+
+def test_labels_of_a_dicom_case_become_a_segmentation_of_it(tmp_path):
+    folder = tmp_path / "series"
+    source = MetaTensor(torch.randint(0, 900, (1, 12, 10, 6)).float(), affine=torch.diag(torch.tensor([2.0, 2, 3, 1])))
+    write_dicom_series(source, folder, modality="MR", model_hash="x")
+    image = read_dicom_series(folder)
+    image.meta["filename_or_obj"] = str(folder)
+    for marked in (True, False):
+        labels = torch.zeros_like(image)
+        labels[:, 2:5, 3:6, 1:4] = float(marked)
+        WriteDicom("MR", "sha256:x")(labels, tmp_path / "out", f"case_{marked}", "labels")
+        (file,) = (tmp_path / "out").glob(f"case_{marked}*")
+        if marked:
+            assert int(pydicom.dcmread(file).pixel_array.sum()) == 27
+        else:
+            assert not nib.load(file).get_fdata().any()  # a segmentation of nothing cannot be written
+
+
+def test_likelihood_ranks_images_that_are_too_smooth_and_too_rough_before_healthy_ones(tmp_path):
+    """Under N(0, 0.25) the nats per dimension of N(0, s^2) are -s^2/0.5 + constant: known shifts, known order."""
+    g = torch.Generator().manual_seed(3)
+    inferer = PatchLikelihoodInferer(log_uniform_sigmas(24, 0.01, 80.0), (8, 8), patches=16, progress=False)
+    stds = {"healthy_0": 0.5, "blurred": 0.2, "noisy": 0.9, "healthy_1": 0.5, "shifted": 0.6}
+
+    def score(save: SaveLikelihood, name: str, std: float) -> None:
+        x = MetaTensor(std * torch.randn(1, 1, 32, 32, generator=g))
+        image = MetaTensor(x[0], meta={"filename_or_obj": f"{name}.nii.gz"})
+        save({"image": image, "pred": inferer(x, WhitePrior())[0]})
+
+    reference = SaveLikelihood(tmp_path / "healthy", tmp_path / "reference.json", make_reference=True)
+    for number in range(4):
+        score(reference, f"case_{number}", 0.5)
+    save = SaveLikelihood(tmp_path, tmp_path / "reference.json")
+    for name, std in stds.items():
+        score(save, name, std)
+    ranking = list(csv.DictReader((tmp_path / "ranking.csv").open()))
+    assert [row["case"] for row in ranking[:3]] == ["noisy", "blurred", "shifted"]
+    assert all(abs(float(row["z"])) < 4 for row in ranking[3:])
+    constant = -0.5 * math.log(2 * math.pi * 0.25)
+    for row in ranking:
+        exact = constant - stds[row["case"]] ** 2 / 0.5
+        assert float(row["nats_per_dim"]) == pytest.approx(exact, abs=5 * float(row["patch_standard_error"]) + 0.01)
+
+
+def test_a_volume_is_restored_slice_by_slice_from_its_sinogram():
+    operator = Radon(line_angles(24), iterations=15, tolerance=1e-3)
+    inferer = RestorationInferer(
+        lambda size: operator, (8, 8), noise_std=0.05, count=4, sigmas=asinh_sigmas(12), progress=False
+    )
+    mean, spread, _ = inferer(truth(), WhitePrior()).chunk(3, dim=1)
+    assert float((mean - truth()).std()) < 0.1
+    assert float(spread.mean()) < 0.1
 
 
 def test_generate_makes_volumes_larger_than_the_patch(tmp_path, weights):

@@ -15,7 +15,7 @@ from monai_diffscore.likelihood import log_likelihood
 from monai_diffscore.metrics import seam_ratio
 from monai_diffscore.operators import Mask
 from monai_diffscore.sampling import asinh_sigmas, log_uniform_sigmas, sample_adams
-from monai_diffscore.tiling import TiledDenoiser, window_starts
+from monai_diffscore.tiling import SliceDenoiser, TiledDenoiser, any_size, window_starts
 
 
 class Voxelwise(nn.Module):
@@ -152,3 +152,31 @@ def test_a_seam_is_seen_and_its_absence_too():
     assert seam_ratio(field, (16, 16), 0.0) > 3
     with pytest.raises(ValueError, match="larger than the window"):
         seam_ratio(field, (32, 32), 0.5)
+
+
+def test_a_volume_is_denoised_slice_by_slice():
+    class Scaled(nn.Module):
+        def forward(self, x, sigma, gain, mask):
+            return x * sigma[:, None, None, None] * gain[:, None, None, None] + mask
+
+    g = torch.Generator().manual_seed(0)
+    x, mask = torch.randn(2, 1, 6, 5, 4, generator=g), torch.randn(2, 1, 6, 5, 4, generator=g)
+    sigma, gain = torch.tensor([0.5, 2.0]), torch.tensor([3.0, 7.0])
+    found = SliceDenoiser(Scaled())(x, sigma, gain=gain, mask=mask)
+    torch.testing.assert_close(found, x * (sigma * gain)[:, None, None, None, None] + mask)
+    with pytest.raises(ValueError, match="volume"):
+        SliceDenoiser(Scaled())(x[..., 0], sigma, gain=gain, mask=mask)
+    with pytest.raises(ValueError, match="window of 2 axes"):
+        any_size(Scaled(), (4, 4, 4), 2)
+
+
+def test_no_batch_of_windows_is_much_smaller_than_the_others():
+    sizes = []
+
+    class Counted(nn.Module):
+        def forward(self, x, sigma):
+            sizes.append(len(x))
+            return x
+
+    TiledDenoiser(Counted(), (4,), 0.0, batch_size=4)(torch.zeros(1, 1, 20), 1.0)
+    assert sizes == [2, 3]

@@ -1,6 +1,7 @@
 """What happens around the training iterations: averages, checkpoints, records and pictures."""
 
 from monai_diffscore.handlers.attach import Attach
+from monai_diffscore.handlers.cases import TrackCases
 from monai_diffscore.handlers.checkpoint import ResumableCheckpoint
 from monai_diffscore.handlers.ema import PowerEMA
 from monai_diffscore.handlers.gallery import SampleGallery, SaveArray, SaveGallery, SaveRows
@@ -21,6 +22,7 @@ __all__ = [
     "SaveRows",
     "ShardedCheckpoint",
     "TimeLimit",
+    "TrackCases",
     "Tracking",
     "ValidationLog",
 ]

@@ -55,7 +55,7 @@ def cosine_sigmas(steps: int, sigma_min: float = 0.002, sigma_max: float = 80.0)
     return _end_in_zero(torch.tan(high + ramp * (low - high)))
 
 
-def asinh_sigmas(steps: int, sigma_max: float = 80.0, scale: float = 0.06, power: float = 1.5) -> Tensor:
+def asinh_sigmas(steps: int, sigma_max: float = 80.0, scale: float = 0.045, power: float = 1.35) -> Tensor:
     r"""Noise levels :math:`c \sinh(u^p)` at evenly spaced u, descending, ending in 0. Float64 [steps + 1].
 
     Logarithmic above c and linear below, so that the steps reach 0 without a jump from a smallest level; the power p

@@ -24,7 +24,7 @@ def sample_dpmpp_2m_sde(
     Args:
         eta: 0 is deterministic, and the same as :func:`sample_dpmpp_2m`; 1 is the reverse SDE.
 
-    Other arguments as :func:`sample_euler`. Source: Lu et al. 2022, arXiv:2211.01095, Section 5 (eta = 1).
+    Other arguments as :func:`sample_euler`. Source: Lu et al. 2022, arXiv:2211.01095 (eta = 1).
     """
     previous: tuple[float, Tensor] | None = None
     for step in intervals(sigmas):
@@ -158,7 +158,7 @@ def sample_repaint(
     Raises:
         ValueError: for fewer than one.
 
-    Other arguments as :func:`sample_euler`. Source: Lugmayr et al. 2022, arXiv:2201.09865, Algorithm 1 (jump length 1).
+    Other arguments as :func:`sample_euler`. Source: Lugmayr et al. 2022, arXiv:2201.09865 (jump length 1).
     """
     if repeats < 1:
         raise ValueError(f"sample_repaint makes each step at least once, got repeats {repeats}.")

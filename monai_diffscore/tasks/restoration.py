@@ -1,4 +1,4 @@
-r"""What a trained prior is asked to do with a volume: restore it from a measurement.
+r"""Volumes restored from measurements.
 
 A measurement :math:`y = A x + \sigma_y n` has many images that explain it; the samples of the posterior are those that
 the prior finds likely. :class:`RestorationInferer` draws some and returns their mean, the estimate of least expected
@@ -8,28 +8,24 @@ squared error, and their standard deviation, which says where the image was meas
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import nibabel as nib
-import numpy as np
 import torch
-from monai.data import MetaTensor
+from monai.transforms import Compose
 from monai.utils import convert_to_tensor
 from torch import Tensor, nn
 
-from monai_diffscore.data.files import whole_file
 from monai_diffscore.denoiser import noise_like
 from monai_diffscore.engines import SamplingInferer, random_stream
 from monai_diffscore.gallery import save_gallery
 from monai_diffscore.guidance import PosteriorGuidance
 from monai_diffscore.operators import Operator
 from monai_diffscore.sampling import sample_adams
-from monai_diffscore.tiling import TiledDenoiser
+from monai_diffscore.tasks.cases import CaseTable, WriteNifti, intensity_range, on_source_grid
+from monai_diffscore.tiling import any_size
 
 
 def box_mask(size: Sequence[int], share: float = 0.4) -> Tensor:
@@ -39,13 +35,19 @@ def box_mask(size: Sequence[int], share: float = 0.4) -> Tensor:
     return mask
 
 
+def line_angles(views: int, degrees: float = 180.0) -> Tensor:
+    """Angles [views] in degrees of a parallel-beam scan, evenly spread over [0, ``degrees``): fewer are sparse views,
+    less than 180 degrees a limited angle."""
+    return torch.arange(views, dtype=torch.float64) * (degrees / views)
+
+
 def estimate_noise(x: Tensor) -> float:
     r"""The standard deviation of white noise in x [B, C, *S], from its finest details.
 
     :math:`\mathrm{median}\,|d| / 0.6745` of the Haar details d along all axes at once, over the voxels that are not
     saturated: edges are few, and the median does not see them. Smooth texture makes it a little too large.
 
-    Source: Donoho and Johnstone 1994, doi:10.1093/biomet/81.3.425, Section 5.1.
+    Source: Donoho and Johnstone 1994, doi:10.1093/biomet/81.3.425.
     """
     detail, inside = x, x.abs() < 1
     for axis in range(2, x.ndim):
@@ -66,7 +68,7 @@ class RestorationInferer(SamplingInferer):
 
     Args:
         operator: makes A for images of a spatial size, ``size -> Operator``.
-        window: of the tiling; the patch that the network was trained on.
+        window: of the tiling; the patch that the network was trained on. One of two axes makes a volume slice by slice.
         noise_std: of the measurement, in units of the normalised data; None estimates it (of inputs that are measured).
         measure: the inputs are clean images, and the measurement is simulated here (a retrospective study); else the
             inputs **are** the measurement.
@@ -111,7 +113,7 @@ class RestorationInferer(SamplingInferer):
             raise KeyboardInterrupt
         images = convert_to_tensor(inputs, track_meta=False).float()
         numbers = list(range(len(images))) if seed is None else [int(number) for number in seed]
-        tiled = TiledDenoiser(network, self.window, self.overlap, batch_size=self.windows_at_once)
+        tiled = any_size(network, self.window, images.ndim - 2, self.overlap, self.windows_at_once)
         return torch.cat(
             [self._restore(images[i : i + 1], tiled, number, condition) for i, number in enumerate(numbers)]
         )
@@ -145,63 +147,51 @@ class RestorationInferer(SamplingInferer):
 class SavePosterior:
     """Writes what a :class:`RestorationInferer` found for each case; a postprocessing of MONAI's evaluators.
 
-    ``<case>_mean.nii.gz`` and ``<case>_std.nii.gz`` in the intensity units of the input and on the grid that the
-    network works on (the affine says where it lies), ``<case>.png`` (the input, the mean, the baseline and the standard
-    deviation), and the table ``cases.csv``.
+    ``<case>_mean`` and ``<case>_std`` in the intensity units of the input, ``<case>.png`` (the input, the mean, the
+    baseline and the standard deviation, on the grid that the network works on), and the table ``cases.csv``.
 
     Args:
         folder: where they go.
         reference: the input is the truth (a simulated measurement), and errors against it are reported: root mean
             square error of the mean and of the baseline in units of the normalised data, and the share of voxels within
             two standard deviations of the mean (0.95 for a calibrated posterior).
+        preprocessing: of the cases: the volumes are brought back to the grid of their files, with the lowest intensity
+            of the range where the network saw nothing. None leaves them on the grid that the network works on.
+        write: how the mean is written; the standard deviation is a map, and NIfTI in either case.
+        table: None makes one.
     """
 
-    def __init__(self, folder: str | Path, reference: bool = True) -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        reference: bool = True,
+        preprocessing: Compose | None = None,
+        write: WriteNifti | None = None,
+        table: CaseTable | None = None,
+    ) -> None:
         self.folder = Path(folder)
         self.reference = reference
-        self.rows: list[dict[str, Any]] = []
+        self.preprocessing = preprocessing
+        self.write = write or WriteNifti()
+        self.table = table or CaseTable(folder)
 
     def __call__(self, item: Mapping[str, Any]) -> Mapping[str, Any]:
         image = item["image"]
         mean, spread, baseline = convert_to_tensor(item["pred"], track_meta=False).float().cpu().chunk(3)
         truth = convert_to_tensor(image, track_meta=False).float().cpu()
-        name = Path(str(image.meta.get("filename_or_obj", "case"))).name.split(".nii")[0]
-        taken = {row["case"] for row in self.rows}
-        case = name if name not in taken else f"{name}_{len(self.rows)}"
+        case = self.table.case(image)
         low, high = intensity_range(image)
-        affine = np.asarray(image.affine)
-        for kind, volume in (("mean", low + (mean + 1) * (high - low) / 2), ("std", spread * (high - low) / 2)):
-            with whole_file(self.folder / f"{case}_{kind}.nii.gz") as file:
-                file.write(_nifti(volume[0].numpy(), affine))
+        estimate = on_source_grid(low + (mean + 1) * (high - low) / 2, image, self.preprocessing, outside=low)
+        self.write(estimate, self.folder, f"{case}_mean")
+        deviation = on_source_grid(spread * (high - low) / 2, image, self.preprocessing)
+        self.write(deviation, self.folder, f"{case}_std", "map")
         row: dict[str, Any] = {"case": case, "mean_std": float(spread.mean())}
         if self.reference:
             row["rmse"] = float((mean - truth).square().mean().sqrt())
             row["rmse_baseline"] = float((baseline - truth).square().mean().sqrt())
             row["share_within_2_std"] = float(((mean - truth).abs() <= 2 * spread).float().mean())
-        self.rows.append(row)
         pictures = torch.stack([truth, mean, baseline, spread / spread.max().clamp_min(1e-6) * 2 - 1])
-        save_gallery(
-            pictures, self.folder / f"{case}.png", f"{case}: input, posterior mean, baseline, standard deviation"
-        )
-        with whole_file(self.folder / "cases.csv") as file:
-            text = io.StringIO()
-            writer = csv.DictWriter(text, fieldnames=list(self.rows[0]))
-            writer.writeheader()
-            writer.writerows(self.rows)
-            file.write(text.getvalue().encode())
+        names = ["input", "posterior mean", "baseline", "standard deviation"]
+        save_gallery(pictures, self.folder / f"{case}.png", case, names=names)
+        self.table.add(row)
         return item
-
-
-def intensity_range(image: MetaTensor) -> tuple[float, float]:
-    """The raw intensities that -1 and 1 stand for, as the last intensity transform recorded them; (-1, 1) if none
-    did."""
-    for operation in reversed(getattr(image, "applied_operations", [])):
-        if isinstance(operation, Mapping) and "low" in operation.get("extra_info", {}):
-            return float(operation["extra_info"]["low"]), float(operation["extra_info"]["high"])
-    return -1.0, 1.0
-
-
-def _nifti(volume: np.ndarray, affine: np.ndarray) -> bytes:
-    import gzip
-
-    return gzip.compress(nib.Nifti1Image(volume.astype(np.float32), affine).to_bytes())

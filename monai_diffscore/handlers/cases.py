@@ -1,0 +1,66 @@
+"""The numbers of the cases of a task, as a run of MLflow."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ignite.distributed as idist
+from ignite.engine import Engine, Events
+
+from monai_diffscore.handlers.tracking import Tracking
+
+if TYPE_CHECKING:
+    from monai_diffscore.tasks import CaseTable
+
+
+class TrackCases(Tracking):
+    """Logs each number of each row of a :class:`~monai_diffscore.tasks.CaseTable`: the step is the number of the case.
+
+    What the task wrote is logged at the end: tables, pictures and JSON files (volumes stay where they are). A second
+    run of the task in the same folder goes on in the same run of MLflow, with its cases behind the earlier ones.
+
+    Args:
+        uri, folder, options: as for :class:`~monai_diffscore.handlers.Tracking`.
+        table: the table.
+    """
+
+    def __init__(self, uri: str, folder: str | Path, table: CaseTable, **options: Any) -> None:
+        super().__init__(uri, folder, **options)
+        self.table = table
+        self._taken = 0
+        self._first = 0
+
+    def attach(self, engine: Engine) -> None:
+        if idist.get_rank() != 0:
+            return
+        engine.add_event_handler(Events.STARTED, self.open)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.record_cases)
+        engine.add_event_handler(Events.COMPLETED, self.close_with_files)
+        engine.add_event_handler(Events.EXCEPTION_RAISED, self.close_failed)
+
+    def open(self, engine: Engine) -> None:
+        self._first = 1 + max(self.spool.last_steps().values(), default=-1)
+        super().open(engine)
+
+    def record_cases(self, engine: Engine) -> None:
+        """Logs the rows that are new."""
+        for number, row in enumerate(self.table.rows[self._taken :], start=self._first + self._taken):
+            self.record(
+                {name: value for name, value in row.items() if isinstance(value, int | float) and math.isfinite(value)},
+                number,
+            )
+        self._taken = len(self.table.rows)
+
+    def close_with_files(self, engine: Engine) -> None:
+        self.record_cases(engine)
+        for path in sorted(self.table.path.parent.glob("*")):
+            if path.suffix in (".csv", ".png") or (path.suffix == ".json" and path.name != "mlflow_run.json"):
+                self.log_artifact(path)
+        self.close(engine, "FINISHED")
+
+    def close_failed(self, engine: Engine, error: BaseException) -> None:
+        if self._courier is not None:
+            self.close(engine, "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+        raise error

@@ -1,0 +1,38 @@
+"""What a trained prior is asked to do with a folder of cases: restore them, find what is not healthy, say how likely.
+
+Each task is an inferer for MONAI's evaluators and a postprocessing that writes what it found for each case: NIfTI on
+the grid of the source, a picture, and one row of numbers in ``cases.csv``, which ``handlers.TrackCases`` logs to
+MLflow.
+
+==================================  ================================  ==================================================
+inferer                             postprocessing                    task
+==================================  ================================  ==================================================
+:class:`RestorationInferer`         :class:`SavePosterior`            inpaint, super-resolve, denoise, reconstruct
+:class:`AnomalyInferer`             :class:`CalibrateAnomaly`,        p-value at each voxel, label map
+                                    :class:`SaveAnomaly`
+:class:`PatchLikelihoodInferer`     :class:`SaveLikelihood`           nats per dimension, out-of-distribution ranking
+==================================  ================================  ==================================================
+"""
+
+from monai_diffscore.tasks.anomaly import AnomalyInferer, CalibrateAnomaly, SaveAnomaly
+from monai_diffscore.tasks.cases import CaseTable, WriteDicom, WriteNifti, intensity_range, on_source_grid
+from monai_diffscore.tasks.likelihood import PatchLikelihoodInferer, SaveLikelihood
+from monai_diffscore.tasks.restoration import RestorationInferer, SavePosterior, box_mask, estimate_noise, line_angles
+
+__all__ = [
+    "AnomalyInferer",
+    "CalibrateAnomaly",
+    "CaseTable",
+    "PatchLikelihoodInferer",
+    "RestorationInferer",
+    "SaveAnomaly",
+    "SaveLikelihood",
+    "SavePosterior",
+    "WriteDicom",
+    "WriteNifti",
+    "box_mask",
+    "estimate_noise",
+    "intensity_range",
+    "line_angles",
+    "on_source_grid",
+]

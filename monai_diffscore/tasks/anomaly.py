@@ -1,0 +1,239 @@
+"""Anomaly maps of a folder of cases: residuals, calibration on healthy ones, p-values and label maps."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from monai.inferers import Inferer
+from monai.transforms import Compose
+from monai.utils import convert_to_tensor
+from scipy import ndimage
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from monai_diffscore.anomaly import HealthyScores, healthy_residuals, smoothed
+from monai_diffscore.data.files import whole_file
+from monai_diffscore.data.problems import DataError
+from monai_diffscore.engines import random_stream
+from monai_diffscore.gallery import save_gallery
+from monai_diffscore.tasks.cases import CaseTable, WriteNifti, on_source_grid
+from monai_diffscore.tiling import any_size
+
+_MOST_VOXELS = 200_000  # that a calibration keeps of each case
+
+
+class AnomalyInferer(Inferer):
+    """Residuals against a healthy prior, one channel for each level, [B, L, *S].
+
+    Args:
+        levels: noise levels in units of the normalised data.
+        window: of the tiling; the patch that the network was trained on. One of two axes makes a volume slice by slice.
+        pairs: of noise and its negative, for each level.
+        smoothing: standard deviation of the filter in voxels.
+        overlap, windows_at_once: of the tiling.
+        seed: of the noise; each case has a stream of its own.
+        progress: show a progress bar over the evaluations.
+    """
+
+    def __init__(
+        self,
+        levels: Sequence[float],
+        window: Sequence[int],
+        pairs: int = 1,
+        smoothing: float = 1.0,
+        overlap: float = 0.25,
+        windows_at_once: int = 4,
+        seed: int = 0,
+        progress: bool = True,
+    ) -> None:
+        super().__init__()
+        self.levels, self.window, self.pairs, self.smoothing = list(levels), tuple(window), pairs, smoothing
+        self.overlap, self.windows_at_once, self.seed, self.progress = overlap, windows_at_once, seed, progress
+
+    @torch.no_grad()
+    def __call__(  # type: ignore[override]
+        self, inputs: Tensor, network: nn.Module, seed: Tensor | None = None, **condition: Tensor
+    ) -> Tensor:
+        images = convert_to_tensor(inputs, track_meta=False).float()
+        numbers = range(len(images)) if seed is None else seed.tolist()
+        tiled = any_size(network, self.window, images.ndim - 2, self.overlap, self.windows_at_once)
+        total = 2 * self.pairs * len(self.levels)
+        with tqdm(total=total, desc=f"residuals of {len(images)}", disable=not self.progress, leave=False) as bar:
+
+            def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+                bar.update(1)
+                return tiled(x, sigma, **condition)
+
+            return healthy_residuals(
+                denoise,
+                images,
+                self.levels,
+                pairs=self.pairs,
+                smoothing=self.smoothing,
+                generator=[random_stream(self.seed, int(number)) for number in numbers],
+            )
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What a calibration is for: residuals made otherwise have other scores."""
+        return {"levels": self.levels, "window": list(self.window), "pairs": self.pairs, "smoothing": self.smoothing}
+
+
+def foreground(image: Tensor, threshold: float = -0.8) -> Tensor:
+    """Where an image [C, *S] in [-1, 1] shows something: above ``threshold`` after smoothing, so that a dark lesion
+    inside does not fall out."""
+    return smoothed(image[None, :1], 1.5)[0] > threshold
+
+
+class CalibrateAnomaly:
+    """Collects the residuals of healthy cases and writes their scores; a postprocessing of MONAI's evaluators.
+
+    The file is written anew after each case, from all so far.
+
+    Args:
+        path: of the JSON file.
+        settings: of the inferer, and what else must be the same when it is used, such as the hash of the weights.
+    """
+
+    def __init__(self, path: str | Path, settings: Mapping[str, Any]) -> None:
+        self.path, self.settings = Path(path), dict(settings)
+        self.residuals: list[Tensor] = []
+
+    def __call__(self, item: Mapping[str, Any]) -> Mapping[str, Any]:
+        residuals = convert_to_tensor(item["pred"], track_meta=False).float().cpu()
+        inside = foreground(convert_to_tensor(item["image"], track_meta=False).float().cpu())[0]
+        voxels = residuals[:, inside].T
+        kept = torch.randperm(len(voxels), generator=torch.Generator().manual_seed(len(self.residuals)))[:_MOST_VOXELS]
+        self.residuals.append(voxels[kept])
+        try:
+            healthy = HealthyScores.of(torch.cat(self.residuals))
+        except ValueError as error:
+            raise DataError(
+                getattr(item["image"], "meta", {}).get("filename_or_obj", "a case"),
+                expected="healthy cases with at least 100 voxels of foreground",
+                got=str(error),
+                remedy="Give healthy images with content in --healthy_dir.",
+            ) from error
+        content = {"settings": self.settings, "cases": len(self.residuals), **healthy.as_dict()}
+        with whole_file(self.path) as file:
+            file.write((json.dumps(content, indent=4) + "\n").encode())
+        return item
+
+
+def load_scores(path: str | Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run on healthy cases wrote, if it was made with the same settings.
+
+    Raises:
+        DataError: if there is none, or it was made with other settings or weights.
+    """
+    remedy = "Run calibrating first, with the same configuration and --healthy_dir FOLDER."
+    if not Path(path).is_file():
+        raise DataError(path, expected="the scores of healthy cases", got="no such file", remedy=remedy)
+    content: dict[str, Any] = json.loads(Path(path).read_text())
+    made = content.get("settings", {})
+    different = [name for name in sorted({*made, *settings}) if made.get(name) != settings.get(name)]
+    if different:
+        raise DataError(
+            path,
+            key=", ".join(different),
+            expected=f"a calibration with {[settings.get(name) for name in different]}",
+            got=f"{[made.get(name) for name in different]}",
+            remedy=remedy,
+        )
+    return content
+
+
+class SaveAnomaly:
+    """Writes the p-values and the label map of each case; a postprocessing of MONAI's evaluators.
+
+    On the grid of the source: ``<case>_p`` (1 outside of the foreground), ``<case>_score`` (signed: > 0 brighter than
+    healthy) and ``<case>_label`` (1 where p <= alpha in connected groups of at least ``min_volume_ml``); ``<case>.png``
+    (the image, the signed score from -4 to 4, -log10 p from 0 to 4, the label; through where the evidence is
+    strongest), and the table ``cases.csv``.
+
+    Args:
+        folder: where they go.
+        calibration: path of the file of :class:`CalibrateAnomaly`.
+        settings: as given there.
+        preprocessing: of the cases, to bring maps back; None leaves them on the grid that the network works on.
+        alpha: p-value of a voxel up to which it is marked.
+        min_volume_ml: smaller groups of marked voxels are dropped.
+        write: how labels are written.
+        table: None makes one.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        calibration: str | Path,
+        settings: Mapping[str, Any],
+        preprocessing: Compose | None = None,
+        alpha: float = 1e-3,
+        min_volume_ml: float = 0.05,
+        write: WriteNifti | None = None,
+        table: CaseTable | None = None,
+    ) -> None:
+        self.folder = Path(folder)
+        self.healthy = HealthyScores.from_dict(load_scores(calibration, settings))
+        if not 1 / (self.healthy.count + 1) <= alpha < 1:
+            raise ValueError(
+                f"alpha must be below 1, and at least 1 / {self.healthy.count + 1}, the smallest p-value that a "
+                f"calibration of {self.healthy.count} voxels gives, got {alpha}. Calibrate on more healthy data."
+            )
+        self.preprocessing, self.alpha, self.min_volume_ml = preprocessing, alpha, min_volume_ml
+        self.write = write or WriteNifti()
+        self.table = table or CaseTable(folder)
+
+    def __call__(self, item: Mapping[str, Any]) -> Mapping[str, Any]:
+        image = item["image"]
+        truth = convert_to_tensor(image, track_meta=False).float().cpu()
+        residuals = convert_to_tensor(item["pred"], track_meta=False).float().cpu()[None]
+        inside = foreground(truth)
+        score = torch.where(inside, self.healthy.signed_score(residuals)[0], 0.0)
+        # in logarithms, whose 0 is "nothing found", maps are resampled and padded
+        evidence = torch.where(inside, -self.healthy.p_value(residuals)[0].log10(), 0.0)
+        case = self.table.case(image)
+        back = partial(on_source_grid, image=image, preprocessing=self.preprocessing)
+        found = back(evidence)
+        p_value = 10.0 ** -found.as_tensor().clamp_min(0)
+        voxel_ml = abs(float(np.linalg.det(np.asarray(found.affine, dtype=np.float64)[:3, :3]))) / 1000
+        marked, groups = large_groups(p_value[0] <= self.alpha, self.min_volume_ml / voxel_ml)
+        self.write(MetaTensor(p_value, meta=found.meta), self.folder, f"{case}_p", "map")
+        self.write(back(score), self.folder, f"{case}_score", "map")
+        self.write(MetaTensor(marked[None].to(torch.uint8), meta=found.meta), self.folder, f"{case}_label", "labels")
+        here, _ = large_groups(evidence[0] >= -np.log10(self.alpha), 1)
+        shown = [truth, score / 4, evidence / 2 - 1, here[None].float() * 2 - 1]
+        names = ["image", "score, -4 to 4", "-log10 p, 0 to 4", f"p <= {self.alpha:g}"]
+        strongest = np.unravel_index(int(smoothed(evidence[None], 2.0).argmax()), evidence.shape[1:])
+        at = [int(place) for place in strongest]
+        save_gallery(torch.stack(shown), self.folder / f"{case}.png", case, names=names, at=at)
+        share = float((evidence[inside] >= -np.log10(self.alpha)).float().mean()) if bool(inside.any()) else 0.0
+        self.table.add(
+            {
+                "case": case,
+                "smallest_p": float(p_value.min()),
+                "share_below_alpha": share,
+                "share_expected_if_healthy": self.alpha,
+                "groups": len(groups),
+                "largest_group_ml": max(groups, default=0) * voxel_ml,
+                "marked_ml": sum(groups) * voxel_ml,
+            }
+        )
+        return item
+
+
+def large_groups(mask: Tensor, voxels: float) -> tuple[Tensor, list[int]]:
+    """The connected groups (by faces, edges and corners) of a mask [*S] with at least so many voxels, and their
+    sizes."""
+    numbered, _ = ndimage.label(mask.numpy(), structure=np.ones([3] * mask.ndim))
+    sizes = np.bincount(numbered.ravel())
+    sizes[0] = 0
+    kept = sizes >= max(voxels, 1)
+    return torch.from_numpy(kept[numbered]), sizes[kept].tolist()

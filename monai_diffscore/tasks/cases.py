@@ -1,0 +1,151 @@
+"""Cases: the row of numbers that each has, the way of its results back onto the grid of its file, and their files."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import gzip
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from monai.data import MetaTensor
+from monai.transforms import Compose, InvertibleTransform
+from torch import Tensor
+
+from monai_diffscore.data.dicom import holds_dicom, write_dicom_seg, write_dicom_series
+from monai_diffscore.data.files import whole_file
+from monai_diffscore.transforms.intensity import IntensityTransform, IntensityTransformd
+
+
+class CaseTable:
+    """One row of numbers for each case, written to ``folder/<name>`` whenever one is added.
+
+    Args:
+        folder: where the table goes.
+        name: of the file.
+    """
+
+    def __init__(self, folder: str | Path, name: str = "cases.csv") -> None:
+        self.path = Path(folder) / name
+        self.rows: list[dict[str, Any]] = []
+
+    def case(self, image: MetaTensor) -> str:
+        """A name for the case of an image: that of its file or series, with a number if it is taken already."""
+        source = Path(str(getattr(image, "meta", {}).get("filename_or_obj", "case")).split("#")[0])
+        name = source.name.split(".nii")[0]
+        taken = {row["case"] for row in self.rows}
+        return name if name not in taken else f"{name}_{len(self.rows)}"
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Adds a row with the columns of the first."""
+        self.rows.append(dict(row))
+        write_rows(self.path, self.rows)
+
+
+def write_rows(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Rows of equal columns as CSV, whole or not at all."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    with whole_file(path) as file:
+        file.write(text.getvalue().encode())
+
+
+def intensity_range(image: MetaTensor) -> tuple[float, float]:
+    """The raw intensities that -1 and 1 stand for, as the last intensity transform recorded them; (-1, 1) if none
+    did."""
+    for operation in reversed(getattr(image, "applied_operations", [])):
+        if isinstance(operation, Mapping) and "low" in operation.get("extra_info", {}):
+            return float(operation["extra_info"]["low"]), float(operation["extra_info"]["high"])
+    return -1.0, 1.0
+
+
+def on_source_grid(
+    volume: Tensor, image: MetaTensor, preprocessing: Compose | None, outside: float = 0.0
+) -> MetaTensor:
+    """A volume [C, *S] on the grid of the preprocessed ``image``, brought back to the grid of the file it came from.
+
+    Turns, flips, resampling (linear), crops and padding are undone in reverse order; intensities stay as they are.
+
+    Args:
+        volume: on the grid of the image.
+        image: whose record says what was done to it.
+        preprocessing: the transforms that did; None leaves the volume where it is.
+        outside: value of voxels that were cropped away.
+    """
+    operations = [op for op in image.applied_operations if _name(op) not in _intensity_transforms()]
+    moved = MetaTensor(
+        volume - outside,
+        affine=image.affine.clone(),
+        meta=copy.deepcopy({key: value for key, value in image.meta.items() if key != "affine"}),
+        applied_operations=copy.deepcopy(operations) if preprocessing is not None else [],
+    )
+    if preprocessing is None:
+        return moved + outside  # type: ignore[return-value]
+    spatial = [
+        transform
+        for transform in preprocessing.flatten().transforms
+        if isinstance(transform, InvertibleTransform) and not isinstance(transform, IntensityTransformd)
+    ]
+    return Compose(spatial).inverse({"image": moved})["image"] + outside
+
+
+def _name(operation: Any) -> str:
+    return str(operation.get("class", "")) if isinstance(operation, Mapping) else ""
+
+
+def _intensity_transforms() -> set[str]:
+    """Names of all intensity transforms that record an operation."""
+    names, waiting = set(), [IntensityTransform]
+    while waiting:
+        kind = waiting.pop()
+        names.add(kind.__name__)
+        waiting += kind.__subclasses__()
+    return names
+
+
+class WriteNifti:
+    """Writes volumes as ``folder/<name>.nii.gz``: images and maps as float32, label maps as uint8."""
+
+    def __call__(self, volume: MetaTensor, folder: Path, name: str, kind: str = "image") -> None:
+        """Writes [1, *S] with its affine; ``kind`` is "image" (in the units of the source), "map" or "labels"."""
+        array = volume.as_tensor().detach().cpu().numpy()[0].astype(np.uint8 if kind == "labels" else np.float32)
+        affine = np.asarray(volume.affine, dtype=np.float64)
+        content = nib.Nifti1Image(array, affine if affine.shape == (4, 4) else np.eye(4)).to_bytes()
+        with whole_file(folder / f"{name}.nii.gz") as file:
+            file.write(gzip.compress(content))
+
+
+class WriteDicom(WriteNifti):
+    """Writes images as DICOM series that are marked synthetic, in a folder each, and label maps as DICOM SEG.
+
+    A SEG refers to its source, and holds something, so labels of a case that was a NIfTI file and labels that mark
+    nothing are written as NIfTI, and so are maps, whose values are neither HU nor an MR signal.
+
+    Args:
+        modality: "CT" or "MR".
+        model_hash: names the model.
+        labels: names of the labels 1, 2, ...
+    """
+
+    def __init__(self, modality: str, model_hash: str, labels: Sequence[str] = ("anomaly",)) -> None:
+        self.modality, self.model_hash = modality, model_hash
+        self.labels = dict(enumerate(labels, start=1))
+
+    def __call__(self, volume: MetaTensor, folder: Path, name: str, kind: str = "image") -> None:
+        source = str(volume.meta.get("filename_or_obj", ""))
+        if kind == "image":
+            write_dicom_series(
+                volume, folder / name, modality=self.modality, model_hash=self.model_hash, description=name
+            )
+        elif kind == "labels" and source and holds_dicom(source) and bool(volume.any()):
+            write_dicom_seg(
+                volume, folder / f"{name}.dcm", source=source, names=self.labels, model_hash=self.model_hash
+            )
+        else:
+            super().__call__(volume, folder, name, kind)

@@ -1,0 +1,177 @@
+"""The likelihood of a folder of cases, and their ranking by how unlike healthy ones they are."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.data import MetaTensor, iter_patch_position
+from monai.utils import convert_to_tensor
+from torch import Tensor, nn
+
+from monai_diffscore.data import spread
+from monai_diffscore.data.files import whole_file
+from monai_diffscore.engines import LikelihoodInferer
+from monai_diffscore.gallery import save_gallery
+from monai_diffscore.tasks.anomaly import foreground, load_scores
+from monai_diffscore.tasks.cases import CaseTable, write_rows
+
+logger = logging.getLogger(__name__)
+
+
+class PatchLikelihoodInferer(LikelihoodInferer):
+    """Log likelihood in nats per dimension of patches spread evenly over each image, [B, 2, patches].
+
+    The first row is the estimate of each patch, the second the standard error that its probes leave. Patches are those
+    of the grid that tiles the image which show foreground in half of their voxels (all of them if none does).
+
+    Args:
+        window: spatial size of a patch, that of the training; one of two axes takes slices of a volume.
+        patches: at most so many of an image.
+        patches_at_once: that go through the network together.
+        sigmas, probes, seed, progress: as for :class:`~monai_diffscore.engines.LikelihoodInferer`.
+    """
+
+    def __init__(
+        self,
+        sigmas: Tensor,
+        window: Sequence[int],
+        patches: int = 8,
+        patches_at_once: int = 4,
+        probes: int = 2,
+        seed: int = 0,
+        progress: bool = True,
+    ) -> None:
+        super().__init__(sigmas, probes, seed, progress)
+        self.window, self.patches, self.patches_at_once = tuple(window), patches, patches_at_once
+
+    def __call__(  # type: ignore[override]
+        self, inputs: Tensor, network: nn.Module, seed: Tensor | None = None, **condition: Tensor
+    ) -> Tensor:
+        images = convert_to_tensor(inputs, track_meta=False).float()
+        if condition:
+            raise ValueError(
+                f"PatchLikelihoodInferer takes no condition, got {sorted(condition)}: which part of it is a patch's?"
+            )
+        # one image after the other: as many patches of each as it has
+        return torch.stack([self._of_image(image, network) for image in images])
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What a reference is for: likelihoods estimated otherwise do not compare."""
+        ends = [float(self.sigmas.max()), float(self.sigmas[self.sigmas > 0].min())]
+        return {"window": list(self.window), "sigma_max_min": ends}
+
+    def _of_image(self, image: Tensor, network: nn.Module) -> Tensor:
+        cut = spread(patches_of(image, self.window), self.patches)
+        rows = []
+        for first in range(0, len(cut), self.patches_at_once):
+            rows.append(super().__call__(torch.stack(cut[first : first + self.patches_at_once]), network))
+        return torch.cat(rows).T
+
+
+def patches_of(image: Tensor, window: Sequence[int]) -> list[Tensor]:
+    """The patches [C, *window] of an image [C, *S] on the grid that tiles it, those with foreground first choice."""
+    size = (*window, *[1] * (image.ndim - 1 - len(window)))
+    inside = foreground(image.cpu())[0]
+    cut, full = [], []
+    for start in iter_patch_position(image.shape[1:], size, padded=True):
+        place = tuple(
+            slice(min(begin, whole - part), min(begin, whole - part) + part)
+            for begin, whole, part in zip(start, image.shape[1:], size, strict=True)
+        )
+        cut.append(image[(slice(None), *place)].reshape(-1, *window))
+        full.append(float(inside[place].float().mean()) >= 0.5)
+    chosen = [patch for patch, shown in zip(cut, full, strict=True) if shown]
+    return chosen or cut
+
+
+class SaveLikelihood:
+    """Writes the likelihood of each case, and the ranking of all; a postprocessing of MONAI's evaluators.
+
+    ``cases.csv`` has, in nats per dimension of the normalised data, the mean over patches, its standard error by the
+    probes and by the patches, and, given a reference, the number of reference standard deviations z from its mean.
+    ``ranking.csv`` has the cases in the order of decreasing \\|z\\|: too likely is as unlike the reference as too
+    unlikely (a blurred image is more likely than a sharp one; Nalisnick et al. 2019, arXiv:1906.02994). Without a
+    reference they are in the order of increasing likelihood. ``<case>.png`` shows the case.
+
+    Args:
+        folder: where they go.
+        reference: path of the JSON file of a run on healthy cases. If there is none yet, cases are ranked without, and
+            the log says so.
+        settings: of the inferer, and what else must be the same, such as the hash of the weights.
+        make_reference: this is that run: the file is written, from the patches of all cases so far.
+        table: None makes one.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        reference: str | Path | None = None,
+        settings: Mapping[str, Any] | None = None,
+        make_reference: bool = False,
+        table: CaseTable | None = None,
+    ) -> None:
+        self.folder = Path(folder)
+        self.table = table or CaseTable(folder)
+        self.path = None if reference is None else Path(reference)
+        self.make_reference = make_reference
+        self.patches: list[float] = []
+        self.settings = dict(settings or {})
+        self.reference: dict[str, float] | None = None
+        if self.path is not None and not make_reference:
+            if self.path.is_file():
+                self.reference = load_scores(self.path, self.settings)
+            else:
+                logger.warning(f"{self.path}: no reference, so cases are ranked by likelihood alone: run calibrating.")
+
+    def __call__(self, item: Mapping[str, Any]) -> Mapping[str, Any]:
+        image: MetaTensor = item["image"]
+        nats, error = convert_to_tensor(item["pred"], track_meta=False).double().cpu()
+        count = len(nats)
+        row: dict[str, Any] = {
+            "case": self.table.case(image),
+            "nats_per_dim": float(nats.mean()),
+            "probe_standard_error": float(error.square().sum().sqrt()) / count,
+            "patch_standard_error": float(nats.std()) / math.sqrt(count) if count > 1 else math.nan,
+            "patches": count,
+        }
+        if self.reference is not None:
+            row["z"] = self._z(float(nats.mean()), count)
+        self.table.add(row)
+        if self.make_reference:
+            self._write_reference(nats.tolist())
+        self._rank()
+        picture = convert_to_tensor(image, track_meta=False).float().cpu()[None]
+        title = f"{row['case']}: {row['nats_per_dim']:.3f} nats per dimension"
+        save_gallery(picture, self.folder / f"{row['case']}.png", title)
+        return item
+
+    def _z(self, nats: float, count: int) -> float:
+        assert self.reference is not None
+        return (nats - self.reference["mean"]) / (self.reference["patch_std"] / math.sqrt(count))
+
+    def _write_reference(self, nats: list[float]) -> None:
+        assert self.path is not None, "a reference is made at a path"
+        self.patches += nats
+        values = torch.tensor(self.patches, dtype=torch.float64)
+        if len(values) < 2:
+            return
+        content = {
+            "settings": self.settings,
+            "mean": float(values.mean()),
+            "patch_std": float(values.std()),
+            "patches": len(values),
+        }
+        with whole_file(self.path) as file:
+            file.write((json.dumps(content, indent=4) + "\n").encode())
+
+    def _rank(self) -> None:
+        rows = self.table.rows
+        order = sorted(rows, key=lambda row: -abs(row["z"]) if "z" in row else row["nats_per_dim"])
+        write_rows(self.folder / "ranking.csv", [{"rank": place, **row} for place, row in enumerate(order, start=1)])
