@@ -121,7 +121,7 @@ def test_a_body_region_mask_and_positions_condition_a_model():
     case = {"image": MetaTensor(image, affine=torch.from_numpy(AFFINE)), "mask": MetaTensor(mask)}
     loader = DataLoader(Dataset([case] * 8, crop), batch_size=8)
     condition = ConditionEncoder(concat={"mask": 1, "position": 3}, width=8)
-    network = ScoreUNet(3, 1, 1, channels=[8, 16], num_res_blocks=1, condition=condition)
+    network = ScoreUNet(3, 1, 1, channels=[8, 16], num_res_blocks=1, num_head_channels=8, condition=condition)
     denoiser = Denoiser(network, EDMPreconditioning(1.0))
     loss, prepare = DenoisingLoss(LogNormalNoise(0.5, 0.5)), PrepareScoreBatch(["mask", "position"])
     optimizer = torch.optim.Adam(denoiser.parameters(), 5e-3)

@@ -6,6 +6,7 @@ import io
 import logging
 import plistlib
 import tarfile
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -48,18 +49,23 @@ def inv3(path, shape=(5, 4, 3), values=None):
 def no_ct(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("MONAI_DIFFSCORE_CT", raising=False)
-    monkeypatch.setattr(samples, "CRANIUM", tmp_path / "Cranium.inv3")
+    monkeypatch.delenv("MONAI_DIFFSCORE_CACHE", raising=False)
+    moved = [
+        replace(sample, file=str(tmp_path / "Cranium.inv3")) if sample.name == "cranium" else sample
+        for sample in samples.CATALOGUE
+    ]
+    monkeypatch.setattr(samples, "CATALOGUE", tuple(moved))
     return tmp_path
 
 
 def test_real_ct_is_preferred_and_converted_once(no_ct, monkeypatch):
-    inv3(samples.CRANIUM)
+    inv3(no_ct / "Cranium.inv3")
     path = samples.ct()
     image = nib.load(path)
     assert image.shape == (3, 4, 5)
     np.testing.assert_array_equal(np.asarray(image.dataobj)[2, 1, 4], (4 * 4 + 1) * 3 + 2)
     np.testing.assert_allclose(image.header.get_zooms(), [0.5, 1, 2])
-    samples.CRANIUM.write_bytes(b"")
+    (no_ct / "Cranium.inv3").write_bytes(b"")
     assert samples.ct() == path  # not read again
     monkeypatch.setenv("MONAI_DIFFSCORE_CT", "/elsewhere")
     assert samples.ct() == "/elsewhere"
@@ -70,9 +76,9 @@ def test_real_ct_is_preferred_and_converted_once(no_ct, monkeypatch):
 @pytest.mark.parametrize("content", [b"not a project", None])
 def test_broken_projects_are_refused_and_leave_nothing(content, no_ct):
     if content is None:
-        inv3(samples.CRANIUM, values=np.zeros(3, "<i2"))  # fewer voxels than it says
+        inv3(no_ct / "Cranium.inv3", values=np.zeros(3, "<i2"))  # fewer voxels than it says
     else:
-        samples.CRANIUM.write_bytes(content)
+        (no_ct / "Cranium.inv3").write_bytes(content)
     with pytest.raises(DataError, match=r"Cranium.inv3.*a project of InVesalius"):
         samples.ct()
     assert not list((no_ct / "cache").rglob("*.nii.gz"))
