@@ -40,12 +40,6 @@ from monai_diffscore.handlers import PowerEMA
 from monai_diffscore.optimizers import MuonAdamW
 from monai_diffscore.transforms import PercentileScaled
 
-
-def clock() -> float:
-    """Seconds of this process's CPU if it has one thread, which other work hardly disturbs; else of the wall."""
-    return time.process_time() if torch.get_num_threads() == 1 else time.perf_counter()
-
-
 SIGMAS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
 EDGE = {2: 64, 3: 32}
 BATCH = {2: 16, 3: 4}  # of the steps that are timed, and of MONAI's training
@@ -167,6 +161,11 @@ def contestants(dims: int) -> list[Contestant]:
 
 
 # ---- training ----
+
+
+def clock() -> float:
+    """Seconds of this process's CPU if it has one thread, which other work hardly disturbs; else of the wall."""
+    return time.process_time() if torch.get_num_threads() == 1 else time.perf_counter()
 
 
 def held_out_error(denoiser: nn.Module, x0: Tensor, sigma_data: float) -> float:
