@@ -168,7 +168,8 @@ def test_it_is_the_training_of_two_whole_ranks_and_survives_a_kill_and_a_damaged
     whole, sharded, broken = (tmp_path / name for name in ("whole", "sharded", "broken"))
     for folder in (whole, sharded, broken):
         folder.mkdir()
-    assert dit(whole, volumes, "multi_gpu") == [0, 0]
+    adamw = json.loads((ROOT / "configs/fsdp.json").read_text())["optimizer"]
+    assert dit(whole, volumes, "multi_gpu", optimizer=adamw) == [0, 0]
     assert dit(sharded, volumes) == [0, 0]
     for rank in (0, 1):
         expected, got = ({i: float.fromhex(x) for i, x in losses(f, rank).items()} for f in (whole, sharded))
