@@ -7,10 +7,10 @@
     the size, as plots python scripts/benchmark_networks.py positions  ScoreDiT's rotary positions against a table, at
     sizes not trained on
 
-Same data (MNI152 T1; its front is held out), same number of parameters (within 5 %, printed), bfloat16 autocast, one
-run. The error is in x0 units on a fixed grid of noise levels, EDM-weighted: 1 is every voxel guessed alone. diffusers
-comes with ``pip install 'monai_diffscore[benchmark]'`` and is left out where it is missing. With --threads 1 times
-are of the CPU.
+Same data (MNI152 T1; its front is held out), same number of parameters (as near as their structure allows; printed),
+bfloat16 autocast, one run. The error is in x0 units on a fixed grid of noise levels, EDM-weighted: 1 is every voxel
+guessed alone. diffusers comes with ``pip install 'monai_diffscore[benchmark]'`` and is left out where it is missing.
+With --threads 1 times are of the CPU.
 """
 
 from __future__ import annotations
