@@ -1,11 +1,10 @@
 """Our networks against MONAI's and diffusers': speed, memory, and held-out denoising error for seconds of training.
 
-    python scripts/benchmark_networks.py steps      seconds a step, GFLOP/s as a share of this machine's GEMM,
-    parameters python scripts/benchmark_networks.py memory     peak memory of a 3-D step at 64^3, with and without
-    checkpointing python scripts/benchmark_networks.py error      held-out error against seconds of training, and when
-    MONAI's is reached python scripts/benchmark_networks.py folklore   U-Net against DiT over the number of images and
-    the size, as plots python scripts/benchmark_networks.py positions  ScoreDiT's rotary positions against a table, at
-    sizes not trained on
+    python scripts/benchmark_networks.py steps      seconds a step, share of this machine's GEMM rate, parameters
+    python scripts/benchmark_networks.py memory     peak memory of a 3-D step at 64^3, with and without checkpointing
+    python scripts/benchmark_networks.py error      held-out error against seconds of training, to MONAI's error
+    python scripts/benchmark_networks.py folklore   U-Net against DiT over the number of images and the size, as plots
+    python scripts/benchmark_networks.py positions  rotary positions against a table, at sizes not trained on
 
 Same data (MNI152 T1; its front is held out), same number of parameters (as near as their structure allows; printed),
 bfloat16 autocast, one run. The error is in x0 units on a fixed grid of noise levels, EDM-weighted: 1 is every voxel
