@@ -88,6 +88,16 @@ def check_image(network: nn.Module, x: Tensor, spatial_dims: int, in_channels: i
         )
 
 
+def check_stride(network: nn.Module, x: Tensor, stride: int) -> None:
+    """Raises a ValueError unless the spatial sizes of x are divisible by ``stride``."""
+    if any(size % stride for size in x.shape[2:]):
+        raise ValueError(
+            f"{type(network).__name__} halves the size level by level and needs spatial sizes divisible by {stride}, "
+            f"got {tuple(x.shape[2:])} from x {tuple(x.shape)}. "
+            f'Crop patches of such a size, or pad with DivisiblePadd(keys="image", k={stride}).'
+        )
+
+
 def run_checkpointed(module: nn.Module, *inputs: Any, checkpointing: bool) -> Any:
     """``module(*inputs)``; while training with ``checkpointing``, computed again in the backward pass for memory."""
     if checkpointing and module.training and torch.is_grad_enabled():

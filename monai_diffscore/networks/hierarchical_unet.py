@@ -31,6 +31,7 @@ from monai_diffscore.networks.blocks import (
     ChannelNorm,
     channels_last,
     check_image,
+    check_stride,
     convolution,
     depth_to_space,
     named_size,
@@ -137,12 +138,7 @@ class HierarchicalUNet(nn.Module):
 
     def _check_shape(self, x: Tensor, context: Tensor | None) -> None:
         check_image(self, x, self.spatial_dims, self.in_channels)
-        if any(size % self.stride for size in x.shape[2:]):
-            raise ValueError(
-                f"HierarchicalUNet needs spatial sizes divisible by {self.stride} (stem and levels), "
-                f"got {tuple(x.shape[2:])}. "
-                f'Crop tiles of such a size, or pad with DivisiblePadd(keys="image", k={self.stride}).'
-            )
+        check_stride(self, x, self.stride)
         if context is None:
             return
         expected = (x.shape[0], self.context_channels, *x.shape[2:])

@@ -34,6 +34,7 @@ from monai_diffscore.networks.blocks import (
     SelfAttention,
     channels_last,
     check_image,
+    check_stride,
     convolution,
     named_size,
     run_checkpointed,
@@ -106,12 +107,7 @@ class ScoreUNet(nn.Module):
 
     def forward(self, x: Tensor, c_noise: Tensor, **condition: Tensor) -> Tensor:
         check_image(self, x, self.spatial_dims, self.in_channels)
-        if any(size % self.stride for size in x.shape[2:]):
-            raise ValueError(
-                f"ScoreUNet halves the size {self.stride.bit_length() - 1} times and needs spatial sizes divisible by "
-                f"{self.stride}, got {tuple(x.shape[2:])} from x {tuple(x.shape)}. "
-                f'Crop patches of such a size, or pad with DivisiblePadd(keys="image", k={self.stride}).'
-            )
+        check_stride(self, x, self.stride)
         x, embedding = self.conditioning(x, c_noise, condition)
         h = self.hourglass(channels_last(self.input(x)), embedding)
         return self.output(F.silu(self.norm(h)))

@@ -21,7 +21,6 @@ Sources: Dosovitskiy et al. 2021, arXiv:2010.11929, Section 3 (ViT and table int
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -49,7 +48,7 @@ def options(state_dict: Mapping[str, Tensor], spatial_dims: int, given: Mapping[
         "num_heads": max(1, hidden // 64),
         **given,
         "hidden_size": hidden,
-        "depth": 1 + max(int(name.split(".")[1]) for name in state_dict if re.match(r"blocks\.\d+\.", name)),
+        "depth": _depth(state_dict),
         "mlp_ratio": state_dict["blocks.0.mlp.fc1.weight"].shape[0] / hidden,
         "position": "table",
         "qk_norm": False,
@@ -70,8 +69,7 @@ def weights(state_dict: Mapping[str, Tensor], embed: Sequence[int], table: Seque
     }
     if "patch_embed.proj.bias" in state_dict:
         taken["embed.bias"] = state_dict["patch_embed.proj.bias"].float()
-    depth = 1 + max(int(name.split(".")[1]) for name in state_dict if name.startswith("blocks."))
-    for index in range(depth):
+    for index in range(_depth(state_dict)):
         block = {
             name.removeprefix(f"blocks.{index}."): value.float()
             for name, value in state_dict.items()
@@ -79,6 +77,10 @@ def weights(state_dict: Mapping[str, Tensor], embed: Sequence[int], table: Seque
         }
         taken.update({f"blocks.{index}.{name}": value for name, value in _block(block).items()})
     return taken
+
+
+def _depth(state_dict: Mapping[str, Tensor]) -> int:
+    return 1 + max(int(name.split(".")[1]) for name in state_dict if name.startswith("blocks."))
 
 
 def _block(block: Mapping[str, Tensor]) -> dict[str, Tensor]:

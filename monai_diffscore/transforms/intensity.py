@@ -35,10 +35,11 @@ import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import InvertibleTransform, MapTransform
+from monai.transforms import InvertibleTransform
 from monai.utils import TransformBackends, convert_to_tensor
 
 from monai_diffscore.data.problems import DataError
+from monai_diffscore.transforms.dictionary import InvertibleDictionary
 
 NAN_POLICIES = ("raise", "fill")
 
@@ -257,26 +258,14 @@ def percentiles_of(image: torch.Tensor, percentiles: Any) -> list[float]:
     return [float(value) for value in np.percentile(values, percentiles)]
 
 
-class IntensityTransformd(MapTransform, InvertibleTransform):
-    """The dictionary form of an :class:`IntensityTransform`; each subclass names the arguments of one."""
-
-    backend = [TransformBackends.TORCH]  # noqa: RUF012  # MONAI's form
+class IntensityTransformd(InvertibleDictionary):
+    """The dictionary form of an :class:`IntensityTransform`, whose problems name the key."""
 
     def __init__(self, keys: KeysCollection, transform: IntensityTransform, allow_missing_keys: bool) -> None:
-        MapTransform.__init__(self, keys, allow_missing_keys)
-        self.transform = transform
+        super().__init__(keys, transform, allow_missing_keys)
 
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        d = dict(data)
-        for key in self.key_iterator(d):
-            d[key] = self.transform(d[key], str(key))
-        return d
-
-    def inverse(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        d = dict(data)
-        for key in self.key_iterator(d):
-            d[key] = self.transform.inverse(d[key])
-        return d
+    def call(self, image: torch.Tensor, key: Hashable, data: Mapping[Hashable, Any]) -> torch.Tensor:
+        return self.transform(image, str(key))
 
 
 class WindowIntensityd(IntensityTransformd):

@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 from monai.config import KeysCollection
-from monai.transforms import InvertibleTransform, MapTransform, RandomizableTransform
+from monai.transforms import MapTransform, RandomizableTransform
 from monai.utils import TransformBackends
 from torch import Tensor
 
 from monai_diffscore.data.problems import DataError
+from monai_diffscore.transforms.dictionary import InvertibleDictionary
 from monai_diffscore.transforms.pathology import (
     NormalizeReinhard,
     NormalizeStains,
@@ -22,32 +23,6 @@ from monai_diffscore.transforms.pathology import (
 from monai_diffscore.transforms.pathology_stains import LabStatistics, Stains
 
 _BACKEND = [TransformBackends.TORCH]
-
-
-class _Dictionary(MapTransform, InvertibleTransform):
-    """The dictionary form of a transform."""
-
-    backend = _BACKEND
-
-    def __init__(self, keys: KeysCollection, transform: Any, allow_missing_keys: bool = False) -> None:
-        MapTransform.__init__(self, keys, allow_missing_keys)
-        self.transform = transform
-
-    def call(self, image: Tensor, data: Mapping[Hashable, Any]) -> Tensor:
-        """The transform of one entry; it may need others."""
-        return self.transform(image)
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        d = dict(data)
-        for key in self.key_iterator(d):
-            d[key] = self.call(d[key], d)
-        return d
-
-    def inverse(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        d = dict(data)
-        for key in self.key_iterator(d):
-            d[key] = self.transform.inverse(d[key])
-        return d
 
 
 class ToRGBd(MapTransform):
@@ -71,14 +46,14 @@ class ToRGBd(MapTransform):
         return d
 
 
-class ScaleRGBd(_Dictionary):
+class ScaleRGBd(InvertibleDictionary):
     """Dictionary form of :class:`ScaleRGB`."""
 
     def __init__(self, keys: KeysCollection, allow_nan: bool = False, allow_missing_keys: bool = False) -> None:
         super().__init__(keys, ScaleRGB(allow_nan), allow_missing_keys)
 
 
-class _OfSlide(_Dictionary):
+class _OfSlide(InvertibleDictionary):
     """A transform that needs the record of the tile's slide: ``records[data[slide_key]]``."""
 
     def __init__(
@@ -105,7 +80,7 @@ class _OfSlide(_Dictionary):
             )
         return self.records[str(slide)]
 
-    def call(self, image: Tensor, data: Mapping[Hashable, Any]) -> Tensor:
+    def call(self, image: Tensor, key: Hashable, data: Mapping[Hashable, Any]) -> Tensor:
         return self.transform(image, self.record(data))
 
 
@@ -183,5 +158,5 @@ class RandJitterStainsd(_OfSlide, RandomizableTransform):
         self.transform.randomize()
         return super().__call__(data)
 
-    def call(self, image: Tensor, data: Mapping[Hashable, Any]) -> Tensor:
+    def call(self, image: Tensor, key: Hashable, data: Mapping[Hashable, Any]) -> Tensor:
         return self.transform(image, self.record(data), randomize=False)

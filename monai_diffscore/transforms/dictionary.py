@@ -1,0 +1,37 @@
+"""The dictionary form of an invertible transform, written once."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+from monai.config import KeysCollection
+from monai.transforms import InvertibleTransform, MapTransform
+from monai.utils import TransformBackends
+from torch import Tensor
+
+
+class InvertibleDictionary(MapTransform, InvertibleTransform):
+    """Applies ``transform`` to each key, and its ``inverse`` on the way back; subclasses name the arguments of one."""
+
+    backend = [TransformBackends.TORCH]  # noqa: RUF012  # MONAI's form
+
+    def __init__(self, keys: KeysCollection, transform: Any, allow_missing_keys: bool = False) -> None:
+        MapTransform.__init__(self, keys, allow_missing_keys)
+        self.transform = transform
+
+    def call(self, image: Tensor, key: Hashable, data: Mapping[Hashable, Any]) -> Tensor:
+        """The transform of one entry; it may need its key, or other entries."""
+        return self.transform(image)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        d = dict(data)
+        for key in self.key_iterator(d):
+            d[key] = self.call(d[key], key, d)
+        return d
+
+    def inverse(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        d = dict(data)
+        for key in self.key_iterator(d):
+            d[key] = self.transform.inverse(d[key])
+        return d
