@@ -130,29 +130,25 @@ def read_planes(path: str | Path) -> list[Plane]:
     Raises:
         DataError: if the header cannot be read.
     """
-    expected = "a readable DICOM header"
     with open(path, "rb") as file:
         try:
             header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=[*_HEADER.split(), *TRAITS])
-        except Exception as error:
-            remedy = "The file is damaged: copy it again, or take it out of the folder."
-            raise DataError(path, expected=expected, got=f"{type(error).__name__}: {error}", remedy=remedy) from error
-        syntax = UID(header.file_meta.get("TransferSyntaxUID", ""))
-        if header.file_meta.get("MediaStorageSOPClassUID") == _DIRECTORY:
-            return []
-        damage = _damage(file, header, syntax)
-    try:
-        _check_complete(header)
-        if "PerFrameFunctionalGroupsSequence" not in header:
-            return [_plane(str(path), None, header, syntax, damage)]
-        return [
-            _plane(str(path), number, frame, syntax, damage)
-            for number, frame in enumerate(_frames(header, header.PerFrameFunctionalGroupsSequence))
-        ]
-    except Exception as error:  # pydicom decodes values late, and raises whatever its converters raise
-        remedy = "The file is cut off or damaged: copy it again, or take it out of the folder."
-        got = str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
-        raise DataError(path, expected=expected, got=got, remedy=remedy) from error
+            if header.file_meta.get("MediaStorageSOPClassUID") == _DIRECTORY:
+                return []
+            syntax = UID(header.file_meta.get("TransferSyntaxUID", ""))
+            damage = _damage(file, header, syntax)
+            _check_complete(header)
+            if "PerFrameFunctionalGroupsSequence" not in header:
+                return [_plane(str(path), None, header, syntax, damage)]
+            return [
+                _plane(str(path), number, frame, syntax, damage)
+                for number, frame in enumerate(_frames(header, header.PerFrameFunctionalGroupsSequence))
+            ]
+        except Exception as error:  # pydicom decodes values late, and raises whatever its converters raise
+            expected = "a readable DICOM header"
+            remedy = "The file is cut off or damaged: copy it again, or take it out of the folder."
+            got = str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
+            raise DataError(path, expected=expected, got=got, remedy=remedy) from error
 
 
 def _check_complete(header: Dataset) -> None:
