@@ -63,7 +63,7 @@ from monai_diffscore.guidance import (  # isort: skip
     PosteriorGuidance,
 )
 from monai_diffscore.tiling import SliceDenoiser, TiledDenoiser  # isort: skip
-from monai_diffscore.anomaly import HealthyScores, healthy_residuals  # isort: skip
+from monai_diffscore.anomaly import BallScan, HealthyScores, healthy_residuals  # isort: skip
 from monai_diffscore.networks import ConditionEncoder, HierarchicalUNet, ScoreDiT, ScoreMLP, ScoreUNet  # isort: skip
 
 __version__ = "0.1.0"
@@ -73,6 +73,7 @@ __all__ = [
     "VESDE",
     "VPSDE",
     "Autoguidance",
+    "BallScan",
     "Blur",
     "ClassifierFree",
     "ConditionEncoder",

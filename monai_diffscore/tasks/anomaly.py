@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from scipy import ndimage
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from monai_diffscore.anomaly import HealthyScores, healthy_residuals, smoothed
+from monai_diffscore.anomaly import BallScan, HealthyScores, healthy_residuals, smoothed
 from monai_diffscore.data.files import whole_file
 from monai_diffscore.data.problems import DataError
 from monai_diffscore.engines import random_stream
@@ -36,7 +37,6 @@ class AnomalyInferer(Inferer):
         levels: noise levels in units of the normalised data.
         window: of the tiling; the patch that the network was trained on. One of two axes makes a volume slice by slice.
         pairs: of noise and its negative, for each level.
-        smoothing: standard deviation of the filter in voxels.
         overlap, windows_at_once: of the tiling.
         seed: of the noise; each case has a stream of its own.
         progress: show a progress bar over the evaluations.
@@ -47,14 +47,13 @@ class AnomalyInferer(Inferer):
         levels: Sequence[float],
         window: Sequence[int],
         pairs: int = 1,
-        smoothing: float = 1.0,
         overlap: float = 0.25,
         windows_at_once: int = 4,
         seed: int = 0,
         progress: bool = True,
     ) -> None:
         super().__init__()
-        self.levels, self.window, self.pairs, self.smoothing = list(levels), tuple(window), pairs, smoothing
+        self.levels, self.window, self.pairs = list(levels), tuple(window), pairs
         self.overlap, self.windows_at_once, self.seed, self.progress = overlap, windows_at_once, seed, progress
 
     @torch.no_grad()
@@ -76,14 +75,13 @@ class AnomalyInferer(Inferer):
                 images,
                 self.levels,
                 pairs=self.pairs,
-                smoothing=self.smoothing,
                 generator=[random_stream(self.seed, int(number)) for number in numbers],
             )
 
     @property
     def settings(self) -> dict[str, Any]:
         """What a calibration is for: residuals made otherwise have other scores."""
-        return {"levels": self.levels, "window": list(self.window), "pairs": self.pairs, "smoothing": self.smoothing}
+        return {"levels": self.levels, "window": list(self.window), "pairs": self.pairs}
 
 
 def foreground(image: Tensor, threshold: float = -0.8) -> Tensor:
@@ -93,27 +91,31 @@ def foreground(image: Tensor, threshold: float = -0.8) -> Tensor:
 
 
 class CalibrateAnomaly:
-    """Collects the residuals of healthy cases and writes their scores; a postprocessing of MONAI's evaluators.
+    """Collects the scores of healthy cases and writes what p-values need; a postprocessing of MONAI's evaluators.
 
-    The file is written anew after each case, from all so far.
+    The first case gives the units of the scan, all cases the scores in these units. The file is written anew after
+    each case, from all so far.
 
     Args:
         path: of the JSON file.
         settings: of the inferer, and what else must be the same when it is used, such as the hash of the weights.
+        radii: of the balls that are looked for, in voxels of the preprocessed image.
     """
 
-    def __init__(self, path: str | Path, settings: Mapping[str, Any]) -> None:
-        self.path, self.settings = Path(path), dict(settings)
-        self.residuals: list[Tensor] = []
+    def __init__(self, path: str | Path, settings: Mapping[str, Any], radii: Sequence[float]) -> None:
+        self.path, self.settings, self.radii = Path(path), dict(settings), list(radii)
+        self.scan: BallScan | None = None
+        self.scores: list[Tensor] = []
 
     def __call__(self, item: Mapping[str, Any]) -> Mapping[str, Any]:
-        residuals = convert_to_tensor(item["pred"], track_meta=False).float().cpu()
-        inside = foreground(convert_to_tensor(item["image"], track_meta=False).float().cpu())[0]
-        voxels = residuals[:, inside].T
-        kept = torch.randperm(len(voxels), generator=torch.Generator().manual_seed(len(self.residuals)))[:_MOST_VOXELS]
-        self.residuals.append(voxels[kept])
+        residuals = convert_to_tensor(item["pred"], track_meta=False).float().cpu()[None]
+        inside = foreground(convert_to_tensor(item["image"], track_meta=False).float().cpu())
         try:
-            healthy = HealthyScores.of(torch.cat(self.residuals))
+            self.scan = self.scan or BallScan.of(residuals, inside[None], self.radii)
+            scores = self.scan(residuals)[0][inside]
+            seed = torch.Generator().manual_seed(len(self.scores))
+            self.scores.append(scores[torch.randperm(len(scores), generator=seed)[:_MOST_VOXELS]])
+            healthy = HealthyScores.of(torch.cat(self.scores))
         except ValueError as error:
             raise DataError(
                 getattr(item["image"], "meta", {}).get("filename_or_obj", "a case"),
@@ -121,9 +123,9 @@ class CalibrateAnomaly:
                 got=str(error),
                 remedy="Give healthy images with content in --healthy_dir.",
             ) from error
-        content = {"settings": self.settings, "cases": len(self.residuals), **healthy.as_dict()}
+        content = {"cases": len(self.scores), "scan": asdict(self.scan), "healthy": asdict(healthy)}
         with whole_file(self.path) as file:
-            file.write((json.dumps(content, indent=4) + "\n").encode())
+            file.write((json.dumps({"settings": self.settings, **content}, indent=4) + "\n").encode())
         return item
 
 
@@ -150,12 +152,17 @@ def load_scores(path: str | Path, settings: Mapping[str, Any]) -> dict[str, Any]
     return content
 
 
+def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+    """As the dataclasses were before JSON made lists of their tuples."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+
+
 class SaveAnomaly:
     """Writes the p-values and the label map of each case; a postprocessing of MONAI's evaluators.
 
     On the grid of the source: ``<case>_p`` (1 outside of the foreground), ``<case>_score`` (signed: > 0 brighter than
     healthy) and ``<case>_label`` (1 where p <= alpha in connected groups of at least ``min_volume_ml``); ``<case>.png``
-    (the image, the signed score from -4 to 4, -log10 p from 0 to 4, the label; through where the evidence is
+    (the image, the signed score from -8 to 8, -log10 p from 0 to 4, the label; through where the evidence is
     strongest), and the table ``cases.csv``.
 
     Args:
@@ -175,13 +182,15 @@ class SaveAnomaly:
         calibration: str | Path,
         settings: Mapping[str, Any],
         preprocessing: Compose | None = None,
-        alpha: float = 1e-3,
+        alpha: float = 1e-2,
         min_volume_ml: float = 0.05,
         write: WriteNifti | None = None,
         table: CaseTable | None = None,
     ) -> None:
         self.folder = Path(folder)
-        self.healthy = HealthyScores.from_dict(load_scores(calibration, settings))
+        calibrated = load_scores(calibration, settings)
+        self.scan = BallScan(**_tuples(calibrated["scan"]))
+        self.healthy = HealthyScores(**_tuples(calibrated["healthy"]))
         if not 1 / (self.healthy.count + 1) <= alpha < 1:
             raise ValueError(
                 f"alpha must be below 1, and at least 1 / {self.healthy.count + 1}, the smallest p-value that a "
@@ -196,9 +205,9 @@ class SaveAnomaly:
         truth = convert_to_tensor(image, track_meta=False).float().cpu()
         residuals = convert_to_tensor(item["pred"], track_meta=False).float().cpu()[None]
         inside = foreground(truth)
-        score = torch.where(inside, self.healthy.signed_score(residuals)[0], 0.0)
+        score = torch.where(inside, self.scan(residuals)[0], 0.0)
         # in logarithms, whose 0 is "nothing found", maps are resampled and padded
-        evidence = torch.where(inside, -self.healthy.p_value(residuals)[0].log10(), 0.0)
+        evidence = torch.where(inside, -self.healthy.p_value(score).log10(), 0.0)
         case = self.table.case(image)
         back = partial(on_source_grid, image=image, preprocessing=self.preprocessing)
         found = back(evidence)
@@ -209,8 +218,8 @@ class SaveAnomaly:
         self.write(back(score), self.folder, f"{case}_score", "map")
         self.write(MetaTensor(marked[None].to(torch.uint8), meta=found.meta), self.folder, f"{case}_label", "labels")
         here, _ = large_groups(evidence[0] >= -np.log10(self.alpha), 1)
-        shown = [truth, score / 4, evidence / 2 - 1, here[None].float() * 2 - 1]
-        names = ["image", "score, -4 to 4", "-log10 p, 0 to 4", f"p <= {self.alpha:g}"]
+        shown = [truth, score / 8, evidence / 2 - 1, here[None].float() * 2 - 1]
+        names = ["image", "score, -8 to 8", "-log10 p, 0 to 4", f"p <= {self.alpha:g}"]
         strongest = np.unravel_index(int(smoothed(evidence[None], 2.0).argmax()), evidence.shape[1:])
         at = [int(place) for place in strongest]
         save_gallery(torch.stack(shown), self.folder / f"{case}.png", case, names=names, at=at)
