@@ -5,14 +5,14 @@ denoising objective draws its own targets, so it sits in the **inferer** slot (:
 loss per sample, and the loss slot passes it on. Nothing of the trainer's iteration (accumulation, autocast, GradScaler,
 compile) is written again here. Likewise a ``SupervisedEvaluator`` samples, validates or scores, by its inferer:
 
-=============================  ==========================================  ===========================================
-inferer                        inputs                                      ``engine.state.output["pred"]``
-=============================  ==========================================  ===========================================
-:class:`LossInferer`           clean data [B, ...]                         loss per sample [B]
-:class:`SamplingInferer`       anything of the wanted shape [B, ...]       samples [B, ...]
-:class:`DenoisingErrorInferer` clean data [B, ...]                         squared x0 error [B, levels]
-:class:`LikelihoodInferer`     clean data [B, ...]                         nats and standard error per dimension [B, 2]
-=============================  ==========================================  ===========================================
+==============================  ====================================  ================================================
+inferer                         inputs                                ``engine.state.output["pred"]``
+==============================  ====================================  ================================================
+:class:`LossInferer`            clean data [B, ...]                   loss per sample [B]
+:class:`SamplingInferer`        anything of the wanted shape          samples [B, ...]
+:class:`DenoisingErrorInferer`  clean data [B, ...]                   squared x0 error [B, levels]
+:class:`LikelihoodInferer`      clean data [B, ...]                   nats and standard error per dimension [B, 2]
+==============================  ====================================  ================================================
 """
 
 from __future__ import annotations
