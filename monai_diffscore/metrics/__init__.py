@@ -41,7 +41,13 @@ from monai_diffscore.metrics.memorisation import (
 from monai_diffscore.metrics.overlap import AssignmentDistance, KernelDiscrepancy, NeighbourMixing
 from monai_diffscore.metrics.panel import FLOOR, Estimate, Row, assess, image_figures
 from monai_diffscore.metrics.privacy import ClosestRecord, NearestTrainShare, PrivacyGate, privacy_gate
-from monai_diffscore.metrics.profile_panel import profile_figures
+from monai_diffscore.metrics.profile_panel import (
+    MODEL,
+    ProfilePanel,
+    assess_profiles,
+    profile_figures,
+    reason_against,
+)
 from monai_diffscore.metrics.profiles import Comparison, ProfileFigure, Profiles, Reference, log_profiles
 from monai_diffscore.metrics.seams import seam_ratio
 from monai_diffscore.metrics.spectrum import SpectrumError, radial_power, ring_frequencies
@@ -58,6 +64,7 @@ __all__ = [
     "BASELINES",
     "CONTROLS",
     "FLOOR",
+    "MODEL",
     "AssignmentDistance",
     "ClosestRecord",
     "ColumnDistance",
@@ -84,6 +91,7 @@ __all__ = [
     "PredictionMean",
     "PrivacyGate",
     "ProfileFigure",
+    "ProfilePanel",
     "Profiles",
     "RandomFeatureFrechet",
     "Reference",
@@ -97,6 +105,7 @@ __all__ = [
     "VarianceRatio",
     "ZeroError",
     "assess",
+    "assess_profiles",
     "blurred",
     "collapsed",
     "copies",
@@ -116,6 +125,7 @@ __all__ = [
     "quantiles",
     "radial_power",
     "random_features",
+    "reason_against",
     "ring_frequencies",
     "seam_ratio",
     "shifted",

@@ -21,6 +21,7 @@ class MeanAgreement(ProfileFigure):
     name = "rho_mean"
     title = "Means of genes"
     unit = "Spearman, 1 best"
+    bounds = (-1, 1)
     needs = ("expression",)
     higher_is_better = True
     sees = "Genes that are expressed too much or too little, in their order."
@@ -37,6 +38,7 @@ class VarianceAgreement(ProfileFigure):
     name = "rho_var"
     title = "Variances of genes"
     unit = "Spearman, 1 best"
+    bounds = (-1, 1)
     needs = ("expression",)
     higher_is_better = True
     sees = "Genes whose spread is wrong among genes."
@@ -53,6 +55,7 @@ class VarianceRatio(ProfileFigure):
     name = "var_ratio"
     title = "Spread"
     unit = "ratio of variances, 1 best"
+    bounds = (0, np.inf)
     two_sided = True
     sees = "Samples that are too smooth (below 1) or too noisy (above 1)."
     blind_to = "Everything else; columns that err in both directions cancel. Copies."
@@ -68,6 +71,7 @@ class ZeroError(ProfileFigure):
     name = "zero_mae"
     title = "Share of zeros"
     unit = "mean error, 0 best"
+    bounds = (0, 1)
     needs = ("counts",)
     sees = "Drop-outs that are missing, invented, or made by clamping a continuous model."
     blind_to = "Values above zero, and which cells the zeros are in. Copies."
@@ -83,6 +87,7 @@ class LibraryDistance(ProfileFigure):
     name = "library_ks"
     title = "Library size"
     unit = "Kolmogorov-Smirnov, 0 best"
+    bounds = (0, 1)
     needs = ("counts",)
     sees = "Totals that are wrong, or all alike, or not those of the type."
     blind_to = "How a total is shared among genes. Copies."
@@ -95,16 +100,18 @@ class LibraryDistance(ProfileFigure):
 
 
 class ColumnDistance(ProfileFigure):
-    """Mean over columns of the Kolmogorov-Smirnov distance of their values."""
+    """Mean over columns (of more than 500, those that vary most in T) of the Kolmogorov-Smirnov distance."""
 
     name = "column_ks"
     title = "Columns one by one"
     unit = "mean Kolmogorov-Smirnov, 0 best"
+    bounds = (0, 1)
     sees = "Any wrong marginal: shift, spread, steps of an integer, shares of categories."
     blind_to = "How columns go together. Copies, which it rewards."
 
     def statistic(self, comparison: Comparison) -> Statistic:
-        real, synthetic = comparison.real.dense, comparison.synthetic.dense
+        chosen = comparison.reference.varying[:500]
+        real, synthetic = comparison.real.dense[:, chosen], comparison.synthetic.dense[:, chosen]
         # the distance is the largest gap of two step functions, which change at the pooled values alone
         grids = [np.unique(np.r_[real[:, g], synthetic[:, g]]) for g in range(real.shape[1])]
         ours, theirs = (
@@ -148,6 +155,7 @@ class CorrelationError(_Correlations):
     name = "corr_rmse"
     title = "Correlations of columns"
     unit = "RMSE, 0 best"
+    bounds = (0, 2)
     sees = "Genes shuffled among cells, joint structure that is missing or invented, attenuation."
     blind_to = "Means and variances; more than pairs. Copies."
 
@@ -161,6 +169,7 @@ class CorrelationAgreement(_Correlations):
     name = "corr_r"
     title = "Pattern of correlations"
     unit = "Pearson, 1 best"
+    bounds = (-1, 1)
     higher_is_better = True
     sees = "A wrong pattern of which columns go together."
     blind_to = "Attenuation: correlations that are all too weak by one factor pass. Copies."

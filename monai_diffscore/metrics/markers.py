@@ -37,7 +37,9 @@ def markers(values: np.ndarray, inside: np.ndarray, count: int = _MARKERS) -> np
     return np.argsort(-statistic, kind="stable")[:count]
 
 
-class _FoldChanges(ProfileFigure):
+class FoldChanges(ProfileFigure):
+    """A number for real and synthetic log fold changes, of one type or as the median over types."""
+
     needs = ("labels", "expression")
     rows_of_a_type = None
 
@@ -74,7 +76,7 @@ class _FoldChanges(ProfileFigure):
         """The number for the fold changes of one type."""
 
 
-class MarkerSlope(_FoldChanges):
+class MarkerSlope(FoldChanges):
     """Slope through 0 of synthetic log fold changes on real ones, median over types."""
 
     name = "marker_slope"
@@ -88,12 +90,13 @@ class MarkerSlope(_FoldChanges):
         return float((real * synthetic).sum() / max(float((real**2).sum()), 1e-12))
 
 
-class MarkerAgreement(_FoldChanges):
+class MarkerAgreement(FoldChanges):
     """Pearson correlation of synthetic and real log fold changes, median over types."""
 
     name = "marker_r"
     title = "Pattern of marker differences"
     unit = "Pearson, 1 best"
+    bounds = (-1, 1)
     higher_is_better = True
     sees = "Labels that were mixed up, markers of the wrong type."
     blind_to = "Attenuation by one factor, which the slope sees; types with fewer than 8 rows. Copies."

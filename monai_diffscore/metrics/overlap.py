@@ -53,6 +53,7 @@ class AssignmentDistance(ProfileFigure):
     name = "w1_pca"
     title = "Transport distance (W1)"
     unit = "embedding"
+    bounds = (0, np.inf)
     costly = True
     sees = "How far mass must move: shifts, missing populations. Compare with real against real, not with 0."
     blind_to = "What the leading components do not hold; too little spread, which brings it below real. Copies."
@@ -73,6 +74,7 @@ class NeighbourMixing(ProfileFigure):
     name = "ilisi"
     title = "Mixing of neighbours (iLISI)"
     unit = "1 separated, 2 mixed"
+    bounds = (1, 2)
     higher_is_better = True
     sees = "Sets side by side without mixing, even where their means agree; wrong joint structure."
     blind_to = "What the leading components do not hold. Falls too if shares of types differ. Copies, which it rewards."

@@ -31,6 +31,7 @@ class ClosestRecord(ProfileFigure):
     name = "dcr_ratio"
     title = "Distance to closest record"
     unit = "ratio, 1 best"
+    bounds = (0, np.inf)
     two_sided = True
     sees = "Memorised training rows and blends of them (below 1); rows far from all data (above 1)."
     blind_to = (
@@ -49,6 +50,7 @@ class NearestTrainShare(ProfileFigure):
     name = "nearest_train_share"
     title = "Nearest is a training row"
     unit = "share, 0.5 is chance"
+    bounds = (0, 1)
     two_sided = True
     sees = "Samples drawn to the training rows, copies and blends (above .5)."
     blind_to = "How near: a smooth density that leans to the training rows counts like a copy."

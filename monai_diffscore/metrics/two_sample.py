@@ -24,6 +24,7 @@ from monai_diffscore.metrics.profiles import Comparison, ProfileFigure, Statisti
 
 class _TwoSample(ProfileFigure):
     unit = "AUROC, 0.5 best"
+    bounds = (0, 1)
     costly = True
     rows_of_a_type = 20
 

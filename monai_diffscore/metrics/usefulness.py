@@ -73,6 +73,7 @@ def train_on_synthetic(
 
 class _TrainOnSynthetic(ProfileFigure):
     needs = ("labels",)
+    bounds = (0, 1)
     higher_is_better = True
     rows_of_a_type = None
     sees = "Labels that were mixed up or ignored, types that are missing or drawn together."
