@@ -35,6 +35,8 @@ class Caption:
     blind_to: ClassVar[str]
     two_sided: ClassVar[bool] = False
     higher_is_better: ClassVar[bool] = False
+    #: whether a chart of it begins at 0
+    from_zero: ClassVar[bool] = True
     unit: str = ""
 
 

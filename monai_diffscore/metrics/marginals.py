@@ -69,6 +69,7 @@ class ZeroError(ProfileFigure):
     """Mean over genes of the absolute difference of the shares of zeros."""
 
     name = "zero_mae"
+    from_zero = True
     title = "Share of zeros"
     unit = "mean error, 0 best"
     bounds = (0, 1)
@@ -85,6 +86,7 @@ class LibraryDistance(ProfileFigure):
     """Kolmogorov-Smirnov distance of the totals of whole cells."""
 
     name = "library_ks"
+    from_zero = True
     title = "Library size"
     unit = "Kolmogorov-Smirnov, 0 best"
     bounds = (0, 1)
@@ -103,6 +105,7 @@ class ColumnDistance(ProfileFigure):
     """Mean over columns (of more than 500, those that vary most in T) of the Kolmogorov-Smirnov distance."""
 
     name = "column_ks"
+    from_zero = True
     title = "Columns one by one"
     unit = "mean Kolmogorov-Smirnov, 0 best"
     bounds = (0, 1)
@@ -153,6 +156,7 @@ class CorrelationError(_Correlations):
     """Root mean square difference of the correlations of all pairs of the 100 columns that vary most in T."""
 
     name = "corr_rmse"
+    from_zero = True
     title = "Correlations of columns"
     unit = "RMSE, 0 best"
     bounds = (0, 2)

@@ -29,6 +29,7 @@ class ClosestRecord(ProfileFigure):
     """Median distance of S to T in E over that of R to T."""
 
     name = "dcr_ratio"
+    from_zero = True
     title = "Distance to closest record"
     unit = "ratio, 1 best"
     bounds = (0, np.inf)

@@ -241,6 +241,7 @@ class Comparison:
 class ProfileFigure(Caption, ABC):
     """A number for synthetic and held-out rows, beside the training rows."""
 
+    from_zero = False
     #: what the data must have: "labels", "counts" (and with them totals), "expression" (columns of one unit)
     needs: ClassVar[tuple[str, ...]] = ()
     #: what it can be, for the ends of intervals

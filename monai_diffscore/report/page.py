@@ -38,7 +38,9 @@ th:first-child,td:first-child{text-align:left;padding-left:0} td:first-child{whi
 small{display:block;color:var(--soft);font-size:11.5px}
 td.model{font-size:17px;font-weight:700;color:#fff;border-bottom:1px solid #fff} td.model
 small{color:#fff;opacity:.92;font-weight:500} td.good{background:var(--good)}td.bad{background:var(--bad)}
-td.floor{background:#eaf0f4} td.caught{background:#f6ead6}td.missed{color:#8793a0}
+td.floor{background:#eaf0f4} td.caught{background:#f6ead6}
+td.void{text-decoration:line-through;color:#8793a0;background:#fff}td.void small{text-decoration:none}
+td.missed{color:#8793a0}
 .legend{display:flex;flex-wrap:wrap;gap:8px 22px;font-size:13px;color:#38434f;margin-top:14px} .legend
 i{display:inline-block;width:14px;height:14px;border-radius:3px;margin-right:7px;vertical-align:-2px}
 .multiples{display:grid;grid-template-columns:repeat(auto-fill,minmax(300px,1fr));gap:26px 30px} .multiples
