@@ -82,18 +82,22 @@ def _report_profiles(chosen: argparse.Namespace) -> int:
 
     synthetic = chosen.synthetic or report.find_profiles(chosen.run)
     run = report.find_run(chosen.run or synthetic[0].parent)
-    if chosen.real is None or len(chosen.real) != 2:
-        raise DataError(
-            "report", key="real", expected="--real TRAIN TEST, files of the rows trained on and of others held out",
-            got=f"{len(chosen.real)} of them" if chosen.real else "none", remedy="Give both.",
-        )  # fmt: skip
-    table = synthetic[0].suffix not in (".h5ad", ".zarr")
-    content = chosen.content or ("table" if table else "counts")
+    content = chosen.content or ("counts" if synthetic[0].suffix in (".h5ad", ".zarr") else "table")
     fields = report.ProfileFields(
         chosen.label_key, chosen.total_key, None if content == "table" else content, chosen.layer
     )
-    train, test = chosen.real
-    material = report.gather_profiles(synthetic, train, test, fields, chosen.count or 1000, chosen.seed)
+    count = chosen.count or 1000
+    if chosen.real is None and run is not None and run.config is not None:
+        material = report.gather_run_profiles(run, synthetic, fields, count, chosen.seed)
+    elif chosen.real is not None and len(chosen.real) == 2:
+        train, test = chosen.real
+        material = report.gather_profiles(synthetic, train, test, fields, count, chosen.seed)
+    else:
+        raise DataError(
+            "report", key="real", expected="--real TRAIN TEST, files of the rows trained on and of others held out",
+            got=f"{len(chosen.real)} of them" if chosen.real else "none, and no record of a training",
+            remedy="Give both.",
+        )  # fmt: skip
     where = chosen.run or synthetic[0]
     title = chosen.title or (run.name if run else "") or where.resolve().stem
     made = report.report_profiles(

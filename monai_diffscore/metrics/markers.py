@@ -80,7 +80,7 @@ class MarkerSlope(FoldChanges):
     """Slope through 0 of synthetic log fold changes on real ones, median over types."""
 
     name = "marker_slope"
-    title = "Size of marker differences"
+    title = "Marker log fold changes, slope"
     unit = "slope, 1 best"
     two_sided = True
     sees = "Types that were drawn together (below 1), labels that were mixed up, exaggerated types (above 1)."
@@ -94,7 +94,7 @@ class MarkerAgreement(FoldChanges):
     """Pearson correlation of synthetic and real log fold changes, median over types."""
 
     name = "marker_r"
-    title = "Pattern of marker differences"
+    title = "Marker log fold changes, r"
     unit = "Pearson, 1 best"
     bounds = (-1, 1)
     higher_is_better = True

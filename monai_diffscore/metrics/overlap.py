@@ -24,7 +24,7 @@ class KernelDiscrepancy(ProfileFigure):
     """1000 times the unbiased squared maximum mean discrepancy in E; may be negative."""
 
     name = "mmd2_x1e3"
-    title = "Kernel discrepancy (MMD²)"
+    title = "Maximum mean discrepancy (MMD²)"
     unit = "x 1000, 0 best"
     sees = "Missing or invented populations, wrong shares, wrong correlations of the leading programmes of genes."
     blind_to = "What the leading components do not hold: zeros, noise of single genes. Copies, which it rewards."
@@ -51,8 +51,8 @@ class AssignmentDistance(ProfileFigure):
     of more than 500 rows, 500 spread evenly, because the work grows with their cube."""
 
     name = "w1_pca"
-    title = "Transport distance (W1)"
-    unit = "embedding"
+    title = "Wasserstein distance (W1)"
+    unit = "compare with real"
     bounds = (0, np.inf)
     costly = True
     sees = "How far mass must move: shifts, missing populations. Compare with real against real, not with 0."

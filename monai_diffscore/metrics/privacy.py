@@ -30,7 +30,7 @@ class ClosestRecord(ProfileFigure):
 
     name = "dcr_ratio"
     from_zero = True
-    title = "Distance to closest record"
+    title = "Distance to closest record (DCR)"
     unit = "ratio, 1 best"
     bounds = (0, np.inf)
     two_sided = True

@@ -237,7 +237,8 @@ def _by_type(
         for figure in figures:
             needed = figure.rows_of_a_type
             if needed is not None and rows >= needed:
-                values[figure.name] = figure(ours), float(np.nanmean([figure(part) for part in floors]))
+                chosen = floors[:1] if figure.costly else floors
+                values[figure.name] = figure(ours), float(np.nanmean([figure(part) for part in chosen]))
         found[label] = values
     for figure in figures:
         if isinstance(figure, FoldChanges):

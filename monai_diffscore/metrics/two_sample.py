@@ -51,7 +51,7 @@ class LogisticTwoSample(_TwoSample):
     """C2ST by logistic regression (C = .1) on 30 principal components of standardised columns, fitted in each fold."""
 
     name = "c2st_lr"
-    title = "Told from real by a line"
+    title = "C2ST, logistic regression"
     sees = "Shifts of means and of whole programmes of genes."
     blind_to = "Marginals and spread (a mean in the right place passes); copies, which it rewards."
 
@@ -64,7 +64,7 @@ class ForestTwoSample(_TwoSample):
     """C2ST by a random forest: 100 trees, leaves of 3 or more, .05 of the columns at each split."""
 
     name = "c2st_rf"
-    title = "Told from real by a forest"
+    title = "C2ST, random forest"
     sees = "Values off the lattice of counts, zeros clamped or missing, wrong marginals of any column."
     blind_to = "Correlations of many genes, which trees see badly. Copies lie above .5 only by their duplicates."
 

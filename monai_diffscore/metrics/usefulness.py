@@ -92,7 +92,7 @@ class TrainOnSyntheticAccuracy(_TrainOnSynthetic):
     """Accuracy on R of a logistic regression (C = .01, standardised columns) trained on S."""
 
     name = "tstr_acc"
-    title = "Train on synthetic: accuracy"
+    title = "Train on synthetic, test on real: accuracy"
     unit = "share, 1 best"
 
     def score(self, truth: np.ndarray, predicted: np.ndarray) -> float:
@@ -103,7 +103,7 @@ class TrainOnSyntheticF1(_TrainOnSynthetic):
     """Macro F1, over the types, of the same classifier."""
 
     name = "tstr_f1"
-    title = "Train on synthetic: F1"
+    title = "Train on synthetic, test on real: F1"
     unit = "macro, 1 best"
 
     def score(self, truth: np.ndarray, predicted: np.ndarray) -> float:

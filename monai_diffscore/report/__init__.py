@@ -23,6 +23,7 @@ from monai_diffscore.report.profile_sources import (
     ProfileMaterial,
     find_profiles,
     gather_profiles,
+    gather_run_profiles,
     is_profiles,
     match_profiles,
 )
@@ -51,6 +52,7 @@ __all__ = [
     "find_run",
     "gather",
     "gather_profiles",
+    "gather_run_profiles",
     "headline",
     "image_metrics",
     "image_page",

@@ -25,7 +25,9 @@ def plane_map(points: np.ndarray, seed: int = 0) -> tuple[np.ndarray, str]:
         return points[:, :2], "the first two principal components (umap-learn is not installed)"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of one thread, which a seed brings with it
-        places = UMAP(n_neighbors=min(15, len(points) - 1), random_state=seed, n_jobs=1).fit_transform(points)
+        places = UMAP(n_neighbors=min(15, len(points) - 1), min_dist=0.5, random_state=seed, n_jobs=1).fit_transform(
+            points
+        )
     return np.asarray(places), "UMAP, 15 neighbours"
 
 
@@ -47,7 +49,7 @@ def overview_map(real: np.ndarray, synthetic: np.ndarray, labels: tuple[Any, Any
         for name, colour in (("real", COLOURS["real"]), ("synthetic", COLOURS["model"])):
             axes[0].plot([], [], "o", color=colour, markersize=5, label=name)
         axes[0].set_title("real and synthetic", fontsize=10, loc="left")
-        axes[0].legend(frameon=False, fontsize=8, loc="best", handletextpad=0.2)
+        axes[0].legend(frameon=False, fontsize=8, loc="lower left", handletextpad=0.2)
         if typed:
             kinds = sorted({str(label) for part in labels for label in part})
             palette = {kind: colormaps["tab20" if len(kinds) > 10 else "tab10"](n % 20) for n, kind in enumerate(kinds)}
@@ -72,7 +74,7 @@ def type_maps(real: np.ndarray, synthetic: np.ndarray, labels: tuple[np.ndarray,
     both = np.concatenate([real, synthetic])
     with rc_context(STYLE):
         drawing = Drawing(figsize=(2.8 * columns, 2.75 * rows), layout="constrained")
-        axes = drawing.subplots(rows, columns, squeeze=False).flat
+        axes = list(drawing.subplots(rows, columns, squeeze=False).flat)
         for axis in axes:
             axis.set_axis_off()
         for axis, kind in zip(axes, kinds, strict=False):
@@ -86,7 +88,7 @@ def type_maps(real: np.ndarray, synthetic: np.ndarray, labels: tuple[np.ndarray,
 
 
 def _scatter(axis: Axes, places: np.ndarray, limits: np.ndarray, color: Any) -> None:
-    size = float(np.clip(4000 / max(1, len(limits)), 2, 14))
+    size = float(np.clip(9000 / max(1, len(limits)), 2, 16))
     # as a picture inside the SVG: thousands of circles would make the page slow
     axis.scatter(places[:, 0], places[:, 1], s=size, c=color, alpha=0.8, linewidths=0, rasterized=True)
     axis.set_xticks([])

@@ -39,7 +39,7 @@ small{display:block;color:var(--soft);font-size:11.5px}
 td.model{font-size:17px;font-weight:700;color:#fff;border-bottom:1px solid #fff} td.model
 small{color:#fff;opacity:.92;font-weight:500} td.good{background:var(--good)}td.bad{background:var(--bad)}
 td.floor{background:#eaf0f4} td.caught{background:#f6ead6}
-td.void{text-decoration:line-through;color:#8793a0;background:#fff}td.void small{text-decoration:none}
+td.void{color:#8793a0;background:#fff}
 td.missed{color:#8793a0}
 .legend{display:flex;flex-wrap:wrap;gap:8px 22px;font-size:13px;color:#38434f;margin-top:14px} .legend
 i{display:inline-block;width:14px;height:14px;border-radius:3px;margin-right:7px;vertical-align:-2px}
@@ -76,7 +76,7 @@ class Page:
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell of a table: a text, a small one under it, and a class of the style sheet."""
+    """A cell of a table: a text, a small one under it, and classes of the style sheet ("void" strikes through)."""
 
     text: str
     small: str = ""
@@ -152,4 +152,5 @@ def _cell(cell: Cell) -> str:
     small = f"<small>{escape(cell.small)}</small>" if cell.small else ""
     style = f' class="{escape(cell.style)}"' if cell.style else ""
     title = f' title="{escape(cell.title)}"' if cell.title else ""
-    return f"<td{style}{title}>{escape(cell.text)}{small}</td>"
+    text = f"<s>{escape(cell.text)}</s>" if "void" in cell.style.split() else escape(cell.text)
+    return f"<td{style}{title}>{text}{small}</td>"

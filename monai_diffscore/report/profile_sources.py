@@ -21,11 +21,12 @@ from monai_diffscore.data import DataError
 from monai_diffscore.data.anndata import Expression
 from monai_diffscore.data.gene_fields import GeneFields
 from monai_diffscore.metrics import Profiles, log_profiles
+from monai_diffscore.report.sources import RunRecord, run_parser
 
 EXPRESSION, TABLES = (".h5ad", ".zarr"), (".csv", ".tsv", ".parquet")
 #: values in the held-out and synthetic rows that figures are taken of; of more, the columns that vary most
 _BUDGET = 4_000_000
-_FEW = 100
+_FEW, _LEAST = 100, 16
 
 
 @dataclass(frozen=True)
@@ -99,21 +100,69 @@ def gather_profiles(
     Raises:
         DataError: if a file cannot be read so, or they do not fit together.
     """
-    random = np.random.default_rng(seed)
+    files = [Path(file) for file in synthetic]
+    left_out: list[str] = []
     if fields.content is None:
-        sets = _tables(Path(train), Path(test), [Path(file) for file in synthetic], fields)
+        frames = [_frame(Path(train)), _frame(Path(test)), pd.concat(map(_frame, files), ignore_index=True)]
+        sets, left_out = _tables(frames, (train, test, _names(files)), fields.label)
     else:
-        real_train = _expression(Path(train), fields)
-        others = [_expression(Path(file), fields, real_train.names) for file in (test, *synthetic)]
-        sets = [real_train, others[0], _joined(others[1:])]
-    for source, part in zip((train, test, synthetic), sets, strict=True):
-        if len(part) < 16:
+        trained = _expression(Path(train), fields)
+        sets = [trained, _expression(Path(test), fields, trained.names)]
+        sets.append(_joined([_expression(file, fields, trained.names) for file in files]))
+    names = {"real, trained on": Path(train).name, "real, held out": Path(test).name, "synthetic": _names(files)}
+    return _comparable(sets, names, left_out, fields.content is None, count, seed)
+
+
+def gather_run_profiles(
+    record: RunRecord, synthetic: Sequence[str | Path], fields: ProfileFields, count: int = 1000, seed: int = 0
+) -> ProfileMaterial:
+    """The same, with the real rows that a training had, and those that it held out: its train.json has the ids
+    ``cases`` (training and validation), either rows of ``expression`` or two tables.
+
+    Args:
+        record: from :func:`~monai_diffscore.report.sources.find_run`.
+        synthetic, count, seed: as for :func:`gather_profiles`.
+        fields: what is not None takes the place of the run's ``label_key``, ``total_key`` and ``layer``.
+    Raises:
+        DataError: if the run has no such ids, or a file cannot be read.
+    """
+    files = [Path(file) for file in synthetic]
+    parser = run_parser(record)
+    for name, value in (("label_key", fields.label), ("total_key", fields.total), ("layer", fields.layer)):
+        if value is not None and name in parser:
+            parser[name] = value
+    if "cases" not in parser:
+        raise DataError(
+            record.name, key="cases", expected="a training of cells, profiles or tables, with the id 'cases'",
+            got="none in its train.json", remedy="Give the real rows with --real TRAIN TEST.",
+        )  # fmt: skip
+    left_out: list[str] = []
+    cases: Any = parser.get_parsed_content("cases")
+    table = isinstance(cases[0], pd.DataFrame)
+    if table:
+        label = fields.label or (parser.get_parsed_content("label_key") if "label_key" in parser else None)
+        frames = [*cases, pd.concat(map(_frame, files), ignore_index=True)]
+        sets, left_out = _tables(frames, (record.name, record.name, _names(files)), label)
+    else:
+        expression: Expression = parser.get_parsed_content("expression")
+        declared = replace(expression.fields, layer=None, labels=(), batches=(), batch=None, covariates=())
+        sets = [_rows(expression, indices) for indices in cases]
+        sets.append(_joined([_rows(Expression(file, declared)) for file in files]))
+    names = {"training": record.name, "synthetic": _names(files)}
+    held_out = ["The held-out rows are those that validated the training, which stopped where they looked best."]
+    return _comparable(sets, names, [*held_out, *left_out], table, count, seed)
+
+
+def _comparable(
+    sets: Sequence[Profiles], names: dict[str, str], warnings: Sequence[str], table: bool, count: int, seed: int
+) -> ProfileMaterial:
+    for source, part in zip(("training rows", "held-out rows", "synthetic rows"), sets, strict=True):
+        if len(part) < _LEAST:
             raise DataError(
-                source, key="rows", expected="16 rows or more", got=f"{len(part)}", remedy="Give or generate more."
+                source, key="rows", expected=f"{_LEAST} or more", got=f"{len(part)}", remedy="Give or generate more."
             )
-    material = match_profiles(sets[0], sets[1], sets[2], table=fields.content is None, count=count, random=random)
-    names = {"real, held out": str(Path(test).name), "real, trained on": str(Path(train).name)}
-    return replace(material, facts={**material.facts, **names})
+    material = match_profiles(sets[0], sets[1], sets[2], table, count, np.random.default_rng(seed))
+    return replace(material, facts={**material.facts, **names}, warnings=[*warnings, *material.warnings])
 
 
 def match_profiles(
@@ -165,43 +214,54 @@ def _expression(path: Path, fields: ProfileFields, genes: tuple[str, ...] = ()) 
     declared = GeneFields(
         layer=fields.layer, label=fields.label, total=fields.total, content=str(fields.content), genes=genes
     )
-    expression = Expression(path, declared)
-    values, totals = expression.matrix()
-    labels = None if fields.label is None else expression.obs[fields.label].astype(str).to_numpy(dtype=object)
-    if fields.content != "counts":
-        dense = values.toarray() if sparse.issparse(values) else values
-        return Profiles(np.asarray(dense, dtype=np.float64), labels, None, expression.genes)
-    return log_profiles(values, totals, labels, expression.genes)
+    return _rows(Expression(path, declared))
 
 
-def _tables(train: Path, test: Path, synthetic: Sequence[Path], fields: ProfileFields) -> list[Profiles]:
-    frames = [_frame(train), _frame(test), pd.concat([_frame(file) for file in synthetic], ignore_index=True)]
-    columns = list(frames[0].columns)
-    sources = (train, test, ", ".join(map(str, synthetic)))
+def _rows(expression: Expression, indices: np.ndarray | None = None) -> Profiles:
+    """Rows of an expression matrix, in log space."""
+    values, totals = expression.matrix(indices)
+    fields = expression.fields
+    labels = None
+    if fields.label is not None:
+        column = expression.obs[fields.label] if indices is None else expression.obs[fields.label].iloc[indices]
+        labels = column.astype(str).to_numpy(dtype=object)
+    if fields.content == "counts":
+        return log_profiles(values, totals, labels, fields.genes)
+    dense = values.toarray() if sparse.issparse(values) else values
+    return Profiles(np.asarray(dense, dtype=np.float64), labels, None, fields.genes)
+
+
+def _tables(
+    frames: Sequence[pd.DataFrame], sources: Sequence[Any], label: str | None
+) -> tuple[list[Profiles], list[str]]:
+    """Training, held-out and synthetic rows as numbers, and what is said of columns that were not generated."""
+    columns = [name for name in frames[2].columns if name != "synthetic"]
     for source, frame in zip(sources, frames, strict=True):
         missing = [name for name in columns if name not in frame.columns]
         if missing:
             raise DataError(
-                source, key="columns", expected=f"the {len(columns)} columns of {train.name}",
+                source, key="columns", expected="the columns of the synthetic table",
                 got=f"{len(missing)} missing: {', '.join(missing[:8])}", remedy="Give tables with the same columns.",
             )  # fmt: skip
-    if fields.label is not None and fields.label not in columns:
+    absent = [str(name) for name in frames[0].columns if name not in columns]
+    if label is not None and label not in columns:
         raise DataError(
-            train, key="label", expected=f"a column {fields.label!r}", got=", ".join(columns[:12]),
+            sources[2], key="label", expected=f"a column {label!r}", got=", ".join(columns[:12]),
             remedy="Give the name of one with --label-key, or leave it out.",
         )  # fmt: skip
-    features = [name for name in columns if name != fields.label]
+    features = [name for name in columns if name != label]
     encoded = [_columns_of(name, [frame[name] for frame in frames], sources) for name in features]
     names = tuple(name for part in encoded for name in part[0])
-    return [
+    sets = [
         Profiles(
             np.concatenate([part[1][number] for part in encoded], axis=1),
-            None if fields.label is None else frame[fields.label].astype(str).to_numpy(dtype=object),
+            None if label is None else frame[label].astype(str).to_numpy(dtype=object),
             None,
             names,
         )
         for number, frame in enumerate(frames)
     ]
+    return sets, [f"Columns that were not generated: {', '.join(absent)}."] if absent else []
 
 
 def _columns_of(name: str, columns: Sequence[pd.Series], sources: Sequence[Any]) -> tuple[list[str], list[np.ndarray]]:
@@ -249,6 +309,10 @@ def _frame(path: Path) -> pd.DataFrame:
     if frame.columns[0].startswith("Unnamed"):  # the index that pandas writes
         frame = frame.drop(columns=frame.columns[0])
     return frame
+
+
+def _names(files: Sequence[Path]) -> str:
+    return ", ".join(file.name for file in files)
 
 
 def _joined(parts: Sequence[Profiles]) -> Profiles:

@@ -117,7 +117,7 @@ def profile_headline(report: ProfileReport) -> str:
     if not panel.gate.passed:
         return f"{panel.gate.reason} No other figure counts: copies would look as good."
     others = [row for row in panel.rows if row.figure.name not in _PRIVACY]
-    beyond = [row.figure.title.lower() for row in others if row.beyond_floor(MODEL)]
+    beyond = [row.figure.title for row in others if row.beyond_floor(MODEL)]
     if beyond:
         text = f"{len(beyond)} of {len(others)} figures tell synthetic rows from fresh real ones: {', '.join(beyond)}."
     else:
@@ -197,10 +197,14 @@ def _privacy(report: ProfileReport) -> Section:
         "real": report.comparison.reference.real_distance,
         "model": report.comparison.synthetic_distance,
     }
-    body = page.table(head, lines) + page.chart(
-        charts.distance_chart(distances),
-        "Distance of each row to the nearest training row, in the embedding. Grey: real rows that were held out, which "
-        "is where fresh synthetic rows (blue) belong. Rows to the left of the line are suspected copies.",
+    body = (
+        page.table(head, lines)
+        + "<br>"
+        + page.chart(
+            charts.distance_chart(distances),
+            "Distance of each row to the nearest training row, in the embedding. Grey: real rows that were held out, "
+            "which is where fresh synthetic rows (blue) belong. Rows to the left of the line are suspected copies.",
+        )
     )
     lead = (
         "Passed if the median distance of synthetic rows to their nearest training row is at least 0.85 of that of "
@@ -278,8 +282,7 @@ def _figures(report: ProfileReport) -> Section:
     return Section(
         "Figure by figure",
         page.multiples(parts),
-        "Dot: the figure. Line: its 95 % interval. Grey band: fresh real rows, where a perfect model lies. Long lines "
-        "of baselines are cut where they lie beside the scale.",
+        "Dot: the figure. Line: its 95 % interval. Grey band: fresh real rows, where a perfect model lies.",
     )
 
 
