@@ -101,7 +101,12 @@ def _report_profiles(chosen: argparse.Namespace) -> int:
     where = chosen.run or synthetic[0]
     title = chosen.title or (run.name if run else "") or where.resolve().stem
     made = report.report_profiles(
-        title, material, chosen.draws, seed=chosen.seed, progress=lambda name: print(f"computing: {name}")
+        title,
+        material,
+        chosen.draws,
+        max(6, chosen.draws // 10),
+        chosen.seed,
+        progress=lambda name: print(f"computing: {name}"),
     )
     files = report.write_profile_report(made, chosen.out or (where if where.is_dir() else where.parent) / "report")
     if run is not None:

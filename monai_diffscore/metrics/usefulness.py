@@ -76,7 +76,7 @@ class _TrainOnSynthetic(ProfileFigure):
     bounds = (0, 1)
     higher_is_better = True
     rows_of_a_type = None
-    sees = "Labels that were mixed up or ignored, types that are missing or drawn together."
+    sees = "Train on synthetic, test on real: labels that were mixed up or ignored, types that are missing or drawn together."
     blind_to = "Whether rows look real: the mean of each type would do. Copies, which it rewards."
 
     def statistic(self, comparison: Comparison) -> Statistic:
@@ -92,7 +92,7 @@ class TrainOnSyntheticAccuracy(_TrainOnSynthetic):
     """Accuracy on R of a logistic regression (C = .01, standardised columns) trained on S."""
 
     name = "tstr_acc"
-    title = "Train on synthetic, test on real: accuracy"
+    title = "TSTR accuracy"
     unit = "share, 1 best"
 
     def score(self, truth: np.ndarray, predicted: np.ndarray) -> float:
@@ -103,7 +103,7 @@ class TrainOnSyntheticF1(_TrainOnSynthetic):
     """Macro F1, over the types, of the same classifier."""
 
     name = "tstr_f1"
-    title = "Train on synthetic, test on real: F1"
+    title = "TSTR F1"
     unit = "macro, 1 best"
 
     def score(self, truth: np.ndarray, predicted: np.ndarray) -> float:
