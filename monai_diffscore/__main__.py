@@ -100,13 +100,9 @@ def _report_profiles(chosen: argparse.Namespace) -> int:
         )  # fmt: skip
     where = chosen.run or synthetic[0]
     title = chosen.title or (run.name if run else "") or where.resolve().stem
+    splits = max(6, chosen.draws // 10)
     made = report.report_profiles(
-        title,
-        material,
-        chosen.draws,
-        max(6, chosen.draws // 10),
-        chosen.seed,
-        progress=lambda name: print(f"computing: {name}"),
+        title, material, chosen.draws, splits, chosen.seed, lambda name: print(f"computing: {name}")
     )
     files = report.write_profile_report(made, chosen.out or (where if where.is_dir() else where.parent) / "report")
     if run is not None:

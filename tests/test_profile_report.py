@@ -94,7 +94,7 @@ def test_the_record_holds_every_figure_of_model_floor_and_baselines(copies_repor
         for estimate in figure["sets"].values():
             assert estimate["low"] <= estimate["value"] + 1e-9
             assert estimate["value"] <= estimate["high"] + 1e-9
-            assert estimate["count"] == len(range(90)) or estimate["count"] < 90
+            assert 0 < estimate["count"] <= 90
         assert figure["blind_to"][:30] in (copies_report / "report.html").read_text()
     assert set(record["by_type"]) == {"B", "NK", "T"}
     assert record["by_type"]["B"]["dcr_ratio"]["model"] == pytest.approx(0, abs=1e-6)
@@ -189,7 +189,6 @@ def test_a_table_without_labels_leaves_out_what_needs_labels_and_counts(tables):
     record = json.loads((tables / "out/report.json").read_text())
     assert {"c2st_rf", "column_ks", "corr_rmse", "dcr_ratio"} <= set(record["figures"])
     assert not {"zero_mae", "rho_mean", "tstr_f1", "marker_slope"} & set(record["figures"])
-    assert "no counts" not in record["figures"]
     assert "labels" in record["left_out"]["TSTR F1"]
     assert "counts" in record["left_out"]["Share of zeros"]
     assert record["by_type"] == {}
@@ -229,7 +228,7 @@ def test_a_column_of_names_is_refused(tables):
     for name in ("train", "test", "fresh"):
         table = pd.read_csv(tables / f"{name}.csv")
         table.assign(name=[f"patient {n}" for n in range(len(table))]).to_csv(tables / f"{name}.csv", index=False)
-    with pytest.raises(DataError, match="key 'name'.*few values"):
+    with pytest.raises(DataError, match=r"key 'name'.*few values"):
         read_tables(tables)
 
 
@@ -256,10 +255,9 @@ def test_real_rows_come_from_the_record_of_a_training(folder, tables):
     material = gather_run_profiles(record, [folder / "fresh.h5ad"], ProfileFields("kind"))
     assert (len(material.train), len(material.real), len(material.synthetic)) == (80, 40, 40)
     assert material.facts["types"] == "3"
-    frames = (
-        f"$(__import__('pandas').read_csv('{tables}/train.csv'), __import__('pandas').read_csv('{tables}/test.csv'))"
-    )
-    record = RunRecord("uri", "id", "run", {}, json.dumps({"cases": frames, "label_key": "outcome"}))
+    frames = f"$tuple(pandas.read_csv(f'{tables}/{{name}}.csv') for name in ('train', 'test'))"
+    config = {"imports": ["$import pandas"], "cases": frames, "label_key": "outcome"}
+    record = RunRecord("uri", "id", "run", {}, json.dumps(config))
     material = gather_run_profiles(record, [tables / "fresh.csv"], ProfileFields(content=None))
     assert material.table
     assert len(material.train) == 120

@@ -76,7 +76,7 @@ class _TrainOnSynthetic(ProfileFigure):
     bounds = (0, 1)
     higher_is_better = True
     rows_of_a_type = None
-    sees = "Train on synthetic, test on real: labels that were mixed up or ignored, types that are missing or drawn together."
+    sees = "Train on synthetic, test on real: labels that were mixed up or ignored, types missing or drawn together."
     blind_to = "Whether rows look real: the mean of each type would do. Copies, which it rewards."
 
     def statistic(self, comparison: Comparison) -> Statistic:

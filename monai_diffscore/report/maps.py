@@ -46,10 +46,8 @@ def overview_map(real: np.ndarray, synthetic: np.ndarray, labels: tuple[Any, Any
         colours = np.repeat([COLOURS["real"], COLOURS["model"]], [len(real), len(synthetic)])
         order = random.permutation(len(both))  # neither lies on top
         _scatter(axes[0], both[order], both, color=colours[order])
-        for name, colour in (("real", COLOURS["real"]), ("synthetic", COLOURS["model"])):
-            axes[0].plot([], [], "o", color=colour, markersize=5, label=name)
         axes[0].set_title("real and synthetic", fontsize=10, loc="left")
-        axes[0].legend(frameon=False, fontsize=8, loc="lower left", handletextpad=0.2)
+        handles = [_marker(axes[0], name, COLOURS[key]) for name, key in (("real", "real"), ("synthetic", "model"))]
         if typed:
             kinds = sorted({str(label) for part in labels for label in part})
             palette = {kind: colormaps["tab20" if len(kinds) > 10 else "tab10"](n % 20) for n, kind in enumerate(kinds)}
@@ -58,10 +56,10 @@ def overview_map(real: np.ndarray, synthetic: np.ndarray, labels: tuple[Any, Any
             ):
                 _scatter(axis, places, both, color=[palette[str(label)] for label in part])
                 axis.set_title(title, fontsize=10, loc="left")
-            handles = [axes[2].plot([], [], "o", color=palette[k], markersize=5, label=k)[0] for k in kinds]
-            drawing.legend(
-                handles=handles, loc="outside lower center", ncols=min(5, len(kinds)), frameon=False, fontsize=8
-            )
+            handles += [_marker(axes[2], kind, palette[kind]) for kind in kinds]
+        drawing.legend(
+            handles=handles, loc="outside lower center", ncols=min(6, len(handles)), frameon=False, fontsize=8
+        )
         return to_svg(drawing, f"Map of {len(real)} real and {len(synthetic)} synthetic rows")
 
 
@@ -87,14 +85,19 @@ def type_maps(real: np.ndarray, synthetic: np.ndarray, labels: tuple[np.ndarray,
         return to_svg(drawing, "Maps of the types " + ", ".join(kinds))
 
 
+def _marker(axis: Axes, name: str, colour: Any) -> Any:
+    return axis.plot([], [], "o", color=colour, markersize=5, label=name)[0]
+
+
 def _scatter(axis: Axes, places: np.ndarray, limits: np.ndarray, color: Any) -> None:
     size = float(np.clip(9000 / max(1, len(limits)), 2, 16))
     # as a picture inside the SVG: thousands of circles would make the page slow
     axis.scatter(places[:, 0], places[:, 1], s=size, c=color, alpha=0.8, linewidths=0, rasterized=True)
     axis.set_xticks([])
     axis.set_yticks([])
-    for side in ("left", "bottom"):
-        axis.spines[side].set_visible(False)
+    for spine in axis.spines.values():
+        spine.set_visible(True)
+        spine.set_color(_GROUND)
     low, high = limits.min(0), limits.max(0)
     margin = 0.04 * np.maximum(high - low, 1e-9)
     axis.set_xlim(low[0] - margin[0], high[0] + margin[0])
