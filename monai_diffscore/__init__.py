@@ -65,6 +65,8 @@ from monai_diffscore.guidance import (  # isort: skip
 from monai_diffscore.tiling import SliceDenoiser, TiledDenoiser  # isort: skip
 from monai_diffscore.anomaly import BallScan, HealthyScores, healthy_residuals  # isort: skip
 from monai_diffscore.networks import ConditionEncoder, HierarchicalUNet, ScoreDiT, ScoreMLP, ScoreUNet  # isort: skip
+from monai_diffscore.anomaly import HealthyScores, healthy_residuals  # isort: skip
+from monai_diffscore.networks import ConditionEncoder, GeneResidualMLP, HierarchicalUNet, ScoreDiT, ScoreMLP, ScoreUNet  # isort: skip
 
 __version__ = "0.1.0"
 
@@ -87,6 +89,7 @@ __all__ = [
     "FourierUndersampling",
     "GaussianDenoiser",
     "GeneDropout",
+    "GeneResidualMLP",
     "GuidanceInterval",
     "HealthyScores",
     "HierarchicalUNet",
