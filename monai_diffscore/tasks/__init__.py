@@ -14,7 +14,7 @@ inferer                             postprocessing                    task
 ==================================  ================================  ==================================================
 """
 
-from monai_diffscore.tasks.anomaly import AnomalyInferer, CalibrateAnomaly, SaveAnomaly
+from monai_diffscore.tasks.anomaly import AnomalyInferer, CalibrateAnomaly, SaveAnomaly, tissue
 from monai_diffscore.tasks.cases import CaseTable, WriteDicom, WriteNifti, intensity_range, on_source_grid
 from monai_diffscore.tasks.likelihood import PatchLikelihoodInferer, SaveLikelihood
 from monai_diffscore.tasks.restoration import RestorationInferer, SavePosterior, box_mask, estimate_noise, line_angles
@@ -35,4 +35,5 @@ __all__ = [
     "intensity_range",
     "line_angles",
     "on_source_grid",
+    "tissue",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,12 @@ from monai.transforms import Compose
 from monai.utils import convert_to_tensor
 from scipy import ndimage
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from monai_diffscore.anomaly import HealthyScores, healthy_residuals, smoothed
 from monai_diffscore.data.files import whole_file
 from monai_diffscore.data.problems import DataError
-from monai_diffscore.engines import random_stream
+from monai_diffscore.data.tiles import tissue_mask
+from monai_diffscore.engines import Progress, progress_bar, random_stream
 from monai_diffscore.gallery import save_gallery
 from monai_diffscore.tasks.cases import CaseTable, WriteNifti, on_source_grid
 from monai_diffscore.tiling import any_size
@@ -39,7 +39,7 @@ class AnomalyInferer(Inferer):
         smoothing: standard deviation of the filter in voxels.
         overlap, windows_at_once: of the tiling.
         seed: of the noise; each case has a stream of its own.
-        progress: show a progress bar over the evaluations.
+        progress: show a progress bar over the evaluations, or what makes it.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class AnomalyInferer(Inferer):
         overlap: float = 0.25,
         windows_at_once: int = 4,
         seed: int = 0,
-        progress: bool = True,
+        progress: Progress = True,
     ) -> None:
         super().__init__()
         self.levels, self.window, self.pairs, self.smoothing = list(levels), tuple(window), pairs, smoothing
@@ -65,7 +65,7 @@ class AnomalyInferer(Inferer):
         numbers = range(len(images)) if seed is None else seed.tolist()
         tiled = any_size(network, self.window, images.ndim - 2, self.overlap, self.windows_at_once)
         total = 2 * self.pairs * len(self.levels)
-        with tqdm(total=total, desc=f"residuals of {len(images)}", disable=not self.progress, leave=False) as bar:
+        with progress_bar(self.progress, total=total, desc=f"residuals of {len(images)}") as bar:
 
             def denoise(x: Tensor, sigma: Tensor) -> Tensor:
                 bar.update(1)
@@ -92,6 +92,12 @@ def foreground(image: Tensor, threshold: float = -0.8) -> Tensor:
     return smoothed(image[None, :1], 1.5)[0] > threshold
 
 
+def tissue(image: Tensor) -> Tensor:
+    """Where RGB [3, H, W] in [-1, 1] shows tissue, not glass, [1, H, W]."""
+    pixels = ((image + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).numpy()
+    return torch.from_numpy(tissue_mask(pixels))[None]
+
+
 class CalibrateAnomaly:
     """Collects the residuals of healthy cases and writes their scores; a postprocessing of MONAI's evaluators.
 
@@ -100,15 +106,18 @@ class CalibrateAnomaly:
     Args:
         path: of the JSON file.
         settings: of the inferer, and what else must be the same when it is used, such as the hash of the weights.
+        inside: which voxels [1, *S] of an image [C, *S] count; :func:`foreground`, or :func:`tissue` of slides.
     """
 
-    def __init__(self, path: str | Path, settings: Mapping[str, Any]) -> None:
-        self.path, self.settings = Path(path), dict(settings)
+    def __init__(
+        self, path: str | Path, settings: Mapping[str, Any], inside: Callable[[Tensor], Tensor] | None = None
+    ) -> None:
+        self.path, self.settings, self.inside = Path(path), dict(settings), inside or foreground
         self.residuals: list[Tensor] = []
 
     def __call__(self, item: Mapping[str, Any]) -> Mapping[str, Any]:
         residuals = convert_to_tensor(item["pred"], track_meta=False).float().cpu()
-        inside = foreground(convert_to_tensor(item["image"], track_meta=False).float().cpu())[0]
+        inside = self.inside(convert_to_tensor(item["image"], track_meta=False).float().cpu())[0]
         voxels = residuals[:, inside].T
         kept = torch.randperm(len(voxels), generator=torch.Generator().manual_seed(len(self.residuals)))[:_MOST_VOXELS]
         self.residuals.append(voxels[kept])
@@ -156,7 +165,8 @@ class SaveAnomaly:
     On the grid of the source: ``<case>_p`` (1 outside of the foreground), ``<case>_score`` (signed: > 0 brighter than
     healthy) and ``<case>_label`` (1 where p <= alpha in connected groups of at least ``min_volume_ml``); ``<case>.png``
     (the image, the signed score from -4 to 4, -log10 p from 0 to 4, the label; through where the evidence is
-    strongest), and the table ``cases.csv``.
+    strongest), and the table ``cases.csv``. Its ``evidence`` is the mean of -log10 p over the foreground, at most
+    1/ln 10 = 0.434 in expectation for voxels exchangeable with the healthy ones.
 
     Args:
         folder: where they go.
@@ -214,13 +224,14 @@ class SaveAnomaly:
         strongest = np.unravel_index(int(smoothed(evidence[None], 2.0).argmax()), evidence.shape[1:])
         at = [int(place) for place in strongest]
         save_gallery(torch.stack(shown), self.folder / f"{case}.png", case, names=names, at=at)
-        share = float((evidence[inside] >= -np.log10(self.alpha)).float().mean()) if bool(inside.any()) else 0.0
+        voxels = evidence[inside] if bool(inside.any()) else torch.zeros(1)
         self.table.add(
             {
                 "case": case,
                 "smallest_p": float(p_value.min()),
-                "share_below_alpha": share,
+                "share_below_alpha": float((voxels >= -np.log10(self.alpha)).float().mean()),
                 "share_expected_if_healthy": self.alpha,
+                "evidence": float(voxels.mean()),
                 "groups": len(groups),
                 "largest_group_ml": max(groups, default=0) * voxel_ml,
                 "marked_ml": sum(groups) * voxel_ml,
