@@ -213,8 +213,7 @@ class SaveAnomaly:
         back = partial(on_source_grid, image=image, preprocessing=self.preprocessing)
         found = back(evidence)
         p_value = 10.0 ** -found.as_tensor().clamp_min(0)
-        voxel_ml = abs(float(np.linalg.det(np.asarray(found.affine, dtype=np.float64)[:3, :3]))) / 1000
-        marked, groups = large_groups(p_value[0] <= self.alpha, self.min_volume_ml / voxel_ml)
+        marked, groups, voxel_ml = mark(found, self.alpha, self.min_volume_ml)
         self.write(MetaTensor(p_value, meta=found.meta), self.folder, f"{case}_p", "map")
         self.write(back(score), self.folder, f"{case}_score", "map")
         self.write(MetaTensor(marked[None].to(torch.uint8), meta=found.meta), self.folder, f"{case}_label", "labels")
@@ -238,6 +237,58 @@ class SaveAnomaly:
             }
         )
         return item
+
+
+def mark(evidence: MetaTensor, alpha: float, min_volume_ml: float) -> tuple[Tensor, list[int], float]:
+    """Where -log10 p [1, *S] reaches that of alpha in groups of at least a volume: the mask [*S], the sizes of the
+    groups in voxels, and the size of a voxel in ml (of a picture, which has no place in the world, in pixels)."""
+    affine = np.asarray(evidence.affine, dtype=np.float64)
+    voxel_ml = abs(float(np.linalg.det(affine[:3, :3]))) / 1000 if evidence.ndim == 4 else 1.0
+    # the same arithmetic as of the p-value that is written
+    marked, groups = large_groups(10.0 ** -evidence.as_tensor()[0].clamp_min(0) <= alpha, min_volume_ml / voxel_ml)
+    return marked, groups, voxel_ml
+
+
+class ProposeAnomaly:
+    """Makes the label map "anomaly" of the residuals of an image, [1, *S] uint8 on the grid of its source; a
+    postprocessing of MONAI Label's own app for bundles.
+
+    That app knows of no calibration on healthy cases: without one the scores are compared with those of the **same
+    image**, and a share ``alpha`` of its foreground is proposed (less what is in small groups), healthy or not.
+
+    Args:
+        preprocessing: of the image, to bring the map back.
+        alpha: share of the most unusual voxels, or p-value up to which a voxel is marked.
+        min_volume_ml: smaller groups of marked voxels are dropped (pixels, of a picture).
+        calibration: path of the file of :class:`CalibrateAnomaly`, and
+        settings: as given there.
+        inside: as of :class:`CalibrateAnomaly`.
+    """
+
+    def __init__(
+        self,
+        preprocessing: Compose | None = None,
+        alpha: float = 1e-3,
+        min_volume_ml: float = 0.05,
+        calibration: str | Path | None = None,
+        settings: Mapping[str, Any] | None = None,
+        inside: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        self.preprocessing, self.alpha, self.min_volume_ml = preprocessing, alpha, min_volume_ml
+        self.inside = inside or foreground
+        self.healthy = (
+            None if calibration is None else HealthyScores.from_dict(load_scores(calibration, settings or {}))
+        )
+
+    def __call__(self, item: Mapping[str, Any]) -> dict[str, Any]:
+        image = item["image"]
+        residuals = convert_to_tensor(item["pred"], track_meta=False).float().cpu()[None]
+        inside = self.inside(convert_to_tensor(image, track_meta=False).float().cpu())
+        healthy = self.healthy or HealthyScores.of(residuals[0][:, inside[0]].T)
+        evidence = torch.where(inside, -healthy.p_value(residuals)[0].log10(), 0.0)
+        found = on_source_grid(evidence, image, self.preprocessing)
+        marked, _, _ = mark(found, self.alpha, self.min_volume_ml)
+        return {**item, "pred": MetaTensor(marked[None].to(torch.uint8), meta=found.meta)}
 
 
 def large_groups(mask: Tensor, voxels: float) -> tuple[Tensor, list[int]]:
