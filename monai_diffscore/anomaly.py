@@ -27,7 +27,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -45,9 +45,10 @@ def healthy_residuals(
     *,
     pairs: int = 1,
     smoothing: float = 1.0,
+    channels: Literal["sum", "norm"] = "sum",
     generator: Generators = None,
 ) -> Tensor:
-    r"""Residuals :math:`r_\sigma` [B, L, *S] of the images x0 [B, C, *S], summed over channels, one for each level.
+    r"""Residuals :math:`r_\sigma` [B, L, *S] of the images x0 [B, C, *S], one for each level.
 
     Costs 2 L ``pairs`` evaluations of the denoiser.
 
@@ -57,14 +58,16 @@ def healthy_residuals(
         sigmas: noise levels :math:`\sigma_l > 0`: small ones see fine and faint changes, large ones large lesions.
         pairs: K, of noise and its negative.
         smoothing: standard deviation of G in voxels; 0 leaves it out.
+        channels: "sum" adds the residuals of the channels, with their sign; "norm" takes their Euclidean norm after
+            smoothing, without sign: a foreign colour, whose parts are above and below, does not cancel.
         generator: source of the noise; one, or one per sample.
     Raises:
-        ValueError: for no levels, levels that are not > 0, no pairs, or negative smoothing.
+        ValueError: for no levels, levels that are not > 0, no pairs, negative smoothing, or another way of channels.
     """
-    if not sigmas or min(sigmas) <= 0 or pairs < 1 or smoothing < 0:
+    if not sigmas or min(sigmas) <= 0 or pairs < 1 or smoothing < 0 or channels not in ("sum", "norm"):
         raise ValueError(
-            f"healthy_residuals needs noise levels > 0, pairs >= 1 and smoothing >= 0, got {list(sigmas)}, {pairs} and "
-            f"{smoothing}."
+            f"healthy_residuals needs noise levels > 0, pairs >= 1, smoothing >= 0 and channels 'sum' or 'norm', got "
+            f"{list(sigmas)}, {pairs}, {smoothing} and {channels!r}."
         )
     maps = []
     for level in sigmas:
@@ -73,8 +76,9 @@ def healthy_residuals(
         for _ in range(pairs):
             noise = level * noise_like(x0, generator)
             estimate += (denoise(x0 + noise, sigma) + denoise(x0 - noise, sigma)) / (2 * pairs)
-        maps.append((x0 - estimate).sum(1, keepdim=True))
-    return smoothed(torch.cat(maps, dim=1), smoothing)
+        residual = smoothed(x0 - estimate, smoothing)
+        maps.append(residual.sum(1, keepdim=True) if channels == "sum" else residual.norm(dim=1, keepdim=True))
+    return torch.cat(maps, dim=1)
 
 
 def smoothed(x: Tensor, std: float) -> Tensor:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -37,6 +37,7 @@ class AnomalyInferer(Inferer):
         window: of the tiling; the patch that the network was trained on. One of two axes makes a volume slice by slice.
         pairs: of noise and its negative, for each level.
         smoothing: standard deviation of the filter in voxels.
+        channels: "sum", or "norm" for colours, as of :func:`~monai_diffscore.anomaly.healthy_residuals`.
         overlap, windows_at_once: of the tiling.
         seed: of the noise; each case has a stream of its own.
         progress: show a progress bar over the evaluations, or what makes it.
@@ -52,8 +53,10 @@ class AnomalyInferer(Inferer):
         windows_at_once: int = 4,
         seed: int = 0,
         progress: Progress = True,
+        channels: Literal["sum", "norm"] = "sum",
     ) -> None:
         super().__init__()
+        self.channels = channels
         self.levels, self.window, self.pairs, self.smoothing = list(levels), tuple(window), pairs, smoothing
         self.overlap, self.windows_at_once, self.seed, self.progress = overlap, windows_at_once, seed, progress
 
@@ -77,13 +80,21 @@ class AnomalyInferer(Inferer):
                 self.levels,
                 pairs=self.pairs,
                 smoothing=self.smoothing,
+                channels=self.channels,
                 generator=[random_stream(self.seed, int(number)) for number in numbers],
             )
 
     @property
     def settings(self) -> dict[str, Any]:
         """What a calibration is for: residuals made otherwise have other scores."""
-        return {"levels": self.levels, "window": list(self.window), "pairs": self.pairs, "smoothing": self.smoothing}
+        settings = {
+            "levels": self.levels,
+            "window": list(self.window),
+            "pairs": self.pairs,
+            "smoothing": self.smoothing,
+        }
+        # left out where it is as it always was, so that calibrations stay valid
+        return settings if self.channels == "sum" else {**settings, "channels": self.channels}
 
 
 def foreground(image: Tensor, threshold: float = -0.8) -> Tensor:

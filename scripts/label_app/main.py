@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from lib.infer import OverlayInferTask
+from lib.leases import Leases
 from lib.scoring import PriorScoring, ScoreFolder
 from lib.served import find_bundles
 from lib.slides import SlideInferTask
-from lib.strategy import Leases, MostUnlike
+from lib.strategy import MostUnlike
 from lib.training import PriorTrainTask
 from lib.unknown import Unknown
 from lib.workflow import Calibration

@@ -6,10 +6,14 @@
 `workflow`   one image through a bundle and the overlay of a task, as ``python -m monai.bundle run`` takes it
 `results`    files as clients ask for them: format, number type, DICOM SEG
 `infer`      tasks on volumes
-`slides`     anomalous regions of whole-slide images as polygons
-`scoring`    how unlike the prior each image is, kept by the hashes of image and weights
-`strategy`   which case is offered next, and to whom
+`slides`     anomalous regions of whole-slide images
+`outlines`   regions as polygons
+`scoring`    scores of images by a prior, kept by the hashes of image and weights
+`ranking`    how unlike the prior each image is, and which comes next
+`leases`     who has which case until when
+`strategy`   the next case for an annotator
 `training`   the prior trained further on unlabelled images
+`unknown`    a name in a request that nothing has
 `server`     the web application: problems as 4xx with one line, requests in threads
 ===========  ===================================================================================================
 """

@@ -47,12 +47,7 @@ class OverlayInferTask(InferTask):
             config={"device": device_list(), "result_extension": ".nii.gz", **panel(self.options, configuration)},
         )
         self.bundle, self.task, self.calibration, self.studies = bundle, task, calibration, studies
-
-    @property
-    def modality(self) -> str | None:
-        """Of the images that it takes; None if any."""
-        loads = configure(self.bundle, self.task)["preprocessing"]["transforms"][0]
-        return loads.get("modality")
+        self.modality = bundle.modality
 
     def is_valid(self) -> bool:
         return self.bundle.weights.is_file()
@@ -90,5 +85,5 @@ class OverlayInferTask(InferTask):
         """The outcome for an image, and what p-values refer to."""
         parser = configure(self.bundle, self.task, changed)
         use_device(parser, name_to_device(device) if device else None)
-        calibrated = self.calibration.provide(parser, self.studies()) if self.task == "anomaly" else None
+        calibrated = self.calibration.provide(parser, self.studies(), image) if self.task == "anomaly" else None
         return run_case(parser, image, folder), calibrated

@@ -1,19 +1,4 @@
-r"""How unlike a prior each image is, kept by the hashes of image, weights and settings.
-
-Two numbers say so, which see different things:
-
-- **nats per dimension** of patches, by the score model's likelihood. It is two-sided: noise and foreign structure are
-  less likely than what the model knows, a blurred or empty image is more likely (Nalisnick et al. 2019,
-  arXiv:1906.02994).
-- **evidence**, the mean of :math:`-\log_{10} p` over the foreground, of the anomaly task's p-value at each voxel. For
-  voxels exchangeable with the healthy ones p is uniform at most, so its expectation is at most
-  :math:`1/\ln 10 = 0.434`.
-
-Among N scored images the more unusual has the larger :math:`u = \max(|z_{nats}|, z_{evidence})`, with z the distance
-from the median in units of 1.4826 times the median absolute deviation: the bulk of the images, not their worst, is what
-they are compared with. The **case p-value** is conformal, :math:`(1 + \#\{\text{others with a larger } u\}) / N`: what
-share of the images is as unusual.
-"""
+"""Scores of images by a prior, kept by the hashes of image and weights; what they mean: :mod:`lib.ranking`."""
 
 from __future__ import annotations
 
@@ -21,12 +6,11 @@ import hashlib
 import json
 import logging
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.scoring import ScoringMethod
@@ -129,7 +113,7 @@ class PriorScoring(ScoringMethod):
         with tempfile.TemporaryDirectory(prefix="diffscore-") as folder:
             options = [option for option in OPTIONS["anomaly"] if option.name in request]
             parser = configure(self.bundle, "anomaly", {**changes(options, request), "noise_pairs": 1})
-            self.calibration.provide(parser, self.studies())
+            self.calibration.provide(parser, self.studies(), file)
             outcome = run_case(parser, file, Path(folder))
         names = ("evidence", "smallest_p", "share_below_alpha", "marked_ml")
         score = {name: outcome.row[name] for name in names}
@@ -143,26 +127,3 @@ class PriorScoring(ScoringMethod):
                 row = run_case(parser, file, Path(folder)).row
             score |= {"nats_per_dim": row["nats_per_dim"], "patch_standard_error": row["patch_standard_error"]}
         return score
-
-
-def surprise(scores: Sequence[Mapping[str, Any]]) -> np.ndarray:
-    """u of each of the scores, as at the top; of one alone 0."""
-    parts = []
-    for name, two_sided in (("nats_per_dim", True), ("evidence", False)):
-        if all(name in score for score in scores):
-            z = robust_z(np.array([score[name] for score in scores], dtype=np.float64))
-            parts.append(np.abs(z) if two_sided else z)
-    return np.max(parts, axis=0) if parts else np.zeros(len(scores))
-
-
-def robust_z(values: np.ndarray) -> np.ndarray:
-    """Distances from the median in units of 1.4826 times the median absolute deviation (the standard deviation, if the
-    values are normal); 0 where all but few are equal."""
-    distance = values - np.median(values)
-    unit = 1.4826 * np.median(np.abs(distance))
-    return distance / unit if unit > 0 else np.where(distance == 0, 0.0, np.sign(distance) * np.inf)
-
-
-def case_p_values(u: np.ndarray) -> np.ndarray:
-    """The share of images at least as unusual as each, itself among them."""
-    return np.array([(u >= value).mean() for value in u])

@@ -47,6 +47,14 @@ class ServedBundle:
     def metadata(self) -> dict:
         return json.loads((self.folder / "configs/metadata.json").read_text())
 
+    @property
+    def modality(self) -> str | None:
+        """Of DICOM series that it takes; None if it takes none."""
+        cases = self.folder / "configs/cases.json"
+        if not cases.is_file():
+            return None
+        return json.loads(cases.read_text())["preprocessing"]["transforms"][0].get("modality")
+
     def configurations(self, task: str) -> list[str]:
         """The files that ``python -m monai.bundle run`` would be given, in their order."""
         names = ["inference"] + ([] if self.of_slides else ["cases"]) + [task]
@@ -101,5 +109,8 @@ if __name__ == "__main__":
         served = find_bundles(sys.argv[2], Path(sys.argv[1]))
     except NothingToServe as problem:
         sys.exit(f"label: {problem}")
-    for one in served:
-        print(f"== serving {one.name}: {', '.join(one.tasks)}")
+    if sys.argv[3:] == ["--modalities"]:
+        print(*sorted({one.modality for one in served} - {None}))
+    else:
+        for one in served:
+            print(f"== serving {one.name}: {', '.join(one.tasks)}")

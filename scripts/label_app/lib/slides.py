@@ -19,10 +19,10 @@ from monai.data import MetaTensor
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 from monailabel.transform.writer import PolygonWriter
 from monailabel.utils.others.generic import device_list, name_to_device
-from skimage.measure import approximate_polygon, find_contours, label, regionprops
 
 from lib.infer import ONE_AT_A_TIME
 from lib.options import Option, changes, panel
+from lib.outlines import polygons
 from lib.served import ServedBundle
 from lib.workflow import Calibration, configure, use_device
 from monai_diffscore.anomaly import HealthyScores
@@ -164,27 +164,6 @@ class SlideRegion:
         residuals = self.inferer(image[None].to(device), self.network).cpu()
         p = self.healthy.p_value(residuals)[0, 0].numpy()[_MARGIN : _MARGIN + high, _MARGIN : _MARGIN + wide]
         return np.where(inside, p, 1.0), scale
-
-
-def polygons(mask: np.ndarray, corner: Sequence[int], scale: float, least_area: float) -> list[list[list[int]]]:
-    """The outlines of the connected groups of a mask [rows, columns], as lists of x and y in level-0 pixels.
-
-    Args:
-        mask: of a region.
-        corner: x and y of its upper left pixel, level 0.
-        scale: level-0 pixels in one of its pixels.
-        least_area: of a group, in level-0 pixels; smaller ones are left out.
-    """
-    found = []
-    for group in regionprops(label(mask, connectivity=2)):
-        if group.area * scale**2 < max(least_area, 1):
-            continue
-        padded = np.pad(group.image, 1)
-        outline = max(find_contours(padded.astype(float), 0.5), key=len)
-        outline = approximate_polygon(outline, tolerance=0.5)[:-1]
-        rows_columns = outline - 1 + np.array(group.bbox[:2]) + 0.5  # from centres of pixels to their corners
-        found.append(np.rint(rows_columns[:, ::-1] * scale + np.array(corner)).astype(int).tolist())
-    return [polygon for polygon in found if len(polygon) >= 3]
 
 
 def tile_evidence(

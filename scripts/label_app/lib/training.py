@@ -173,7 +173,8 @@ class PriorTrainTask(BundleTrainTask):
             "network": {
                 "_target_": "lib.training.loaded", "network": "@network_def", "path": str(weights), "device": "@device"
             },
-            "gallery_every": 0,
+            # no pictures of samples: nobody looks at them here
+            "train#handlers": [one for one in configuration["train"]["handlers"] if "Gallery" not in one["_target_"]],
         }  # fmt: skip
 
     def serve(self, weights: Path) -> None:

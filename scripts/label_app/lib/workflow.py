@@ -149,9 +149,18 @@ class Calibration:
     healthy_dir: str = ""
     cases: int = 4
 
-    def provide(self, parser: ConfigParser, studies: Sequence[str]) -> str:
-        """Makes the calibration of a configuration, unless there is one; returns what it was made of."""
-        return self._provide(parser, lambda source: self._volumes(parser, studies, source))
+    def provide(self, parser: ConfigParser, studies: Sequence[str], image: str) -> str:
+        """Makes the calibration of a configuration, unless there is one; returns what it was made of.
+
+        Raises:
+            DataError: before that, if ``image``, for which it is made, cannot be read.
+        """
+
+        def choose(source: str) -> None:
+            parser.get_parsed_content("preprocessing#transforms#0")({"image": image})
+            self._volumes(parser, studies, source)
+
+        return self._provide(parser, choose)
 
     def provide_slides(self, parser: ConfigParser, studies: Sequence[str]) -> str:
         """The same for bundles of slides, by tiles of them."""
