@@ -10,7 +10,8 @@ from typing import Any
 
 from lib.infer import OverlayInferTask
 from lib.leases import Leases
-from lib.scoring import PriorScoring, ScoreFolder
+from lib.scores import ScoreFolder
+from lib.scoring import PriorScoring
 from lib.served import find_bundles
 from lib.slides import SlideInferTask
 from lib.strategy import MostUnlike

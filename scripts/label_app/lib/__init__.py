@@ -8,7 +8,8 @@
 `infer`      tasks on volumes
 `slides`     anomalous regions of whole-slide images
 `outlines`   regions as polygons
-`scoring`    scores of images by a prior, kept by the hashes of image and weights
+`scores`     the scores of an image by a prior, kept by the hashes of image and weights
+`scoring`    those of a datastore
 `ranking`    how unlike the prior each image is, and which comes next
 `leases`     who has which case until when
 `strategy`   the next case for an annotator

@@ -23,7 +23,7 @@ def polygons(mask: np.ndarray, corner: Sequence[int], scale: float, least_area: 
             continue
         padded = np.pad(group.image, 1)
         outline = max(find_contours(padded.astype(float), 0.5), key=len)
-        outline = approximate_polygon(outline, tolerance=0.5)[:-1]
+        outline = approximate_polygon(outline, tolerance=1.0)[:-1]
         rows_columns = outline - 1 + np.array(group.bbox[:2]) + 0.5  # from centres of pixels to their corners
         found.append(np.rint(rows_columns[:, ::-1] * scale + np.array(corner)).astype(int).tolist())
     return [polygon for polygon in found if len(polygon) >= 3]

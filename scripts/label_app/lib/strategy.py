@@ -16,7 +16,7 @@ from monailabel.interfaces.tasks.strategy import Strategy
 
 from lib.leases import Leases
 from lib.ranking import choose, ranked
-from lib.scoring import ScoreFolder
+from lib.scores import ScoreFolder
 from lib.served import ServedBundle
 
 logger = logging.getLogger(__name__)
