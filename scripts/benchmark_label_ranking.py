@@ -7,9 +7,9 @@ r"""The ranking that annotators are offered, on cases of a head that the model n
 averaged; Debian's ``mricron-data``), which no bundle trains on, turned by up to 10 degrees, scaled by up to 7 %,
 shifted by up to 8 mm, deformed smoothly by about 2 mm, with a bias field of up to 15 % and noise of 1 %: 64 x 64 x 64
 voxels of 2 mm. So the 15 healthy cases of a set vary, but they are **one person's**: real subjects differ more, which
-makes a ranking harder. Five cases of a set are corrupted, one in each way: a bright sphere of 8 mm radius in tissue (+40 % of
-the range), motion (every other line of k-space moved by 3 voxels: ghosts), a wrong window (all clipped to the middle
-tenth of the intensities), a wrong body part (a block of the drawn chest phantom), noise of 10 % of the range.
+makes a ranking harder. Five cases of a set are corrupted, one in each way: a bright sphere of 8 mm radius in tissue
+(+40 % of the range), motion (every other line of k-space moved by 3 voxels: ghosts), a wrong window (all clipped to the
+middle tenth of the intensities), a wrong body part (a block of the drawn chest phantom), noise of 10 % of the range.
 
 **The rankings.** ``u`` is what the server ranks by (:mod:`lib.ranking`), with its defaults and calibrated, as it does
 by default, on four of the cases themselves, which may be corrupted ones; ``evidence`` and ``nats`` are its two parts.
