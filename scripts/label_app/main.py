@@ -10,13 +10,13 @@ from typing import Any
 
 from lib.infer import OverlayInferTask
 from lib.leases import Leases
+from lib.problems import Unknown, raise_cause
 from lib.scores import ScoreFolder
 from lib.scoring import PriorScoring
 from lib.served import find_bundles
 from lib.slides import SlideInferTask
 from lib.strategy import MostUnlike
 from lib.training import PriorTrainTask
-from lib.unknown import Unknown
 from lib.workflow import Calibration
 from monailabel.datastore.dicom import DICOMWebDatastore
 from monailabel.interfaces.app import MONAILabelApp
@@ -26,7 +26,6 @@ from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.interfaces.tasks.train import TrainTask
 
-from monai_diffscore.command_line import find_cause
 from monai_diffscore.data import DataError
 
 logger = logging.getLogger(__name__)
@@ -148,4 +147,4 @@ class DiffscoreApp(MONAILabelApp):
         try:
             return call(*arguments)
         except Exception as error:
-            raise find_cause(error) or error from error
+            raise_cause(error)

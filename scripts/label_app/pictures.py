@@ -1,11 +1,10 @@
 #!/usr/bin/env python3
 """Pictures of what a client receives, from the answers of a running server; docs/LABEL.md shows them.
 
-    scripts/label_app/pictures.py --server http://127.0.0.1:8000 --studies FOLDER --model mri_unet3d_anomaly --image CASE
-        --params '{"threshold": 0.001}' --out docs/images/label_proposal.png
+    scripts/label_app/pictures.py --studies FOLDER --model mri_unet3d_anomaly --image CASE --out PICTURE.png
 
-A volume is shown as three slices through the largest proposed region, the image above and with the answer on it below; a
-slide (``--wsi``) with the polygons of the answer. Needs requests, nibabel, matplotlib, and openslide for slides.
+A volume is shown as three slices through the largest proposed region, the image above and with the answer on it below;
+a slide (``--wsi``) with the polygons of the answer. Needs requests, nibabel, matplotlib, and openslide for slides.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@
 `leases`     who has which case until when
 `strategy`   the next case for an annotator
 `training`   the prior trained further on unlabelled images
-`unknown`    a name in a request that nothing has
+`problems`   what a request got wrong
 `server`     the web application: problems as 4xx with one line, requests in threads
 ===========  ===================================================================================================
 """

@@ -10,11 +10,11 @@ from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.scoring import ScoringMethod
 
 from lib.infer import ONE_AT_A_TIME
+from lib.problems import cause_of
 from lib.scores import ScoreFolder, volume_score
 from lib.served import ServedBundle
 from lib.slides import tile_evidence
 from lib.workflow import Calibration
-from monai_diffscore.command_line import find_cause
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ class PriorScoring(ScoringMethod):
                     return tile_evidence(self.bundle, file, self.calibration, self.studies())
                 return volume_score(self.bundle, file, self.calibration, self.studies(), request)
         except Exception as error:
-            cause = find_cause(error)
-            if cause is None:
+            cause = cause_of(error)
+            if not isinstance(cause, ValueError):
                 raise
             return {"refused": str(cause)}

@@ -26,8 +26,8 @@ from monailabel.endpoints import activelearning, batch_infer, datastore, infer, 
 from monailabel.interfaces.exception import ImageNotFoundException, LabelNotFoundException, MONAILabelException
 from monailabel.interfaces.utils.app import app_instance
 
+from lib.problems import Unknown
 from lib.results import as_dicom_seg
-from lib.unknown import Unknown
 from monai_diffscore.data import DataError
 
 logger = logging.getLogger(__name__)

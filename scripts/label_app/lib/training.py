@@ -28,8 +28,8 @@ from monailabel.utils.others.generic import device_list
 from torch import nn
 
 from lib.options import Option, changes
+from lib.problems import cause_of
 from lib.served import ServedBundle
-from monai_diffscore.command_line import find_cause
 from monai_diffscore.data import DataError, load_statistics, split_by_subject
 from monai_diffscore.data.files import whole_file
 from monai_diffscore.handlers.checkpoint import save_atomically
@@ -107,7 +107,7 @@ class PriorTrainTask(BundleTrainTask):
         try:
             report = self.fine_tune(request, self._fetch_datalist(request, datastore))
         except Exception as error:
-            cause = find_cause(error) or error
+            cause = cause_of(error)
             logger.error(f"training of {self.served.name} failed: {' '.join(str(cause).split())}")
             raise cause from None
         return report

@@ -24,8 +24,8 @@ from monai.engines import IterationEvents, SupervisedEvaluator
 from torch import Tensor
 from tqdm import tqdm
 
+from lib.problems import cause_of, raise_cause
 from lib.served import ServedBundle
-from monai_diffscore.command_line import find_cause
 from monai_diffscore.data import DataError, list_slides, list_volumes
 from monai_diffscore.data.slides import Slide
 from monai_diffscore.tasks.anomaly import load_scores
@@ -98,12 +98,12 @@ def run_case(parser: ConfigParser, image: str, folder: Path) -> Outcome:
     # a class among the arguments would be taken for one to construct
     parser["inferer#progress"] = {"_target_": "lib.workflow.LoggedBar", "_mode_": "callable"}
     begin = time.perf_counter()
-    evaluator: SupervisedEvaluator = parser.get_parsed_content("evaluator")
-    clock = StageClock(evaluator, begin)
     try:
+        evaluator: SupervisedEvaluator = parser.get_parsed_content("evaluator")
+        clock = StageClock(evaluator, begin)
         evaluator.run()
     except Exception as error:
-        raise find_cause(error) or error from error
+        raise_cause(error)
     table = parser.get_parsed_content("table")
     (output,) = evaluator.state.output
     return Outcome(folder, plain(table.rows[-1]), output["image"], clock.seconds)
@@ -184,7 +184,7 @@ class Calibration:
             try:
                 parser.get_parsed_content("calibrator").run()
             except Exception as error:
-                raise find_cause(error) or error from error
+                raise_cause(error)
             finally:
                 parser.parse(reset=True)  # the run gets an evaluator of its own
         return f"calibrated on {json.loads(path.read_text())['cases']} of {source}"
@@ -220,7 +220,7 @@ class Calibration:
                 preprocessing({"image": image})
                 chosen.append(image)
             except Exception as error:
-                logger.warning(f"not calibrated on {image}: {find_cause(error) or error}")
+                logger.warning(f"not calibrated on {image}: {cause_of(error)}")
             if len(chosen) == self.cases:
                 break
         if not chosen:
