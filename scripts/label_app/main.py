@@ -13,7 +13,7 @@ from lib.leases import Leases
 from lib.problems import Unknown, raise_cause
 from lib.scores import ScoreFolder
 from lib.scoring import PriorScoring
-from lib.served import find_bundles
+from lib.served import ServedBundle, find_bundles
 from lib.slides import SlideInferTask
 from lib.strategy import MostUnlike
 from lib.training import PriorTrainTask
@@ -34,9 +34,10 @@ logger = logging.getLogger(__name__)
 class DiffscoreApp(MONAILabelApp):
     """Proposals, ranking and training by score models.
 
-    ``--conf`` takes ``bundles`` (names, see scripts/label), ``healthy_dir`` (images that p-values refer to; default the
-    studies themselves), ``calibration_cases`` (at most so many of them), ``lease_minutes`` (that a case stays with an
-    annotator) and ``work_dir`` (where scores, leases and calibrations are kept; default in the studies folder).
+    ``--conf`` takes ``bundles`` (names, see scripts/label), ``healthy_dir`` (images that p-values refer to, default the
+    studies themselves; ``healthy_dir_BUNDLE`` for one bundle), ``calibration_cases`` (at most so many of them),
+    ``lease_minutes`` (that a case stays with an annotator) and ``work_dir`` (where scores, leases and calibrations are
+    kept; default in the studies folder).
     """
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
@@ -55,9 +56,10 @@ class DiffscoreApp(MONAILabelApp):
         own = self.conf.get("work_dir")
         return Path(own) if own else Path(self._datastore._datastore_path) / "diffscore"
 
-    @property
-    def calibration(self) -> Calibration:
-        return Calibration(self.work, self.conf.get("healthy_dir", ""), int(self.conf.get("calibration_cases", "4")))
+    def calibration(self, bundle: ServedBundle) -> Calibration:
+        """Where a bundle's p-values refer to."""
+        healthy = self.conf.get(f"healthy_dir_{bundle.name}", self.conf.get("healthy_dir", ""))
+        return Calibration(self.work, healthy, int(self.conf.get("calibration_cases", "4")))
 
     def images(self) -> list[str]:
         """The files of all images of the datastore."""
@@ -68,15 +70,17 @@ class DiffscoreApp(MONAILabelApp):
         for bundle in self.served:
             for task in bundle.tasks:
                 kind = SlideInferTask if bundle.of_slides else OverlayInferTask
-                tasks[f"{bundle.name}_{task}"] = kind(bundle, task, self.calibration, self.images)
+                tasks[f"{bundle.name}_{task}"] = kind(bundle, task, self.calibration(bundle), self.images)
         return tasks
 
     def init_trainers(self) -> dict[str, TrainTask]:
         return {bundle.name: PriorTrainTask(bundle, self.work / "training", self.conf) for bundle in self.served}
 
     def init_scoring_methods(self) -> dict[str, ScoringMethod]:
-        return {bundle.name: PriorScoring(bundle, ScoreFolder(self.work / "scores"), self.calibration, self.images)
-                for bundle in self.served}  # fmt: skip
+        scores = ScoreFolder(self.work / "scores")
+        return {
+            bundle.name: PriorScoring(bundle, scores, self.calibration(bundle), self.images) for bundle in self.served
+        }
 
     def init_strategies(self) -> dict[str, Strategy]:
         leases = Leases(self.work / "leases.json", 60 * float(self.conf.get("lease_minutes", "60")))
