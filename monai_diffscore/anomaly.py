@@ -37,6 +37,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import EllipsisType
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -53,9 +54,11 @@ def healthy_residuals(
     sigmas: Sequence[float],
     *,
     pairs: int = 1,
+    smoothing: float = 1.0,
+    channels: Literal["sum", "norm"] = "sum",
     generator: Generators = None,
 ) -> Tensor:
-    r"""Residuals :math:`r_\sigma` [B, L, *S] of the images x0 [B, C, *S], summed over channels, one for each level.
+    r"""Residuals :math:`r_\sigma` [B, L, *S] of the images x0 [B, C, *S], one for each level.
 
     Costs 2 L ``pairs`` evaluations of the denoiser.
 
@@ -70,6 +73,15 @@ def healthy_residuals(
     """
     if not sigmas or min(sigmas) <= 0 or pairs < 1:
         raise ValueError(f"healthy_residuals needs noise levels > 0 and pairs >= 1, got {list(sigmas)} and {pairs}.")
+        smoothing: standard deviation of G in voxels; 0 leaves it out.
+        channels: "sum" adds the residuals of the channels, with their sign; "norm" takes their Euclidean norm after
+            smoothing, without sign: a foreign colour, whose parts are above and below, does not cancel.
+        ValueError: for no levels, levels that are not > 0, no pairs, negative smoothing, or another way of channels.
+    if not sigmas or min(sigmas) <= 0 or pairs < 1 or smoothing < 0 or channels not in ("sum", "norm"):
+        raise ValueError(
+            f"healthy_residuals needs noise levels > 0, pairs >= 1, smoothing >= 0 and channels 'sum' or 'norm', got "
+            f"{list(sigmas)}, {pairs}, {smoothing} and {channels!r}."
+        )
     maps = []
     for level in sigmas:
         sigma = x0.new_full((len(x0),), float(level))
@@ -78,6 +90,8 @@ def healthy_residuals(
             noise = level * noise_like(x0, generator)
             estimate += (denoise(x0 + noise, sigma) + denoise(x0 - noise, sigma)) / (2 * pairs)
         maps.append((x0 - estimate).sum(1, keepdim=True))
+        residual = smoothed(x0 - estimate, smoothing)
+        maps.append(residual.sum(1, keepdim=True) if channels == "sum" else residual.norm(dim=1, keepdim=True))
     return torch.cat(maps, dim=1)
 
 

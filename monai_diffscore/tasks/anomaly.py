@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,12 +18,12 @@ from monai.transforms import Compose
 from monai.utils import convert_to_tensor
 from scipy import ndimage
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from monai_diffscore.anomaly import BallScan, HealthyScores, healthy_residuals, smoothed
 from monai_diffscore.data.files import whole_file
 from monai_diffscore.data.problems import DataError
-from monai_diffscore.engines import random_stream
+from monai_diffscore.data.tiles import tissue_mask
+from monai_diffscore.engines import Progress, progress_bar, random_stream
 from monai_diffscore.gallery import save_gallery
 from monai_diffscore.tasks.cases import CaseTable, WriteNifti, on_source_grid
 from monai_diffscore.tiling import any_size
@@ -37,9 +38,11 @@ class AnomalyInferer(Inferer):
         levels: noise levels in units of the normalised data.
         window: of the tiling; the patch that the network was trained on. One of two axes makes a volume slice by slice.
         pairs: of noise and its negative, for each level.
+        smoothing: standard deviation of the filter in voxels.
+        channels: "sum", or "norm" for colours, as of :func:`~monai_diffscore.anomaly.healthy_residuals`.
         overlap, windows_at_once: of the tiling.
         seed: of the noise; each case has a stream of its own.
-        progress: show a progress bar over the evaluations.
+        progress: show a progress bar over the evaluations, or what makes it.
     """
 
     def __init__(
@@ -50,10 +53,13 @@ class AnomalyInferer(Inferer):
         overlap: float = 0.25,
         windows_at_once: int = 4,
         seed: int = 0,
-        progress: bool = True,
+        progress: Progress = True,
+        channels: Literal["sum", "norm"] = "sum",
     ) -> None:
         super().__init__()
         self.levels, self.window, self.pairs = list(levels), tuple(window), pairs
+        self.channels = channels
+        self.levels, self.window, self.pairs, self.smoothing = list(levels), tuple(window), pairs, smoothing
         self.overlap, self.windows_at_once, self.seed, self.progress = overlap, windows_at_once, seed, progress
 
     @torch.no_grad()
@@ -64,7 +70,7 @@ class AnomalyInferer(Inferer):
         numbers = range(len(images)) if seed is None else seed.tolist()
         tiled = any_size(network, self.window, images.ndim - 2, self.overlap, self.windows_at_once)
         total = 2 * self.pairs * len(self.levels)
-        with tqdm(total=total, desc=f"residuals of {len(images)}", disable=not self.progress, leave=False) as bar:
+        with progress_bar(self.progress, total=total, desc=f"residuals of {len(images)}") as bar:
 
             def denoise(x: Tensor, sigma: Tensor) -> Tensor:
                 bar.update(1)
@@ -75,6 +81,8 @@ class AnomalyInferer(Inferer):
                 images,
                 self.levels,
                 pairs=self.pairs,
+                smoothing=self.smoothing,
+                channels=self.channels,
                 generator=[random_stream(self.seed, int(number)) for number in numbers],
             )
 
@@ -82,12 +90,26 @@ class AnomalyInferer(Inferer):
     def settings(self) -> dict[str, Any]:
         """What a calibration is for: residuals made otherwise have other scores."""
         return {"levels": self.levels, "window": list(self.window), "pairs": self.pairs}
+        settings = {
+            "levels": self.levels,
+            "window": list(self.window),
+            "pairs": self.pairs,
+            "smoothing": self.smoothing,
+        }
+        # left out where it is as it always was, so that calibrations stay valid
+        return settings if self.channels == "sum" else {**settings, "channels": self.channels}
 
 
 def foreground(image: Tensor, threshold: float = -0.8) -> Tensor:
     """Where an image [C, *S] in [-1, 1] shows something: above ``threshold`` after smoothing, so that a dark lesion
     inside does not fall out."""
     return smoothed(image[None, :1], 1.5)[0] > threshold
+
+
+def tissue(image: Tensor) -> Tensor:
+    """Where RGB [3, H, W] in [-1, 1] shows tissue, not glass, [1, H, W]."""
+    pixels = ((image + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).numpy()
+    return torch.from_numpy(tissue_mask(pixels))[None]
 
 
 class CalibrateAnomaly:
@@ -110,6 +132,19 @@ class CalibrateAnomaly:
     def __call__(self, item: Mapping[str, Any]) -> Mapping[str, Any]:
         residuals = convert_to_tensor(item["pred"], track_meta=False).float().cpu()[None]
         inside = foreground(convert_to_tensor(item["image"], track_meta=False).float().cpu())
+        inside: which voxels [1, *S] of an image [C, *S] count; :func:`foreground`, or :func:`tissue` of slides.
+
+    def __init__(
+        self, path: str | Path, settings: Mapping[str, Any], inside: Callable[[Tensor], Tensor] | None = None
+    ) -> None:
+        self.path, self.settings, self.inside = Path(path), dict(settings), inside or foreground
+        self.residuals: list[Tensor] = []
+
+        residuals = convert_to_tensor(item["pred"], track_meta=False).float().cpu()
+        inside = self.inside(convert_to_tensor(item["image"], track_meta=False).float().cpu())[0]
+        voxels = residuals[:, inside].T
+        kept = torch.randperm(len(voxels), generator=torch.Generator().manual_seed(len(self.residuals)))[:_MOST_VOXELS]
+        self.residuals.append(voxels[kept])
         try:
             self.scan = self.scan or BallScan.of(residuals, inside[None], self.radii)
             scores = self.scan(residuals)[0][inside]
@@ -164,6 +199,9 @@ class SaveAnomaly:
     healthy) and ``<case>_label`` (1 where p <= alpha in connected groups of at least ``min_volume_ml``); ``<case>.png``
     (the image, the signed score from -8 to 8, -log10 p from 0 to 4, the label; through where the evidence is
     strongest), and the table ``cases.csv``.
+    (the image, the signed score from -4 to 4, -log10 p from 0 to 4, the label; through where the evidence is
+    strongest), and the table ``cases.csv``. Its ``evidence`` is the mean of -log10 p over the foreground, at most
+    1/ln 10 = 0.434 in expectation for voxels exchangeable with the healthy ones.
 
     Args:
         folder: where they go.
@@ -212,8 +250,7 @@ class SaveAnomaly:
         back = partial(on_source_grid, image=image, preprocessing=self.preprocessing)
         found = back(evidence)
         p_value = 10.0 ** -found.as_tensor().clamp_min(0)
-        voxel_ml = abs(float(np.linalg.det(np.asarray(found.affine, dtype=np.float64)[:3, :3]))) / 1000
-        marked, groups = large_groups(p_value[0] <= self.alpha, self.min_volume_ml / voxel_ml)
+        marked, groups, voxel_ml = mark(found, self.alpha, self.min_volume_ml)
         self.write(MetaTensor(p_value, meta=found.meta), self.folder, f"{case}_p", "map")
         self.write(back(score), self.folder, f"{case}_score", "map")
         self.write(MetaTensor(marked[None].to(torch.uint8), meta=found.meta), self.folder, f"{case}_label", "labels")
@@ -223,19 +260,72 @@ class SaveAnomaly:
         strongest = np.unravel_index(int(smoothed(evidence[None], 2.0).argmax()), evidence.shape[1:])
         at = [int(place) for place in strongest]
         save_gallery(torch.stack(shown), self.folder / f"{case}.png", case, names=names, at=at)
-        share = float((evidence[inside] >= -np.log10(self.alpha)).float().mean()) if bool(inside.any()) else 0.0
+        voxels = evidence[inside] if bool(inside.any()) else torch.zeros(1)
         self.table.add(
             {
                 "case": case,
                 "smallest_p": float(p_value.min()),
-                "share_below_alpha": share,
+                "share_below_alpha": float((voxels >= -np.log10(self.alpha)).float().mean()),
                 "share_expected_if_healthy": self.alpha,
+                "evidence": float(voxels.mean()),
                 "groups": len(groups),
                 "largest_group_ml": max(groups, default=0) * voxel_ml,
                 "marked_ml": sum(groups) * voxel_ml,
             }
         )
         return item
+
+
+def mark(evidence: MetaTensor, alpha: float, min_volume_ml: float) -> tuple[Tensor, list[int], float]:
+    """Where -log10 p [1, *S] reaches that of alpha in groups of at least a volume: the mask [*S], the sizes of the
+    groups in voxels, and the size of a voxel in ml (of a picture, which has no place in the world, in pixels)."""
+    affine = np.asarray(evidence.affine, dtype=np.float64)
+    voxel_ml = abs(float(np.linalg.det(affine[:3, :3]))) / 1000 if evidence.ndim == 4 else 1.0
+    # the same arithmetic as of the p-value that is written
+    marked, groups = large_groups(10.0 ** -evidence.as_tensor()[0].clamp_min(0) <= alpha, min_volume_ml / voxel_ml)
+    return marked, groups, voxel_ml
+
+
+class ProposeAnomaly:
+    """Makes the label map "anomaly" of the residuals of an image, [1, *S] uint8 on the grid of its source; a
+    postprocessing of MONAI Label's own app for bundles.
+
+    That app knows of no calibration on healthy cases: without one the scores are compared with those of the **same
+    image**, and a share ``alpha`` of its foreground is proposed (less what is in small groups), healthy or not.
+
+    Args:
+        preprocessing: of the image, to bring the map back.
+        alpha: share of the most unusual voxels, or p-value up to which a voxel is marked.
+        min_volume_ml: smaller groups of marked voxels are dropped (pixels, of a picture).
+        calibration: path of the file of :class:`CalibrateAnomaly`, and
+        settings: as given there.
+        inside: as of :class:`CalibrateAnomaly`.
+    """
+
+    def __init__(
+        self,
+        preprocessing: Compose | None = None,
+        alpha: float = 1e-3,
+        min_volume_ml: float = 0.05,
+        calibration: str | Path | None = None,
+        settings: Mapping[str, Any] | None = None,
+        inside: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        self.preprocessing, self.alpha, self.min_volume_ml = preprocessing, alpha, min_volume_ml
+        self.inside = inside or foreground
+        self.healthy = (
+            None if calibration is None else HealthyScores.from_dict(load_scores(calibration, settings or {}))
+        )
+
+    def __call__(self, item: Mapping[str, Any]) -> dict[str, Any]:
+        image = item["image"]
+        residuals = convert_to_tensor(item["pred"], track_meta=False).float().cpu()[None]
+        inside = self.inside(convert_to_tensor(image, track_meta=False).float().cpu())
+        healthy = self.healthy or HealthyScores.of(residuals[0][:, inside[0]].T)
+        evidence = torch.where(inside, -healthy.p_value(residuals)[0].log10(), 0.0)
+        found = on_source_grid(evidence, image, self.preprocessing)
+        marked, _, _ = mark(found, self.alpha, self.min_volume_ml)
+        return {**item, "pred": MetaTensor(marked[None].to(torch.uint8), meta=found.meta)}
 
 
 def large_groups(mask: Tensor, voxels: float) -> tuple[Tensor, list[int]]:
