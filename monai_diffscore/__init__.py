@@ -66,7 +66,15 @@ from monai_diffscore.tiling import SliceDenoiser, TiledDenoiser  # isort: skip
 from monai_diffscore.anomaly import BallScan, HealthyScores, healthy_residuals  # isort: skip
 from monai_diffscore.networks import ConditionEncoder, HierarchicalUNet, ScoreDiT, ScoreMLP, ScoreUNet  # isort: skip
 from monai_diffscore.anomaly import HealthyScores, healthy_residuals  # isort: skip
-from monai_diffscore.networks import ConditionEncoder, GeneResidualMLP, HierarchicalUNet, ScoreDiT, ScoreMLP, ScoreUNet  # isort: skip
+from monai_diffscore.networks import (  # isort: skip
+    ConditionEncoder,
+    GeneResidualMLP,
+    HierarchicalUNet,
+    PathwayGNN,
+    ScoreDiT,
+    ScoreMLP,
+    ScoreUNet,
+)
 
 __version__ = "0.1.0"
 
@@ -100,6 +108,7 @@ __all__ = [
     "Mask",
     "MixtureDenoiser",
     "Operator",
+    "PathwayGNN",
     "PosteriorGuidance",
     "Preconditioning",
     "Radon",
