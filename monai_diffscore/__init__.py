@@ -63,9 +63,7 @@ from monai_diffscore.guidance import (  # isort: skip
     PosteriorGuidance,
 )
 from monai_diffscore.tiling import SliceDenoiser, TiledDenoiser  # isort: skip
-from monai_diffscore.anomaly import BallScan, HealthyScores, healthy_residuals  # isort: skip
-from monai_diffscore.networks import ConditionEncoder, HierarchicalUNet, ScoreDiT, ScoreMLP, ScoreUNet  # isort: skip
-from monai_diffscore.anomaly import HealthyScores, healthy_residuals  # isort: skip
+from monai_diffscore.anomaly import BallScan, HealthyReference, HealthyScores, healthy_residuals  # isort: skip
 from monai_diffscore.networks import (  # isort: skip
     ConditionEncoder,
     GeneResidualMLP,
@@ -99,6 +97,7 @@ __all__ = [
     "GeneDropout",
     "GeneResidualMLP",
     "GuidanceInterval",
+    "HealthyReference",
     "HealthyScores",
     "HierarchicalUNet",
     "Inpaint",

@@ -34,8 +34,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from types import EllipsisType
 from typing import Any, Literal
 
@@ -54,7 +54,7 @@ def healthy_residuals(
     sigmas: Sequence[float],
     *,
     pairs: int = 1,
-    smoothing: float = 1.0,
+    smoothing: float = 0.0,
     channels: Literal["sum", "norm"] = "sum",
     generator: Generators = None,
 ) -> Tensor:
@@ -67,16 +67,13 @@ def healthy_residuals(
         x0: in the normalised units that it was trained in.
         sigmas: noise levels :math:`\sigma_l > 0`: small ones see fine and faint changes, large ones large lesions.
         pairs: K, of noise and its negative.
-        generator: source of the noise; one, or one per sample.
-    Raises:
-        ValueError: for no levels, levels that are not > 0, or no pairs.
-    """
-    if not sigmas or min(sigmas) <= 0 or pairs < 1:
-        raise ValueError(f"healthy_residuals needs noise levels > 0 and pairs >= 1, got {list(sigmas)} and {pairs}.")
-        smoothing: standard deviation of G in voxels; 0 leaves it out.
+        smoothing: standard deviation in voxels of a Gaussian filter of each channel; 0 leaves it out.
         channels: "sum" adds the residuals of the channels, with their sign; "norm" takes their Euclidean norm after
             smoothing, without sign: a foreign colour, whose parts are above and below, does not cancel.
+        generator: source of the noise; one, or one per sample.
+    Raises:
         ValueError: for no levels, levels that are not > 0, no pairs, negative smoothing, or another way of channels.
+    """
     if not sigmas or min(sigmas) <= 0 or pairs < 1 or smoothing < 0 or channels not in ("sum", "norm"):
         raise ValueError(
             f"healthy_residuals needs noise levels > 0, pairs >= 1, smoothing >= 0 and channels 'sum' or 'norm', got "
@@ -89,7 +86,6 @@ def healthy_residuals(
         for _ in range(pairs):
             noise = level * noise_like(x0, generator)
             estimate += (denoise(x0 + noise, sigma) + denoise(x0 - noise, sigma)) / (2 * pairs)
-        maps.append((x0 - estimate).sum(1, keepdim=True))
         residual = smoothed(x0 - estimate, smoothing)
         maps.append(residual.sum(1, keepdim=True) if channels == "sum" else residual.norm(dim=1, keepdim=True))
     return torch.cat(maps, dim=1)
@@ -246,3 +242,38 @@ class HealthyScores:
         reached = len(self.scores) - torch.searchsorted(ascending, scores.abs().double().contiguous(), right=False)
         ranks = torch.tensor([*self.ranks, self.count + 1], dtype=torch.float64, device=scores.device)
         return (ranks[reached] / (self.count + 1)).to(scores.dtype)
+
+
+@dataclass(frozen=True)
+class HealthyReference:
+    """What residuals are compared with: the scan in units of a healthy case, and the scores of healthy voxels."""
+
+    scan: BallScan
+    healthy: HealthyScores
+
+    @classmethod
+    def of(cls, residuals: Tensor, inside: Tensor, radii: Sequence[float]) -> HealthyReference:
+        """From the residuals [B, L, *S] of healthy voxels, where ``inside`` [B, 1, *S]; radii of the scan in voxels.
+
+        Raises:
+            ValueError: as of :meth:`BallScan.of` and :meth:`HealthyScores.of`.
+        """
+        scan = BallScan.of(residuals, inside, radii)
+        return cls(scan, HealthyScores.of(scan(residuals)[inside]))
+
+    def p_value(self, residuals: Tensor) -> Tensor:
+        """p [B, 1, *S] of residuals [B, L, *S]."""
+        return self.healthy.p_value(self.scan(residuals))
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON takes it; :meth:`from_dict` makes it again and passes over other entries."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> HealthyReference:
+        """The inverse of :meth:`as_dict`."""
+        parts: list[dict[str, Any]] = [  # JSON made lists of the tuples
+            {name: tuple(value) if isinstance(value, list) else value for name, value in values[part].items()}
+            for part in ("scan", "healthy")
+        ]
+        return cls(BallScan(**parts[0]), HealthyScores(**parts[1]))

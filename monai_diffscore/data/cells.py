@@ -71,9 +71,7 @@ def split_cells(expression: Expression, share: float, seed: int) -> tuple[np.nda
     Labels of a single cell, of which nothing can be held out, are for training, like cells without one.
     """
     fields = expression.fields
-    codes = (
-        fields.codes(expression.obs, "label", expression.source) if fields.label else np.zeros(len(expression), int)
-    )
+    codes = fields.codes(expression.obs, "label", expression.source) if fields.label else np.zeros(len(expression), int)
     counts = np.bincount(codes[codes >= 0], minlength=1)
     able = np.flatnonzero((codes >= 0) & (counts[codes] > 1))
     held = max(round(share * len(able)), 1)

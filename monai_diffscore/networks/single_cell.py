@@ -1,7 +1,8 @@
 r"""Attention among genes, at a cost linear in their number.
 
-Attention over a cell as one vector is attention over a single token, which does nothing: the softmax of one number is 1.
-Here every gene g is a token whose content follows its value :math:`x_g` (Gorishniy et al. 2021, arXiv:2106.11959, Eq. 1)
+Attention over a cell as one vector is attention over a single token, which does nothing: the softmax of one number is
+1. Here every gene g is a token whose content follows its value :math:`x_g` (Gorishniy et al. 2021,
+arXiv:2106.11959, Eq. 1)
 
 .. math::  \tau_g = e_g + x_g u_g .
 
@@ -134,7 +135,9 @@ class GeneReadout(nn.Module):
 class ModuleBlock(nn.Module):
     """Self-attention among the modules, then a FiLM residual perceptron of each. [B, hidden_size, M] to the same."""
 
-    def __init__(self, hidden_size: int, num_heads: int, embedding_size: int | None = None, dropout: float = 0.0) -> None:
+    def __init__(
+        self, hidden_size: int, num_heads: int, embedding_size: int | None = None, dropout: float = 0.0
+    ) -> None:
         super().__init__()
         self.attention = SelfAttention(hidden_size, hidden_size // num_heads)
         self.norm = nn.LayerNorm(hidden_size)

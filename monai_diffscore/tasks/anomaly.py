@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -19,7 +17,7 @@ from monai.utils import convert_to_tensor
 from scipy import ndimage
 from torch import Tensor, nn
 
-from monai_diffscore.anomaly import BallScan, HealthyScores, healthy_residuals, smoothed
+from monai_diffscore.anomaly import BallScan, HealthyReference, HealthyScores, healthy_residuals, smoothed
 from monai_diffscore.data.files import whole_file
 from monai_diffscore.data.problems import DataError
 from monai_diffscore.data.tiles import tissue_mask
@@ -38,11 +36,10 @@ class AnomalyInferer(Inferer):
         levels: noise levels in units of the normalised data.
         window: of the tiling; the patch that the network was trained on. One of two axes makes a volume slice by slice.
         pairs: of noise and its negative, for each level.
-        smoothing: standard deviation of the filter in voxels.
-        channels: "sum", or "norm" for colours, as of :func:`~monai_diffscore.anomaly.healthy_residuals`.
         overlap, windows_at_once: of the tiling.
         seed: of the noise; each case has a stream of its own.
         progress: show a progress bar over the evaluations, or what makes it.
+        smoothing, channels: as of :func:`~monai_diffscore.anomaly.healthy_residuals`; "norm" for colours.
     """
 
     def __init__(
@@ -54,12 +51,12 @@ class AnomalyInferer(Inferer):
         windows_at_once: int = 4,
         seed: int = 0,
         progress: Progress = True,
+        smoothing: float = 0.0,
         channels: Literal["sum", "norm"] = "sum",
     ) -> None:
         super().__init__()
+        self.smoothing, self.channels = smoothing, channels
         self.levels, self.window, self.pairs = list(levels), tuple(window), pairs
-        self.channels = channels
-        self.levels, self.window, self.pairs, self.smoothing = list(levels), tuple(window), pairs, smoothing
         self.overlap, self.windows_at_once, self.seed, self.progress = overlap, windows_at_once, seed, progress
 
     @torch.no_grad()
@@ -89,15 +86,8 @@ class AnomalyInferer(Inferer):
     @property
     def settings(self) -> dict[str, Any]:
         """What a calibration is for: residuals made otherwise have other scores."""
-        return {"levels": self.levels, "window": list(self.window), "pairs": self.pairs}
-        settings = {
-            "levels": self.levels,
-            "window": list(self.window),
-            "pairs": self.pairs,
-            "smoothing": self.smoothing,
-        }
-        # left out where it is as it always was, so that calibrations stay valid
-        return settings if self.channels == "sum" else {**settings, "channels": self.channels}
+        names = ("levels", "pairs", "smoothing", "channels")
+        return {**{name: getattr(self, name) for name in names}, "window": list(self.window)}
 
 
 def foreground(image: Tensor, threshold: float = -0.8) -> Tensor:
@@ -122,35 +112,30 @@ class CalibrateAnomaly:
         path: of the JSON file.
         settings: of the inferer, and what else must be the same when it is used, such as the hash of the weights.
         radii: of the balls that are looked for, in voxels of the preprocessed image.
+        inside: which voxels [1, *S] of an image [C, *S] count; :func:`foreground`, or :func:`tissue` of slides.
     """
 
-    def __init__(self, path: str | Path, settings: Mapping[str, Any], radii: Sequence[float]) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        settings: Mapping[str, Any],
+        radii: Sequence[float],
+        inside: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
         self.path, self.settings, self.radii = Path(path), dict(settings), list(radii)
+        self.inside = inside or foreground
         self.scan: BallScan | None = None
         self.scores: list[Tensor] = []
 
     def __call__(self, item: Mapping[str, Any]) -> Mapping[str, Any]:
         residuals = convert_to_tensor(item["pred"], track_meta=False).float().cpu()[None]
-        inside = foreground(convert_to_tensor(item["image"], track_meta=False).float().cpu())
-        inside: which voxels [1, *S] of an image [C, *S] count; :func:`foreground`, or :func:`tissue` of slides.
-
-    def __init__(
-        self, path: str | Path, settings: Mapping[str, Any], inside: Callable[[Tensor], Tensor] | None = None
-    ) -> None:
-        self.path, self.settings, self.inside = Path(path), dict(settings), inside or foreground
-        self.residuals: list[Tensor] = []
-
-        residuals = convert_to_tensor(item["pred"], track_meta=False).float().cpu()
-        inside = self.inside(convert_to_tensor(item["image"], track_meta=False).float().cpu())[0]
-        voxels = residuals[:, inside].T
-        kept = torch.randperm(len(voxels), generator=torch.Generator().manual_seed(len(self.residuals)))[:_MOST_VOXELS]
-        self.residuals.append(voxels[kept])
+        inside = self.inside(convert_to_tensor(item["image"], track_meta=False).float().cpu())
         try:
             self.scan = self.scan or BallScan.of(residuals, inside[None], self.radii)
             scores = self.scan(residuals)[0][inside]
             seed = torch.Generator().manual_seed(len(self.scores))
             self.scores.append(scores[torch.randperm(len(scores), generator=seed)[:_MOST_VOXELS]])
-            healthy = HealthyScores.of(torch.cat(self.scores))
+            reference = HealthyReference(self.scan, HealthyScores.of(torch.cat(self.scores)))
         except ValueError as error:
             raise DataError(
                 getattr(item["image"], "meta", {}).get("filename_or_obj", "a case"),
@@ -158,9 +143,9 @@ class CalibrateAnomaly:
                 got=str(error),
                 remedy="Give healthy images with content in --healthy_dir.",
             ) from error
-        content = {"cases": len(self.scores), "scan": asdict(self.scan), "healthy": asdict(healthy)}
+        content = {"settings": self.settings, "cases": len(self.scores), **reference.as_dict()}
         with whole_file(self.path) as file:
-            file.write((json.dumps({"settings": self.settings, **content}, indent=4) + "\n").encode())
+            file.write((json.dumps(content, indent=4) + "\n").encode())
         return item
 
 
@@ -187,19 +172,12 @@ def load_scores(path: str | Path, settings: Mapping[str, Any]) -> dict[str, Any]
     return content
 
 
-def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
-    """As the dataclasses were before JSON made lists of their tuples."""
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-
-
 class SaveAnomaly:
     """Writes the p-values and the label map of each case; a postprocessing of MONAI's evaluators.
 
     On the grid of the source: ``<case>_p`` (1 outside of the foreground), ``<case>_score`` (signed: > 0 brighter than
     healthy) and ``<case>_label`` (1 where p <= alpha in connected groups of at least ``min_volume_ml``); ``<case>.png``
     (the image, the signed score from -8 to 8, -log10 p from 0 to 4, the label; through where the evidence is
-    strongest), and the table ``cases.csv``.
-    (the image, the signed score from -4 to 4, -log10 p from 0 to 4, the label; through where the evidence is
     strongest), and the table ``cases.csv``. Its ``evidence`` is the mean of -log10 p over the foreground, at most
     1/ln 10 = 0.434 in expectation for voxels exchangeable with the healthy ones.
 
@@ -226,13 +204,12 @@ class SaveAnomaly:
         table: CaseTable | None = None,
     ) -> None:
         self.folder = Path(folder)
-        calibrated = load_scores(calibration, settings)
-        self.scan = BallScan(**_tuples(calibrated["scan"]))
-        self.healthy = HealthyScores(**_tuples(calibrated["healthy"]))
-        if not 1 / (self.healthy.count + 1) <= alpha < 1:
+        self.reference = HealthyReference.from_dict(load_scores(calibration, settings))
+        count = self.reference.healthy.count
+        if not 1 / (count + 1) <= alpha < 1:
             raise ValueError(
-                f"alpha must be below 1, and at least 1 / {self.healthy.count + 1}, the smallest p-value that a "
-                f"calibration of {self.healthy.count} voxels gives, got {alpha}. Calibrate on more healthy data."
+                f"alpha must be below 1, and at least 1 / {count + 1}, the smallest p-value that a "
+                f"calibration of {count} voxels gives, got {alpha}. Calibrate on more healthy data."
             )
         self.preprocessing, self.alpha, self.min_volume_ml = preprocessing, alpha, min_volume_ml
         self.write = write or WriteNifti()
@@ -243,9 +220,9 @@ class SaveAnomaly:
         truth = convert_to_tensor(image, track_meta=False).float().cpu()
         residuals = convert_to_tensor(item["pred"], track_meta=False).float().cpu()[None]
         inside = foreground(truth)
-        score = torch.where(inside, self.scan(residuals)[0], 0.0)
+        score = torch.where(inside, self.reference.scan(residuals)[0], 0.0)
         # in logarithms, whose 0 is "nothing found", maps are resampled and padded
-        evidence = torch.where(inside, -self.healthy.p_value(score).log10(), 0.0)
+        evidence = torch.where(inside, -self.reference.healthy.p_value(score).log10(), 0.0)
         case = self.table.case(image)
         back = partial(on_source_grid, image=image, preprocessing=self.preprocessing)
         found = back(evidence)
@@ -276,6 +253,16 @@ class SaveAnomaly:
         return item
 
 
+def large_groups(mask: Tensor, voxels: float) -> tuple[Tensor, list[int]]:
+    """The connected groups (by faces, edges and corners) of a mask [*S] with at least so many voxels, and their
+    sizes."""
+    numbered, _ = ndimage.label(mask.numpy(), structure=np.ones([3] * mask.ndim))
+    sizes = np.bincount(numbered.ravel())
+    sizes[0] = 0
+    kept = sizes >= max(voxels, 1)
+    return torch.from_numpy(kept[numbered]), sizes[kept].tolist()
+
+
 def mark(evidence: MetaTensor, alpha: float, min_volume_ml: float) -> tuple[Tensor, list[int], float]:
     """Where -log10 p [1, *S] reaches that of alpha in groups of at least a volume: the mask [*S], the sizes of the
     groups in voxels, and the size of a voxel in ml (of a picture, which has no place in the world, in pixels)."""
@@ -297,6 +284,7 @@ class ProposeAnomaly:
         preprocessing: of the image, to bring the map back.
         alpha: share of the most unusual voxels, or p-value up to which a voxel is marked.
         min_volume_ml: smaller groups of marked voxels are dropped (pixels, of a picture).
+        radii: of the balls of the scan, in voxels, where there is no calibration.
         calibration: path of the file of :class:`CalibrateAnomaly`, and
         settings: as given there.
         inside: as of :class:`CalibrateAnomaly`.
@@ -305,34 +293,26 @@ class ProposeAnomaly:
     def __init__(
         self,
         preprocessing: Compose | None = None,
-        alpha: float = 1e-3,
+        alpha: float = 1e-2,
         min_volume_ml: float = 0.05,
+        radii: Sequence[float] = (0,),
         calibration: str | Path | None = None,
         settings: Mapping[str, Any] | None = None,
         inside: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self.preprocessing, self.alpha, self.min_volume_ml = preprocessing, alpha, min_volume_ml
         self.inside = inside or foreground
-        self.healthy = (
-            None if calibration is None else HealthyScores.from_dict(load_scores(calibration, settings or {}))
+        self.radii = list(radii)
+        self.reference = (
+            None if calibration is None else HealthyReference.from_dict(load_scores(calibration, settings or {}))
         )
 
     def __call__(self, item: Mapping[str, Any]) -> dict[str, Any]:
         image = item["image"]
         residuals = convert_to_tensor(item["pred"], track_meta=False).float().cpu()[None]
         inside = self.inside(convert_to_tensor(image, track_meta=False).float().cpu())
-        healthy = self.healthy or HealthyScores.of(residuals[0][:, inside[0]].T)
-        evidence = torch.where(inside, -healthy.p_value(residuals)[0].log10(), 0.0)
+        reference = self.reference or HealthyReference.of(residuals, inside[None], self.radii)
+        evidence = torch.where(inside, -reference.p_value(residuals)[0].log10(), 0.0)
         found = on_source_grid(evidence, image, self.preprocessing)
         marked, _, _ = mark(found, self.alpha, self.min_volume_ml)
         return {**item, "pred": MetaTensor(marked[None].to(torch.uint8), meta=found.meta)}
-
-
-def large_groups(mask: Tensor, voxels: float) -> tuple[Tensor, list[int]]:
-    """The connected groups (by faces, edges and corners) of a mask [*S] with at least so many voxels, and their
-    sizes."""
-    numbered, _ = ndimage.label(mask.numpy(), structure=np.ones([3] * mask.ndim))
-    sizes = np.bincount(numbered.ravel())
-    sizes[0] = 0
-    kept = sizes >= max(voxels, 1)
-    return torch.from_numpy(kept[numbered]), sizes[kept].tolist()

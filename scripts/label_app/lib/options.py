@@ -104,7 +104,6 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
         Option("noise_pairs", "noise_pairs", int, low=1, high=64),
         Option("threshold", "alpha", low=1e-6, high=0.5),
         Option("min_volume_ml", "min_volume_ml", low=0, high=1e6),
-        Option("smoothing", "smoothing", low=0, high=16),
         Option("result", choices=("label", "p", "score")),
         *_TILING,
     ),

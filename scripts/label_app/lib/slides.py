@@ -25,7 +25,7 @@ from lib.options import Option, changes, panel
 from lib.outlines import polygons
 from lib.served import ServedBundle
 from lib.workflow import Calibration, configure, use_device
-from monai_diffscore.anomaly import HealthyScores
+from monai_diffscore.anomaly import HealthyReference
 from monai_diffscore.data import DataError, SlideTiles
 from monai_diffscore.data.slides import Slide
 from monai_diffscore.tasks import tissue
@@ -131,10 +131,13 @@ class SlideRegion:
         use_device(self.parser, name_to_device(device) if device else None)
         self.calibrated = calibration.provide_slides(self.parser, studies())
         settings = self.parser.get_parsed_content("calibration_settings")
-        self.healthy = HealthyScores.from_dict(load_scores(self.parser.get_parsed_content("calibration"), settings))
-        if self.parser["alpha"] < 1 / (self.healthy.count + 1):
+        self.reference = HealthyReference.from_dict(
+            load_scores(self.parser.get_parsed_content("calibration"), settings)
+        )
+        count = self.reference.healthy.count
+        if self.parser["alpha"] < 1 / (count + 1):
             raise DataError(
-                "the request", key="threshold", expected=f"at least 1 / {self.healthy.count + 1}, the smallest p-value",
+                "the request", key="threshold", expected=f"at least 1 / {count + 1}, the smallest p-value",
                 got=str(self.parser["alpha"]), remedy="Raise it, or calibrate on more tissue (--conf healthy_dir).",
             )  # fmt: skip
         self.network = self.parser.get_parsed_content("network").eval()
@@ -162,7 +165,7 @@ class SlideRegion:
             return np.ones((high, wide)), scale
         device = next(self.network.parameters()).device
         residuals = self.inferer(image[None].to(device), self.network).cpu()
-        p = self.healthy.p_value(residuals)[0, 0].numpy()[_MARGIN : _MARGIN + high, _MARGIN : _MARGIN + wide]
+        p = self.reference.p_value(residuals)[0, 0].numpy()[_MARGIN : _MARGIN + high, _MARGIN : _MARGIN + wide]
         return np.where(inside, p, 1.0), scale
 
 
