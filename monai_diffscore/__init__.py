@@ -63,7 +63,7 @@ from monai_diffscore.guidance import (  # isort: skip
     PosteriorGuidance,
 )
 from monai_diffscore.tiling import SliceDenoiser, TiledDenoiser  # isort: skip
-from monai_diffscore.anomaly import HealthyScores, healthy_residuals  # isort: skip
+from monai_diffscore.anomaly import BallScan, HealthyReference, HealthyScores, healthy_residuals  # isort: skip
 from monai_diffscore.networks import (  # isort: skip
     ConditionEncoder,
     GeneResidualMLP,
@@ -81,6 +81,7 @@ __all__ = [
     "VESDE",
     "VPSDE",
     "Autoguidance",
+    "BallScan",
     "Blur",
     "ClassifierFree",
     "ConditionEncoder",
@@ -96,6 +97,7 @@ __all__ = [
     "GeneDropout",
     "GeneResidualMLP",
     "GuidanceInterval",
+    "HealthyReference",
     "HealthyScores",
     "HierarchicalUNet",
     "Inpaint",

@@ -3,6 +3,7 @@
 from monai_diffscore.data.anndata import Expression, ExpressionRows, stratified_split, write_expression
 from monai_diffscore.data.arrays import FitSized, LoadArrayd, LoadPictured, SavePictured, class_names, list_arrays
 from monai_diffscore.data.cache import cached_dataset
+from monai_diffscore.data.cells import LatentCells, cell_statistics, requested_cells, split_cells
 from monai_diffscore.data.counts import recover_counts
 from monai_diffscore.data.dicom import (
     DicomReport,
@@ -42,6 +43,7 @@ __all__ = [
     "GeneFields",
     "GridPatchesd",
     "HeldOutSlabd",
+    "LatentCells",
     "LoadArrayd",
     "LoadPictured",
     "LoadVolumed",
@@ -54,6 +56,7 @@ __all__ = [
     "SlideTiles",
     "StrictDicomReader",
     "cached_dataset",
+    "cell_statistics",
     "class_names",
     "file_hash",
     "list_arrays",
@@ -65,8 +68,10 @@ __all__ = [
     "read_matrix",
     "read_with_field_of_view",
     "recover_counts",
+    "requested_cells",
     "save_statistics",
     "split_by_subject",
+    "split_cells",
     "split_rows",
     "spread",
     "stratified_split",

@@ -2,6 +2,7 @@
 
 from monai_diffscore.handlers.attach import Attach
 from monai_diffscore.handlers.cases import TrackCases
+from monai_diffscore.handlers.cells import SaveCells
 from monai_diffscore.handlers.checkpoint import ResumableCheckpoint
 from monai_diffscore.handlers.early_stopping import EarlyStopping
 from monai_diffscore.handlers.ema import PowerEMA
@@ -21,6 +22,7 @@ __all__ = [
     "ResumableCheckpoint",
     "SampleGallery",
     "SaveArray",
+    "SaveCells",
     "SaveGallery",
     "SaveProfiles",
     "SaveRows",
