@@ -15,7 +15,7 @@ from monai_diffscore.data.dicom import (
 )
 from monai_diffscore.data.files import file_hash
 from monai_diffscore.data.gene_fields import GeneFields
-from monai_diffscore.data.cells import LatentCells, cell_statistics, requested_cells, split_cells
+from monai_diffscore.data.cells import LatentCells, ObservedCells, cell_statistics, requested_cells, split_cells
 from monai_diffscore.data.loader import ResumableLoader
 from monai_diffscore.data.matrices import read_matrix
 from monai_diffscore.data.patches import (
@@ -47,6 +47,7 @@ __all__ = [
     "LoadArrayd",
     "LoadPictured",
     "LoadVolumed",
+    "ObservedCells",
     "PositionChannelsd",
     "ResumableLoader",
     "SaveDicomd",
