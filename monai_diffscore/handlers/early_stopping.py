@@ -41,7 +41,7 @@ class EarlyStopping:
     def look(self, validator: Engine) -> None:
         """Compares the validation that is done with the best one."""
         assert self._trainer is not None
-        name = validator.state.metric_name  # type: ignore[attr-defined]  # MONAI's key metric
+        name = validator.state.key_metric_name  # type: ignore[attr-defined]  # MONAI's key metric
         value = float(validator.state.metrics[name])
         if value < self.best:
             self.best, self.best_iteration, self.waited = value, self._trainer.state.iteration, 0

@@ -13,7 +13,7 @@ from ignite.engine import Engine, Events
 from monai.utils import convert_to_tensor
 
 from monai_diffscore.data.anndata import write_expression
-from monai_diffscore.data.files import whole_file
+from monai_diffscore.data.files import file_hash, whole_file
 from monai_diffscore.data.gene_fields import GeneFields
 
 
@@ -26,6 +26,7 @@ class SaveProfiles:
         stem: path of both files without their ending.
         fields: genes, labels and batches of the model.
         provenance: how they were made, for ``uns``.
+        checkpoint: the weights, whose hash is added to it.
         table: write the table too.
         key: key of the profiles in the evaluator's output.
     """
@@ -35,11 +36,12 @@ class SaveProfiles:
         stem: str | Path,
         fields: GeneFields,
         provenance: Mapping[str, Any] | None = None,
+        checkpoint: str | Path | None = None,
         table: bool = True,
         key: str = "pred",
     ) -> None:
         self.stem, self.fields, self.table, self.key = Path(stem), fields, table, key
-        self.provenance = dict(provenance or {})
+        self.provenance, self.checkpoint = dict(provenance or {}), checkpoint
         self.rows: list[np.ndarray] = []
         self.conditions: list[dict[str, Any]] = []
 
@@ -56,7 +58,8 @@ class SaveProfiles:
         batch: Any = engine.state.batch
         for place, item in enumerate(items):
             self.rows.append(convert_to_tensor(item[self.key], track_meta=False).detach().cpu().float().numpy())
-            self.conditions.append({role: int(batch[role][place]) for role in ("label", "batch") if role in batch})
+            asked = batch[place] if isinstance(batch, list) else {name: value[place] for name, value in batch.items()}
+            self.conditions.append({role: int(asked[role]) for role in ("label", "batch") if role in asked})
 
     def save(self, _engine: Engine) -> None:
         if idist.get_rank() != 0 or not self.rows:
@@ -68,7 +71,8 @@ class SaveProfiles:
                 codes = [row[role] for row in self.conditions]
                 obs[column] = [categories[code] if code >= 0 else None for code in codes]
         values = np.stack(self.rows)
-        write_expression(self.stem.with_suffix(".h5ad"), values, self.fields, obs, self.provenance)
+        weights = {} if self.checkpoint is None else {"model_hash": file_hash(self.checkpoint)}
+        write_expression(self.stem.with_suffix(".h5ad"), values, self.fields, obs, {**self.provenance, **weights})
         if self.table:
             frame = pd.concat([obs, pd.DataFrame(values, columns=list(self.fields.genes))], axis=1)
             frame.index = pd.Index([f"synthetic_{number}" for number in range(len(frame))])
