@@ -69,7 +69,7 @@ class SaveProfiles:
         for role, (column, categories) in names.items():
             if column is not None and role in self.conditions[0]:
                 codes = [row[role] for row in self.conditions]
-                obs[column] = [categories[code] if code >= 0 else None for code in codes]
+                obs[column] = pd.Categorical.from_codes(codes, list(categories))  # -1 is missing
         values = np.stack(self.rows)
         weights = {} if self.checkpoint is None else {"model_hash": file_hash(self.checkpoint)}
         write_expression(self.stem.with_suffix(".h5ad"), values, self.fields, obs, {**self.provenance, **weights})
