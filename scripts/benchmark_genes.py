@@ -159,13 +159,16 @@ def compared(edges: Tensor, rows: Tensor, held_out: Tensor, iterations: int, see
     genes = rows.shape[1]
     size = {"hidden_size": 16, "depth": 3, "embedding_size": 32}
     count = sum(p.numel() for p in PathwayGNN(genes, edges, **size).parameters())
-    width = max(8, (count - 8 * genes - genes) // (2 * genes))  # input and output hold nearly all of its parameters
+
+    def mlp(width: int) -> GeneResidualMLP:
+        return GeneResidualMLP(genes, width, 2, bottleneck=width, embedding_size=32, gate_rank=1, dropout=0.1)
+
+    # the narrowest of no fewer parameters
+    width = next(w for w in range(2, 4096) if sum(p.numel() for p in mlp(w).parameters()) >= count)
     builders: dict[str, Callable[[int], nn.Module]] = {
         "PathwayGNN, graph": lambda _: PathwayGNN(genes, edges, **size),
         "PathwayGNN, permuted": lambda seed: PathwayGNN(genes, permuted(edges, genes, seed), **size),
-        "GeneResidualMLP": lambda _: GeneResidualMLP(
-            genes, hidden_size=max(8, width), depth=2, bottleneck=width, embedding_size=32, dropout=0.1
-        ),
+        "GeneResidualMLP": lambda _: mlp(width),
     }
     for name, build in builders.items():
         values, parameters = [], 0
