@@ -37,10 +37,10 @@ IMAGE_OVERLAYS = {"network_dit"}
 ARRAYS = ("natural_dit2d", "signal_dit1d")
 PROFILES = ("bulk_expression_mlp", "pathway_gnn")
 each_bundle = pytest.mark.parametrize("bundle", BUNDLES)
-GENES = [f"G{number + 1:04d}" for number in range(20)]
+GENES = [f"G{number + 1:04d}" for number in range(400)]
 PROFILE_FACTS = {
-    "sigma_data": 1.0, "num_genes": 20, "num_features": 20, "categories": {}, "rows": 24, "components": None,
-    "mean": [0.0] * 20, "std": [1.0] * 20, "fields": {"content": "continuous", "genes": GENES},
+    "sigma_data": 1.0, "num_genes": 400, "num_features": 400, "categories": {}, "rows": 24, "components": None,
+    "mean": [0.0] * 400, "std": [1.0] * 400, "fields": {"content": "continuous", "genes": GENES},
     "graph": {
         "genes": GENES, "sets": [], "kinds": ["link"], "edges": [[0, 1], [1, 2]], "weights": [1, 1], "relations": [0, 0]
     },
@@ -113,8 +113,8 @@ def dataset(bundle: str, write_volume, write_slide, tmp_path: Path) -> str:
 
 
 def write_profiles(folder: Path) -> str:
-    """24 simulated profiles of 20 genes with group and batch, and the graph that they come from."""
-    values, obs, edges = simulate_expression(genes=20, samples=24, links=2)
+    """24 simulated profiles of 400 genes with group and batch, and the graph that they come from."""
+    values, obs, edges = simulate_expression(genes=400, samples=24)
     folder.mkdir()
     anndata.AnnData(values, obs=obs, var=pd.DataFrame(index=pd.Index(GENES))).write_h5ad(folder / "expression.h5ad")
     rows = [f"{GENES[a]}\t{GENES[b]}\n" for a, b in edges.T]
