@@ -60,11 +60,21 @@ from monai_diffscore.guidance import (  # isort: skip
     ClassifierFree,
     GuidanceInterval,
     Inpaint,
+    LikelihoodGuidance,
     PosteriorGuidance,
 )
 from monai_diffscore.tiling import SliceDenoiser, TiledDenoiser  # isort: skip
 from monai_diffscore.anomaly import HealthyScores, healthy_residuals  # isort: skip
-from monai_diffscore.networks import ConditionEncoder, GeneResidualMLP, HierarchicalUNet, ScoreDiT, ScoreMLP, ScoreUNet  # isort: skip
+from monai_diffscore.networks import (  # isort: skip
+    ConditionEncoder,
+    CountsAutoencoder,
+    GeneResidualMLP,
+    HierarchicalUNet,
+    ScoreDiT,
+    ScoreMLP,
+    ScoreUNet,
+    SingleCellNet,
+)
 
 __version__ = "0.1.0"
 
@@ -77,6 +87,7 @@ __all__ = [
     "ClassifierFree",
     "ConditionEncoder",
     "CosineVPSDE",
+    "CountsAutoencoder",
     "Denoiser",
     "DenoisingLoss",
     "Downsample",
@@ -92,6 +103,7 @@ __all__ = [
     "HierarchicalUNet",
     "Inpaint",
     "LearnedUncertainty",
+    "LikelihoodGuidance",
     "LogNormalNoise",
     "LogUniformNoise",
     "Mask",
@@ -103,6 +115,7 @@ __all__ = [
     "ScoreDiT",
     "ScoreMLP",
     "ScoreUNet",
+    "SingleCellNet",
     "SliceDenoiser",
     "SubVPSDE",
     "TiledDenoiser",

@@ -31,8 +31,8 @@ TARGET_SUM = 1e4
 class SaveCells:
     """Decodes the latents of an evaluator to counts and writes them as AnnData when it is done.
 
-    ``layers['counts']`` is int32 CSR; X is :math:`\\ln(1 + 10^4 x / l)` with l the total of the whole cell, which stands
-    in ``obs`` (``fields.total``, or ``n_counts``): the genes of a model may be some of a cell's. ``obs`` has the
+    ``layers['counts']`` is int32 CSR; X is :math:`\\ln(1 + 10^4 x / l)` with l the total of the whole cell, which
+    stands in ``obs`` (``fields.total``, or ``n_counts``): the genes of a model may be some of a cell's. ``obs`` has the
     conditions under their names in the training data and ``synthetic``, ``obsm['X_score_latent']`` the latents,
     ``uns['monai_diffscore']`` how they were made. The counts of cell number i (its ``seed``) are a function of ``seed``
     and i alone.

@@ -44,5 +44,6 @@ __all__ = [
     "estimate_noise",
     "intensity_range",
     "line_angles",
+    "noise_up",
     "on_source_grid",
 ]
