@@ -343,7 +343,9 @@ def test_tasks_of_cells_run_from_their_overlays(bundle, dataset, tmp_path):
     assert (tmp_path / "autoencoder.pt").is_file()
     assert not (tmp_path / "model.pt").exists()
     workflow(bundle, ["train"], ["smoke"], **where).run()  # goes on with it
-    assert len((tmp_path / "out/first_stage.jsonl").read_text().splitlines()) == 2
+    lines = [json.loads(line) for line in (tmp_path / "out/first_stage.jsonl").read_text().splitlines()]
+    assert lines[1] == lines[2]  # it was not trained further
+    assert lines[0]["iteration"] == 0 < lines[1]["iteration"]
     where = {"checkpoint": str(tmp_path / "model.pt"), "output_dir": str(tmp_path / "cells")}
     asked = {"cells_per_type": {"T": 3, "B": 1}, "library_size": 300.0}
     workflow(bundle, ["inference", "generate"], ["smoke"], kind="infer", **where, **asked).run()
