@@ -60,6 +60,7 @@ from monai_diffscore.guidance import (  # isort: skip
     ClassifierFree,
     GuidanceInterval,
     Inpaint,
+    LikelihoodGuidance,
     PosteriorGuidance,
 )
 from monai_diffscore.tiling import SliceDenoiser, TiledDenoiser  # isort: skip
@@ -72,6 +73,9 @@ from monai_diffscore.networks import (  # isort: skip
     ScoreDiT,
     ScoreMLP,
     ScoreUNet,
+from monai_diffscore.anomaly import HealthyScores, healthy_residuals  # isort: skip
+    CountsAutoencoder,
+    SingleCellNet,
 )
 
 __version__ = "0.1.0"
@@ -86,6 +90,7 @@ __all__ = [
     "ClassifierFree",
     "ConditionEncoder",
     "CosineVPSDE",
+    "CountsAutoencoder",
     "Denoiser",
     "DenoisingLoss",
     "Downsample",
@@ -102,6 +107,7 @@ __all__ = [
     "HierarchicalUNet",
     "Inpaint",
     "LearnedUncertainty",
+    "LikelihoodGuidance",
     "LogNormalNoise",
     "LogUniformNoise",
     "Mask",
@@ -114,6 +120,7 @@ __all__ = [
     "ScoreDiT",
     "ScoreMLP",
     "ScoreUNet",
+    "SingleCellNet",
     "SliceDenoiser",
     "SubVPSDE",
     "TiledDenoiser",

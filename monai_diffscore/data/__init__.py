@@ -4,6 +4,7 @@ from monai_diffscore.data.anndata import Expression, ExpressionRows, stratified_
 from monai_diffscore.data.arrays import FitSized, LoadArrayd, LoadPictured, SavePictured, class_names, list_arrays
 from monai_diffscore.data.cache import cached_dataset
 from monai_diffscore.data.cells import LatentCells, cell_statistics, requested_cells, split_cells
+from monai_diffscore.data.cells import LatentCells, ObservedCells, cell_statistics, requested_cells, split_cells
 from monai_diffscore.data.counts import recover_counts
 from monai_diffscore.data.dicom import (
     DicomReport,
@@ -47,6 +48,7 @@ __all__ = [
     "LoadArrayd",
     "LoadPictured",
     "LoadVolumed",
+    "ObservedCells",
     "PositionChannelsd",
     "ResumableLoader",
     "SaveDicomd",

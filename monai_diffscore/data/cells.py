@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -63,6 +63,72 @@ class LatentCells(Dataset):
                 items.append({"image": latent, **{name: value[number] for name, value in kept.items()}})
         self.encoder.train(training)
         return items
+
+
+class ObservedCells(Dataset):
+    """Cells of which some genes were measured, for a model of more: ``counts`` and ``observed``.
+
+    Items have ``image`` [latent_size + 1] of zeros, ``counts`` [G] (0 where not observed), ``observed`` [G],
+    ``truth`` [G] (NaN where the file has none), the conditions (missing where the file has no such
+    column), ``name`` and ``seed``.
+
+    Args:
+        source: as for :class:`~monai_diffscore.data.anndata.Expression`, with any of the model's genes.
+        fields: of the model.
+        latent_size: of the autoencoder.
+        hidden_share: share of the genes that are measured and hidden all the same, to see how well they come back.
+        seed: of what is hidden.
+        most: at most so many cells, the first ones; None takes all.
+    Raises:
+        DataError: if the file has none of the model's genes.
+    """
+
+    def __init__(
+        self,
+        source: Any,
+        fields: GeneFields,
+        latent_size: int,
+        hidden_share: float = 0.0,
+        seed: int = 0,
+        most: int | None = None,
+    ) -> None:
+        plain = Expression(source, GeneFields(layer=fields.layer, gene_key=fields.gene_key))
+        places = np.array([plain.genes.index(g) if g in set(plain.genes) else -1 for g in fields.genes])
+        if not (places >= 0).any() or not 0 <= hidden_share < 1:
+            raise DataError(
+                plain.source, key="genes", expected="some of the genes of the model, and 0 <= hidden_share < 1",
+                got=f"none of {', '.join(fields.genes[:3])}, ...; hidden_share {hidden_share}",
+                remedy="Name the column of var that has the model's names as gene_key when training.",
+            )  # fmt: skip
+        values, _totals = plain.matrix(np.arange(len(plain) if most is None else min(most, len(plain))))
+        dense = values.toarray() if hasattr(values, "toarray") else np.asarray(values)
+        truth = np.full((len(dense), len(places)), np.nan, dtype=np.float32)
+        truth[:, places >= 0] = dense[:, places[places >= 0]]
+        hidden = np.random.default_rng(seed).random(len(places)) < hidden_share
+        self.observed = torch.from_numpy((places >= 0) & ~hidden)
+        self.truth, self.names = torch.from_numpy(truth), [str(name) for name in plain.obs.index[: len(dense)]]
+        self.latent_size = latent_size
+        self.conditions = {
+            role: torch.as_tensor(fields.codes(plain.obs, role, plain.source), dtype=torch.long)
+            if getattr(fields, role) in plain.obs
+            else torch.full((len(plain),), -1)
+            for role in ("label", "batch")
+            if getattr(fields, role)
+        }
+
+    def __len__(self) -> int:
+        return len(self.truth)
+
+    def __getitem__(self, place: int) -> dict[str, Any]:
+        return {
+            "image": torch.zeros(self.latent_size + 1),
+            "counts": torch.where(self.observed, self.truth[place], 0.0),
+            "observed": self.observed,
+            "truth": self.truth[place],
+            **{role: codes[place] for role, codes in self.conditions.items()},
+            "name": self.names[place],
+            "seed": place,
+        }
 
 
 def split_cells(expression: Expression, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -150,6 +216,20 @@ def requested_cells(
     ]
 
 
+def condition_codes(statistics: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, int]:
+    """Numbers of categories given by name: ``{"batch": "lane 2"}`` to ``{"batch": 1}``; for "label" and "batch".
+
+    Raises:
+        DataError: for a category or a condition that the model does not know.
+    """
+    fields = GeneFields(**statistics["fields"])
+    known = {"label": fields.labels, "batch": fields.batches}
+    _refuse_unknown(names, [name for name, categories in known.items() if categories], "target")
+    for name, category in names.items():
+        _refuse_unknown([category], known[name], name)
+    return {name: known[name].index(category) for name, category in names.items()}
+
+
 def _apportion(weights: Sequence[float], total: int) -> list[int]:
     """Whole numbers in proportion to ``weights`` that sum to ``total``, by largest remainders."""
     exact = np.asarray(weights, dtype=float) / max(sum(weights), 1) * total
@@ -159,7 +239,7 @@ def _apportion(weights: Sequence[float], total: int) -> list[int]:
     return [int(number) for number in numbers]
 
 
-def _refuse_unknown(asked: Sequence[str] | Mapping[str, int], known: Sequence[str], key: str) -> None:
+def _refuse_unknown(asked: Iterable[str], known: Sequence[str], key: str) -> None:
     unknown = [name for name in asked if name not in known]
     if unknown:
         raise DataError(

@@ -19,7 +19,7 @@ from scipy import sparse
 from torch import Tensor
 
 from monai_diffscore.data.anndata import Expression
-from monai_diffscore.data.files import whole_file, whole_path
+from monai_diffscore.data.files import file_hash, whole_file, whole_path
 from monai_diffscore.data.gene_fields import GeneFields
 from monai_diffscore.engines import random_stream
 from monai_diffscore.networks.counts import CountsAutoencoder
@@ -43,9 +43,9 @@ class SaveCells:
         fields: genes and categories of the model.
         seed: of the draws of counts.
         library_size: total of all cells, in place of what the score model drew: another depth of the same cells.
-        provenance: for ``uns``: hash of the weights, steps, guidance, ...
+        provenance: for ``uns``: steps, guidance, ...
+        weights: name to file, of which ``uns`` gets the hash under that name.
         reference: real cells for the picture, .h5ad or :class:`~monai_diffscore.data.anndata.Expression`.
-        observed: where counts were measured, a boolean [N, G] and the counts [N, G], which are then kept.
         picture: whether to draw one.
     """
 
@@ -57,6 +57,7 @@ class SaveCells:
         seed: int = 0,
         library_size: float | None = None,
         provenance: Mapping[str, Any] | None = None,
+        weights: Mapping[str, str | Path] | None = None,
         reference: str | Path | Expression | None = None,
         picture: bool = True,
     ) -> None:
@@ -66,7 +67,7 @@ class SaveCells:
         self.autoencoder = autoencoder
         self.fields = fields if isinstance(fields, GeneFields) else GeneFields(**fields)
         self.seed, self.library_size = seed, library_size
-        self.provenance = dict(provenance or {})
+        self.provenance, self.weights = dict(provenance or {}), dict(weights or {})
         self.reference, self.picture = reference, picture
         self.latents: list[Tensor] = []
         self.batches: list[dict[str, Tensor]] = []
@@ -95,20 +96,27 @@ class SaveCells:
 
     def save(self, latents: Tensor, batch: Mapping[str, Tensor]) -> None:
         """Writes file and picture of latents [N, d + 1] with their ``seed`` and conditions [N]."""
-        numbers = batch["seed"].tolist() if "seed" in batch else range(len(latents))
-        library = self.autoencoder.library_of(latents).detach().cpu()
-        if self.library_size is not None:
-            library = torch.full_like(library, self.library_size)
-        # a total is a whole number, and not less than what it is the total of
-        library = library.round().clamp_min(1)
-        streams = [random_stream(self.seed, int(number), 1) for number in numbers]
-        counts = self.autoencoder.draw(latents, library.to(latents), streams)
-        library = torch.maximum(library, counts.sum(1)).clamp_min(1)
+        counts, library = self.decoded(latents, batch)
         made = self.annotated(counts, library, latents, batch)
         with whole_path(self.path) as file:
             made.write_h5ad(file)
         if self.picture:
             draw_cells(made, self.path.with_name("gallery.png"), self.fields.label, self._real())
+
+    def decoded(
+        self, latents: Tensor, batch: Mapping[str, Tensor], given: Mapping[str, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Counts [N, G] and totals [N] of latents; ``given`` has ``counts`` that are kept where ``observed``."""
+        numbers = batch["seed"].tolist() if "seed" in batch else range(len(latents))
+        library = self.autoencoder.library_of(latents).detach().cpu()
+        if self.library_size is not None:
+            library = torch.full_like(library, self.library_size)
+        library = library.round().clamp_min(1)  # a total is a whole number
+        streams = [random_stream(self.seed, int(number), 1) for number in numbers]
+        counts = self.autoencoder.draw(latents, library.to(latents), streams)
+        if given is not None:
+            counts = torch.where(given["observed"].bool(), given["counts"], counts)
+        return counts, torch.maximum(library, counts.sum(1)).clamp_min(1)  # not less than what it is the total of
 
     def annotated(self, counts: Tensor, library: Tensor, latents: Tensor, batch: Mapping[str, Tensor]) -> Any:
         """The AnnData of counts [N, G] and totals [N]."""
@@ -125,7 +133,8 @@ class SaveCells:
                 obs[name] = batch[name].numpy()
         obs[self.fields.total or "n_counts"] = library.numpy()
         obs["synthetic"] = True
-        provenance = {"seed": self.seed, "library_size": self.library_size or "as sampled", **self.provenance}
+        hashes = {name: file_hash(path) for name, path in self.weights.items()}
+        provenance = {**hashes, "seed": self.seed, "library_size": self.library_size or "as sampled", **self.provenance}
         return anndata.AnnData(
             sparse.csr_matrix(normalised.numpy()),
             obs=obs,
