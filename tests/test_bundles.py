@@ -10,8 +10,10 @@ import sys
 import time
 from pathlib import Path
 
+import anndata
 import nibabel as nib
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from mlflow.tracking import MlflowClient
@@ -21,6 +23,7 @@ from PIL import Image
 from monai_diffscore.command_line import find_cause
 from monai_diffscore.data import DataError
 from monai_diffscore.data.phantom import ct_phantom
+from monai_diffscore.data.simulated_expression import simulate_expression
 from monai_diffscore.transforms import WINDOWS_HU
 
 ROOT = Path(__file__).parent.parent
@@ -48,7 +51,16 @@ CELL_FACTS = {
 # these belong to images
 IMAGE_OVERLAYS = {"network_dit"}
 ARRAYS = ("natural_dit2d", "signal_dit1d")
+PROFILES = ("bulk_expression_mlp", "pathway_gnn")
 each_bundle = pytest.mark.parametrize("bundle", BUNDLES)
+GENES = [f"G{number + 1:04d}" for number in range(20)]
+PROFILE_FACTS = {
+    "sigma_data": 1.0, "num_genes": 20, "num_features": 20, "categories": {}, "rows": 24, "components": None,
+    "mean": [0.0] * 20, "std": [1.0] * 20, "fields": {"content": "continuous", "genes": GENES},
+    "graph": {
+        "genes": GENES, "sets": [], "kinds": ["link"], "edges": [[0, 1], [1, 2]], "weights": [1, 1], "relations": [0, 0]
+    },
+}  # fmt: skip
 
 TOP_LEVEL = {
     "train": """bundle_root dataset_dir output_dir ckpt_dir seed device max_epochs batch_size num_workers learning_rate
@@ -97,6 +109,8 @@ def dataset(bundle: str, write_volume, write_slide, tmp_path: Path) -> str:
         return "moons"
     if bundle == "scrna_attention":
         return write_cells(tmp_path / "data.h5ad")
+    if bundle in PROFILES:
+        return write_profiles(tmp_path / "simulated_profiles")
     if bundle in ARRAYS:
         (tmp_path / "data").mkdir()
         generator = np.random.default_rng(0)
@@ -131,6 +145,14 @@ def write_cells(path: Path) -> str:
     var = pd.DataFrame(index=[f"gene{number}" for number in range(12)])
     anndata.AnnData(counts, obs=obs, var=var).write_h5ad(path)
     return str(path)
+def write_profiles(folder: Path) -> str:
+    """24 simulated profiles of 20 genes with group and batch, and the graph that they come from."""
+    values, obs, edges = simulate_expression(genes=20, samples=24, links=2)
+    folder.mkdir()
+    anndata.AnnData(values, obs=obs, var=pd.DataFrame(index=pd.Index(GENES))).write_h5ad(folder / "expression.h5ad")
+    rows = [f"{GENES[a]}\t{GENES[b]}\n" for a, b in edges.T]
+    (folder / "links.tsv").write_text("source\ttarget\n" + "".join(rows))
+    return str(folder / "expression.h5ad")
 
 
 # ---- what stands in the files ----
@@ -192,6 +214,8 @@ def test_monai_finds_its_properties(bundle, kind, tmp_path, dataset):
             "num_classes": 10,
             **CELL_FACTS,
         }
+        if bundle in PROFILES:
+            facts = PROFILE_FACTS
         (tmp_path / "data_statistics.json").write_text(json.dumps(facts))
         made = workflow(bundle, ["inference"], ["smoke"], kind="infer", checkpoint=str(tmp_path / "model.pt"))
     assert made.check_properties() == []
@@ -210,6 +234,8 @@ def test_train_sample_evaluate(bundle, dataset, tmp_path):
         "natural_dit2d": {"num_classes": 3},
         "signal_dit1d": {"window_size": [128]},
         "scrna_attention": {"latent_size": 6},
+        "bulk_expression_mlp": {"batch": "batch"},
+        "pathway_gnn": {"batch": "batch", "graph_files": str(Path(dataset).parent / "links.tsv")},
     }
     where |= changed.get(bundle, {"spacing_mm": [2.5] * spatial_dims(bundle)})
     training = workflow(bundle, ["train"], ["smoke"], **where)
@@ -244,6 +270,7 @@ def test_train_sample_evaluate(bundle, dataset, tmp_path):
         "natural_dit2d": check_pictures,
         "signal_dit1d": check_sequences,
         "scrna_attention": check_cells,
+        **dict.fromkeys(PROFILES, check_profiles),
     }.get(bundle, check_volumes)
     check(tmp_path / "samples", json.loads((tmp_path / "models/data_statistics.json").read_text()))
 
@@ -365,6 +392,52 @@ def test_tasks_of_cells_run_from_their_overlays(bundle, dataset, tmp_path):
     assert len(rows) == 9
     transferred = anndata.read_h5ad(tmp_path / "cells/transferred.h5ad")
     assert transferred.shape == (8, 12)
+def check_profiles(folder: Path, statistics: dict) -> None:
+    """In the units of the data, with the conditions, as a table and as AnnData."""
+    table, made = pd.read_csv(folder / "profiles.csv", index_col=0), anndata.read_h5ad(folder / "profiles.h5ad")
+    assert list(made.var_names) == GENES == statistics["fields"]["genes"]
+    assert list(table["group"]) == list(made.obs["group"]) == ["case", "control"]
+    np.testing.assert_allclose(table[GENES].to_numpy(), made.X, rtol=1e-4)
+    assert (np.abs(made.X - statistics["mean"]) < 8 * np.array(statistics["std"])).all()
+    assert made.X.std(0).min() > 0
+    assert made.uns["monai_diffscore"]["model_hash"].startswith("sha256:")
+
+
+@pytest.mark.parametrize("bundle", PROFILES)
+def test_profiles_are_imputed_scored_and_transferred(bundle, dataset, tmp_path):
+    """The tasks run on a text matrix, genes x samples, that lacks genes of the model where it may."""
+    own = {"graph_files": str(Path(dataset).parent / "links.tsv")} if bundle == "pathway_gnn" else {}
+    where = {"output_dir": str(tmp_path / "out"), "ckpt_dir": str(tmp_path / "models"), "dataset_dir": dataset}
+    workflow(bundle, ["train"], ["smoke"], **where, batch="batch", **own).run()
+    source = anndata.read_h5ad(dataset)
+    matrix = source.to_df().T
+    matrix.iloc[:-3].to_csv(tmp_path / "panel.tsv", sep="\t")
+    matrix.to_csv(tmp_path / "matrix.tsv", sep="\t")
+    source.obs.to_csv(tmp_path / "obs.csv")
+    common = {"kind": "infer", "checkpoint": str(tmp_path / "models/model.pt"), "transposed": True}
+
+    folder = tmp_path / "imputed"
+    options = {"dataset_dir": str(tmp_path / "panel.tsv"), "output_dir": str(folder), "draws": 2}
+    workflow(bundle, ["inference", "impute"], ["smoke"], **common, **options).run()
+    imputed, report = anndata.read_h5ad(folder / "imputed.h5ad"), json.loads((folder / "imputation.json").read_text())
+    measured = imputed.var["observed"].to_numpy()
+    np.testing.assert_allclose(imputed.X[:, measured], source.X[:, measured], rtol=1e-5)
+    assert not measured[-3:].any()
+    assert (imputed.layers["std"][:, ~measured] > 0).all()
+    assert report["hidden_genes"] == int((~measured).sum()) - 3
+    assert np.isfinite(report["rmse"])
+
+    options = {"dataset_dir": str(tmp_path / "matrix.tsv"), "obs_path": str(tmp_path / "obs.csv")}
+    likelihood = {"output_dir": str(tmp_path / "scored"), "likelihood_sigmas#steps": 4}
+    workflow(bundle, ["inference", "likelihood"], ["smoke"], **common, **options, **likelihood).run()
+    assert np.isfinite(pd.read_csv(tmp_path / "scored/profiles.csv")["nats_per_dim"]).all()
+
+    folder = tmp_path / "transferred"
+    options |= {"output_dir": str(folder), "target_batch": "batch2", "steps": 24}
+    workflow(bundle, ["inference", "batch_transfer"], **common, **options).run()
+    moved = anndata.read_h5ad(folder / "transferred.h5ad")
+    assert moved.shape == source.shape
+    assert np.corrcoef(moved.X.ravel(), source.X.ravel())[0, 1] > 0.9
 
 
 @pytest.mark.parametrize("bundle", ARRAYS)

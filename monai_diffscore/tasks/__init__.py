@@ -13,6 +13,7 @@ inferer                             postprocessing                    task
                                     :class:`ProposeAnomaly`
 :class:`PatchLikelihoodInferer`     :class:`SaveLikelihood`           nats per dimension, out-of-distribution ranking
 :class:`ImputationInferer`          :class:`SaveImputed`              counts of genes that were not measured
+:class:`ProfileImputationInferer`   :class:`SaveImputedProfiles`      values of genes that were not measured
 :class:`TransferInferer`            ``handlers.SaveCells``            cells as another batch would show them
 ``engines.LikelihoodInferer``       :class:`SaveCellLikelihood`       nats per dimension of each cell
 ==================================  ================================  ==================================================
@@ -23,6 +24,7 @@ from monai_diffscore.tasks.cases import CaseTable, WriteDicom, WriteNifti, inten
 from monai_diffscore.tasks.cell_likelihood import SaveCellLikelihood
 from monai_diffscore.tasks.imputation import ImputationInferer, SaveImputed
 from monai_diffscore.tasks.likelihood import PatchLikelihoodInferer, SaveLikelihood
+from monai_diffscore.tasks.profile_imputation import ProfileImputationInferer, SaveImputedProfiles
 from monai_diffscore.tasks.restoration import RestorationInferer, SavePosterior, box_mask, estimate_noise, line_angles
 from monai_diffscore.tasks.transfer import TransferInferer, noise_up
 
@@ -32,11 +34,13 @@ __all__ = [
     "CaseTable",
     "ImputationInferer",
     "PatchLikelihoodInferer",
+    "ProfileImputationInferer",
     "ProposeAnomaly",
     "RestorationInferer",
     "SaveAnomaly",
     "SaveCellLikelihood",
     "SaveImputed",
+    "SaveImputedProfiles",
     "SaveLikelihood",
     "SavePosterior",
     "TransferInferer",
