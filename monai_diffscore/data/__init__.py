@@ -13,6 +13,7 @@ from monai_diffscore.data.dicom import (
 )
 from monai_diffscore.data.files import file_hash
 from monai_diffscore.data.loader import ResumableLoader
+from monai_diffscore.data.participants import attach_participants, encode_conditions
 from monai_diffscore.data.patches import (
     GridPatchesd,
     HeldOutSlabd,
@@ -46,8 +47,10 @@ __all__ = [
     "Slide",
     "SlideTiles",
     "StrictDicomReader",
+    "attach_participants",
     "cached_dataset",
     "class_names",
+    "encode_conditions",
     "file_hash",
     "list_arrays",
     "list_slides",
