@@ -68,6 +68,36 @@ def _plan(chosen: argparse.Namespace) -> int:
     return 0
 
 
+def add_check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """``check BUNDLE``: what is wrong with a bundle, before it runs."""
+    parser = commands.add_parser(
+        "check", help="what is wrong with a bundle, before it runs; exit code 1 if anything is"
+    )
+    parser.add_argument("bundle", type=Path, nargs="+", help="folder of a bundle")
+    parser.add_argument(
+        "--override",
+        nargs="+",
+        default=[],
+        metavar="ID",
+        help="ids (also ID=VALUE) or overlays that a command overrides",
+    )
+    parser.add_argument("--json", action="store_true", help="print a JSON list")
+    parser.set_defaults(run_command=_check)
+
+
+def _check(chosen: argparse.Namespace) -> int:
+    from monai_diffscore.inspection import inspect_bundle  # MONAI takes seconds to import
+
+    findings = {str(bundle): inspect_bundle(bundle, chosen.override) for bundle in chosen.bundle}
+    if chosen.json:
+        print(json.dumps({name: [vars(finding) for finding in found] for name, found in findings.items()}, indent=4))
+    else:
+        for name, found in findings.items():
+            print(f"{name}: {len(found)} finding(s)" if found else f"{name}: nothing found")
+            print("".join(f"  {finding}\n" for finding in found), end="")
+    return int(any(findings.values()))
+
+
 def add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """``report RUN``: the quality panel of generated images as a page."""
     parser = commands.add_parser("report", help="how good generated images are: one HTML page, JSON and pictures")
@@ -147,6 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code. A problem with data or flags is one line on the error output, code 1."""
     parser = argparse.ArgumentParser(prog="python -m monai_diffscore", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    add_check(commands)
     add_plan(commands)
     add_report(commands)
     add_samples(commands)

@@ -202,8 +202,8 @@ def _unlabelled(configs: dict[str, Config]) -> None:
 
 
 def _patches_of_pictures(plan: Plan, train: Config) -> None:
-    """Random patches to train on, a fixed grid of them to validate on; one picture is cut in two parts."""
-    train["patches_per_image"] = plan["patches_per_image"]
+    """Random patches to train on, a fixed grid to validate on, as of volumes; one picture is cut in two parts."""
+    train["patches_per_volume"] = plan["patches_per_image"]
     train["validation_patches"] = 16
     train["cases"] = "$data.split_by_subject(@found, @validation_share, @seed)"
     steps = train["train"]["deterministic_transforms"]
@@ -212,7 +212,7 @@ def _patches_of_pictures(plan: Plan, train: Config) -> None:
     train["train"]["random_transforms"] = [
         {"_target_": "RandSpatialCropd", "keys": "image", "roi_size": "@image_size", "random_size": False}
     ]
-    train["train"]["dataset"]["data"] = "$@cases[0] * @patches_per_image"
+    train["train"]["dataset"]["data"] = "$@cases[0] * @patches_per_volume"
     train["validate"]["preprocessing"]["transforms"] = (
         "$@train#deterministic_transforms + [data.GridPatchesd('image', @image_size, @validation_patches)]"
     )

@@ -59,9 +59,11 @@ def fingerprint_volumes(root: Path, modality: str | None = None) -> Fingerprint:
     """
     cases, problems = list_readable(root, lambda names: list_volumes(root, left_out=names))
     channels = Counter(_channels(case["image"]) for case in cases).most_common(1)[0][0]
-    load = LoadVolumed("image", spatial_dims=3, channels=channels, slices=True)
+    load: Any = LoadVolumed("image", spatial_dims=3, channels=channels, slices=True)
     pairs, unread = read_each(
-        root, tqdm(cases, desc="reading", leave=False), lambda case: _measure(load({**case})["image"], modality)
+        root,
+        tqdm(cases, desc="reading", leave=False),
+        lambda case: _measure(load(case)["image"], modality),
     )
     problems += unread
     pairs, others = _of_one_modality(root, pairs)
@@ -172,8 +174,8 @@ def fingerprint_pictures(root: Path, channels: int | None = None) -> Fingerprint
     """The fingerprint of a folder of pictures, of .npy files of images, or of one."""
     cases, problems = list_readable(root, lambda names: list_arrays(root, 2, left_out=names))
     count = channels or _picture_channels(cases)
-    load = LoadPictured("image", count)
-    return _arrays(root, "pictures", cases, problems, count, lambda case: np.asarray(load({**case})["image"]))
+    load: Any = LoadPictured("image", count)
+    return _arrays(root, "pictures", cases, problems, count, lambda case: np.asarray(load(case)["image"]))
 
 
 def fingerprint_sequences(root: Path) -> Fingerprint:
@@ -181,8 +183,8 @@ def fingerprint_sequences(root: Path) -> Fingerprint:
     cases, problems = list_readable(root, lambda names: list_arrays(root, 1, left_out=names))
     array = np.load(cases[0]["image"], mmap_mode="r")
     count = int(array.shape[1]) if array.ndim == 3 else 1
-    load = LoadArrayd("image", 1, count)
-    return _arrays(root, "sequences", cases, problems, count, lambda case: np.asarray(load({**case})["image"]))
+    load: Any = LoadArrayd("image", 1, count)
+    return _arrays(root, "sequences", cases, problems, count, lambda case: np.asarray(load(case)["image"]))
 
 
 def _picture_channels(cases: Sequence[dict[str, Any]]) -> int:
