@@ -63,8 +63,16 @@ from monai_diffscore.guidance import (  # isort: skip
     PosteriorGuidance,
 )
 from monai_diffscore.tiling import SliceDenoiser, TiledDenoiser  # isort: skip
-from monai_diffscore.anomaly import HealthyScores, healthy_residuals  # isort: skip
-from monai_diffscore.networks import ConditionEncoder, HierarchicalUNet, ScoreDiT, ScoreMLP, ScoreUNet  # isort: skip
+from monai_diffscore.anomaly import BallScan, HealthyReference, HealthyScores, healthy_residuals  # isort: skip
+from monai_diffscore.networks import (  # isort: skip
+    ConditionEncoder,
+    GeneResidualMLP,
+    HierarchicalUNet,
+    PathwayGNN,
+    ScoreDiT,
+    ScoreMLP,
+    ScoreUNet,
+)
 
 __version__ = "0.1.0"
 
@@ -73,6 +81,7 @@ __all__ = [
     "VESDE",
     "VPSDE",
     "Autoguidance",
+    "BallScan",
     "Blur",
     "ClassifierFree",
     "ConditionEncoder",
@@ -86,7 +95,9 @@ __all__ = [
     "FourierUndersampling",
     "GaussianDenoiser",
     "GeneDropout",
+    "GeneResidualMLP",
     "GuidanceInterval",
+    "HealthyReference",
     "HealthyScores",
     "HierarchicalUNet",
     "Inpaint",
@@ -96,6 +107,7 @@ __all__ = [
     "Mask",
     "MixtureDenoiser",
     "Operator",
+    "PathwayGNN",
     "PosteriorGuidance",
     "Preconditioning",
     "Radon",

@@ -15,15 +15,16 @@ sampler, with the likelihood, with :class:`~monai_diffscore.tiling.TiledDenoiser
 
 and the methods differ in V:
 
-=========  ==============================================  ===========================================================
-method     V                                               what follows
-=========  ==============================================  ===========================================================
-``mmps``   :math:`\sigma^2 J`, the true covariance         exact for every Gaussian prior; conjugate gradients, each
-           (second-order Tweedie)                          iteration one more backward pass
-``pigdm``  :math:`r^2 I, r^2 = \sigma^2 s^2/(\sigma^2+s^2)`  exact for the prior N(m, s^2 I); one backward pass
-``dps``    :math:`r^2 I`, and :math:`A A^T` a number       a gradient step on :math:`\lVert y - A D\rVert^2` of the size
-           (its largest eigenvalue)                        that :math:`\sigma_y` and A allow; one backward pass
-=========  ==============================================  ===========================================================
+=========  ==================================================  =======================================================
+method     V                                                   what follows
+=========  ==================================================  =======================================================
+``mmps``   :math:`\sigma^2 J`, the true covariance             exact for every Gaussian prior; conjugate gradients,
+           (second-order Tweedie)                              each iteration one more backward pass
+``pigdm``  :math:`r^2 I, r^2 = \sigma^2 s^2/(\sigma^2+s^2)`     exact for the prior N(m, s^2 I); one backward pass
+``dps``    :math:`r^2 I`, and :math:`A A^T` a number           a gradient step on :math:`\lVert y - A D\rVert^2` of
+           (its largest eigenvalue)                            the size that :math:`\sigma_y` and A allow; one backward
+                                                               pass
+=========  ==================================================  =======================================================
 
 None has a weight to tune: the step follows from :math:`\sigma_y`, the operator and :math:`\sigma`. All are approximate
 for other priors, and the samples of a mixture posterior are biased; docs/BENCHMARKS_SAMPLING.md has the figures.

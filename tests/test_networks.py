@@ -10,7 +10,15 @@ import torch.nn.functional as F
 from torch import nn
 
 from monai_diffscore.denoiser import Denoiser, EDMPreconditioning
-from monai_diffscore.networks import ConditionEncoder, HierarchicalUNet, ScoreDiT, ScoreMLP, ScoreUNet
+from monai_diffscore.networks import (
+    ConditionEncoder,
+    GeneResidualMLP,
+    HierarchicalUNet,
+    PathwayGNN,
+    ScoreDiT,
+    ScoreMLP,
+    ScoreUNet,
+)
 from monai_diffscore.networks.blocks import (
     FourierFeatures,
     SelfAttention,
@@ -42,9 +50,24 @@ def hierarchical(dims: int, **options) -> HierarchicalUNet:
     return HierarchicalUNet(dims, 2, 2, channels=(8, 16), num_head_channels=8, **options)
 
 
+def gene_mlp(**options) -> GeneResidualMLP:
+    return GeneResidualMLP(6, hidden_size=24, depth=2, bottleneck=8, embedding_size=32, **options)
+
+
+EDGES = torch.tensor([[0, 1, 2, 3, 0, 4], [1, 2, 3, 4, 6, 7]])  # of six genes (one alone) and two sets
+
+
+def pathway_gnn(**options) -> PathwayGNN:
+    options = {"num_sets": 2, "relations": torch.tensor([0, 1, 0, 0, 0, 0]), **options}
+    return PathwayGNN(6, EDGES, hidden_size=16, depth=2, embedding_size=32, **options)
+
+
 # name -> (constructor taking a condition, shape of one sample)
 NETWORKS = {
     "mlp": (lambda condition=None: ScoreMLP(6, hidden_size=32, depth=2, condition=condition), (6,)),
+    "gene_mlp": (lambda condition=None: gene_mlp(condition=condition), (6,)),
+    "pathway_gnn": (lambda condition=None: pathway_gnn(condition=condition), (6,)),
+    "pathway_gnn_samplewise": (lambda condition=None: pathway_gnn(condition=condition, checkpointing=True), (6,)),
     "unet1d": (lambda condition=None: unet(1, condition=condition, num_head_channels=8), (2, 16)),
     "unet2d": (lambda condition=None: unet(2, condition=condition, num_head_channels=8), (2, 8, 12)),
     "unet3d": (lambda condition=None: unet(3, condition=condition, num_head_channels=8), (2, 8, 4, 8)),
@@ -448,6 +471,45 @@ def test_a_unet_with_two_voxels_at_its_coarsest_level_trains_in_bfloat16(edge):
         assert torch.equal(gradients[-1], gradients[0])
 
 
+# ---- GeneResidualMLP ----
+
+
+def test_checkpointed_gradients_of_the_gene_mlp_equal_unchecked_ones():
+    x, gradients = torch.randn(2, 6), []
+    for checkpointing in (False, True):
+        torch.manual_seed(0)
+        network = awaken(gene_mlp(checkpointing=checkpointing))
+        calls = []
+        network.blocks[0].linear_in.register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
+        network(x, C_NOISE[:2]).square().mean().backward()
+        assert len(calls) == 1 + checkpointing  # computed again in the backward pass
+        gradients.append([p.grad for p in network.parameters()])
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-5, atol=1e-7)
+
+
+def test_gates_carry_what_a_bottleneck_of_one_cannot():
+    """The exact F of independent genes is a diagonal, which gates represent and a bottleneck alone does not."""
+    network = GeneResidualMLP(6, 16, 1, bottleneck=1, embedding_size=16, gate_rank=2)
+    x = torch.randn(4, 6)
+    nn.init.ones_(network.gate.shapes.bias)
+    torch.testing.assert_close(network(x, torch.zeros(4)), network.gate.loadings.sum(1) * x)
+    assert torch.linalg.matrix_rank(network(x, torch.zeros(4))) == 4
+
+
+def test_a_genome_of_the_default_size_costs_what_its_bottleneck_says():
+    with torch.device("meta"):
+        counts = [sum(p.numel() for p in GeneResidualMLP(genes).parameters()) for genes in (10_000, 20_000)]
+    assert counts[1] - counts[0] == 10_000 * (2 * 512 + 1 + 8)  # input, output with bias, gate
+    assert counts[1] < 1e8
+
+
+def test_gene_networks_refuse_other_numbers_of_genes():
+    with pytest.raises(ValueError, match=r"GeneResidualMLP of 6 genes expects x \[B, 6\], got \(3, 5\)"):
+        gene_mlp()(torch.zeros(3, 5), C_NOISE)
+    with pytest.raises(ValueError, match=r"dropout in \[0, 1\)"):
+        gene_mlp(dropout=1.0)
+
+
 # ---- sizes ----
 
 
@@ -458,8 +520,10 @@ def test_a_unet_with_two_voxels_at_its_coarsest_level_trains_in_bfloat16(edge):
         lambda name: ScoreUNet.preset(name, 3, 1, 1),
         lambda name: HierarchicalUNet.preset(name, 2, 3, 3),
         lambda name: ScoreDiT.preset(name, 3, 1, 32),
+        lambda name: GeneResidualMLP.preset(name, 2000),
+        lambda name: PathwayGNN.preset(name, 6, EDGES, num_sets=2),
     ],
-    ids=["mlp", "unet", "hierarchical", "dit"],
+    ids=["mlp", "unet", "hierarchical", "dit", "gene_mlp", "pathway_gnn"],
 )
 def test_every_network_has_sizes_by_name(build):
     with torch.device("meta"):

@@ -1,7 +1,10 @@
 """Where data comes from: files, patches of them, and samples that come inside packages."""
 
+from monai_diffscore.data.anndata import Expression, ExpressionRows, stratified_split, write_expression
 from monai_diffscore.data.arrays import FitSized, LoadArrayd, LoadPictured, SavePictured, class_names, list_arrays
 from monai_diffscore.data.cache import cached_dataset
+from monai_diffscore.data.cells import LatentCells, cell_statistics, requested_cells, split_cells
+from monai_diffscore.data.counts import recover_counts
 from monai_diffscore.data.dicom import (
     DicomReport,
     SaveDicomd,
@@ -12,7 +15,9 @@ from monai_diffscore.data.dicom import (
     write_dicom_series,
 )
 from monai_diffscore.data.files import file_hash
+from monai_diffscore.data.gene_fields import GeneFields
 from monai_diffscore.data.loader import ResumableLoader
+from monai_diffscore.data.matrices import read_matrix
 from monai_diffscore.data.participants import attach_participants, encode_conditions
 from monai_diffscore.data.patches import (
     GridPatchesd,
@@ -33,9 +38,13 @@ __all__ = [
     "BlankVolumed",
     "DataError",
     "DicomReport",
+    "Expression",
+    "ExpressionRows",
     "FitSized",
+    "GeneFields",
     "GridPatchesd",
     "HeldOutSlabd",
+    "LatentCells",
     "LoadArrayd",
     "LoadPictured",
     "LoadVolumed",
@@ -49,6 +58,7 @@ __all__ = [
     "StrictDicomReader",
     "attach_participants",
     "cached_dataset",
+    "cell_statistics",
     "class_names",
     "encode_conditions",
     "file_hash",
@@ -58,12 +68,18 @@ __all__ = [
     "load_statistics",
     "measure_statistics",
     "read_dicom_series",
+    "read_matrix",
     "read_with_field_of_view",
+    "recover_counts",
+    "requested_cells",
     "save_statistics",
     "split_by_subject",
+    "split_cells",
     "split_rows",
     "spread",
+    "stratified_split",
     "toy_rows",
     "write_dicom_seg",
     "write_dicom_series",
+    "write_expression",
 ]

@@ -15,25 +15,34 @@ from monai_diffscore.data.problems import DataError
 
 
 @contextmanager
-def whole_file(path: str | Path) -> Iterator[BinaryIO]:
-    """A binary file to write, which takes the name ``path`` when all of it is on the disk; makes the folder if need be.
+def whole_path(path: str | Path) -> Iterator[Path]:
+    """A path for a file to write, which takes the name ``path`` when all of it is on the disk; makes the folder if need
+    be. For libraries that open their files themselves; it ends as ``path`` does.
 
     A crash or an exception at any moment leaves the old file, or none, never a part of the new one.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}-")
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}-", suffix=target.suffix)
+    os.close(handle)
+    temporary = Path(name)
     try:
-        with os.fdopen(handle, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp gives 0600
+        yield temporary
+        with open(temporary, "rb+") as written:
+            os.fsync(written.fileno())
+        temporary.chmod(0o644)  # mkstemp gives 0600
         os.replace(temporary, target)
         flush_folder(target.parent)  # without it a power cut may undo the renaming
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def whole_file(path: str | Path) -> Iterator[BinaryIO]:
+    """A binary file to write, otherwise as :func:`whole_path`."""
+    with whole_path(path) as temporary, open(temporary, "wb") as file:
+        yield file
 
 
 @contextmanager

@@ -27,6 +27,7 @@ from torch import distributed
 from torch.utils.data import Dataset, Sampler
 
 _WORD = 0xFFFFFFFF
+_BLOCKS_MIXED = 4
 
 
 def scattered_seed(seed: int, stream: int, number: int) -> int:
@@ -50,12 +51,17 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         batch_size: items in a batch of one rank; an epoch leaves out what does not fill a batch on every rank.
         seed: of the order.
         shuffle: whether to permute.
+        block_size: None permutes all items; a number permutes blocks of so many neighbours, and the items of four
+            blocks at a time, for data that is read from the disk in blocks.
     """
 
-    def __init__(self, count: int, batch_size: int, seed: int = 0, shuffle: bool = True) -> None:
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
+    def __init__(
+        self, count: int, batch_size: int, seed: int = 0, shuffle: bool = True, block_size: int | None = None
+    ) -> None:
+        if batch_size < 1 or (block_size is not None and block_size < 1):
+            raise ValueError(f"batch_size and block_size must be at least 1, got {batch_size} and {block_size}.")
         self.count, self.batch_size, self.seed, self.shuffle = count, batch_size, seed, shuffle
+        self.block_size = block_size
         self.epoch, self.first = 1, 0
 
     def start_at(self, epoch: int, batch: int = 0) -> None:
@@ -69,13 +75,23 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         rank, ranks = _ranks()
         epoch = self.epoch
         if self.shuffle:
-            generator = torch.Generator().manual_seed(scattered_seed(self.seed, 0, epoch))
-            order = torch.randperm(self.count, generator=generator).tolist()
+            order = self._permuted(torch.Generator().manual_seed(scattered_seed(self.seed, 0, epoch)))
         else:
             order = list(range(self.count))
         for batch in range(self.first, len(self)):
             start = (batch * ranks + rank) * self.batch_size
             yield [(epoch, index) for index in order[start : start + self.batch_size]]
+
+    def _permuted(self, generator: torch.Generator) -> list[int]:
+        if self.block_size is None:
+            return torch.randperm(self.count, generator=generator).tolist()
+        blocks = torch.arange(self.count).split(self.block_size)
+        places = torch.randperm(len(blocks), generator=generator).split(_BLOCKS_MIXED)
+        order = []
+        for group in places:
+            items = torch.cat([blocks[place] for place in group.tolist()])
+            order += items[torch.randperm(len(items), generator=generator)].tolist()
+        return order
 
 
 def _ranks() -> tuple[int, int]:
@@ -136,6 +152,7 @@ class ResumableLoader(DataLoader):
         seed: of order and transforms.
         shuffle: whether to visit the items in another order at each epoch.
         num_workers: worker processes; they change nothing but the speed.
+        block_size: see :class:`EpochBatches`.
         keywords: go to ``DataLoader``.
     """
 
@@ -146,9 +163,10 @@ class ResumableLoader(DataLoader):
         seed: int = 0,
         shuffle: bool = True,
         num_workers: int = 0,
+        block_size: int | None = None,
         **keywords: Any,
     ) -> None:
-        self.batches = EpochBatches(len(dataset), batch_size, seed, shuffle)
+        self.batches = EpochBatches(len(dataset), batch_size, seed, shuffle, block_size)
         # a generator of its own: the workers' seeds are not drawn from the one that the training's noise comes from
         keywords.setdefault("generator", torch.Generator().manual_seed(seed))
         super().__init__(SeededItems(dataset, seed), num_workers=num_workers, batch_sampler=self.batches, **keywords)

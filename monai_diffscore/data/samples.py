@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from monai_diffscore.data.files import whole_file
+from monai_diffscore.data.files import whole_file, whole_path
 from monai_diffscore.data.invesalius import convert_invesalius
 from monai_diffscore.data.phantom import write_ct_phantoms
 from monai_diffscore.data.problems import DataError
@@ -116,8 +116,8 @@ CATALOGUE: tuple[Sample, ...] = (
     ),
     Sample("retina", "fundus photograph, 1411 x 1411 RGB", "pip", "scikit-image", "data/retina.jpg", "CC0", "skimage"),
     Sample(
-        "pbmc68k_reduced", "700 blood cells x 765 genes", "pip", "scanpy", "datasets/10x_pbmc68k_reduced.h5ad",
-        "BSD-3 (package)",
+        "pbmc68k_reduced", "700 blood cells x 765 genes; pbmc68k() recovers the counts", "pip", "scanpy",
+        "datasets/10x_pbmc68k_reduced.h5ad", "BSD-3 (package)",
     ),
     Sample("ecg", "an ECG trace of 1024 points", "pip", "PyWavelets", "data/ecg.npz", "MIT (package)", "pywt"),
     Sample(
@@ -238,6 +238,43 @@ def ecg() -> str:
         with np.load(source) as archive:
             _save_array(path, archive["data"])
         logger.info("wrote the sample sequence %s", path)
+    return str(path)
+
+
+def pbmc68k() -> str:
+    """700 blood cells x 765 genes of scanpy's sample with their **counts**: an .h5ad file in the cache.
+
+    scanpy's file holds z-scores as X and :math:`\\log(1 + 10^4 x / l)`, rounded to three decimals, as ``raw``. The
+    counts x come back exactly, with the totals l in ``obs['n_counts']``
+    (:func:`~monai_diffscore.data.counts.recover_counts`). The file written has ``layers['counts']``, the log-normalised
+    X, ``obs['bulk_labels']`` (10 cell types) and ``obs['n_counts']``, of which the 765 genes are a fifth. Written at
+    the first call. Override: ``MONAI_DIFFSCORE_PBMC68K_REDUCED``.
+
+    Raises:
+        DataError: if scanpy is not installed, or the counts do not come back.
+    """
+    import warnings
+
+    import anndata
+
+    from monai_diffscore.data.counts import recover_counts
+
+    source = sample_path("pbmc68k_reduced")
+    path = _derived(source, "pbmc68k").with_suffix(".h5ad")
+    if not path.is_file():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about the age of the file's format
+            sample = anndata.read_h5ad(source)
+        counts = recover_counts(sample.raw.X, sample.obs["n_counts"], source=source)
+        written = anndata.AnnData(
+            sample.raw.X,
+            obs=sample.obs[["bulk_labels", "n_counts", "phase", "louvain"]],
+            var=sample.raw.var[[]],
+            layers={"counts": counts},
+        )
+        with whole_path(path) as file:
+            written.write_h5ad(file)
+        logger.info("wrote the sample cells %s", path)
     return str(path)
 
 

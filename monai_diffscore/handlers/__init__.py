@@ -2,6 +2,7 @@
 
 from monai_diffscore.handlers.attach import Attach
 from monai_diffscore.handlers.cases import TrackCases
+from monai_diffscore.handlers.cells import SaveCells
 from monai_diffscore.handlers.checkpoint import ResumableCheckpoint
 from monai_diffscore.handlers.ema import PowerEMA
 from monai_diffscore.handlers.gallery import SampleGallery, SaveArray, SaveGallery, SaveRows
@@ -18,6 +19,7 @@ __all__ = [
     "ResumableCheckpoint",
     "SampleGallery",
     "SaveArray",
+    "SaveCells",
     "SaveGallery",
     "SaveRows",
     "ShardedCheckpoint",

@@ -274,7 +274,7 @@ def _volumes(record: RunRecord | None, part: int, given: str | Path | None, most
             got="none",
             remedy=f"Give a folder of {what} images with {flag}.",
         )
-    parser = _parser(record)
+    parser = run_parser(record)
     cases: Any = list_volumes(given) if given is not None else None
     if cases is None:
         source = Path(str(parser.get_parsed_content("dataset_dir")))
@@ -290,7 +290,8 @@ def _volumes(record: RunRecord | None, part: int, given: str | Path | None, most
     return tensors, name
 
 
-def _parser(record: RunRecord) -> ConfigParser:
+def run_parser(record: RunRecord) -> ConfigParser:
+    """The train.json of a run with the parameters that it was given."""
     parser = ConfigParser()
     parser.read_config(json.loads(record.config or "{}"))
     for name in _RECORDED_IDS:

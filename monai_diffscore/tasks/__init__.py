@@ -9,12 +9,13 @@ inferer                             postprocessing                    task
 ==================================  ================================  ==================================================
 :class:`RestorationInferer`         :class:`SavePosterior`            inpaint, super-resolve, denoise, reconstruct
 :class:`AnomalyInferer`             :class:`CalibrateAnomaly`,        p-value at each voxel, label map
-                                    :class:`SaveAnomaly`
+                                    :class:`SaveAnomaly`,
+                                    :class:`ProposeAnomaly`
 :class:`PatchLikelihoodInferer`     :class:`SaveLikelihood`           nats per dimension, out-of-distribution ranking
 ==================================  ================================  ==================================================
 """
 
-from monai_diffscore.tasks.anomaly import AnomalyInferer, CalibrateAnomaly, SaveAnomaly
+from monai_diffscore.tasks.anomaly import AnomalyInferer, CalibrateAnomaly, ProposeAnomaly, SaveAnomaly, tissue
 from monai_diffscore.tasks.cases import CaseTable, WriteDicom, WriteNifti, intensity_range, on_source_grid
 from monai_diffscore.tasks.likelihood import PatchLikelihoodInferer, SaveLikelihood
 from monai_diffscore.tasks.restoration import RestorationInferer, SavePosterior, box_mask, estimate_noise, line_angles
@@ -24,6 +25,7 @@ __all__ = [
     "CalibrateAnomaly",
     "CaseTable",
     "PatchLikelihoodInferer",
+    "ProposeAnomaly",
     "RestorationInferer",
     "SaveAnomaly",
     "SaveLikelihood",
@@ -35,4 +37,5 @@ __all__ = [
     "intensity_range",
     "line_angles",
     "on_source_grid",
+    "tissue",
 ]

@@ -21,6 +21,14 @@ from monai_diffscore.transforms.intensity import (
     WindowIntensityd,
 )
 from monai_diffscore.transforms.nyul import NyulStandardize, NyulStandardized
+from monai_diffscore.transforms.omics import (
+    GeneScale,
+    LogNormalize,
+    LogNormalized,
+    StandardizeGenes,
+    StandardizeGenesd,
+    measure_gene_scale,
+)
 from monai_diffscore.transforms.pathology import (
     JitterStains,
     NormalizeReinhard,
@@ -50,12 +58,15 @@ __all__ = [
     "WINDOWS_HU",
     "ForegroundZScore",
     "ForegroundZScored",
+    "GeneScale",
     "HounsfieldUnits",
     "HounsfieldUnitsd",
     "IntensityTransform",
     "IntensityTransformd",
     "JitterStains",
     "LabStatistics",
+    "LogNormalize",
+    "LogNormalized",
     "N4BiasCorrect",
     "N4BiasCorrectd",
     "NormalizeReinhard",
@@ -73,6 +84,8 @@ __all__ = [
     "ScaleRGB",
     "ScaleRGBd",
     "Stains",
+    "StandardizeGenes",
+    "StandardizeGenesd",
     "ToRGB",
     "ToRGBd",
     "WindowHU",
@@ -84,4 +97,5 @@ __all__ = [
     "fit_slide",
     "fit_slides",
     "fit_vahadane",
+    "measure_gene_scale",
 ]

@@ -1,0 +1,284 @@
+r"""Expression data as rows of a batch: AnnData in .h5ad and .zarr, read a few rows at a time, and text files.
+
+:class:`Expression` reads rows in the order of genes that :class:`~monai_diffscore.data.gene_fields.GeneFields` declare,
+with the total l of **all** genes in the file (or in a column of ``obs``): what is normalised by the sum of a selection
+of genes is not normalised. :class:`ExpressionRows` makes dictionaries of them: ``image`` [G] float32, ``library``,
+``label``, ``batch``, each covariate under its name, ``name``.
+
+Only a few blocks of rows are in memory: shuffle block-wise with ``ResumableLoader(..., block_size=512)``, which visits
+the rows of a few blocks at a time.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy import sparse
+from torch.utils.data import Dataset
+
+from monai_diffscore.data.counts import COUNTS_REMEDY, describe_values, refuse_other_than_counts
+from monai_diffscore.data.expression_stores import HeldMatrix, StoredMatrix
+from monai_diffscore.data.files import whole_folder, whole_path
+from monai_diffscore.data.gene_fields import GeneFields, column_of
+from monai_diffscore.data.matrices import DELIMITERS
+from monai_diffscore.data.problems import DataError
+
+#: where counts are looked for, if no layer is declared
+PLACES = ("counts", "raw", "X")
+_BLOCK = 512  # rows that are read at once
+
+
+class Expression:
+    """Rows of an expression matrix, in the order of genes of ``fields``, read from the disk when they are asked for.
+
+    Args:
+        source: .h5ad, a .zarr folder, .csv or .tsv (see :func:`~monai_diffscore.data.matrices.read_matrix`), or an
+            AnnData object. Of the first two the matrix stays on the disk; it must be stored by rows (dense or CSR).
+        fields: what the data is. Without genes, labels and batches they are taken from here: see :attr:`fields`.
+        transposed: a text file has a gene in each row.
+        obs_path: .csv or .tsv with a row of ``obs`` for each sample of a text file, named in its first column.
+        blocks: number of blocks of 512 rows that are kept in memory.
+    Raises:
+        DataError: if the file, the values or the fields are not as declared.
+    """
+
+    def __init__(
+        self,
+        source: Any,
+        fields: GeneFields | None = None,
+        transposed: bool = False,
+        obs_path: str | Path | None = None,
+        blocks: int = 16,
+    ) -> None:
+        fields = fields or GeneFields()
+        self.source = source if isinstance(source, str | Path) else "AnnData"
+        store: Any
+        if not isinstance(source, str | Path):
+            store = HeldMatrix.of(source)
+        elif any(ending in DELIMITERS for ending in Path(source).suffixes[-2:]):
+            store = HeldMatrix.read(Path(source), transposed, obs_path)
+        else:
+            store = StoredMatrix(Path(source))
+        self._store = store
+        self.obs: pd.DataFrame = store.obs()
+        self.layer = fields.layer or self._find_layer(fields.content)
+        var = store.var(self.layer)
+        if fields.gene_key is not None:
+            var = var.set_index(column_of(var, fields.gene_key, "gene_key", self.source))
+        self.file_genes = [str(name) for name in var.index]
+        #: with genes, labels and batches in order
+        self.fields = fields.measured(self.obs, self.file_genes, self.source)
+        self._places = self.fields.gene_places(self.file_genes, self.source)
+        self._as_stored = np.array_equal(self._places, np.arange(len(self.file_genes)))
+        self._totals = None if fields.total is None else self._declared_totals(fields.total)
+        self._capacity = blocks
+        self._blocks: OrderedDict[int, tuple[Any, np.ndarray]] = OrderedDict()
+        self.block(0)  # a file of another content is refused before anything starts
+
+    def __len__(self) -> int:
+        return len(self.obs)
+
+    @property
+    def genes(self) -> tuple[str, ...]:
+        return self.fields.genes
+
+    def block(self, number: int) -> tuple[Any, np.ndarray]:
+        """Block ``number`` of 512 rows: values [n, G] (CSR, or dense as stored) and totals [n]."""
+        if number in self._blocks:
+            self._blocks.move_to_end(number)
+            return self._blocks[number]
+        start = number * _BLOCK
+        values = self._store.rows(self.layer, start, min(start + _BLOCK, len(self)))
+        self._check(values, start)
+        if self._totals is None:
+            totals = np.asarray(values.sum(1), dtype=np.float64).ravel()
+        else:
+            totals = self._totals[start : start + _BLOCK]
+        self._blocks[number] = values if self._as_stored else values[:, self._places], totals
+        if len(self._blocks) > self._capacity:
+            self._blocks.popitem(last=False)
+        return self._blocks[number]
+
+    def row(self, index: int) -> tuple[np.ndarray, float]:
+        """The values [G] float32 and the total of one row."""
+        values, totals = self.block(index // _BLOCK)
+        row = values[index % _BLOCK]
+        return (row.toarray()[0] if sparse.issparse(row) else row).astype(np.float32), float(totals[index % _BLOCK])
+
+    def batches(self) -> Iterator[tuple[Any, np.ndarray]]:
+        """All blocks in order, for what is measured in one pass."""
+        for number in range(-(-len(self) // _BLOCK)):
+            yield self.block(number)
+
+    def matrix(self, indices: Sequence[int] | np.ndarray | None = None) -> tuple[Any, np.ndarray]:
+        """Values [n, G] of rows (CSR, or dense as stored) and their totals [n]: all of them in memory."""
+        wanted = np.arange(len(self)) if indices is None else np.asarray(indices)
+        stack = sparse.vstack if sparse.issparse(self.block(0)[0]) else np.concatenate
+        order = np.argsort(wanted, kind="stable")
+        parts, totals = [], []
+        for number in np.unique(wanted // _BLOCK):
+            block, library = self.block(int(number))
+            inside = wanted[order][wanted[order] // _BLOCK == number] % _BLOCK
+            parts.append(block[inside])
+            totals.append(library[inside])
+        back = np.argsort(order)
+        values: Any = stack(parts)
+        return (values.tocsr() if sparse.issparse(values) else values)[back], np.concatenate(totals)[back]
+
+    def _find_layer(self, content: str) -> str:
+        found = {}
+        for place in PLACES if content == "counts" else ("X",):
+            if self._store.has(place):
+                found[place] = describe_values(self._store.rows(place, 0, min(_BLOCK, len(self.obs))))
+                if content != "counts" or found[place] == "counts":
+                    return place
+        raise DataError(
+            self.source,
+            expected="raw counts, integers from 0, in layers['counts'], raw or X",
+            got="; ".join(f"{place}: {text}" for place, text in found.items()) or "no matrix",
+            remedy=COUNTS_REMEDY,
+        )
+
+    def _check(self, values: Any, start: int) -> None:
+        source = f"{self.source} ({self.layer}, rows {start} to {start + values.shape[0] - 1})"
+        if self.fields.content == "counts":
+            refuse_other_than_counts(values, source)
+        bad = int((~np.isfinite(values.data if sparse.issparse(values) else values)).sum())
+        if bad:
+            raise DataError(
+                source, expected="finite values", got=f"{bad} NaN or infinite", remedy="Take these rows or genes out."
+            )
+
+    def _declared_totals(self, name: str) -> np.ndarray:
+        totals = column_of(self.obs, name, "total", self.source).to_numpy(dtype=np.float64)
+        if not (np.isfinite(totals) & (totals > 0)).all():
+            raise DataError(
+                self.source, key="total", expected=f"totals > 0 in obs[{name!r}]", got=f"from {totals.min():.4g}",
+                remedy="Take empty cells out, or set total to null, which sums the genes of the file.",
+            )  # fmt: skip
+        return totals
+
+
+class ExpressionRows(Dataset):
+    """Rows of an :class:`Expression` as dictionaries, as MONAI's data sets give them.
+
+    ``image`` [G] float32, ``library`` (total of the whole cell), ``label`` and ``batch`` (numbers, -1 missing), the
+    covariates under their names (NaN missing), ``name``: those that the fields declare.
+
+    Args:
+        expression: where the rows come from.
+        indices: which; None takes all.
+        transform: of each dictionary.
+    """
+
+    def __init__(
+        self, expression: Expression, indices: Sequence[int] | np.ndarray | None = None, transform: Any = None
+    ) -> None:
+        self.expression, self.transform = expression, transform
+        self.indices = np.arange(len(expression)) if indices is None else np.asarray(indices)
+        fields, obs, source = expression.fields, expression.obs, expression.source
+        self.conditions: dict[str, torch.Tensor] = {
+            role: torch.as_tensor(fields.codes(obs, role, source), dtype=torch.long)
+            for role in ("label", "batch")
+            if getattr(fields, role)
+        }
+        for name in fields.covariates:
+            column = pd.to_numeric(column_of(obs, name, name, source), errors="raise")
+            self.conditions[name] = torch.as_tensor(column.to_numpy(dtype=np.float32))
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, place: int) -> Any:
+        index = int(self.indices[place])
+        values, library = self.expression.row(index)
+        item: Mapping[str, Any] = {
+            "image": torch.from_numpy(values),
+            "library": torch.tensor(library, dtype=torch.float32),
+            **{name: column[index] for name, column in self.conditions.items()},
+            "name": str(self.expression.obs.index[index]),
+        }
+        return item if self.transform is None else self.transform(item)
+
+
+def stratified_split(labels: Any, share: float = 0.4, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of training and held-out rows, ``share`` of them held out of each label (scikit-learn's)."""
+    from sklearn.model_selection import StratifiedShuffleSplit
+
+    values = np.asarray(labels)
+    train, held_out = next(StratifiedShuffleSplit(n_splits=1, test_size=share, random_state=seed).split(values, values))
+    return np.sort(train), np.sort(held_out)
+
+
+def write_expression(
+    path: str | Path,
+    values: Any,
+    fields: GeneFields,
+    obs: pd.DataFrame | None = None,
+    provenance: Mapping[str, Any] | None = None,
+    latent: Any = None,
+    target_sum: float = 1e4,
+) -> None:
+    r"""Writes generated rows as AnnData, whole or not at all: .h5ad, or .zarr by the ending.
+
+    Counts go to ``layers['counts']`` (int32 CSR), and X is :math:`\log(1 + s x / \sum_g x)`, with s = ``target_sum``;
+    continuous values go to X. The rows are named ``synthetic_0``, ..., and ``obs['synthetic']`` is true.
+
+    Args:
+        path: of the file.
+        values: [N, genes of ``fields``], dense or sparse.
+        fields: names the genes, and what the values are.
+        obs: conditions of each row.
+        provenance: how they were made (hash of the weights, seed, steps, ...): ``uns['monai_diffscore']``.
+        latent: [N, d], for ``obsm['X_score_latent']``.
+        target_sum: s.
+    Raises:
+        DataError: if the shape is another, or the values are no counts that ought to be.
+    """
+    import anndata
+
+    matrix: Any = sparse.csr_matrix(values) if fields.content == "counts" else np.asarray(values, dtype=np.float32)
+    rows = matrix.shape[0]
+    if matrix.shape[1] != len(fields.genes) or (obs is not None and len(obs) != rows):
+        raise DataError(
+            path,
+            expected=f"values [N, {len(fields.genes)}] and N rows of obs",
+            got=f"{matrix.shape} and {None if obs is None else len(obs)}",
+            remedy="Give the values of the genes of the fields.",
+        )
+    table = pd.DataFrame(index=range(rows)) if obs is None else obs.copy()
+    table.index = pd.Index([f"synthetic_{number}" for number in range(rows)])
+    table["synthetic"] = True
+    layers = {}
+    if fields.content == "counts":
+        refuse_other_than_counts(matrix, path)
+        layers["counts"] = matrix.astype(np.int32)
+        matrix = matrix.astype(np.float32)
+        library = np.asarray(matrix.sum(1)).ravel()
+        matrix.data = np.log1p(matrix.data * (target_sum / np.repeat(library, np.diff(matrix.indptr))))
+    made = anndata.AnnData(
+        matrix,
+        obs=table,
+        var=pd.DataFrame(index=pd.Index(fields.genes)),
+        layers=layers,
+        uns={"monai_diffscore": {name: _plain(value) for name, value in (provenance or {}).items()}},
+        obsm={} if latent is None else {"X_score_latent": np.asarray(latent, dtype=np.float32)},
+    )
+    if Path(path).suffix == ".zarr":
+        with whole_folder(path) as folder:
+            made.write_zarr(folder)
+    else:
+        with whole_path(path) as file:
+            made.write_h5ad(file)
+
+
+def _plain(value: Any) -> Any:
+    """A value that AnnData can store: numbers and text as they are, all else as JSON."""
+    return value if isinstance(value, str | int | float | bool) else json.dumps(value, default=str)

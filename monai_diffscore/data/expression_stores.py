@@ -1,0 +1,150 @@
+"""Where the rows of an expression matrix lie: in memory, or on the disk in HDF5 or zarr, as AnnData writes them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from scipy import sparse
+
+from monai_diffscore.data.matrices import read_matrix
+from monai_diffscore.data.problems import DataError
+
+
+class HeldMatrix:
+    """A matrix that is in memory."""
+
+    def __init__(self, obs: pd.DataFrame, var: dict[str, pd.DataFrame], values: dict[str, Any]) -> None:
+        self._obs, self._var, self._values = obs, var, values
+
+    @classmethod
+    def of(cls, adata: Any) -> HeldMatrix:
+        values = {"X": adata.X, **dict(adata.layers), **({} if adata.raw is None else {"raw": adata.raw.X})}
+        return cls(
+            adata.obs,
+            {name: adata.raw.var if name == "raw" else adata.var for name in values},
+            {name: _by_rows(matrix) for name, matrix in values.items() if matrix is not None},
+        )
+
+    @classmethod
+    def read(cls, file: Path, transposed: bool, obs_path: str | Path | None) -> HeldMatrix:
+        values, samples, genes = read_matrix(file, transposed)
+        obs = pd.DataFrame(index=pd.Index(samples))
+        if obs_path is not None:
+            obs = pd.read_csv(obs_path, sep=None, engine="python", index_col=0)
+            obs.index = obs.index.astype(str)
+            absent = [name for name in samples if name not in obs.index]
+            if absent or not obs.index.is_unique:
+                raise DataError(
+                    obs_path, key="obs", expected=f"one row for each of the {len(samples)} samples of {file.name}",
+                    got=f"{len(absent)} missing, such as {absent[:5]}" if absent else "samples twice",
+                    remedy="Name the samples alike in the first columns of both files.",
+                )  # fmt: skip
+            obs = obs.loc[samples]
+        return cls(obs, {"X": pd.DataFrame(index=pd.Index(genes))}, {"X": values})
+
+    def obs(self) -> pd.DataFrame:
+        """The table of the rows."""
+        return self._obs
+
+    def var(self, layer: str) -> pd.DataFrame:
+        """The table of the columns of a layer."""
+        return self._var[layer]
+
+    def has(self, layer: str) -> bool:
+        return layer in self._values
+
+    def rows(self, layer: str, start: int, stop: int) -> Any:
+        return self._values[layer][start:stop]
+
+
+def _by_rows(matrix: Any) -> Any:
+    return matrix.tocsr() if sparse.issparse(matrix) else matrix
+
+
+class StoredMatrix:
+    """A matrix that is on the disk, in HDF5 or zarr; each process opens it for itself."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._opened: tuple[int, Any] | None = None
+        self._matrices: dict[str, Any] = {}
+        if not path.exists() or path.suffix not in (".h5ad", ".zarr"):
+            raise DataError(
+                path,
+                expected="a .h5ad file, a .zarr folder, or a table in a text file (.csv, .tsv)",
+                got=f"the ending {path.suffix!r}" if path.exists() else "no such file",
+                remedy="Give an existing --dataset_dir of one of these kinds.",
+            )
+        if "encoding-type" not in self._root()["obs"].attrs:
+            raise DataError(
+                path,
+                expected="the AnnData format of version 0.7 or later",
+                got="an older one",
+                remedy="Write it again: anndata.read_h5ad(path).write_h5ad(new_path).",
+            )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_opened": None, "_matrices": {}}  # open files do not travel between processes
+
+    def _root(self) -> Any:
+        if self._opened is None or self._opened[0] != os.getpid():
+            self._matrices = {}
+            try:
+                if self.path.suffix == ".zarr":
+                    import zarr
+
+                    self._opened = os.getpid(), zarr.open_group(self.path, mode="r")
+                else:
+                    import h5py
+
+                    self._opened = os.getpid(), h5py.File(self.path, "r")
+            except OSError as error:
+                raise DataError(
+                    self.path, expected="a whole AnnData file", got=str(error), remedy="Copy or write it again."
+                ) from error
+        return self._opened[1]
+
+    def obs(self) -> pd.DataFrame:
+        from anndata.io import read_elem
+
+        return read_elem(self._root()["obs"])
+
+    def var(self, layer: str) -> pd.DataFrame:
+        from anndata.io import read_elem
+
+        return read_elem(self._root()["raw/var" if layer == "raw" else "var"])
+
+    def has(self, layer: str) -> bool:
+        return _name_of(layer) in self._root()
+
+    def rows(self, layer: str, start: int, stop: int) -> Any:
+        root = self._root()  # a new process forgets the matrices of the old one
+        if layer not in self._matrices:
+            self._matrices[layer] = self._open(root, layer)
+        return self._matrices[layer][start:stop]
+
+    def _open(self, root: Any, layer: str) -> Any:
+        from anndata.io import sparse_dataset
+
+        name = _name_of(layer)
+        if name not in root:
+            raise DataError(
+                self.path, expected=f"a matrix {name}", got=f"{sorted(root)}", remedy="Name another layer, or null."
+            )
+        group = root[name]
+        kind = group.attrs.get("encoding-type")
+        if kind == "csc_matrix":
+            raise DataError(
+                self.path,
+                expected=f"{layer} stored by rows (CSR or dense), so that rows can be read alone",
+                got="by columns (CSC)",
+                remedy="Write it again: adata.X = adata.X.tocsr(); adata.write_h5ad(new_path).",
+            )
+        return sparse_dataset(group) if kind == "csr_matrix" else group
+
+
+def _name_of(layer: str) -> str:
+    return {"X": "X", "raw": "raw/X"}.get(layer, f"layers/{layer}")

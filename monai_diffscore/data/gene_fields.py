@@ -1,0 +1,160 @@
+"""What expression data is, declared once: where its values are, which genes in which order, what its rows are labelled.
+
+Saved beside the weights and looked at again when the model meets other data: a gene or a category that the model knows
+and the data lacks, or the reverse, is an error that names it; another order is put right; nothing is ever filled in.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from monai_diffscore.data.files import whole_file
+from monai_diffscore.data.matrices import refuse_repeated
+from monai_diffscore.data.problems import DataError
+
+CONTENTS = ("counts", "continuous")
+
+
+@dataclass(frozen=True)
+class GeneFields:
+    """What expression data is, declared once and saved with the model.
+
+    Args:
+        layer: "X", "raw" or a name in ``layers``. None takes the first of ``layers['counts']``, ``raw`` and ``X`` that
+            holds what ``content`` says.
+        label: column of ``obs`` with the class to be conditioned on, such as the cell type; None for none.
+        batch: column of ``obs`` with the batch; None for none.
+        covariates: columns of ``obs`` with numbers; NaN is missing.
+        total: column of ``obs`` with the total count of each whole cell; None sums all genes of the file.
+        gene_key: column of ``var`` with the names; None takes ``var_names``.
+        content: "counts" (integers from 0; all else is refused) or "continuous" (RMA, log-CPM, ...).
+        genes, labels, batches: names in the order of the model; :meth:`measured` takes them from the data.
+    Raises:
+        ValueError: for another content.
+    """
+
+    layer: str | None = None
+    label: str | None = None
+    batch: str | None = None
+    covariates: tuple[str, ...] = ()
+    total: str | None = None
+    gene_key: str | None = None
+    content: str = "counts"
+    genes: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+    batches: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.content not in CONTENTS:
+            raise ValueError(f"GeneFields expects the content to be one of {CONTENTS}, got {self.content!r}.")
+        for name in ("covariates", "genes", "labels", "batches"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))  # JSON has lists
+
+    @property
+    def condition_keys(self) -> list[str]:
+        """Keys of the conditions in the dictionaries of :class:`ExpressionRows`."""
+        roles = [role for role in ("label", "batch") if getattr(self, role)]
+        return [*roles, *self.covariates]
+
+    def measured(self, obs: pd.DataFrame, genes: Sequence[str], source: object = "AnnData") -> GeneFields:
+        """The same with the order of genes, and of the categories of label and batch: as stored in a categorical
+        column, else sorted. What is set already stays."""
+        found: dict[str, Any] = {
+            name: getattr(self, name) or tuple(_categories(column_of(obs, getattr(self, role), role, source)))
+            for role, name in (("label", "labels"), ("batch", "batches"))
+            if getattr(self, role)
+        }
+        return replace(self, genes=self.genes or tuple(genes), **found)
+
+    def gene_places(self, genes: Sequence[str], source: object = "AnnData") -> np.ndarray:
+        """Where each gene of the model is among ``genes`` [G]; others there may be.
+
+        Raises:
+            DataError: names the genes that are missing, or there twice.
+        """
+        refuse_repeated(list(genes), source, "gene")
+        places = pd.Index(genes).get_indexer(list(self.genes))
+        missing = [gene for gene, place in zip(self.genes, places, strict=True) if place < 0]
+        if missing:
+            lower = {gene.lower() for gene in genes}
+            alike = sum(gene.lower() in lower for gene in missing)
+            raise DataError(
+                source,
+                key="genes",
+                expected=f"the {len(self.genes)} genes of the model",
+                got=f"{len(missing)} missing: {', '.join(missing[:12])}{', ...' if len(missing) > 12 else ''}; "
+                f"the data has {len(genes)}, such as {', '.join(list(genes)[:3])}",
+                remedy=f"{alike} differ in upper and lower case alone (mouse and human symbols?)."
+                if alike
+                else "Map the names to those of the model (symbols or Ensembl ids: gene_key), or impute genes that "
+                "were not measured: the task impute takes them as unobserved, where a zero would be a measurement.",
+            )
+        return places
+
+    def codes(self, obs: pd.DataFrame, role: str, source: object = "AnnData") -> np.ndarray:
+        """Number [N] of the category of each row, -1 where it is missing; ``role`` is "label" or "batch".
+
+        Raises:
+            DataError: for a category that the model does not know, or a column that is not there.
+        """
+        categories = self.labels if role == "label" else self.batches
+        column = column_of(obs, getattr(self, role), role, source)
+        names = column.astype(object).where(column.notna(), None)
+        codes = pd.Index(categories).get_indexer([None if name is None else str(name) for name in names])
+        unknown = sorted({str(n) for n, code in zip(names, codes, strict=True) if code < 0 and n is not None})
+        if unknown:
+            raise DataError(
+                source,
+                key=role,
+                expected=f"one of {list(categories)[:20]} in obs[{getattr(self, role)!r}], or missing",
+                got=", ".join(unknown[:12]),
+                remedy="Rename the categories to the model's, set them to missing, or train with them.",
+            )
+        return codes
+
+    def as_dict(self) -> dict[str, Any]:
+        """Its arguments, for JSON."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    def save(self, path: str | Path) -> None:
+        """Writes it as JSON, whole or not at all."""
+        with whole_file(path) as file:
+            file.write((json.dumps(self.as_dict(), indent=4) + "\n").encode())
+
+    @classmethod
+    def load(cls, path: str | Path) -> GeneFields:
+        """Reads what :meth:`save` wrote.
+
+        Raises:
+            DataError: if there is none, or it is something else.
+        """
+        expected, remedy = "the gene fields that training writes beside the weights", "Train first, or give its path."
+        if not Path(path).is_file():
+            raise DataError(path, key="fields", expected=expected, got="no such file", remedy=remedy)
+        try:
+            return cls(**json.loads(Path(path).read_text()))
+        except (TypeError, ValueError) as error:
+            raise DataError(path, key="fields", expected=expected, got=str(error), remedy=remedy) from error
+
+
+def column_of(obs: pd.DataFrame, name: str, role: str, source: object) -> pd.Series:
+    """A column of a table; raises a DataError if it is not there."""
+    if name not in obs:
+        raise DataError(
+            source, key=role, expected=f"a column {name!r} in obs", got=f"{list(obs.columns)[:20]}",
+            remedy=f"Name one of them as {role}, or declare none.",
+        )  # fmt: skip
+    return obs[name]
+
+
+def _categories(column: pd.Series) -> list[str]:
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        return [str(category) for category in column.cat.categories]
+    return sorted(map(str, column.dropna().unique()))

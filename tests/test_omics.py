@@ -1,0 +1,415 @@
+"""Expression data: counts told from what was made of them, fields, backed reading, text files, exact round trips."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from monai.data import MetaTensor
+from scipy import sparse
+
+from monai_diffscore.data import (
+    DataError,
+    Expression,
+    ExpressionRows,
+    GeneFields,
+    ResumableLoader,
+    read_matrix,
+    recover_counts,
+    samples,
+    stratified_split,
+    write_expression,
+)
+from monai_diffscore.data.loader import EpochBatches
+from monai_diffscore.transforms import (
+    LogNormalize,
+    LogNormalized,
+    StandardizeGenes,
+    StandardizeGenesd,
+    measure_gene_scale,
+)
+
+GENES = [f"gene{number}" for number in range(12)]
+
+
+def cells(count: int = 30, seed: int = 0) -> anndata.AnnData:
+    generator = np.random.default_rng(seed)
+    counts = sparse.csr_matrix(generator.poisson(1.5, (count, len(GENES))).astype(np.float32))
+    obs = pd.DataFrame(
+        {
+            "kind": pd.Categorical(generator.choice(["T", "B", "NK"], count), categories=["T", "B", "NK"]),
+            "plate": generator.choice(["p1", "p2"], count),
+            "age": generator.normal(60, 5, count),
+        },
+        index=[f"cell{number}" for number in range(count)],
+    )
+    made = anndata.AnnData(counts, obs=obs, var=pd.DataFrame(index=GENES), layers={"counts": counts.copy()})
+    made.X = np.log1p(counts.toarray())
+    return made
+
+
+@pytest.fixture
+def fields() -> GeneFields:
+    return GeneFields(label="kind", batch="plate", covariates=("age",))
+
+
+@pytest.fixture(params=["memory", "h5ad", "zarr"])
+def source(request, tmp_path):
+    made = cells()
+    if request.param == "memory":
+        return made
+    path = tmp_path / f"cells.{request.param}"
+    made.write_zarr(path) if request.param == "zarr" else made.write_h5ad(path)
+    return path
+
+
+# ---- counts ----
+
+
+def test_counts_come_back_exactly_and_only_with_the_right_totals():
+    generator = np.random.default_rng(0)
+    counts = generator.poisson(2, (40, 9))
+    totals = counts.sum(1) * 3 + 50
+    logged = np.log1p(counts * 1e4 / totals[:, None]).astype(np.float32)
+    recovered = recover_counts(sparse.csr_matrix(logged), totals)
+    assert recovered.dtype == np.int32
+    np.testing.assert_array_equal(recovered.toarray(), counts)
+    with pytest.raises(DataError, match=r"distance of 0\.\d+.*totals are of other genes"):
+        recover_counts(logged, counts.sum(1) * 3.37 + 50)
+
+
+def test_the_sample_cells_have_counts():
+    expression = Expression(samples.pbmc68k(), GeneFields(label="bulk_labels", total="n_counts"))
+    counts, totals = expression.matrix()
+    assert (expression.layer, counts.shape) == ("counts", (700, 765))
+    assert round(1 - counts.nnz / (700 * 765), 3) == 0.674
+    share = np.asarray(counts.sum(1)).ravel() / totals
+    assert 0.1 < share.min() < share.max() < 0.29  # the totals are of whole cells, not of these genes
+    assert len(expression.fields.labels) == 10
+    # what the totals are for: the published normalisation is found again, up to its three decimals
+    logged = LogNormalize()(torch.from_numpy(counts.toarray()), totals)
+    np.testing.assert_allclose(logged, anndata.read_h5ad(samples.pbmc68k()).X.toarray(), rtol=0, atol=5.1e-4)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (lambda x: (x - x.mean(0)) / x.std(0), "z-scored or centred"),
+        (np.log1p, "fractions from .* log-normalised"),
+        (lambda x: np.where(x > 3, np.nan, x), "NaN or infinite"),
+    ],
+)
+def test_what_is_not_counts_is_refused_with_the_reason(spoil, reason):
+    made = cells()
+    spoiled = anndata.AnnData(spoil(made.layers["counts"].toarray()), obs=made.obs, var=made.var)
+    with pytest.raises(DataError, match=rf"raw counts.*X: .*{reason}.*layers\['counts'\]"):
+        Expression(spoiled)
+    with pytest.raises(DataError, match=reason):
+        LogNormalize()(torch.from_numpy(np.asarray(spoiled.X)))
+    if reason != "NaN or infinite":
+        assert len(Expression(spoiled, GeneFields(content="continuous"))) == 30
+
+
+def test_a_bad_row_far_from_the_first_is_named():
+    made = cells(1200)
+    made.layers["counts"][1100, 3] = 0.5
+    with pytest.raises(DataError, match=r"rows 1024 to 1199.*fractions"):
+        Expression(made).matrix()
+
+
+# ---- fields ----
+
+
+def test_rows_are_the_same_from_memory_and_from_the_disk(source, fields):
+    expression = Expression(source, fields)
+    assert expression.layer == "counts"
+    assert expression.fields.labels == ("T", "B", "NK")  # the order that the column has, not the alphabet's
+    assert expression.fields.batches == ("p1", "p2")
+    rows = ExpressionRows(expression, [4, 2])
+    truth = cells()
+    item = rows[0]
+    np.testing.assert_array_equal(item["image"], truth.layers["counts"][4].toarray()[0])
+    assert item["image"].dtype == torch.float32
+    assert item["library"] == truth.layers["counts"][4].sum()
+    assert ["T", "B", "NK"][item["label"]] == truth.obs["kind"].iloc[4]
+    assert ["p1", "p2"][item["batch"]] == truth.obs["plate"].iloc[4]
+    assert item["age"] == pytest.approx(truth.obs["age"].iloc[4])
+    assert item["name"] == "cell4"
+    values, totals = expression.matrix([7, 3, 7])
+    np.testing.assert_array_equal(values.toarray(), truth.layers["counts"][[7, 3, 7]].toarray())
+    np.testing.assert_array_equal(totals, values.toarray().sum(1))
+
+
+def test_fields_come_back_from_their_file(tmp_path, fields):
+    measured = Expression(cells(), fields).fields
+    measured.save(tmp_path / "fields.json")
+    assert GeneFields.load(tmp_path / "fields.json") == measured
+    (tmp_path / "fields.json").write_text('{"colour": 1}')
+    with pytest.raises(DataError, match="colour"):
+        GeneFields.load(tmp_path / "fields.json")
+
+
+def test_another_order_of_genes_is_put_right_and_missing_ones_are_named(fields):
+    measured = Expression(cells(), fields).fields
+    other = cells()[:, GENES[::-1]].copy()
+    values = Expression(other, measured).matrix()[0]
+    np.testing.assert_array_equal(values.toarray(), cells().layers["counts"].toarray())
+    fewer = cells()[:, GENES[2:]].copy()
+    with pytest.raises(DataError, match=r"2 missing: gene0, gene1.*unobserved"):
+        Expression(fewer, measured)
+    fewer.var_names = [name.upper() for name in fewer.var_names]
+    with pytest.raises(DataError, match=r"12 missing.*10 differ in upper and lower case"):
+        Expression(fewer, measured)
+
+
+def test_totals_are_of_all_genes_of_the_file(fields):
+    panel = GeneFields(genes=tuple(GENES[:3]))
+    values, totals = Expression(cells(), panel).matrix()
+    assert values.shape == (30, 3)
+    np.testing.assert_array_equal(totals, cells().layers["counts"].toarray().sum(1))
+
+
+def test_unknown_categories_are_refused_and_missing_ones_are_minus_one(fields):
+    measured = Expression(cells(), fields).fields
+    other = cells()
+    other.obs["plate"] = ["p2"] + [None] * 28 + ["p1"]
+    assert ExpressionRows(Expression(other, measured)).conditions["batch"].tolist() == [1] + [-1] * 28 + [0]
+    other.obs["plate"] = ["p9"] * 30
+    with pytest.raises(DataError, match=r"\['p1', 'p2'\].*p9"):
+        ExpressionRows(Expression(other, measured))
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        (GeneFields(label="type"), "a column 'type' in obs"),
+        (GeneFields(total="age_total"), "a column 'age_total'"),
+        (GeneFields(layer="spliced"), "spliced"),
+    ],
+)
+def test_fields_that_are_not_there_are_named(tmp_path, fields, reason):
+    cells().write_h5ad(tmp_path / "cells.h5ad")
+    with pytest.raises(DataError, match=reason):
+        Expression(tmp_path / "cells.h5ad", fields)
+
+
+def test_files_that_cannot_be_read_by_rows_are_refused(tmp_path):
+    made = cells()
+    made.layers["counts"] = made.layers["counts"].tocsc()
+    made.write_h5ad(tmp_path / "columns.h5ad")
+    with pytest.raises(DataError, match=r"CSC.*tocsr"):
+        Expression(tmp_path / "columns.h5ad")
+    (tmp_path / "broken.h5ad").write_bytes(b"not HDF5")
+    for name in ("broken.h5ad", "absent.h5ad", "cells.loom"):
+        with pytest.raises(DataError, match=name):
+            Expression(tmp_path / name)
+
+
+# ---- backed ----
+
+
+def test_block_shuffle_visits_each_item_once_and_few_blocks_at_a_time():
+    batches = EpochBatches(1000, 10, seed=3, block_size=50)
+    batches.start_at(2)
+    order = [index for batch in batches for _, index in batch]
+    assert sorted(order) == list(range(1000))
+    assert order != sorted(order)
+    for start in range(0, 1000, 200):
+        assert len({index // 50 for index in order[start : start + 200]}) == 4
+    resumed = EpochBatches(1000, 10, seed=3, block_size=50)
+    resumed.start_at(2, 37)
+    assert [index for batch in resumed for _, index in batch] == order[370:]
+
+
+def test_worker_processes_read_the_same_rows(tmp_path):
+    cells(700).write_h5ad(tmp_path / "cells.h5ad")
+    rows = ExpressionRows(Expression(tmp_path / "cells.h5ad"))
+    one, two = (
+        [batch["image"] for batch in ResumableLoader(rows, 100, num_workers=workers, block_size=256)]
+        for workers in (0, 2)
+    )
+    assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
+
+
+def test_memory_of_backed_reading_is_that_of_a_few_blocks(tmp_path):
+    """A file of 120 MB in memory is read in shuffled batches with less than a third of it."""
+    generator = np.random.default_rng(0)
+    rows, genes, per_row = 15_000, 4_000, 1_000
+    indices = np.sort(generator.integers(0, genes // per_row, (rows, per_row)) + np.arange(0, genes, genes // per_row))
+    matrix = sparse.csr_matrix(
+        (
+            np.ones(rows * per_row, np.float32),
+            indices.ravel().astype(np.int32),
+            np.arange(0, rows * per_row + 1, per_row),
+        ),
+        shape=(rows, genes),
+    )
+    size = (matrix.data.nbytes + matrix.indices.nbytes) / 1e6
+    assert size == 120
+    anndata.AnnData(matrix).write_h5ad(tmp_path / "large.h5ad")
+    script = """
+        import resource, sys
+        from monai_diffscore.data import Expression, ExpressionRows, ResumableLoader
+        import anndata.io, h5py
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        expression = Expression(sys.argv[1], blocks=5)
+        loader = ResumableLoader(ExpressionRows(expression), 256, block_size=512)
+        total = 0
+        for number, batch in enumerate(loader):
+            total += float(batch["image"].sum())
+            if number == 30:
+                break
+        assert total == 31 * 256 * 1000, total
+        print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1e3)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script), str(tmp_path / "large.h5ad")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert float(done.stdout.split()[-1]) < size / 3
+
+
+# ---- text files ----
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("corner", [True, False])
+@pytest.mark.parametrize("ending", [".csv", ".tsv.gz"])
+def test_matrices_come_back_from_text(tmp_path, transposed, corner, ending):
+    values = np.random.default_rng(0).normal(size=(4, 3))
+    frame = pd.DataFrame(values, index=["0012", "b", "c", "d"], columns=["TP53", "NA", "ACTB"])
+    frame = frame.T if transposed else frame
+    path = tmp_path / f"matrix{ending}"
+    delimiter = "," if ending == ".csv" else "\t"
+    text = frame.to_csv(None, sep=delimiter)
+    if not corner:
+        text = text[1:]
+    if ending.endswith(".gz"):
+        import gzip
+
+        path.write_bytes(gzip.compress(text.encode()))
+    else:
+        path.write_text(text)
+    read, names, genes = read_matrix(path, transposed)
+    np.testing.assert_array_equal(read, values)
+    assert (names, genes) == (["0012", "b", "c", "d"], ["TP53", "NA", "ACTB"])
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("s,A,A\nx,1,2\n", "each gene once, got 1 names more than once: A"),
+        ("s,A,B\nx,1,2\nx,3,4\n", "each sample once"),
+        ("s,A,B\nx,1,2\ny,3,high\n", "got 'high' for the sample 'y' and the gene 'B'"),
+        ("s,A,B\nx,1,2\ny,,4\n", "1 of 4 missing or infinite, the first for the sample 'y' and the gene 'A'"),
+        ("s,A,B\nx,1,2\ny,3\n", "1 of 4 missing"),
+        ("s,A,B\nx,1,2\ny,3,4,5,6\n", "rows of 3 cells"),
+        ("s;A;B\nx;1;2\n", "1 cells in the first row"),
+        ("", "0 cells in the first row"),
+    ],
+)
+def test_text_that_is_no_matrix_is_refused(tmp_path, text, reason):
+    (tmp_path / "matrix.csv").write_text(text)
+    with pytest.raises(DataError, match=reason):
+        read_matrix(tmp_path / "matrix.csv")
+
+
+def test_bulk_samples_take_their_table_by_name(tmp_path):
+    pd.DataFrame([[1.5, 2], [3, 4]], index=["s1", "s2"], columns=["A", "B"]).to_csv(tmp_path / "bulk.csv")
+    pd.DataFrame({"tissue": ["lung", "skin"]}, index=["s2", "s1"]).to_csv(tmp_path / "obs.csv")
+    fields = GeneFields(label="tissue", content="continuous")
+    rows = ExpressionRows(Expression(tmp_path / "bulk.csv", fields, obs_path=tmp_path / "obs.csv"))
+    assert rows.conditions["label"].tolist() == [1, 0]  # s1 is skin
+    assert rows[0]["image"].tolist() == [1.5, 2]
+    pd.DataFrame({"tissue": ["lung"]}, index=["s2"]).to_csv(tmp_path / "obs.csv")
+    with pytest.raises(DataError, match=r"1 missing, such as \['s1'\]"):
+        Expression(tmp_path / "bulk.csv", fields, obs_path=tmp_path / "obs.csv")
+
+
+# ---- written ----
+
+
+@pytest.mark.parametrize("ending", ["h5ad", "zarr"])
+def test_generated_cells_are_marked_and_read_again(tmp_path, fields, ending):
+    truth = cells()
+    measured = Expression(truth, fields).fields
+    path = tmp_path / f"made.{ending}"
+    provenance = {"seed": 3, "model_hash": "sha256:0", "grid": [1, 2]}
+    counts = truth.layers["counts"].toarray()
+    write_expression(path, counts, measured, truth.obs[["kind", "plate"]], provenance, latent=counts[:, :2])
+    made = anndata.read_zarr(path) if ending == "zarr" else anndata.read_h5ad(path)
+    assert made.layers["counts"].dtype == np.int32
+    assert list(made.obs_names[:2]) == ["synthetic_0", "synthetic_1"]
+    assert made.obs["synthetic"].all()
+    assert list(made.obs["kind"].cat.categories) == ["T", "B", "NK"]
+    assert dict(made.uns["monai_diffscore"]) == {"seed": 3, "model_hash": "sha256:0", "grid": "[1, 2]"}
+    assert made.obsm["X_score_latent"].shape == (30, 2)
+    np.testing.assert_allclose(np.expm1(made.X.toarray()).sum(1), 1e4, rtol=1e-5)
+    again = Expression(path, GeneFields(label="kind", genes=measured.genes))
+    np.testing.assert_array_equal(again.matrix()[0].toarray(), counts)
+    assert not [file for file in tmp_path.iterdir() if file.name.startswith(".")]
+
+
+def test_what_is_no_counts_is_not_written(tmp_path, fields):
+    measured = Expression(cells(), fields).fields
+    with pytest.raises(DataError, match="fractions"):
+        write_expression(tmp_path / "made.h5ad", np.full((2, 12), 0.5), measured)
+    assert not list(tmp_path.iterdir())
+
+
+# ---- transforms ----
+
+
+def test_log_normalisation_is_exactly_inverted():
+    counts = torch.from_numpy(np.random.default_rng(0).negative_binomial(0.3, 0.01, (50, 200))).float()
+    counts[0, 0] = 50_000
+    totals = counts.sum(1) * 4 + 7
+    transform = LogNormalize()
+    assert torch.equal(transform.inverse(transform(counts, totals), totals), counts)
+    tracked = transform(MetaTensor(counts[3]), totals[3])
+    assert torch.equal(transform.inverse(tracked).as_tensor(), counts[3])
+    dictionary = LogNormalized("image")
+    item = dictionary({"image": counts[1], "library": totals[1]})
+    torch.testing.assert_close(item["image"].as_tensor(), torch.log1p(counts[1] * (1e4 / totals[1])))
+    assert torch.equal(dictionary.inverse(item)["image"].as_tensor(), counts[1])
+    with pytest.raises(ValueError, match="needs the totals"):
+        transform.inverse(counts)
+    with pytest.raises(DataError, match="total > 0"):
+        transform(torch.zeros(2, 4))
+
+
+def test_standardised_genes_have_the_measured_scale_and_come_back():
+    generator = np.random.default_rng(0)
+    rows = 1e4 + generator.normal(size=(301, 8)) * np.arange(8)  # large means, and a constant gene
+    scale = measure_gene_scale([rows[:100], sparse.csr_matrix(rows[100:250]), rows[250:]])
+    np.testing.assert_allclose(scale.mean, rows.mean(0), rtol=1e-12)
+    np.testing.assert_allclose(scale.std, rows.std(0), rtol=1e-9)
+    assert scale.sigma_data == pytest.approx(np.sqrt(7 / 8))
+    facts = scale.as_dict()
+    transform = StandardizeGenes(facts["mean"], facts["std"])
+    x = torch.from_numpy(rows).float()
+    y = transform(x)
+    assert float(y.std(correction=0)) == pytest.approx(scale.sigma_data, rel=1e-4)
+    assert (y[:, 0] == 0).all()
+    torch.testing.assert_close(transform.inverse(y), x, rtol=2e-7, atol=0)
+    dictionary = StandardizeGenesd("image", facts["mean"], facts["std"])
+    torch.testing.assert_close(
+        dictionary.inverse(dictionary({"image": x[0]}))["image"].as_tensor(), x[0], rtol=2e-7, atol=0
+    )
+    with pytest.raises(ValueError, match="8 genes"):
+        transform(x[:, :5])
+    for bad in ([rows[:1]], [rows * np.nan], [np.ones((3, 2))]):
+        with pytest.raises(DataError):
+            measure_gene_scale(bad)
+
+
+def test_stratified_split_keeps_shares_and_repeats():
+    labels = np.repeat(["a", "b"], [60, 40])
+    train, held_out = stratified_split(labels)
+    assert sorted([*train, *held_out]) == list(range(100))
+    assert [(labels[held_out] == name).sum() for name in "ab"] == [24, 16]
+    np.testing.assert_array_equal(stratified_split(labels)[1], held_out)
