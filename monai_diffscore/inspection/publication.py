@@ -65,7 +65,8 @@ def _ids(files: BundleFiles) -> list[Finding]:
         if config is None:
             continue
         needed = dict.fromkeys(_required(table), "MONAI and its model zoo")
-        needed |= {path: needed.get(path, "MONAI Label") for path in _LABEL[name]}
+        if _is_image(files.metadata):
+            needed |= {path: needed.get(path, "MONAI Label") for path in _LABEL[name]}
         needed |= dict.fromkeys(_RUNS[name], "`python -m monai.bundle run`, old and new")
         for path, whom in needed.items():
             if not look_up(config, path)[0]:
@@ -76,6 +77,11 @@ def _ids(files: BundleFiles) -> list[Finding]:
             remedy = 'Write ".": a bundle is run where it lies.'
             findings.append(Finding(f"configs/{name}.json: bundle_root", "no path of one machine", root, remedy))
     return findings
+
+
+def _is_image(metadata: Config) -> bool:
+    """Whether the network takes images, which MONAI Label is for."""
+    return look_up(metadata, "network_data_format#inputs#image#type") == (True, "image")
 
 
 def _required(table: Mapping[str, Any]) -> list[str]:

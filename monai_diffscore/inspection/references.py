@@ -24,6 +24,8 @@ from monai_diffscore.planning.templates import FOLDER
 
 #: read by MONAI's command line and workflows, or named in DESIGN as what users and scripts lean on
 ENTRIES = {"imports", "initialize", "finalize", "run", "bundle_root", "dataset_dir", "output_dir", "tracking_uri"}
+#: read by MONAI Label's app for bundles, and by ours in scripts/label_app
+ENTRIES |= {"pre_transforms", "post_transforms", "alpha", "min_area_um2"}
 _PROPERTIES: Any = [*TrainProperties.values(), *InferProperties.values()]
 ENTRIES |= {str(entry["id"]).split("::")[0] for entry in _PROPERTIES}
 _TAKES_ANY = "a new id that nothing reads changes nothing"
@@ -177,7 +179,7 @@ def _unknown_keys(where: str, overlay: Config, files: BundleFiles) -> list[Findi
         known = any(look_up(config, path)[0] or _is_keyword(config, path) for config in others)
         if known or path in read or path in ENTRIES or _runs(value):
             continue
-        ids = {part for config in others for part in config} | {name for config in others for name, _ in items(config)}
+        ids = {name for config in others for name, _ in items(config) if not name.rsplit("#", 1)[-1].isdigit()}
         close = difflib.get_close_matches(path, ids, n=2)
         meant = f"Did you mean {' or '.join(close)}?" if close else f"Name an id of the configurations: {_TAKES_ANY}."
         findings.append(Finding(f"{where}: {path}", "an id that it overrides", "one that no configuration has", meant))
