@@ -67,14 +67,13 @@ from monai_diffscore.tiling import SliceDenoiser, TiledDenoiser  # isort: skip
 from monai_diffscore.anomaly import BallScan, HealthyReference, HealthyScores, healthy_residuals  # isort: skip
 from monai_diffscore.networks import (  # isort: skip
     ConditionEncoder,
+    CountsAutoencoder,
     GeneResidualMLP,
     HierarchicalUNet,
     PathwayGNN,
     ScoreDiT,
     ScoreMLP,
     ScoreUNet,
-from monai_diffscore.anomaly import HealthyScores, healthy_residuals  # isort: skip
-    CountsAutoencoder,
     SingleCellNet,
 )
 

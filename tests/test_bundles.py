@@ -145,6 +145,8 @@ def write_cells(path: Path) -> str:
     var = pd.DataFrame(index=[f"gene{number}" for number in range(12)])
     anndata.AnnData(counts, obs=obs, var=var).write_h5ad(path)
     return str(path)
+
+
 def write_profiles(folder: Path) -> str:
     """24 simulated profiles of 20 genes with group and batch, and the graph that they come from."""
     values, obs, edges = simulate_expression(genes=20, samples=24, links=2)
@@ -392,6 +394,8 @@ def test_tasks_of_cells_run_from_their_overlays(bundle, dataset, tmp_path):
     assert len(rows) == 9
     transferred = anndata.read_h5ad(tmp_path / "cells/transferred.h5ad")
     assert transferred.shape == (8, 12)
+
+
 def check_profiles(folder: Path, statistics: dict) -> None:
     """In the units of the data, with the conditions, as a table and as AnnData."""
     table, made = pd.read_csv(folder / "profiles.csv", index_col=0), anndata.read_h5ad(folder / "profiles.h5ad")

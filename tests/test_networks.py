@@ -61,6 +61,8 @@ EDGES = torch.tensor([[0, 1, 2, 3, 0, 4], [1, 2, 3, 4, 6, 7]])  # of six genes (
 def pathway_gnn(**options) -> PathwayGNN:
     options = {"num_sets": 2, "relations": torch.tensor([0, 1, 0, 0, 0, 0]), **options}
     return PathwayGNN(6, EDGES, hidden_size=16, depth=2, embedding_size=32, **options)
+
+
 def single_cell(**options) -> SingleCellNet:
     return SingleCellNet(6, hidden_size=32, num_modules=4, depth=2, **options)
 
@@ -528,8 +530,7 @@ def test_gene_networks_refuse_other_numbers_of_genes():
         lambda name: GeneResidualMLP.preset(name, 2000),
         lambda name: PathwayGNN.preset(name, 6, EDGES, num_sets=2),
     ],
-    ids=["mlp", "unet", "hierarchical", "dit", "gene_mlp", "pathway_gnn"],
-    ids=["mlp", "single_cell", "unet", "hierarchical", "dit", "gene_mlp"],
+    ids=["mlp", "single_cell", "unet", "hierarchical", "dit", "gene_mlp", "pathway_gnn"],
 )
 def test_every_network_has_sizes_by_name(build):
     with torch.device("meta"):

@@ -3,7 +3,6 @@
 from monai_diffscore.data.anndata import Expression, ExpressionRows, stratified_split, write_expression
 from monai_diffscore.data.arrays import FitSized, LoadArrayd, LoadPictured, SavePictured, class_names, list_arrays
 from monai_diffscore.data.cache import cached_dataset
-from monai_diffscore.data.cells import LatentCells, cell_statistics, requested_cells, split_cells
 from monai_diffscore.data.cells import LatentCells, ObservedCells, cell_statistics, requested_cells, split_cells
 from monai_diffscore.data.counts import recover_counts
 from monai_diffscore.data.dicom import (

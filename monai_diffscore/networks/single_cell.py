@@ -2,8 +2,7 @@ r"""Attention among genes, at a cost linear in their number.
 
 Attention over a cell as one vector is attention over a single token, which does nothing: the softmax of one number is
 1. Here every gene g is a token whose content follows its value :math:`x_g` (Gorishniy et al. 2021,
-arXiv:2106.11959, Eq. 1)
-1. Here every gene g is a token whose content follows its value :math:`x_g` (Gorishniy et al. 2021, arXiv:2106.11959)
+arXiv:2106.11959)
 
 .. math::  \tau_g = e_g + x_g u_g .
 
