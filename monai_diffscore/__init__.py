@@ -60,18 +60,21 @@ from monai_diffscore.guidance import (  # isort: skip
     ClassifierFree,
     GuidanceInterval,
     Inpaint,
+    LikelihoodGuidance,
     PosteriorGuidance,
 )
 from monai_diffscore.tiling import SliceDenoiser, TiledDenoiser  # isort: skip
 from monai_diffscore.anomaly import BallScan, HealthyReference, HealthyScores, healthy_residuals  # isort: skip
 from monai_diffscore.networks import (  # isort: skip
     ConditionEncoder,
+    CountsAutoencoder,
     GeneResidualMLP,
     HierarchicalUNet,
     PathwayGNN,
     ScoreDiT,
     ScoreMLP,
     ScoreUNet,
+    SingleCellNet,
 )
 
 __version__ = "0.1.0"
@@ -86,6 +89,7 @@ __all__ = [
     "ClassifierFree",
     "ConditionEncoder",
     "CosineVPSDE",
+    "CountsAutoencoder",
     "Denoiser",
     "DenoisingLoss",
     "Downsample",
@@ -102,6 +106,7 @@ __all__ = [
     "HierarchicalUNet",
     "Inpaint",
     "LearnedUncertainty",
+    "LikelihoodGuidance",
     "LogNormalNoise",
     "LogUniformNoise",
     "Mask",
@@ -114,6 +119,7 @@ __all__ = [
     "ScoreDiT",
     "ScoreMLP",
     "ScoreUNet",
+    "SingleCellNet",
     "SliceDenoiser",
     "SubVPSDE",
     "TiledDenoiser",

@@ -270,8 +270,8 @@ class LikelihoodGuidance(nn.Module):
                \qquad J = \partial A m / \partial x_0,\quad V = v(A m),
 
     which is exact for the score and the information of Poisson and negative binomial counts, and for Gaussian priors
-    and linear means with one step. No gradient of the denoiser is needed; the systems are of the size of one x, so it is
-    for latents and tables, not for images.
+    and linear means with one step. No gradient of the denoiser is needed; the systems are of the size of one x, so
+    it is for latents and tables, not for images.
 
     Args:
         denoiser: the prior, of x [B, d].
@@ -282,8 +282,8 @@ class LikelihoodGuidance(nn.Module):
         sigma_data: s, standard deviation of the data.
         iterations: of Fisher scoring.
 
-    Source: the approximation of the prior is that of Song et al. 2023 (PiGDM), Eq. 8; scoring: McCullagh and Nelder 1989,
-    Section 2.5.
+    Source: the approximation of the prior is that of Song et al. 2023 (PiGDM), Eq. 8; scoring: McCullagh and Nelder
+    1989, Section 2.5.
     """
 
     y: Tensor

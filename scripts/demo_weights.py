@@ -36,14 +36,14 @@ class Demo(NamedTuple):
 
 
 DEMOS = {
-    "toy2d_mlp": Demo(40, "points of a spiral, drawn anew from a formula", "none needed"),
+    "toy2d_mlp": Demo(20, "points of a spiral, drawn anew from a formula", "none needed"),
     "natural_dit2d": Demo(
-        80,
+        50,
         "scikit-learn's handwritten digits (1,797 images of 8 x 8; UCI Optical Recognition of Handwritten Digits)",
         "CC BY 4.0",
     ),
     "mri_unet3d": Demo(
-        90,
+        60,
         "the MNI152 2009a symmetric T1 template in the package nilearn (Fonov et al. 2009, McGill University)",
         "permission to use, copy, modify and distribute for any purpose, with the copyright notice: "
         "Copyright (C) 1993-2004 Louis Collins, McConnell Brain Imaging Centre, McGill University",

@@ -1,7 +1,8 @@
 """The MONAI Label app, asked over REST as clients ask it: a folder of files, a DICOMweb service, MONAI Label's own app.
 
 Networks are small and trained for a few iterations: what is tested is that requests get what they asked for, not that a
-proposal is right (scripts/benchmark_label_ranking.py and scripts/benchmark_anomaly.py measure that).
+proposal is right (scripts/benchmark_label_ranking.py and scripts/benchmark_anomaly.py measure that). One server serves
+most tests, which build on each other's labels and scores in their order.
 """
 
 from __future__ import annotations
@@ -58,6 +59,14 @@ def read(answer: requests.Response) -> nib.Nifti1Image:
     """The NIfTI file that was sent."""
     assert answer.status_code == 200, answer.text
     return nib.Nifti1Image.from_stream(io.BytesIO(gzip.decompress(answer.content)))
+
+
+def wait_for(server: LabelServer, method: str) -> dict:
+    """The last background task of a method, when it is done."""
+    end = time.monotonic() + 300
+    while (task := server.get(f"/{method}/").json())["status"] not in ("DONE", "ERROR") and time.monotonic() < end:
+        time.sleep(1)
+    return task
 
 
 @pytest.fixture(scope="module")
@@ -230,7 +239,7 @@ def test_eight_requests_at_once_get_the_same_and_info_answers_meanwhile(server):
     assert info_seconds < all_seconds / 2
 
 
-def test_a_slide_gets_polygons_where_its_colour_is_foreign(server, pathology):
+def test_a_slide_gets_polygons_in_its_own_pixels_in_three_formats(server, pathology):
     body = {"size": [0, 0], "location": [0, 0], "tile_size": [128, 128], "params": {"threshold": 0.05}}
     url = "/infer/wsi_v2/pathology_hierarchical_unet_anomaly?image=slide"
     answer = server.post(f"{url}&output=json", files={"wsi": (None, json.dumps(body))})
@@ -283,6 +292,8 @@ def test_scores_are_made_once_and_order_the_cases(server, work):
     put = server.put("/datastore/image?image=c", files={"file": ("c.nii.gz", added)})
     assert put.status_code == 200, put.text
     assert server.get("/datastore/image?image=c").content == added
+    assert server.post("/scoring/mri_unet3d", json=QUICK_SCORES).status_code == 200  # in a process of its own
+    assert wait_for(server, "scoring")["status"] == "DONE"
     second = server.post("/scoring/mri_unet3d?run_sync=true", json=QUICK_SCORES).json()
     assert {name: second[name] for name in first} == first
     kept = {file: file.stat().st_mtime_ns for file in files}
@@ -322,9 +333,7 @@ def test_training_on_unlabelled_images_then_serves_what_it_learned(server, mri):
     options = {"max_epochs": 3, "patches": 32, "batch_size": 4, "learning_rate": 0.002, "patience": 2}
     started = server.post("/train/mri_unet3d", json=options)
     assert started.status_code == 200, started.text
-    end = time.monotonic() + 300
-    while (task := server.get("/train/").json())["status"] not in ("DONE", "ERROR") and time.monotonic() < end:
-        time.sleep(1)
+    task = wait_for(server, "train")
     assert task["status"] == "DONE", task["details"]
     report = server.get("/info/").json()["train_stats"]["mri_unet3d"]
     assert report["images"] + report["held_out"] == 3  # a, c and lesion; b is labelled

@@ -174,6 +174,7 @@ def bundle_without_weights(folder: Path) -> Path:
         (["--studies", ".", "--port", "x"], 2, "--port expects a number"),
         (["--frobnicate"], 2, "unknown option"),
         (["--studies"], 2, "needs a value"),
+        (["--studies", ".", "--bundles", "toy2d_mlp"], 1, "no task for annotators"),
         (["--studies", ".", "--python", "no-such-python", "--venv", "/nonexistent"], 2, "no such interpreter"),
     ],
 )

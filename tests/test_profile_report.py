@@ -224,6 +224,23 @@ def test_tables_that_do_not_fit_are_one_line(tables, spoil, message):
         read_tables(tables)
 
 
+def test_a_label_that_is_a_number_is_a_column(tables):
+    for name in ("train", "test", "fresh"):
+        table = pd.read_csv(tables / f"{name}.csv")
+        table.assign(response=np.arange(len(table)) / 7).to_csv(tables / f"{name}.csv", index=False)
+    material = read_tables(tables, "response")
+    assert material.train.labels is None
+    assert "response" in material.train.names
+    assert "compared as a column" in material.warnings[0]
+
+
+def test_columns_that_were_not_generated_are_named(tables):
+    pd.read_csv(tables / "fresh.csv").drop(columns="sex").to_csv(tables / "fresh.csv", index=False)
+    material = read_tables(tables)
+    assert material.warnings[0] == "Columns that were not generated: sex."
+    assert material.real.names == material.synthetic.names == ("age", "marker", "marker missing")
+
+
 def test_a_column_of_names_is_refused(tables):
     for name in ("train", "test", "fresh"):
         table = pd.read_csv(tables / f"{name}.csv")

@@ -18,6 +18,7 @@ from monai_diffscore.data.files import file_hash
 from monai_diffscore.data.gene_fields import GeneFields
 from monai_diffscore.data.loader import ResumableLoader
 from monai_diffscore.data.matrices import read_matrix
+from monai_diffscore.data.participants import attach_participants, encode_conditions
 from monai_diffscore.data.patches import (
     GridPatchesd,
     HeldOutSlabd,
@@ -56,9 +57,11 @@ __all__ = [
     "Slide",
     "SlideTiles",
     "StrictDicomReader",
+    "attach_participants",
     "cached_dataset",
     "cell_statistics",
     "class_names",
+    "encode_conditions",
     "file_hash",
     "list_arrays",
     "list_slides",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -66,10 +66,11 @@ class LatentCells(Dataset):
 
 
 class ObservedCells(Dataset):
-    """Cells of which some genes were measured, for a model of more: an empty ``image``, and ``counts`` and ``observed``.
+    """Cells of which some genes were measured, for a model of more: ``counts`` and ``observed``.
 
-    Items have ``image`` [latent_size + 1] of zeros, ``counts`` [G] (0 where not observed), ``observed`` [G], ``truth`` [G]
-    (NaN where the file has none), the conditions (missing where the file has no such column), ``name`` and ``seed``.
+    Items have ``image`` [latent_size + 1] of zeros, ``counts`` [G] (0 where not observed), ``observed`` [G],
+    ``truth`` [G] (NaN where the file has none), the conditions (missing where the file has no such
+    column), ``name`` and ``seed``.
 
     Args:
         source: as for :class:`~monai_diffscore.data.anndata.Expression`, with any of the model's genes.
@@ -238,7 +239,7 @@ def _apportion(weights: Sequence[float], total: int) -> list[int]:
     return [int(number) for number in numbers]
 
 
-def _refuse_unknown(asked: Sequence[str] | Mapping[str, int], known: Sequence[str], key: str) -> None:
+def _refuse_unknown(asked: Iterable[str], known: Sequence[str], key: str) -> None:
     unknown = [name for name in asked if name not in known]
     if unknown:
         raise DataError(

@@ -19,7 +19,7 @@ from scipy import sparse
 from torch import Tensor
 
 from monai_diffscore.data.anndata import Expression
-from monai_diffscore.data.files import whole_file, whole_path
+from monai_diffscore.data.files import file_hash, whole_file, whole_path
 from monai_diffscore.data.gene_fields import GeneFields
 from monai_diffscore.engines import random_stream
 from monai_diffscore.networks.counts import CountsAutoencoder
@@ -43,7 +43,8 @@ class SaveCells:
         fields: genes and categories of the model.
         seed: of the draws of counts.
         library_size: total of all cells, in place of what the score model drew: another depth of the same cells.
-        provenance: for ``uns``: hash of the weights, steps, guidance, ...
+        provenance: for ``uns``: steps, guidance, ...
+        weights: name to file, of which ``uns`` gets the hash under that name.
         reference: real cells for the picture, .h5ad or :class:`~monai_diffscore.data.anndata.Expression`.
         picture: whether to draw one.
     """
@@ -56,6 +57,7 @@ class SaveCells:
         seed: int = 0,
         library_size: float | None = None,
         provenance: Mapping[str, Any] | None = None,
+        weights: Mapping[str, str | Path] | None = None,
         reference: str | Path | Expression | None = None,
         picture: bool = True,
     ) -> None:
@@ -65,7 +67,7 @@ class SaveCells:
         self.autoencoder = autoencoder
         self.fields = fields if isinstance(fields, GeneFields) else GeneFields(**fields)
         self.seed, self.library_size = seed, library_size
-        self.provenance = dict(provenance or {})
+        self.provenance, self.weights = dict(provenance or {}), dict(weights or {})
         self.reference, self.picture = reference, picture
         self.latents: list[Tensor] = []
         self.batches: list[dict[str, Tensor]] = []
@@ -131,7 +133,8 @@ class SaveCells:
                 obs[name] = batch[name].numpy()
         obs[self.fields.total or "n_counts"] = library.numpy()
         obs["synthetic"] = True
-        provenance = {"seed": self.seed, "library_size": self.library_size or "as sampled", **self.provenance}
+        hashes = {name: file_hash(path) for name, path in self.weights.items()}
+        provenance = {**hashes, "seed": self.seed, "library_size": self.library_size or "as sampled", **self.provenance}
         return anndata.AnnData(
             sparse.csr_matrix(normalised.numpy()),
             obs=obs,

@@ -77,6 +77,7 @@ def image_figures(
     training: Sequence[Tensor] = (),
     mirrored: bool = False,
     coarse: int = 1,
+    signals: bool = False,
 ) -> list[Figure]:
     """The figures for images: all, or without memorisation if no training volumes are given.
 
@@ -84,13 +85,14 @@ def image_figures(
         scale, unit: of the data: data units in a normalised unit, and their name.
         training: volumes [C, *V] that the model was trained on, preprocessed.
         mirrored, coarse: of :func:`~monai_diffscore.metrics.memorisation.nearest_windows`.
+        signals: the images are 1-D, for which similarity within the set is not defined: it is left out.
     """
     figures: list[Figure] = [
         SpectrumError(),
         IntensityDistance(scale, unit),
         PatchSlicedWasserstein(),
         RandomFeatureFrechet(),
-        PairSimilarity(),
+        *([] if signals else [PairSimilarity()]),
     ]
     return [*figures, MemorisationRatio(training, mirrored, coarse)] if len(training) else figures
 

@@ -11,6 +11,7 @@ from abc import abstractmethod
 from typing import Any
 
 import numpy as np
+import torch
 from sklearn.decomposition import PCA
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
@@ -70,4 +71,6 @@ class ForestTwoSample(_TwoSample):
 
     def classifier(self, rows: int, columns: int) -> Any:
         share = max(0.05, 1 / columns)
-        return RandomForestClassifier(100, min_samples_leaf=3, max_features=share, random_state=0)
+        return RandomForestClassifier(
+            100, min_samples_leaf=3, max_features=share, random_state=0, n_jobs=torch.get_num_threads()
+        )

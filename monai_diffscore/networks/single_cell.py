@@ -2,7 +2,7 @@ r"""Attention among genes, at a cost linear in their number.
 
 Attention over a cell as one vector is attention over a single token, which does nothing: the softmax of one number is
 1. Here every gene g is a token whose content follows its value :math:`x_g` (Gorishniy et al. 2021,
-arXiv:2106.11959, Eq. 1)
+arXiv:2106.11959)
 
 .. math::  \tau_g = e_g + x_g u_g .
 
@@ -164,7 +164,8 @@ class SingleCellNet(nn.Module):
         depth: number of blocks of self-attention among the modules.
         num_heads: of all attentions; divides hidden_size.
         gene_sets: optional boolean [M, genes], what each module sees.
-        condition: declared condition fields, such as cell type and batch; None declares none. No concat fields.
+        condition: declared condition fields, such as cell type and batch; None declares none. The channels of a
+            concat field [B, channels] are read as further genes.
         dropout: in the residual perceptrons.
         checkpointing: recompute activations in the backward pass.
 
@@ -185,15 +186,13 @@ class SingleCellNet(nn.Module):
         checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        if condition is not None and condition.concat:
-            raise ValueError(
-                f"SingleCellNet has no place for fields of the size of x, got concat {list(condition.concat)}. "
-                "Declare them as vector fields."
-            )
         self.num_genes = num_genes
         self.checkpointing = checkpointing
         self.conditioning = NoiseConditioning(hidden_size, condition)
-        self.pooling = GenePooling(num_genes, hidden_size, num_modules, num_heads, gene_sets)
+        further = self.conditioning.concat_channels
+        if gene_sets is not None and further:  # all modules see what is concatenated
+            gene_sets = torch.cat([gene_sets, gene_sets.new_ones(num_modules, further)], 1)
+        self.pooling = GenePooling(num_genes + further, hidden_size, num_modules, num_heads, gene_sets)
         self.embed = nn.Linear(hidden_size, hidden_size)
         self.blocks = nn.ModuleList(ModuleBlock(hidden_size, num_heads, hidden_size, dropout) for _ in range(depth))
         self.readout = GeneReadout(num_genes, hidden_size, num_heads)
@@ -213,8 +212,8 @@ class SingleCellNet(nn.Module):
             raise ValueError(
                 f"SingleCellNet of {self.num_genes} genes expects x [B, {self.num_genes}], got {tuple(x.shape)}."
             )
-        x, embedding = self.conditioning(x, c_noise, condition)
-        h = run_checkpointed(self.pooling, x, checkpointing=self.checkpointing)
+        values, embedding = self.conditioning(x, c_noise, condition)
+        h = run_checkpointed(self.pooling, values, checkpointing=self.checkpointing)
         h = h + self.embed(embedding)[:, :, None]
         for block in self.blocks:
             h = run_checkpointed(block, h, embedding, checkpointing=self.checkpointing)

@@ -84,7 +84,9 @@ def report_images(
     """
     # in three dimensions an exact search of all offsets takes 8 times as long and finds the same
     coarse = 2 if material.samples.ndim == 5 and min(material.samples.shape[2:]) >= 16 else 1
-    figures = image_figures(material.scale, material.unit, material.training, material.mirrored, coarse)
+    figures = image_figures(
+        material.scale, material.unit, material.training, material.mirrored, coarse, signals=material.samples.ndim == 3
+    )
     rows = assess(figures, material.samples, material.real, material.copied, draws, seed, progress)
     search = figures[-1]
     if not isinstance(search, MemorisationRatio):

@@ -27,6 +27,8 @@ EXPRESSION, TABLES = (".h5ad", ".zarr"), (".csv", ".tsv", ".parquet")
 #: values in the held-out and synthetic rows that figures are taken of; of more, the columns that vary most
 _BUDGET = 4_000_000
 _FEW, _LEAST = 100, 16
+#: values that a category may have
+_KINDS = 20
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,9 @@ def gather_run_profiles(
         sets = [_rows(expression, indices) for indices in cases]
         sets.append(_joined([_rows(Expression(file, declared)) for file in files]))
     names = {"training": record.name, "synthetic": _names(files)}
-    held_out = ["The held-out rows are those that validated the training, which stopped where they looked best."]
+    held_out = [
+        "The held-out rows are those that validated the training: what was chosen by them looks better than it is."
+    ]
     return _comparable(sets, names, [*held_out, *left_out], table, count, seed)
 
 
@@ -249,6 +253,11 @@ def _tables(
             sources[2], key="label", expected=f"a column {label!r}", got=", ".join(columns[:12]),
             remedy="Give the name of one with --label-key, or leave it out.",
         )  # fmt: skip
+    said = [f"Columns that were not generated: {', '.join(absent)}."] if absent else []
+    numeric = label is not None and pd.api.types.is_numeric_dtype(frames[0][label])
+    if numeric and frames[0][label].nunique() > _KINDS:
+        said.append(f"{label} is a number with many values: it is compared as a column, and rows have no types.")
+        label = None
     features = [name for name in columns if name != label]
     encoded = [_columns_of(name, [frame[name] for frame in frames], sources) for name in features]
     names = tuple(name for part in encoded for name in part[0])
@@ -261,7 +270,7 @@ def _tables(
         )
         for number, frame in enumerate(frames)
     ]
-    return sets, [f"Columns that were not generated: {', '.join(absent)}."] if absent else []
+    return sets, said
 
 
 def _columns_of(name: str, columns: Sequence[pd.Series], sources: Sequence[Any]) -> tuple[list[str], list[np.ndarray]]:
@@ -283,7 +292,7 @@ def _columns_of(name: str, columns: Sequence[pd.Series], sources: Sequence[Any])
         names, parts = [name], [(np.nan_to_num(found, nan=middle) - middle)[:, None] / spread for found in numbers]
     else:
         kinds = sorted({str(value) for column, gap in zip(columns, gaps, strict=True) for value in column[~gap]})
-        if len(kinds) > max(20, len(train) // 10):
+        if len(kinds) > max(_KINDS, len(train) // 10):
             raise DataError(
                 sources[0], key=name, expected="a category with few values", got=f"{len(kinds)}, such as {kinds[:4]}",
                 remedy="Drop names, case numbers and free text: they are no columns of a model, and tell of people.",

@@ -119,7 +119,8 @@ def profile_headline(report: ProfileReport) -> str:
     others = [row for row in panel.rows if row.figure.name not in _PRIVACY]
     beyond = [row.figure.title for row in others if row.beyond_floor(MODEL)]
     if beyond:
-        text = f"{len(beyond)} of {len(others)} figures tell synthetic rows from fresh real ones: {', '.join(beyond)}."
+        which = f": {'; '.join(beyond)}" if len(beyond) <= 6 else ""
+        text = f"{len(beyond)} of {len(others)} figures tell synthetic rows from fresh real ones{which}."
     else:
         text = f"None of {len(others)} figures tells synthetic rows from fresh real ones."
     return f"{panel.gate.reason} {text}"

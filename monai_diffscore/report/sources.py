@@ -107,6 +107,7 @@ def gather(
     if not preprocessed:  # the transforms of a run normalise; without them all data go through one range
         unseen, trained = [to_unit(v) for v in unseen], [to_unit(v) for v in trained]
     size = tuple(samples.shape[1:])
+    unseen, trained = _slices(unseen, len(size)), _slices(trained, len(size))
     trained = _large_enough(trained, size, "--train", trained_name)
     unseen = _large_enough(unseen, size, "--real", unseen_name)
     windows = random_windows(unseen, size, 2 * len(samples), seed)
@@ -284,7 +285,11 @@ def _volumes(record: RunRecord | None, part: int, given: str | Path | None, most
             )
         cases = parser.get_parsed_content("cases")[part]
     transform = Compose(parser.get_parsed_content("train#deterministic_transforms"))
-    loaded = [transform(case)["image"] for case in spread(cases, most)]
+    if given is None and "train#plain_tiles" in parser:  # slides are read tile by tile
+        tiles = parser.get_parsed_content(("train#plain_tiles", "validate#dataset")[part])
+        loaded = [item["image"] for item in spread(tiles, most * 64)]
+    else:
+        loaded = [transform(case)["image"] for case in spread(cases, most)]
     tensors = [torch.as_tensor(v.as_tensor() if hasattr(v, "as_tensor") else v).float() for v in loaded]
     name = str(given) if given is not None else f"{Path(str(parser.get_parsed_content('dataset_dir'))).name}"
     return tensors, name
@@ -318,6 +323,13 @@ def _percentiles(volumes: Sequence[Tensor]) -> tuple[float, float]:
     values = np.concatenate([volume.flatten()[:: max(1, volume.numel() // 100_000)].numpy() for volume in volumes])
     low, high = np.percentile(values, (0.5, 99.5))
     return float(low), float(high)
+
+
+def _slices(volumes: list[Tensor], dims: int) -> list[Tensor]:
+    """Volumes as they are, or their slices along the last axis if the samples are slices."""
+    if not volumes or volumes[0].ndim != dims + 1:
+        return volumes
+    return [part for volume in volumes for part in volume.unbind(-1)]
 
 
 def _large_enough(volumes: list[Tensor], size: tuple[int, ...], flag: str, name: str) -> list[Tensor]:

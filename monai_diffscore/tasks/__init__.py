@@ -50,6 +50,7 @@ __all__ = [
     "estimate_noise",
     "intensity_range",
     "line_angles",
+    "noise_up",
     "on_source_grid",
     "tissue",
 ]

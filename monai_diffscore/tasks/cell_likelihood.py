@@ -14,9 +14,9 @@ from monai_diffscore.tasks.cases import write_rows
 class SaveCellLikelihood:
     """Writes what a :class:`~monai_diffscore.engines.LikelihoodInferer` found for each cell as a table.
 
-    Columns: ``cell``, its conditions by number, ``nats_per_dim`` (of the standardised latent and depth; the least likely
-    cells first) and ``standard_error`` of the probes (0 for the exact trace). A latent is likely or not for the cells
-    that the model was trained on: doublets, damaged cells and unknown types are at the top of the table.
+    Columns: ``cell``, its conditions by number, ``nats_per_dim`` (of the standardised latent and depth; the least
+    likely cells first) and ``standard_error`` of the probes (0 for the exact trace). A latent is likely or not for the
+    cells that the model was trained on: doublets, damaged cells and unknown types are at the top of the table.
 
     Args:
         path: of the CSV file.

@@ -71,8 +71,8 @@ class SaveImputed(SaveCells):
 
     ``layers['imputed_mean']`` has the expected counts, the mean over the draws, and ``layers['imputed_std']`` how far
     the draws lie apart; ``var['observed']`` says what was measured. ``imputation.json``, beside it, has for genes that
-    were hidden and are known the correlation of expected and true counts over all genes and cells, logarithms taken, and
-    that of the mean profile of the training cells at each cell's depth, which knows nothing of the cell.
+    were hidden and are known the correlation of expected and true counts over all genes and cells, logarithms taken,
+    and that of the mean profile of the training cells at each cell's depth, which knows nothing of the cell.
 
     Args: as :class:`~monai_diffscore.handlers.SaveCells`.
     """
@@ -82,7 +82,11 @@ class SaveImputed(SaveCells):
         self.names: list[str] = []
         super().attach(engine)
         engine.add_event_handler(IterationEvents.FORWARD_COMPLETED, self.collect_given)
-        engine.add_event_handler(Events.STARTED, lambda _engine: (self.given.clear(), self.names.clear()))
+        engine.add_event_handler(Events.STARTED, self.clear_given)
+
+    def clear_given(self, _engine: Engine) -> None:
+        self.given.clear()
+        self.names.clear()
 
     def collect_given(self, engine: Engine) -> None:
         batch: Any = engine.state.batch

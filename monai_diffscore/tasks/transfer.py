@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ def noise_up(denoise: Callable[[Tensor, Tensor], Tensor], x: Tensor, sigmas: Ten
     r"""The solution of :math:`dx/d\sigma = (x - D(x, \sigma))/\sigma` from x at the lowest positive level of a
     descending grid to its highest, by Heun's method (Karras et al. 2022, Algorithm 1 run upwards)."""
     levels = [float(sigma) for sigma in sigmas if sigma > 0][::-1]
-    for low, high in zip(levels[:-1], levels[1:], strict=True):
+    for low, high in pairwise(levels):
         slope = (x - denoise(x, x.new_tensor(low))) / low
         ahead = x + (high - low) * slope
         x = x + (high - low) / 2 * (slope + (ahead - denoise(ahead, x.new_tensor(high))) / high)

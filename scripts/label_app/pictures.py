@@ -3,7 +3,7 @@
 
     scripts/label_app/pictures.py --studies FOLDER --model mri_unet3d_anomaly --image CASE --out PICTURE.png
 
-A volume is shown as three slices through the largest proposed region, the image above and with the answer on it below;
+A volume is shown as three slices through the largest proposed region (or ``--at``), above the image, below the answer;
 a slide (``--wsi``) with the polygons of the answer. Needs requests, nibabel, matplotlib, and openslide for slides.
 """
 
@@ -19,6 +19,7 @@ import matplotlib
 import nibabel as nib
 import numpy as np
 import requests
+from PIL import Image
 from scipy import ndimage
 
 matplotlib.use("Agg")
@@ -46,7 +47,7 @@ def volume(a: argparse.Namespace) -> None:
     sizes = np.bincount(groups.ravel(), minlength=2)
     sizes[0] = 0
     where = groups == sizes.argmax() if count else image > np.quantile(image, 0.9)
-    at = np.rint(ndimage.center_of_mass(where)).astype(int)
+    at = np.rint(ndimage.center_of_mass(where)).astype(int) if a.at is None else np.array(a.at)
     spacing = source.header.get_zooms()
     low, high = np.quantile(image[image > image.min()], [0.01, 0.995])
     figure, panels = plt.subplots(2, 3, figsize=(9, 6.4), facecolor="white")
@@ -89,7 +90,9 @@ def slide(a: argparse.Namespace) -> None:
 def save(figure: plt.Figure, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.tight_layout()
-    figure.savefig(path, dpi=100)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, dpi=100)
+    Image.open(drawn).convert("RGB").quantize(256).save(path, optimize=True)  # a quarter of the size
     print(path)
 
 
@@ -100,6 +103,7 @@ def main() -> None:
     parser.add_argument("--model", required=True)
     parser.add_argument("--image", required=True)
     parser.add_argument("--params", default="{}", help="JSON")
+    parser.add_argument("--at", type=int, nargs=3, help="voxel to show slices through (default: the largest region)")
     parser.add_argument("--wsi", action="store_true", help="the image is a slide")
     parser.add_argument("--out", type=Path, required=True)
     a = parser.parse_args()

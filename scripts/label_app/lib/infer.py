@@ -42,7 +42,7 @@ class OverlayInferTask(InferTask):
         super().__init__(
             type=InferType.SEGMENTATION if anomaly else InferType.OTHERS,
             labels={"anomaly": 1} if anomaly else [],
-            dimension=configuration["spatial_dims"] if not anomaly else 3,
+            dimension=3,  # volumes, also where the network takes their slices
             description=f"{task} by {bundle.metadata['name']}",
             config={"device": device_list(), "result_extension": ".nii.gz", **panel(self.options, configuration)},
         )
