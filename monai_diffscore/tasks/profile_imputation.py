@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import torch
 from ignite.engine import Engine, Events
+from monai.utils import convert_to_tensor
 from torch import Tensor, nn
 
 from monai_diffscore.data.files import whole_file, whole_path
@@ -57,7 +58,7 @@ class ProfileImputationInferer(SamplingInferer):
     ) -> Tensor:
         if observed is None:
             raise ValueError("ProfileImputationInferer needs observed among the condition_keys.")
-        x = torch.as_tensor(inputs).float()
+        x = convert_to_tensor(inputs, track_meta=False).float()
         operator = GeneDropout(observed)
         guided = PosteriorGuidance(
             network, operator.to(x.device), operator(x), self.noise_std, self.method, self.sigma_data

@@ -16,6 +16,7 @@ from itertools import pairwise
 from typing import Any
 
 import torch
+from monai.utils import convert_to_dst_type, convert_to_tensor
 from torch import Tensor, nn
 
 from monai_diffscore.engines import SamplingInferer
@@ -52,9 +53,10 @@ class TransferInferer(SamplingInferer):
         self, inputs: Tensor, network: nn.Module, seed: Tensor | None = None, **condition: Tensor
     ) -> Tensor:
         denoiser = network if self.wrap is None else self.wrap(network)
-        x = noise_up(partial(denoiser, **condition), inputs.float(), self.sigmas)
+        x = noise_up(partial(denoiser, **condition), convert_to_tensor(inputs, track_meta=False).float(), self.sigmas)
         target = {
             name: torch.full_like(value, self.target[name]) if name in self.target else value
             for name, value in condition.items()
         }
-        return self.sampler(partial(denoiser, **target), x, self.sigmas)
+        moved = self.sampler(partial(denoiser, **target), x, self.sigmas)
+        return convert_to_dst_type(moved, inputs, dtype=moved.dtype)[0]  # with what Invertd needs, if it was there
