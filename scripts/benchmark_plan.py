@@ -4,7 +4,7 @@
 
 Both are trained by their own train.json, each in a process of its own, one after the other. Both are then judged by the
 **hand-written** bundle's validation: its held-out patches, spacing and noise levels (EDM-weighted x0 error, 1 is every
-element guessed alone). The planned network is rebuilt from the planned bundle. ``--minutes`` is what the planner is told.
+element guessed alone). The planned network is rebuilt from its bundle. ``--minutes`` is what the planner is told.
 """
 
 from __future__ import annotations
