@@ -202,7 +202,10 @@ def test_a_planned_bundle_trains_samples_and_reports(leaf, tmp_path):
     network = samples.parser.get_parsed_content("network").network
     assert type(network).__name__ == LEAVES[leaf][2]
     assert [str(finding) for finding in inspect_bundle(bundle)] == []
-    real = [] if leaf not in FEW_REAL else ["--real", str(tmp_path / "data")]
+    real = []
+    if leaf in FEW_REAL:
+        (write_mri if leaf == "one corrupt file" else LEAVES[leaf][0])(tmp_path / "real")
+        real = ["--real", str(tmp_path / "real")]
     assert main(["report", str(bundle / "output"), "--draws", "5", *real]) == 0
     assert (bundle / "output/report/report.html").is_file()
 
