@@ -46,8 +46,8 @@ def write_bundle(plan: Plan, folder: str | Path, fingerprint: Fingerprint | None
     folder = Path(folder).expanduser().resolve()
     source = template_folder(plan.template)
     configs = {file.stem: read_config(source, file.stem) for file in sorted((source / "configs").glob("*.json"))}
-    for name in [name for name in configs if name.startswith("organ_")]:
-        del configs[name]  # they set what the plan sets
+    for name in [name for name in configs if name.startswith("organ_") or name == "demo"]:
+        del configs[name]  # they set what the plan sets, and the weights of another network
     if plan.channels > 1:
         for name in CASE_TASKS:
             configs.pop(name, None)
