@@ -46,7 +46,7 @@ class _Volume:
     modality: str
     known: bool
     values: np.ndarray
-    inside: np.ndarray
+    inside: list[np.ndarray]
     foreground: float
 
 
@@ -130,7 +130,7 @@ def _measure(volume: Any, modality: str | None) -> _Volume:
         modality=kind,
         known=bool(known) or modality is not None,
         values=values,
-        inside=_some(np.asarray(box.as_tensor())),
+        inside=[_some(channel) for channel in np.asarray(box.as_tensor())],
         foreground=float((values > limit).mean()),
     )
 
@@ -141,9 +141,12 @@ def _some(values: np.ndarray) -> np.ndarray:
 
 
 def _normalised(volume: _Volume) -> np.ndarray:
-    """What the plan's normalisation makes of a volume: the window [-1000, 1000] HU, or percentiles, to [-1, 1]."""
-    low, high = (-1000.0, 1000.0) if volume.modality == "CT" else np.percentile(volume.inside, (0.5, 99.5))
-    return np.clip((volume.inside - low) / max(high - low, 1e-6), 0, 1) * 2 - 1
+    """What the plan's normalisation makes of a volume: [-1000, 1000] HU, or percentiles of each channel, to [-1, 1]."""
+    parts = []
+    for values in volume.inside:
+        low, high = (-1000.0, 1000.0) if volume.modality == "CT" else np.percentile(values, (0.5, 99.5))
+        parts.append(np.clip((values - low) / max(high - low, 1e-6), 0, 1) * 2 - 1)
+    return np.concatenate(parts)
 
 
 def _of_one_modality(

@@ -41,9 +41,20 @@ class RunRecord:
 
     @property
     def intensity_range(self) -> tuple[float, float] | None:
-        """The data units of -1 and 1."""
+        """The data units of -1 and 1; None if they are unknown, or one of each channel."""
         found = [self.parameters.get(name) for name in ("low", "high")]
-        return None if None in found else (float(found[0]), float(found[1]))  # type: ignore[arg-type]
+        if self.channel_ranges is not None or None in found:
+            return None
+        return float(found[0]), float(found[1])  # type: ignore[arg-type]
+
+    @property
+    def channel_ranges(self) -> tuple[list[float], list[float]] | None:
+        """The data units of -1 and 1 of each channel, if each has its own."""
+        found = [self.parameters.get(name, "") for name in ("low", "high")]
+        if not all(text.startswith("[") for text in found):
+            return None
+        low, high = (json.loads(text) for text in found)
+        return low, high
 
 
 @dataclass(frozen=True)
@@ -98,6 +109,9 @@ def gather(
     path = Path(path)
     files = find_samples(path)
     raw = read_images(spread(files, count), count)
+    if record is not None and record.channel_ranges is not None:
+        raw = [_by_channel(image, *record.channel_ranges) for image in raw]
+        intensity_range, unit = (-1.0, 1.0), "normalised"
     unseen, unseen_name = _volumes(record, 1, real, volumes)
     trained, trained_name = _volumes(record, 0, train, volumes)
     low, high = intensity_range or (record and record.intensity_range) or _percentiles(unseen)
@@ -208,6 +222,12 @@ def random_windows(volumes: Sequence[Tensor], size: Sequence[int], count: int, s
         cut = tuple(slice(start, start + edge) for start, edge in zip(starts, size[1:], strict=True))
         windows.append(volume[(slice(None), *cut)])
     return torch.stack(windows)
+
+
+def _by_channel(image: Tensor, low: Sequence[float], high: Sequence[float]) -> Tensor:
+    """An image [C, *S] with each channel's range mapped to [-1, 1]."""
+    below, above = (torch.tensor(limits).reshape(-1, *[1] * (image.ndim - 1)) for limits in (low, high))
+    return (image - below) * (2 / (above - below)) - 1
 
 
 class _Affine:
