@@ -136,7 +136,7 @@ def test_overrides_of_the_command_line_and_of_overlays(copy, tmp_path):
     assert inspect_bundle(copy, [str(file) for file in (ROOT / "configs").glob("*.json")]) == []
     (tmp_path / "mine.json").write_text('{"patch_sise": [8, 8, 8]}')
     found = inspect_bundle(copy, ["--max_epoch=3", str(tmp_path / "mine.json")])
-    assert [finding.remedy for finding in found] == ["Did you mean max_epochs?", "Did you mean patch_size?"]
+    assert ["max_epochs" in found[0].remedy, "patch_size" in found[1].remedy, len(found)] == [True, True, 2]
 
 
 def test_the_command_says_all_and_ends_with_one(copy, capsys):
