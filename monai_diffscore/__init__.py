@@ -60,11 +60,22 @@ from monai_diffscore.guidance import (  # isort: skip
     ClassifierFree,
     GuidanceInterval,
     Inpaint,
+    LikelihoodGuidance,
     PosteriorGuidance,
 )
 from monai_diffscore.tiling import SliceDenoiser, TiledDenoiser  # isort: skip
-from monai_diffscore.anomaly import HealthyScores, healthy_residuals  # isort: skip
-from monai_diffscore.networks import ConditionEncoder, GeneResidualMLP, HierarchicalUNet, ScoreDiT, ScoreMLP, ScoreUNet  # isort: skip
+from monai_diffscore.anomaly import BallScan, HealthyReference, HealthyScores, healthy_residuals  # isort: skip
+from monai_diffscore.networks import (  # isort: skip
+    ConditionEncoder,
+    CountsAutoencoder,
+    GeneResidualMLP,
+    HierarchicalUNet,
+    PathwayGNN,
+    ScoreDiT,
+    ScoreMLP,
+    ScoreUNet,
+    SingleCellNet,
+)
 
 __version__ = "0.1.0"
 
@@ -73,10 +84,12 @@ __all__ = [
     "VESDE",
     "VPSDE",
     "Autoguidance",
+    "BallScan",
     "Blur",
     "ClassifierFree",
     "ConditionEncoder",
     "CosineVPSDE",
+    "CountsAutoencoder",
     "Denoiser",
     "DenoisingLoss",
     "Downsample",
@@ -88,21 +101,25 @@ __all__ = [
     "GeneDropout",
     "GeneResidualMLP",
     "GuidanceInterval",
+    "HealthyReference",
     "HealthyScores",
     "HierarchicalUNet",
     "Inpaint",
     "LearnedUncertainty",
+    "LikelihoodGuidance",
     "LogNormalNoise",
     "LogUniformNoise",
     "Mask",
     "MixtureDenoiser",
     "Operator",
+    "PathwayGNN",
     "PosteriorGuidance",
     "Preconditioning",
     "Radon",
     "ScoreDiT",
     "ScoreMLP",
     "ScoreUNet",
+    "SingleCellNet",
     "SliceDenoiser",
     "SubVPSDE",
     "TiledDenoiser",

@@ -13,42 +13,185 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from monai_diffscore.command_line import find_cause
+from monai_diffscore.command_line import FlagError, find_cause
+
+
+def add_plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """``plan DATA --out BUNDLE``: looks at data, chooses, measures, and writes a bundle that runs at once."""
+    parser = commands.add_parser("plan", help="data in, a ready bundle out: fingerprint, plan with reasons, bundle")
+    parser.add_argument("data", type=Path, nargs="?", help="folder or file (default: that of --from-plan)")
+    parser.add_argument("--out", type=Path, required=True, metavar="BUNDLE", help="folder of the bundle to write")
+    parser.add_argument("--memory-gb", type=float, default=8.0, help="what a training may take (default: 8)")
+    parser.add_argument("--minutes", type=float, default=30.0, help="how long it may take (default: 30)")
+    parser.add_argument("--condition", default="", metavar="A,B", help="columns to condition on, such as age,sex")
+    parser.add_argument("--participants", type=Path, metavar="TABLE", help="of the subjects (default: beside the data)")
+    parser.add_argument("--graph", type=Path, metavar="EDGES", help="edges between genes (.tsv, .gmt)")
+    parser.add_argument("--kind", help="of the data, where it is not found out: volumes, pictures, slides, ...")
+    parser.add_argument("--modality", help="of volumes, where the files do not say it: CT, MR, PT")
+    parser.add_argument("--mpp-um", type=float, help="size of a slide's pixel, where the file states none")
+    parser.add_argument("--from-plan", type=Path, metavar="PLAN", help="an edited plan.json instead of the rules")
+    parser.add_argument(
+        "--no-trial", action="store_true", help="do not measure: no real step, no schedule for the time"
+    )
+    parser.set_defaults(run_command=_plan)
+
+
+def _plan(chosen: argparse.Namespace) -> int:
+    import torch
+
+    from monai_diffscore import planning  # MONAI takes seconds to import
+
+    if chosen.data is None and chosen.from_plan is None:
+        raise FlagError("plan needs the path of the data: python -m monai_diffscore plan DATA --out BUNDLE")
+    if chosen.out.exists() and any(chosen.out.iterdir() if chosen.out.is_dir() else [chosen.out]):
+        raise FlagError(f"--out {chosen.out} exists and is not an empty folder: give another, or take it away.")
+    budget = planning.Budget(chosen.memory_gb, chosen.minutes, torch.cuda.is_available())
+    graph = None if chosen.graph is None else str(chosen.graph.absolute())
+    edited = None if chosen.from_plan is None else planning.Plan.from_file(chosen.from_plan)
+    fingerprint: planning.Fingerprint | None = None
+    if chosen.data is not None:
+        fingerprint = planning.take_fingerprint(
+            chosen.data,
+            chosen.kind,
+            [name.strip() for name in chosen.condition.split(",") if name.strip()],
+            chosen.modality,
+            chosen.participants,
+            chosen.mpp_um,
+            graph,
+        )
+        plan = planning.make_plan(fingerprint, budget, graph)
+    plan = edited or plan
+    if not chosen.no_trial:
+        plan = planning.fit_plan(plan, adapt=edited is None)
+    planning.write_bundle(plan, chosen.out, fingerprint)
+    print("\n".join([planning.describe(plan, fingerprint), "", "Next", *planning.commands(plan, chosen.out)]))
+    return 0
+
+
+def add_check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """``check BUNDLE``: what is wrong with a bundle, before it runs."""
+    parser = commands.add_parser(
+        "check", help="what is wrong with a bundle, before it runs; exit code 1 if anything is"
+    )
+    parser.add_argument("bundle", type=Path, nargs="+", help="folder of a bundle")
+    parser.add_argument(
+        "--override",
+        nargs="+",
+        default=[],
+        metavar="ID",
+        help="ids (also ID=VALUE) or overlays that a command overrides",
+    )
+    parser.add_argument("--json", action="store_true", help="print a JSON list")
+    parser.set_defaults(run_command=_check)
+
+
+def _check(chosen: argparse.Namespace) -> int:
+    from monai_diffscore.inspection import inspect_bundle  # MONAI takes seconds to import
+
+    findings = {str(bundle): inspect_bundle(bundle, chosen.override) for bundle in chosen.bundle}
+    if chosen.json:
+        print(json.dumps({name: [vars(finding) for finding in found] for name, found in findings.items()}, indent=4))
+    else:
+        for name, found in findings.items():
+            print(f"{name}: {len(found)} finding(s)" if found else f"{name}: nothing found")
+            print("".join(f"  {finding}\n" for finding in found), end="")
+    return int(any(findings.values()))
 
 
 def add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """``report RUN``: the quality panel of generated images as a page."""
-    parser = commands.add_parser("report", help="how good generated images are: one HTML page, JSON and pictures")
-    parser.add_argument("run", type=Path, help="output folder of a training with its samples, or a folder of samples")
-    parser.add_argument("--real", type=Path, help="folder of real images not trained on (default: from the run)")
-    parser.add_argument("--train", type=Path, help="folder of the training images (default: from the run)")
+    """``report RUN``: the quality panel of generated images, cells or rows of a table as a page."""
+    parser = commands.add_parser("report", help="how good generated data is: one HTML page, JSON and pictures")
+    parser.add_argument(
+        "run", type=Path, nargs="?", help="output folder of a training with its samples, or a folder or file of samples"
+    )
     parser.add_argument("--out", type=Path, help="folder to write into (default: RUN/report)")
     parser.add_argument("--title", help="of the page (default: name of the run)")
-    parser.add_argument("--count", type=int, default=64, help="at most this many samples (default: 64)")
-    parser.add_argument("--range", type=float, nargs=2, metavar=("LOW", "HIGH"), help="intensities that -1 and 1 mean")
-    parser.add_argument("--unit", help="of the intensities, such as HU")
+    parser.add_argument("--count", type=int, help="at most this many (default: 64 images, 1000 cells or rows)")
     parser.add_argument("--draws", type=int, default=200, help="of each bootstrap (default: 200)")
     parser.add_argument("--seed", type=int, default=0, help="of windows, splits and bootstrap (default: 0)")
     parser.add_argument("--card", type=Path, metavar="DOCS", help="also write the panel into DOCS/README.md")
+    parser.add_argument(
+        "--real", type=Path, nargs="+", metavar="PATH",
+        help="real data not trained on (default: from the run): a folder of images; or files of cells or rows, "
+        "TRAIN TEST",
+    )  # fmt: skip
+    images = parser.add_argument_group("images")
+    images.add_argument("--train", type=Path, help="folder of the training images (default: from the run)")
+    images.add_argument("--range", type=float, nargs=2, metavar=("LOW", "HIGH"), help="intensities that -1 and 1 mean")
+    images.add_argument("--unit", help="of the intensities, such as HU")
+    profiles = parser.add_argument_group("cells, expression profiles and rows of a table")
+    profiles.add_argument("--synthetic", type=Path, nargs="+", metavar="FILE", help="generated rows, in place of RUN")
+    profiles.add_argument("--label-key", help="column of the type of each row")
+    profiles.add_argument("--total-key", help="column of the total count of each whole cell (default: the sum)")
+    profiles.add_argument("--layer", help="'X', 'raw' or a layer of the files (default: the first that holds counts)")
+    profiles.add_argument(
+        "--content", choices=("counts", "continuous", "table"),
+        help="what the values are (default: counts in .h5ad and .zarr, a clinical table otherwise)",
+    )  # fmt: skip
     parser.set_defaults(run_command=_report)
 
 
 def _report(chosen: argparse.Namespace) -> int:
     from monai_diffscore import report  # MONAI, MLflow and matplotlib take seconds to import
+    from monai_diffscore.data import DataError
 
+    if chosen.synthetic or (chosen.run and report.find_profiles(chosen.run)):
+        return _report_profiles(chosen)
+    if chosen.run is None:
+        raise DataError(
+            "report", key="run", expected="RUN, or --synthetic FILE", got="neither", remedy="Say what was generated."
+        )
     run = report.find_run(chosen.run)
     limits = tuple(chosen.range) if chosen.range else None
+    real = chosen.real[0] if chosen.real else None
     material = report.gather(
-        chosen.run, chosen.real, chosen.train, chosen.count, limits, chosen.unit, chosen.seed, record=run
+        chosen.run, real, chosen.train, chosen.count or 64, limits, chosen.unit, chosen.seed, record=run
     )
     title = chosen.title or (run.name if run else "") or chosen.run.resolve().name
     made = report.report_images(title, material, chosen.draws, chosen.seed, lambda name: print(f"computing: {name}"))
     files = report.write_report(made, chosen.out or chosen.run / "report")
     if run is not None:
-        report.log_report(made, files, run)
+        report.log_report(report.image_metrics(made), files, run)
     if chosen.card:
         files += report.write_card(made, chosen.card)
     print("\n".join([report.headline(made), *(f"wrote {file}" for file in files)]))
+    return 0
+
+
+def _report_profiles(chosen: argparse.Namespace) -> int:
+    from monai_diffscore import report
+    from monai_diffscore.data import DataError
+
+    synthetic = chosen.synthetic or report.find_profiles(chosen.run)
+    run = report.find_run(chosen.run or synthetic[0].parent)
+    content = chosen.content or ("counts" if synthetic[0].suffix in (".h5ad", ".zarr") else "table")
+    fields = report.ProfileFields(
+        chosen.label_key, chosen.total_key, None if content == "table" else content, chosen.layer
+    )
+    count = chosen.count or 1000
+    if chosen.real is None and run is not None and run.config is not None:
+        material = report.gather_run_profiles(run, synthetic, fields, count, chosen.seed)
+    elif chosen.real is not None and len(chosen.real) == 2:
+        train, test = chosen.real
+        material = report.gather_profiles(synthetic, train, test, fields, count, chosen.seed)
+    else:
+        raise DataError(
+            "report", key="real", expected="--real TRAIN TEST, files of the rows trained on and of others held out",
+            got=f"{len(chosen.real)} of them" if chosen.real else "none, and no record of a training",
+            remedy="Give both.",
+        )  # fmt: skip
+    where = chosen.run or synthetic[0]
+    title = chosen.title or (run.name if run else "") or where.resolve().stem
+    splits = max(6, chosen.draws // 10)
+    made = report.report_profiles(
+        title, material, chosen.draws, splits, chosen.seed, lambda name: print(f"computing: {name}")
+    )
+    files = report.write_profile_report(made, chosen.out or (where if where.is_dir() else where.parent) / "report")
+    if run is not None:
+        report.log_report(report.profile_metrics(made), files, run)
+    if chosen.card:
+        files += report.write_card(made, chosen.card)
+    print("\n".join([report.profile_headline(made), *(f"wrote {file}" for file in files)]))
     return 0
 
 
@@ -95,6 +238,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code. A problem with data or flags is one line on the error output, code 1."""
     parser = argparse.ArgumentParser(prog="python -m monai_diffscore", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    add_check(commands)
+    add_plan(commands)
     add_report(commands)
     add_samples(commands)
     add_sync(commands)

@@ -5,14 +5,14 @@ denoising objective draws its own targets, so it sits in the **inferer** slot (:
 loss per sample, and the loss slot passes it on. Nothing of the trainer's iteration (accumulation, autocast, GradScaler,
 compile) is written again here. Likewise a ``SupervisedEvaluator`` samples, validates or scores, by its inferer:
 
-=============================  ==========================================  ===========================================
-inferer                        inputs                                      ``engine.state.output["pred"]``
-=============================  ==========================================  ===========================================
-:class:`LossInferer`           clean data [B, ...]                         loss per sample [B]
-:class:`SamplingInferer`       anything of the wanted shape [B, ...]       samples [B, ...]
-:class:`DenoisingErrorInferer` clean data [B, ...]                         squared x0 error [B, levels]
-:class:`LikelihoodInferer`     clean data [B, ...]                         nats and standard error per dimension [B, 2]
-=============================  ==========================================  ===========================================
+==============================  ====================================  ================================================
+inferer                         inputs                                ``engine.state.output["pred"]``
+==============================  ====================================  ================================================
+:class:`LossInferer`            clean data [B, ...]                   loss per sample [B]
+:class:`SamplingInferer`        anything of the wanted shape          samples [B, ...]
+:class:`DenoisingErrorInferer`  clean data [B, ...]                   squared x0 error [B, levels]
+:class:`LikelihoodInferer`      clean data [B, ...]                   nats and standard error per dimension [B, 2]
+==============================  ====================================  ================================================
 """
 
 from __future__ import annotations
@@ -272,6 +272,17 @@ def _first(loss: Tensor, _target: Tensor) -> Tensor:
     return loss
 
 
+#: whether to show a bar, or what makes one, called as tqdm is (a server writes its progress to the log)
+Progress = bool | Callable[..., tqdm]
+
+
+def progress_bar(progress: Progress, **options: Any) -> tqdm:
+    """A bar over evaluations as ``progress`` asks for it."""
+    if isinstance(progress, bool):
+        return tqdm(disable=not progress, leave=False, **options)
+    return progress(**options)
+
+
 class LossInferer(Inferer):
     """``loss(network, inputs, **condition)`` as an inferer: the loss per sample [B]."""
 
@@ -300,7 +311,7 @@ class SamplingInferer(Inferer):
         sigmas: grid of noise levels [steps + 1].
         seed: sample number i (the batch's ``seed`` entry, else its place in the batch) has a random stream of its own,
             made of ``seed`` and i: the same sample comes out whatever the batch size.
-        progress: show a progress bar over the steps.
+        progress: show a progress bar over the steps, or what makes it.
         callback: called with each :class:`~monai_diffscore.sampling.Step`; returning True stops the sampling likewise.
         wrap: makes another denoiser of the network, such as a ``TiledDenoiser`` or a guidance.
     """
@@ -310,7 +321,7 @@ class SamplingInferer(Inferer):
         sampler: Callable[..., Tensor] = sample_adams,
         sigmas: Tensor | None = None,
         seed: int = 0,
-        progress: bool = True,
+        progress: Progress = True,
         callback: Callable[[Step], Any] | None = None,
         wrap: Callable[[nn.Module], nn.Module] | None = None,
     ) -> None:
@@ -342,7 +353,7 @@ class SamplingInferer(Inferer):
         start = noise_like(like, generators) * float(self.sigmas[0])
         steps = len(self.sigmas) - 1
         with (
-            tqdm(total=steps, desc=f"sampling {len(like)}", disable=not self.progress, leave=False) as bar,
+            progress_bar(self.progress, total=steps, desc=f"sampling {len(like)}") as bar,
             first_interrupt(self._stop, "keeping the current estimate as the sample, and stopping"),
         ):
 
@@ -396,17 +407,17 @@ class LikelihoodInferer(Inferer):
         sigmas: grid, as for :func:`~monai_diffscore.likelihood.log_likelihood`.
         probes: Hutchinson probes; 0 computes the exact trace, for data of few dimensions.
         seed: of the probes.
-        progress: show a progress bar over the intervals.
+        progress: show a progress bar over the intervals, or what makes it.
     """
 
-    def __init__(self, sigmas: Tensor, probes: int = 1, seed: int = 0, progress: bool = True) -> None:
+    def __init__(self, sigmas: Tensor, probes: int = 1, seed: int = 0, progress: Progress = True) -> None:
         super().__init__()
         self.sigmas, self.probes, self.seed, self.progress = sigmas, probes, seed, progress
 
     def __call__(self, inputs: Tensor, network: nn.Module, **condition: Tensor) -> Tensor:  # type: ignore[override]
         x0 = convert_to_tensor(inputs, track_meta=False)
         generator = torch.Generator().manual_seed(self.seed)
-        with tqdm(desc=f"likelihood of {len(x0)}", disable=not self.progress, leave=False) as bar:
+        with progress_bar(self.progress, desc=f"likelihood of {len(x0)}") as bar:
 
             def on_interval(done: int, intervals: int) -> None:
                 bar.total = intervals

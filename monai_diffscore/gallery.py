@@ -1,8 +1,8 @@
 """Pictures of samples: what to look at before any number.
 
 One picture for a batch [B, C, *S], by its number of dimensions: volumes as three orthogonal slices through the
-middle, images as they are, signals as curves, rows of two columns as a scatter plot. Grey values are those of the
-normalised data, -1 black and 1 white, the same in every picture.
+middle, images as they are, signals as curves, rows of two columns as a scatter plot, of more than 16 as a heat map.
+Grey values are those of the normalised data, -1 black and 1 white, the same in every picture.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def save_gallery(
         4: partial(_images, names=names),
         5: partial(_volumes, names=names, at=at),
     }
-    draw = draws.get(samples.ndim)
+    draw = _profiles if samples.ndim == 2 and samples.shape[1] > 16 else draws.get(samples.ndim)
     if draw is None:
         raise ValueError(
             f"A gallery shows [B, columns] or [B, C, *S] with 1 to 3 dimensions, got {tuple(samples.shape)}."
@@ -133,6 +133,21 @@ def _show(axis: object, picture: np.ndarray) -> None:
     axis.imshow(picture, cmap="gray", vmin=0, vmax=1, origin="lower", interpolation="nearest")  # type: ignore[attr-defined]
     axis.set_xticks([])  # type: ignore[attr-defined]
     axis.set_yticks([])  # type: ignore[attr-defined]
+
+
+def _profiles(figure: Figure, samples: np.ndarray, reference: np.ndarray | None) -> None:
+    """Rows by columns, in the order of the first principal axis: columns that vary together stand together."""
+    groups = [("sample", samples)] + ([] if reference is None else [("real", reference)])
+    centred = samples - samples.mean(0)
+    order = np.argsort(np.linalg.svd(centred, full_matrices=False)[2][0])
+    figure.set_size_inches(8, 0.6 + 2.2 * len(groups))
+    axes = figure.subplots(len(groups), 1, squeeze=False)[:, 0]
+    for axis, (name, rows) in zip(axes, groups, strict=True):
+        picture = axis.imshow(rows[:, order], cmap="RdBu_r", vmin=-3, vmax=3, aspect="auto", interpolation="nearest")
+        axis.set_ylabel(name, fontsize=7)
+        axis.tick_params(labelsize=6)
+    axes[-1].set_xlabel("genes, ordered by the first component", fontsize=7)
+    figure.colorbar(picture, ax=list(axes), label="standard deviations").ax.tick_params(labelsize=6)
 
 
 def _curves(figure: Figure, samples: np.ndarray, reference: np.ndarray | None) -> None:

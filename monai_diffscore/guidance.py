@@ -15,15 +15,16 @@ sampler, with the likelihood, with :class:`~monai_diffscore.tiling.TiledDenoiser
 
 and the methods differ in V:
 
-=========  ==============================================  ===========================================================
-method     V                                               what follows
-=========  ==============================================  ===========================================================
-``mmps``   :math:`\sigma^2 J`, the true covariance         exact for every Gaussian prior; conjugate gradients, each
-           (second-order Tweedie)                          iteration one more backward pass
-``pigdm``  :math:`r^2 I, r^2 = \sigma^2 s^2/(\sigma^2+s^2)`  exact for the prior N(m, s^2 I); one backward pass
-``dps``    :math:`r^2 I`, and :math:`A A^T` a number       a gradient step on :math:`\lVert y - A D\rVert^2` of the size
-           (its largest eigenvalue)                        that :math:`\sigma_y` and A allow; one backward pass
-=========  ==============================================  ===========================================================
+=========  ==================================================  =======================================================
+method     V                                                   what follows
+=========  ==================================================  =======================================================
+``mmps``   :math:`\sigma^2 J`, the true covariance             exact for every Gaussian prior; conjugate gradients,
+           (second-order Tweedie)                              each iteration one more backward pass
+``pigdm``  :math:`r^2 I, r^2 = \sigma^2 s^2/(\sigma^2+s^2)`     exact for the prior N(m, s^2 I); one backward pass
+``dps``    :math:`r^2 I`, and :math:`A A^T` a number           a gradient step on :math:`\lVert y - A D\rVert^2` of
+           (its largest eigenvalue)                            the size that :math:`\sigma_y` and A allow; one backward
+                                                               pass
+=========  ==================================================  =======================================================
 
 None has a weight to tune: the step follows from :math:`\sigma_y`, the operator and :math:`\sigma`. All are approximate
 for other priors, and the samples of a mixture posterior are biased; docs/BENCHMARKS_SAMPLING.md has the figures.
@@ -257,3 +258,66 @@ class PosteriorGuidance(nn.Module):
         if self.method == "pigdm":
             return self.operator.solve(residual, prior, noise)
         return residual / (per_sample(prior, residual) * self._squared_norm + noise)
+
+
+class LikelihoodGuidance(nn.Module):
+    r"""The denoiser of the posterior given numbers y with mean :math:`A m(x_0)` and a variance that follows the mean.
+
+    With :math:`p(x_0 \mid x) \approx N(D, r^2 I)`, :math:`r^2 = \sigma^2 s^2 / (\sigma^2 + s^2)`, the mode of
+    :math:`p(x_0 \mid x)\, p(y \mid x_0)` by Fisher scoring,
+
+    .. math::  x_0 \leftarrow x_0 + (J^T V^{-1} J + I/r^2)^{-1} \bigl(J^T V^{-1} (y - A m) - (x_0 - D)/r^2\bigr),
+               \qquad J = \partial A m / \partial x_0,\quad V = v(A m),
+
+    which is exact for the score and the information of Poisson and negative binomial counts, and for Gaussian priors
+    and linear means with one step. No gradient of the denoiser is needed; the systems are of the size of one x, so
+    it is for latents and tables, not for images.
+
+    Args:
+        denoiser: the prior, of x [B, d].
+        mean: m, of [B, d] to [B, G].
+        variance: v, of the means [B, G] to [B, G].
+        operator: A, on [B, G]; such as :class:`~monai_diffscore.operators.GeneDropout`, what was observed.
+        y: [B, G], A applied to what was measured.
+        sigma_data: s, standard deviation of the data.
+        iterations: of Fisher scoring.
+
+    Source: the approximation of the prior is that of Song et al. 2023 (PiGDM), Eq. 8; scoring: McCullagh and Nelder
+    1989, Section 2.5.
+    """
+
+    y: Tensor
+
+    def __init__(
+        self,
+        denoiser: nn.Module,
+        mean: Callable[[Tensor], Tensor],
+        variance: Callable[[Tensor], Tensor],
+        operator: Operator,
+        y: Tensor,
+        sigma_data: float = 1.0,
+        iterations: int = 4,
+    ) -> None:
+        super().__init__()
+        if not (sigma_data > 0 and iterations > 0):
+            raise ValueError(f"LikelihoodGuidance needs sigma_data, iterations > 0, got {sigma_data}, {iterations}.")
+        self.denoiser, self.mean, self.variance, self.operator = denoiser, mean, variance, operator
+        self.register_buffer("y", y, persistent=False)
+        self.sigma_data, self.iterations = float(sigma_data), iterations
+
+    def forward(self, x: Tensor, sigma: Tensor | float, **condition: Tensor) -> Tensor:
+        sigma = per_sample_sigma(x, sigma)
+        prior = self.denoiser(x, sigma, **condition)
+        precision = (1 / sigma**2 + 1 / self.sigma_data**2)[:, None]
+        jacobian = torch.func.vmap(torch.func.jacfwd(lambda point: self.mean(point[None])[0]))
+        estimate = prior
+        for _ in range(self.iterations):
+            mean = self.operator(self.mean(estimate))
+            weight = 1 / self.variance(mean).clamp_min(1e-12)  # nothing observed has no gradient either
+            columns = jacobian(estimate).unbind(-1)  # d of [B, G]
+            slope = torch.stack([self.operator(column) for column in columns], 1)  # (B, d, G)
+            weighted = slope * weight[:, None]
+            gradient = (weighted @ (self.y.to(x) - mean)[:, :, None])[:, :, 0] - precision * (estimate - prior)
+            information = weighted @ slope.mT + torch.diag_embed(precision.expand_as(x))
+            estimate = estimate + torch.linalg.solve(information, gradient)
+        return estimate

@@ -10,8 +10,10 @@ import sys
 import time
 from pathlib import Path
 
+import anndata
 import nibabel as nib
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from mlflow.tracking import MlflowClient
@@ -21,6 +23,7 @@ from PIL import Image
 from monai_diffscore.command_line import find_cause
 from monai_diffscore.data import DataError
 from monai_diffscore.data.phantom import ct_phantom
+from monai_diffscore.data.simulated_expression import simulate_expression
 from monai_diffscore.transforms import WINDOWS_HU
 
 ROOT = Path(__file__).parent.parent
@@ -29,10 +32,35 @@ OVERLAYS = sorted(path.stem for path in (ROOT / "configs").glob("*.json") if pat
 ORGANS = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("bundles/ct_*/configs/organ_*.json"))
 # these change a training alone, and are tested in test_ddp.py and test_tracking.py
 TRAINING_OVERLAYS = {"multi_gpu", "fsdp", "tracking_server", "register_model"}
+# what a training on three types of cells writes beside its weights
+CELL_FACTS = {
+    "latent_size": 24,
+    "zero_inflation": False,
+    "num_genes": 12,
+    "num_labels": 3,
+    "num_batches": 0,
+    "label_counts": [1, 1, 1],
+    "covariates": {},
+    "fields": {
+        "label": "bulk_labels",
+        "batch": None,
+        "genes": [f"gene{number}" for number in range(12)],
+        "labels": ["B", "NK", "T"],
+    },
+}
 # these belong to images
 IMAGE_OVERLAYS = {"network_dit"}
 ARRAYS = ("natural_dit2d", "signal_dit1d")
+PROFILES = ("bulk_expression_mlp", "pathway_gnn")
 each_bundle = pytest.mark.parametrize("bundle", BUNDLES)
+GENES = [f"G{number + 1:04d}" for number in range(400)]
+PROFILE_FACTS = {
+    "sigma_data": 1.0, "num_genes": 400, "num_features": 400, "categories": {}, "rows": 24, "components": None,
+    "mean": [0.0] * 400, "std": [1.0] * 400, "fields": {"content": "continuous", "genes": GENES},
+    "graph": {
+        "genes": GENES, "sets": [], "kinds": ["link"], "edges": [[0, 1], [1, 2]], "weights": [1, 1], "relations": [0, 0]
+    },
+}  # fmt: skip
 
 TOP_LEVEL = {
     "train": """bundle_root dataset_dir output_dir ckpt_dir seed device max_epochs batch_size num_workers learning_rate
@@ -79,6 +107,10 @@ def dataset(bundle: str, write_volume, write_slide, tmp_path: Path) -> str:
     """Data of the bundle's kind: three small synthetic subjects, slides or sequences, labelled images, or a toy."""
     if bundle == "toy2d_mlp":
         return "moons"
+    if bundle == "scrna_attention":
+        return write_cells(tmp_path / "data.h5ad")
+    if bundle in PROFILES:
+        return write_profiles(tmp_path / "simulated_profiles")
     if bundle in ARRAYS:
         (tmp_path / "data").mkdir()
         generator = np.random.default_rng(0)
@@ -96,6 +128,33 @@ def dataset(bundle: str, write_volume, write_slide, tmp_path: Path) -> str:
         array = ct_phantom(seed, (48, 44, 40), 8.0)[0] if bundle.startswith("ct_") else None
         write_volume(f"data/sub-{seed}/anat.nii.gz", seed=seed, array=array)
     return str(tmp_path / "data")
+
+
+def write_cells(path: Path) -> str:
+    """Sixty cells of three types with counts of twelve genes, and totals of more genes than these."""
+    import anndata
+    import pandas as pd
+
+    generator = np.random.default_rng(0)
+    kinds = np.arange(60) % 3
+    counts = generator.poisson(1 + 3 * (np.arange(12) % 3 == kinds[:, None])).astype(np.float32)
+    obs = pd.DataFrame(
+        {"bulk_labels": pd.Categorical(np.array(["B", "NK", "T"])[kinds]), "n_counts": 100.0 + counts.sum(1)},
+        index=[f"cell{number}" for number in range(60)],
+    )
+    var = pd.DataFrame(index=[f"gene{number}" for number in range(12)])
+    anndata.AnnData(counts, obs=obs, var=var).write_h5ad(path)
+    return str(path)
+
+
+def write_profiles(folder: Path) -> str:
+    """24 simulated profiles of 400 genes with group and batch, and the graph that they come from."""
+    values, obs, edges = simulate_expression(genes=400, samples=24)
+    folder.mkdir()
+    anndata.AnnData(values, obs=obs, var=pd.DataFrame(index=pd.Index(GENES))).write_h5ad(folder / "expression.h5ad")
+    rows = [f"{GENES[a]}\t{GENES[b]}\n" for a, b in edges.T]
+    (folder / "links.tsv").write_text("source\ttarget\n" + "".join(rows))
+    return str(folder / "expression.h5ad")
 
 
 # ---- what stands in the files ----
@@ -155,7 +214,10 @@ def test_monai_finds_its_properties(bundle, kind, tmp_path, dataset):
             "window_size": [256],
             "channels": 1,
             "num_classes": 10,
+            **CELL_FACTS,
         }
+        if bundle in PROFILES:
+            facts = PROFILE_FACTS
         (tmp_path / "data_statistics.json").write_text(json.dumps(facts))
         made = workflow(bundle, ["inference"], ["smoke"], kind="infer", checkpoint=str(tmp_path / "model.pt"))
     assert made.check_properties() == []
@@ -173,6 +235,9 @@ def test_train_sample_evaluate(bundle, dataset, tmp_path):
         "pathology_hierarchical_unet": {"mpp_um": 0.6},
         "natural_dit2d": {"num_classes": 3},
         "signal_dit1d": {"window_size": [128]},
+        "scrna_attention": {"latent_size": 6},
+        "bulk_expression_mlp": {"batch": "batch"},
+        "pathway_gnn": {"batch": "batch", "graph_files": str(Path(dataset).parent / "links.tsv")},
     }
     where |= changed.get(bundle, {"spacing_mm": [2.5] * spatial_dims(bundle)})
     training = workflow(bundle, ["train"], ["smoke"], **where)
@@ -206,6 +271,8 @@ def test_train_sample_evaluate(bundle, dataset, tmp_path):
         "pathology_hierarchical_unet": check_tiles,
         "natural_dit2d": check_pictures,
         "signal_dit1d": check_sequences,
+        "scrna_attention": check_cells,
+        **dict.fromkeys(PROFILES, check_profiles),
     }.get(bundle, check_volumes)
     check(tmp_path / "samples", json.loads((tmp_path / "models/data_statistics.json").read_text()))
 
@@ -281,6 +348,100 @@ def check_sequences(folder: Path, statistics: dict) -> None:
     assert sequences.shape == (2, 1, 128)
     assert statistics["low"] <= sequences.min() < sequences.max() <= statistics["high"] + 1e-3
     assert sequences.std() > 0
+
+
+def check_cells(folder: Path, statistics: dict) -> None:
+    import anndata
+
+    cells = anndata.read_h5ad(folder / "cells.h5ad")
+    assert cells.shape == (2, 12)
+    assert statistics["label_counts"] == [18, 18, 18]
+    assert list(cells.obs["bulk_labels"].cat.categories) == ["B", "NK", "T"]
+    assert cells.obs["synthetic"].all()
+    assert cells.layers["counts"].dtype == np.int32
+    assert cells.obsm["X_score_latent"].shape == (2, 7)
+    assert cells.uns["monai_diffscore"]["model_hash"].startswith("sha256:")
+
+
+@pytest.mark.parametrize("bundle", ["scrna_attention"])
+def test_tasks_of_cells_run_from_their_overlays(bundle, dataset, tmp_path):
+    import anndata
+
+    where = {"output_dir": str(tmp_path / "out"), "ckpt_dir": str(tmp_path), "dataset_dir": dataset}
+    workflow(bundle, ["train", "autoencoder"], ["smoke"], **where).run()  # the first stage by itself
+    assert (tmp_path / "autoencoder.pt").is_file()
+    assert not (tmp_path / "model.pt").exists()
+    workflow(bundle, ["train"], ["smoke"], **where).run()  # goes on with it
+    lines = [json.loads(line) for line in (tmp_path / "out/first_stage.jsonl").read_text().splitlines()]
+    assert lines[1] == lines[2]  # it was not trained further
+    assert lines[0]["iteration"] == 0 < lines[1]["iteration"]
+    where = {"checkpoint": str(tmp_path / "model.pt"), "output_dir": str(tmp_path / "cells")}
+    asked = {"cells_per_type": {"T": 3, "B": 1}, "library_size": 300.0}
+    workflow(bundle, ["inference", "generate"], ["smoke"], kind="infer", **where, **asked).run()
+    cells = anndata.read_h5ad(tmp_path / "cells/cells.h5ad")
+    assert cells.obs["bulk_labels"].tolist() == ["B", "T", "T", "T"]
+    assert (cells.obs["n_counts"] == 300).all()
+    where["dataset_dir"] = dataset
+    for task, options in (("impute", {}), ("likelihood", {}), ("batch_transfer", {"target": {"label": "NK"}})):
+        workflow(bundle, ["inference", task], ["smoke"], kind="infer", **where, most_cells=8, **options).run()
+    real = anndata.read_h5ad(dataset)[:8]
+    imputed = anndata.read_h5ad(tmp_path / "cells/imputed.h5ad")
+    observed = imputed.var["observed"].to_numpy()
+    assert 0 < observed.sum() < 12
+    np.testing.assert_array_equal(imputed.layers["counts"].toarray()[:, observed], real.X[:, observed])
+    assert json.loads((tmp_path / "cells/imputation.json").read_text())["hidden_genes"] == 12 - observed.sum()
+    rows = (tmp_path / "cells/cells.csv").read_text().splitlines()
+    assert len(rows) == 9
+    transferred = anndata.read_h5ad(tmp_path / "cells/transferred.h5ad")
+    assert transferred.shape == (8, 12)
+
+
+def check_profiles(folder: Path, statistics: dict) -> None:
+    """In the units of the data, with the conditions, as a table and as AnnData."""
+    table, made = pd.read_csv(folder / "profiles.csv", index_col=0), anndata.read_h5ad(folder / "profiles.h5ad")
+    assert list(made.var_names) == GENES == statistics["fields"]["genes"]
+    assert list(table["group"]) == list(made.obs["group"]) == ["case", "control"]
+    np.testing.assert_allclose(table[GENES].to_numpy(), made.X, rtol=1e-4)
+    assert (np.abs(made.X - statistics["mean"]) < 8 * np.array(statistics["std"])).all()
+    assert made.X.std(0).min() > 0
+    assert made.uns["monai_diffscore"]["model_hash"].startswith("sha256:")
+
+
+@pytest.mark.parametrize("bundle", PROFILES)
+def test_profiles_are_imputed_scored_and_transferred(bundle, dataset, tmp_path):
+    """The tasks run on a text matrix, genes x samples, that lacks genes of the model where it may."""
+    own = {"graph_files": str(Path(dataset).parent / "links.tsv")} if bundle == "pathway_gnn" else {}
+    where = {"output_dir": str(tmp_path / "out"), "ckpt_dir": str(tmp_path / "models"), "dataset_dir": dataset}
+    workflow(bundle, ["train"], ["smoke"], **where, batch="batch", **own).run()
+    source = anndata.read_h5ad(dataset)
+    matrix = source.to_df().T
+    matrix.iloc[:-3].to_csv(tmp_path / "panel.tsv", sep="\t")
+    matrix.to_csv(tmp_path / "matrix.tsv", sep="\t")
+    source.obs.to_csv(tmp_path / "obs.csv")
+    common = {"kind": "infer", "checkpoint": str(tmp_path / "models/model.pt"), "transposed": True}
+
+    folder = tmp_path / "imputed"
+    options = {"dataset_dir": str(tmp_path / "panel.tsv"), "output_dir": str(folder), "draws": 2}
+    workflow(bundle, ["inference", "impute"], ["smoke"], **common, **options).run()
+    imputed, report = anndata.read_h5ad(folder / "imputed.h5ad"), json.loads((folder / "imputation.json").read_text())
+    measured = imputed.var["observed"].to_numpy()
+    np.testing.assert_allclose(imputed.X[:, measured], source.X[:, measured], rtol=1e-5)
+    assert not measured[-3:].any()
+    assert (imputed.layers["std"][:, ~measured] > 0).all()
+    assert report["hidden_genes"] == int((~measured).sum()) - 3
+    assert np.isfinite(report["rmse"])
+
+    options = {"dataset_dir": str(tmp_path / "matrix.tsv"), "obs_path": str(tmp_path / "obs.csv")}
+    likelihood = {"output_dir": str(tmp_path / "scored"), "likelihood_sigmas#steps": 4}
+    workflow(bundle, ["inference", "likelihood"], ["smoke"], **common, **options, **likelihood).run()
+    assert np.isfinite(pd.read_csv(tmp_path / "scored/profiles.csv")["nats_per_dim"]).all()
+
+    folder = tmp_path / "transferred"
+    options |= {"output_dir": str(folder), "target_batch": "batch2", "steps": 24}
+    workflow(bundle, ["inference", "batch_transfer"], **common, **options).run()
+    moved = anndata.read_h5ad(folder / "transferred.h5ad")
+    assert moved.shape == source.shape
+    assert np.corrcoef(moved.X.ravel(), source.X.ravel())[0, 1] > 0.9
 
 
 @pytest.mark.parametrize("bundle", ARRAYS)

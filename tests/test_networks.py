@@ -10,7 +10,16 @@ import torch.nn.functional as F
 from torch import nn
 
 from monai_diffscore.denoiser import Denoiser, EDMPreconditioning
-from monai_diffscore.networks import ConditionEncoder, GeneResidualMLP, HierarchicalUNet, ScoreDiT, ScoreMLP, ScoreUNet
+from monai_diffscore.networks import (
+    ConditionEncoder,
+    GeneResidualMLP,
+    HierarchicalUNet,
+    PathwayGNN,
+    ScoreDiT,
+    ScoreMLP,
+    ScoreUNet,
+    SingleCellNet,
+)
 from monai_diffscore.networks.blocks import (
     FourierFeatures,
     SelfAttention,
@@ -46,10 +55,25 @@ def gene_mlp(**options) -> GeneResidualMLP:
     return GeneResidualMLP(6, hidden_size=24, depth=2, bottleneck=8, embedding_size=32, **options)
 
 
+EDGES = torch.tensor([[0, 1, 2, 3, 0, 4], [1, 2, 3, 4, 6, 7]])  # of six genes (one alone) and two sets
+
+
+def pathway_gnn(**options) -> PathwayGNN:
+    options = {"num_sets": 2, "relations": torch.tensor([0, 1, 0, 0, 0, 0]), **options}
+    return PathwayGNN(6, EDGES, hidden_size=16, depth=2, embedding_size=32, **options)
+
+
+def single_cell(**options) -> SingleCellNet:
+    return SingleCellNet(6, hidden_size=32, num_modules=4, depth=2, **options)
+
+
 # name -> (constructor taking a condition, shape of one sample)
 NETWORKS = {
     "mlp": (lambda condition=None: ScoreMLP(6, hidden_size=32, depth=2, condition=condition), (6,)),
     "gene_mlp": (lambda condition=None: gene_mlp(condition=condition), (6,)),
+    "pathway_gnn": (lambda condition=None: pathway_gnn(condition=condition), (6,)),
+    "pathway_gnn_samplewise": (lambda condition=None: pathway_gnn(condition=condition, checkpointing=True), (6,)),
+    "single_cell": (lambda condition=None: single_cell(condition=condition), (6,)),
     "unet1d": (lambda condition=None: unet(1, condition=condition, num_head_channels=8), (2, 16)),
     "unet2d": (lambda condition=None: unet(2, condition=condition, num_head_channels=8), (2, 8, 12)),
     "unet3d": (lambda condition=None: unet(3, condition=condition, num_head_channels=8), (2, 8, 4, 8)),
@@ -499,12 +523,14 @@ def test_gene_networks_refuse_other_numbers_of_genes():
     "build",
     [
         lambda name: ScoreMLP.preset(name, 2),
+        lambda name: SingleCellNet.preset(name, 2000),
         lambda name: ScoreUNet.preset(name, 3, 1, 1),
         lambda name: HierarchicalUNet.preset(name, 2, 3, 3),
         lambda name: ScoreDiT.preset(name, 3, 1, 32),
         lambda name: GeneResidualMLP.preset(name, 2000),
+        lambda name: PathwayGNN.preset(name, 6, EDGES, num_sets=2),
     ],
-    ids=["mlp", "unet", "hierarchical", "dit", "gene_mlp"],
+    ids=["mlp", "single_cell", "unet", "hierarchical", "dit", "gene_mlp", "pathway_gnn"],
 )
 def test_every_network_has_sizes_by_name(build):
     with torch.device("meta"):

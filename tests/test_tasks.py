@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+from dataclasses import asdict
 from pathlib import Path
 
 import mlflow
@@ -190,7 +191,11 @@ def test_healthy_priors_run_from_their_configuration(bundle, task, tmp_path, wri
             image = nib.load(file)
             nib.save(nib.Nifti1Image(image.get_fdata() - 1000, image.affine), file)
     small = {"window": [16] * int(bundle[-2]), "region_size": [24, 16, 16], "data": str(tmp_path / "data")}
-    small |= {"levels": [0.5], "noise_pairs": 1} if task == "anomaly" else {"likelihood_sigmas#steps": 3, "patches": 2}
+    small |= (
+        {"levels": [0.5], "noise_pairs": 1, "radii_voxels": [1, 2]}
+        if task == "anomaly"
+        else {"likelihood_sigmas#steps": 3, "patches": 2}
+    )
     options = small | {"dataset_dir": small["data"], "healthy_dir": small.pop("data")}
     options.pop("data", None)
     names = ["inference", "cases", task]
@@ -229,9 +234,11 @@ def test_healthy_priors_run_from_their_configuration(bundle, task, tmp_path, wri
 
 def test_a_calibration_for_other_weights_is_refused(tmp_path):
     path = tmp_path / "scores.json"
-    healthy = HealthyScores.of(torch.randn(1000, 1, generator=torch.Generator().manual_seed(0)))
-    path.write_text(json.dumps({"settings": {"levels": [0.5], "weights": "a"}, **healthy.as_dict()}))
-    assert load_scores(path, {"levels": [0.5], "weights": "a"})["count"] == 1000
+    healthy = HealthyScores.of(torch.randn(1000, generator=torch.Generator().manual_seed(0)))
+    scan = {"radii": [1.0], "level_spreads": [1.0], "ball_spreads": [1.0]}
+    content = {"settings": {"levels": [0.5], "weights": "a"}, "scan": scan, "healthy": asdict(healthy)}
+    path.write_text(json.dumps(content))
+    assert load_scores(path, {"levels": [0.5], "weights": "a"})["healthy"]["count"] == 1000
     with pytest.raises(DataError, match="calibrating first"):
         load_scores(path, {"levels": [0.5], "weights": "b"})
     with pytest.raises(ValueError, match="more healthy data"):

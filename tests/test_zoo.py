@@ -15,7 +15,7 @@ import torch
 from monai.bundle import ConfigParser, ckpt_export, verify_metadata, verify_net_in_out
 from test_bundles import ROOT, configuration, dataset, each_bundle, workflow  # noqa: F401
 
-SCHEMA = Path(__file__).parent / "metadata_schema.json"
+from monai_diffscore.inspection.publication import SCHEMA
 
 
 @pytest.fixture

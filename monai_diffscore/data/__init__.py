@@ -3,6 +3,7 @@
 from monai_diffscore.data.anndata import Expression, ExpressionRows, stratified_split, write_expression
 from monai_diffscore.data.arrays import FitSized, LoadArrayd, LoadPictured, SavePictured, class_names, list_arrays
 from monai_diffscore.data.cache import cached_dataset
+from monai_diffscore.data.cells import LatentCells, ObservedCells, cell_statistics, requested_cells, split_cells
 from monai_diffscore.data.counts import recover_counts
 from monai_diffscore.data.dicom import (
     DicomReport,
@@ -17,6 +18,7 @@ from monai_diffscore.data.files import file_hash
 from monai_diffscore.data.gene_fields import GeneFields
 from monai_diffscore.data.loader import ResumableLoader
 from monai_diffscore.data.matrices import read_matrix
+from monai_diffscore.data.participants import attach_participants, encode_conditions
 from monai_diffscore.data.patches import (
     GridPatchesd,
     HeldOutSlabd,
@@ -46,9 +48,11 @@ __all__ = [
     "GeneFields",
     "GridPatchesd",
     "HeldOutSlabd",
+    "LatentCells",
     "LoadArrayd",
     "LoadPictured",
     "LoadVolumed",
+    "ObservedCells",
     "PositionChannelsd",
     "ResumableLoader",
     "SaveDicomd",
@@ -58,8 +62,11 @@ __all__ = [
     "SlideTiles",
     "StrictDicomReader",
     "TableSchema",
+    "attach_participants",
     "cached_dataset",
+    "cell_statistics",
     "class_names",
+    "encode_conditions",
     "file_hash",
     "find_schema",
     "infer_schema",
@@ -73,8 +80,10 @@ __all__ = [
     "read_table",
     "read_with_field_of_view",
     "recover_counts",
+    "requested_cells",
     "save_statistics",
     "split_by_subject",
+    "split_cells",
     "split_rows",
     "split_table",
     "spread",

@@ -27,7 +27,7 @@ from monai.utils import convert_to_numpy
 from PIL import Image
 
 from monai_diffscore.data.colours import as_brightness
-from monai_diffscore.data.files import whole_file
+from monai_diffscore.data.files import files_below, whole_file
 from monai_diffscore.data.pictures import SUFFIXES as PICTURES
 from monai_diffscore.data.pictures import read_picture
 from monai_diffscore.data.problems import DataError
@@ -37,7 +37,11 @@ LABELS = "labels.npy"
 
 
 def list_arrays(
-    path: str | Path, spatial_dims: int, num_classes: int | None = None, key: str = "image"
+    path: str | Path,
+    spatial_dims: int,
+    num_classes: int | None = None,
+    key: str = "image",
+    left_out: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
     """All cases below a folder, or in one file, sorted: ``[{key: file, "row": i, "subject": ..., "label": ...}]``.
 
@@ -49,11 +53,12 @@ def list_arrays(
         spatial_dims: dimensions of S.
         num_classes: if given, no label may be as large.
         key: of the file name.
+        left_out: files and folders below ``path`` that are not looked at.
     Raises:
         DataError: if there is nothing, a mixture of both, an array of another kind, or labels that do not fit.
     """
     root = Path(path).expanduser()
-    files = _files(root, spatial_dims, key)
+    files = _files(root, spatial_dims, key, left_out)
     top = root.parent if root.is_file() else root
     numbered = any(_labels_of(file).is_file() for file in files)
     cases: list[dict[str, Any]] = []
@@ -91,14 +96,14 @@ def class_names(cases: Sequence[Mapping[str, Any]]) -> list[str]:
     return [names.get(label, "") for label in range(max(names, default=-1) + 1)]
 
 
-def _files(root: Path, spatial_dims: int, key: str) -> list[Path]:
+def _files(root: Path, spatial_dims: int, key: str, left_out: Sequence[str]) -> list[Path]:
     suffixes = (".npy", *PICTURES) if spatial_dims == 2 else (".npy",)
     expected = f"{spatial_dims}-D arrays ({', '.join(suffixes)})"
     if not root.exists():
         raise DataError(
             root, key=key, expected=expected, got="no such file or folder", remedy="Give an existing --dataset_dir."
         )
-    there = [root] if root.is_file() else sorted(file for file in root.rglob("*") if file.is_file())
+    there = files_below(root, left_out, key)
     files = [
         file
         for file in there

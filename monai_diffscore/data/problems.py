@@ -20,6 +20,11 @@ class DataError(ValueError):
         super().__init__(f"{source} (key '{key}'): expected {expected}, got {got}. {remedy}")
         self._parts = {"source": str(source), "key": key, "expected": expected, "got": got, "remedy": remedy}
 
+    @property
+    def parts(self) -> dict[str, str]:
+        """Source, key, expected, got and remedy, each by itself."""
+        return dict(self._parts)
+
     def under(self, key: str) -> DataError:
         """The same problem, of the entry ``key`` of a batch dictionary."""
         return _rebuild({**self._parts, "key": key})

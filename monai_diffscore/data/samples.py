@@ -119,6 +119,10 @@ CATALOGUE: tuple[Sample, ...] = (
         "pbmc68k_reduced", "700 blood cells x 765 genes; pbmc68k() recovers the counts", "pip", "scanpy",
         "datasets/10x_pbmc68k_reduced.h5ad", "BSD-3 (package)",
     ),
+    Sample(
+        "all_leukaemia", "128 leukaemia patients x 12625 probe sets, RMA log2; needs rdata", "debian", "r-bioc-all",
+        "/usr/lib/R/site-library/ALL/data/ALL.rda", "Artistic-2.0 (package)",
+    ),
     Sample("ecg", "an ECG trace of 1024 points", "pip", "PyWavelets", "data/ecg.npz", "MIT (package)", "pywt"),
     Sample(
         "digits", "1797 handwritten digits, 8 x 8", "pip", "scikit-learn", "datasets/data/digits.csv.gz",
@@ -321,6 +325,53 @@ def _table(name: str, frame: Callable[[], Any]) -> str:
             frame().to_csv(file, index=False)
         logger.info("wrote the sample table %s", path)
     return str(path)
+
+
+def leukaemia() -> str:
+    """Expression of 128 patients with acute lymphoblastic leukaemia (Debian's r-bioc-all): an .h5ad file in the cache.
+
+    12625 probe sets (Affymetrix HG-U95Av2), RMA, log2; independent patients. ``obs['group']`` is B (95) or T (33), the
+    first letter of ``BT``; other columns are those of the package. Source: Chiaretti et al. 2004, Blood 103, 2771.
+    Written at the first call. Override: ``MONAI_DIFFSCORE_ALL_LEUKAEMIA`` (an ALL.rda elsewhere).
+
+    Raises:
+        DataError: if the package or rdata is not installed.
+    """
+    import anndata
+    import pandas as pd
+
+    from monai_diffscore.data.expression_set import read_expression_set
+
+    source = sample_path("all_leukaemia")
+    path = _derived(source, "leukaemia").with_suffix(".h5ad")
+    if not path.is_file():
+        values, table, genes = read_expression_set(source, "ALL")
+        obs = pd.DataFrame({name: table[name].astype(str) for name in ("BT", "mol.biol", "sex")})
+        obs["age"] = pd.to_numeric(table["age"], errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+        obs["group"] = obs["BT"].str[0]
+        with whole_path(path) as file:
+            anndata.AnnData(values, obs=obs, var=pd.DataFrame(index=pd.Index(genes))).write_h5ad(file)
+        logger.info("wrote the sample profiles %s", path)
+    return str(path)
+
+
+def simulated_profiles(file: str = "expression.h5ad") -> str:
+    """480 **simulated** expression profiles of 400 genes, or with ``file="links.tsv"`` the graph that they came from.
+
+    See :mod:`~monai_diffscore.data.simulated_expression`. No small set of bulk expression with a free licence lies in a
+    package of Python. Override: ``MONAI_DIFFSCORE_PROFILES``, a folder with both files.
+    """
+    from monai_diffscore.data.simulated_expression import write_simulated
+
+    given = os.environ.get("MONAI_DIFFSCORE_PROFILES")
+    if given:
+        return str(Path(given) / file)
+    if file.endswith(".h5ad"):
+        logger.warning(
+            "SIMULATED expression is used, drawn from a graph of 400 genes and no patient's. For real data: "
+            "--dataset_dir MATRIX, or the Debian package r-bioc-all with configs/leukaemia.json."
+        )
+    return str(write_simulated(cache_folder() / "simulated_profiles") / file)
 
 
 def _derived(source: str, name: str) -> Path:

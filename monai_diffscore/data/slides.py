@@ -26,6 +26,7 @@ import numpy as np
 from PIL import Image
 
 from monai_diffscore.data.colours import as_rgb8
+from monai_diffscore.data.files import files_below
 from monai_diffscore.data.pictures import read_rgb, tiff_mpp, unreadable
 from monai_diffscore.data.problems import DataError
 
@@ -264,18 +265,18 @@ def _open(path: str, value_range: tuple[float, float] | None) -> _Levels:
         raise unreadable(path, error) from error
 
 
-def list_slides(path: str | Path, key: str = "image") -> list[dict[str, str]]:
+def list_slides(path: str | Path, key: str = "image", left_out: Sequence[str] = ()) -> list[dict[str, str]]:
     """All slides and pictures below a folder (or the one file that ``path`` is): ``[{key: file, "subject": name}]``.
 
     Sorted. A subject is ``sub-<label>`` (BIDS) or ``TCGA-xx-xxxx`` in the path below the folder; else each file is its
-    own.
+    own. ``left_out`` names files and folders below the folder that are not looked at.
 
     Raises:
-        DataError: if the path does not exist or holds none.
+        DataError: if the path does not exist or holds none; for a name in ``left_out`` that is not there.
     """
     root = Path(path).expanduser()
     suffixes = SLIDE_SUFFIXES + PICTURE_SUFFIXES
-    files = [root] if root.is_file() else sorted(file for file in root.rglob("*") if file.is_file())
+    files = files_below(root, left_out, key)
     inside = root.parent if root.is_file() else root
     slides = [
         {key: str(file), "subject": _subject(str(file.relative_to(inside)))}

@@ -24,21 +24,23 @@ from monai_diffscore.data.dicom import (
     split_path,
     volume_series,
 )
+from monai_diffscore.data.files import files_below
 from monai_diffscore.data.problems import DataError
 
 SUFFIXES = (".nii", ".nii.gz")
 
 
-def list_volumes(path: str | Path, key: str = "image") -> list[dict[str, str]]:
+def list_volumes(path: str | Path, key: str = "image", left_out: Sequence[str] = ()) -> list[dict[str, str]]:
     """All NIfTI files and DICOM series below a folder (or the one that ``path`` is), sorted by path.
 
     Each is a case ``{key: path, "subject": name}``. The subject of a file is the last ``sub-<label>`` of its path below
     the folder, as in BIDS, else the file; that of a series its PatientID, else its folder likewise. The path of a
     series is the folder that holds all of it, with ``#SeriesInstanceUID`` if that holds another one too. Scouts, and
-    series derived from others of the study, are passed over with a warning.
+    series derived from others of the study, are passed over with a warning. ``left_out`` names files and folders below
+    the folder that are not looked at.
 
     Raises:
-        DataError: if the path does not exist, or holds neither.
+        DataError: if the path does not exist, or holds neither; for a name in ``left_out`` that is not there.
     """
     root, _ = split_path(Path(path).expanduser())
     expected = f"NIfTI files ({', '.join(SUFFIXES)}) or DICOM series"
@@ -46,7 +48,7 @@ def list_volumes(path: str | Path, key: str = "image") -> list[dict[str, str]]:
         raise DataError(
             root, key=key, expected=expected, got="no such file or folder", remedy="Give an existing --dataset_dir."
         )
-    files = [root] if root.is_file() else sorted(f for f in root.rglob("*") if f.is_file())
+    files = files_below(root, left_out, key)
     inside = root.parent if root.is_file() else root
     volumes = [
         {key: str(f), "subject": subject_of(f.relative_to(inside))}
@@ -54,7 +56,7 @@ def list_volumes(path: str | Path, key: str = "image") -> list[dict[str, str]]:
         if f.name.lower().endswith(SUFFIXES) and not f.name.startswith(".")
     ]
     try:
-        volumes += _list_series(Path(path).expanduser(), inside, key)
+        volumes += _list_series(Path(path).expanduser(), files if left_out else [root], inside, key)
     except DataError as error:
         raise error.under(key) from error
     if not volumes:
@@ -69,9 +71,9 @@ def list_volumes(path: str | Path, key: str = "image") -> list[dict[str, str]]:
     return sorted(volumes, key=lambda case: case[key])
 
 
-def _list_series(path: Path, inside: Path, key: str) -> list[dict[str, str]]:
+def _list_series(path: Path, places: Sequence[Path], inside: Path, key: str) -> list[dict[str, str]]:
     root, uid = split_path(path)
-    found = find_series([root])
+    found = find_series(places)
     series, others = volume_series(found)
     if uid is not None:
         series, others = [s for s in found if s.uid == uid], []

@@ -20,11 +20,11 @@ from ignite.metrics.metric import reinit__is_reduced
 from torch import Tensor
 
 
-class Figure(ABC):
-    """A number for two sets of images [N, C, *S] in normalised units, -1 to 1.
+class Caption:
+    """What stands beside a figure of any kind of data.
 
-    ``two_sided``: real data stand at a value of their own, and both more and less are wrong. Otherwise the figure is
-    a distance, and 0 is perfect.
+    ``two_sided``: real data stand at a value of their own, and both more and less are wrong. ``higher_is_better``: less
+    than real data is wrong. Otherwise the figure is a distance, and 0 is perfect.
     """
 
     #: in file names and in the record: a word or two with underscores
@@ -34,7 +34,14 @@ class Figure(ABC):
     sees: ClassVar[str]
     blind_to: ClassVar[str]
     two_sided: ClassVar[bool] = False
+    higher_is_better: ClassVar[bool] = False
+    #: whether a chart of it begins at 0
+    from_zero: ClassVar[bool] = True
     unit: str = ""
+
+
+class Figure(Caption, ABC):
+    """A number for two sets of images [N, C, *S] in normalised units, -1 to 1."""
 
     @abstractmethod
     def describe(self, images: Tensor) -> Tensor:

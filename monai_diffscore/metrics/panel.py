@@ -21,7 +21,7 @@ from torch import Tensor
 from monai_diffscore.metrics.controls import spoil
 from monai_diffscore.metrics.diversity import PairSimilarity
 from monai_diffscore.metrics.features import RandomFeatureFrechet
-from monai_diffscore.metrics.figure import Figure, check_images
+from monai_diffscore.metrics.figure import Caption, Figure, check_images
 from monai_diffscore.metrics.intensity import IntensityDistance
 from monai_diffscore.metrics.memorisation import MemorisationRatio
 from monai_diffscore.metrics.spectrum import SpectrumError
@@ -44,14 +44,17 @@ class Estimate:
 class Row:
     """One figure of every set; ``sets`` holds the floor under the name "real"."""
 
-    figure: Figure
+    figure: Caption
     sets: dict[str, Estimate]
 
     def beyond_floor(self, name: str) -> bool:
         """Whether a set lies outside the interval of the floor, on the side that is worse: the test, at 5 %, of the
         hypothesis that its images are real."""
         ours, floor = self.sets[name], self.sets[FLOOR]
-        return ours.value > floor.high or (self.figure.two_sided and ours.value < floor.low)
+        above, below = ours.value > floor.high, ours.value < floor.low
+        if self.figure.two_sided:
+            return above or below
+        return below if self.figure.higher_is_better else above
 
     def record(self) -> dict[str, Any]:
         """For JSON."""
@@ -60,6 +63,7 @@ class Row:
             "title": figure.title,
             "unit": figure.unit,
             "two_sided": figure.two_sided,
+            "higher_is_better": figure.higher_is_better,
             "sees": figure.sees,
             "blind_to": figure.blind_to,
             "sets": {name: asdict(estimate) for name, estimate in self.sets.items()},
@@ -73,6 +77,7 @@ def image_figures(
     training: Sequence[Tensor] = (),
     mirrored: bool = False,
     coarse: int = 1,
+    signals: bool = False,
 ) -> list[Figure]:
     """The figures for images: all, or without memorisation if no training volumes are given.
 
@@ -80,13 +85,14 @@ def image_figures(
         scale, unit: of the data: data units in a normalised unit, and their name.
         training: volumes [C, *V] that the model was trained on, preprocessed.
         mirrored, coarse: of :func:`~monai_diffscore.metrics.memorisation.nearest_windows`.
+        signals: the images are 1-D, for which similarity within the set is not defined: it is left out.
     """
     figures: list[Figure] = [
         SpectrumError(),
         IntensityDistance(scale, unit),
         PatchSlicedWasserstein(),
         RandomFeatureFrechet(),
-        PairSimilarity(),
+        *([] if signals else [PairSimilarity()]),
     ]
     return [*figures, MemorisationRatio(training, mirrored, coarse)] if len(training) else figures
 

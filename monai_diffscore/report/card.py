@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -9,9 +10,10 @@ from matplotlib.figure import Figure as Drawing
 
 from monai_diffscore.data import DataError
 from monai_diffscore.data.files import whole_file
-from monai_diffscore.metrics import FLOOR
+from monai_diffscore.metrics import FLOOR, Row
 from monai_diffscore.report.charts import draw_intervals
 from monai_diffscore.report.images import ImageReport, headline, nearest_control
+from monai_diffscore.report.profiles import ProfileReport, profile_card
 
 BEGIN, END = "<!-- quality panel: written by python -m monai_diffscore report -->", "<!-- end of the quality panel -->"
 
@@ -45,7 +47,7 @@ def card_text(report: ImageReport, picture: str = "panel.png") -> str:
     return "\n".join(lines)
 
 
-def write_card(report: ImageReport, folder: str | Path) -> list[Path]:
+def write_card(report: ImageReport | ProfileReport, folder: str | Path) -> list[Path]:
     """Writes ``panel.png`` into the docs folder of a bundle, and the panel into its README.md.
 
     It takes the place of an earlier one, between two comment lines, or stands at the end as a section of its own.
@@ -63,24 +65,25 @@ def write_card(report: ImageReport, folder: str | Path) -> list[Path]:
         raise DataError(
             readme, key="card", expected=f"both '{BEGIN}' and '{END}', or neither", got="one", remedy="Add the other."
         )
-    panel = f"{BEGIN}\n{card_text(report)}\n{END}"
+    body = card_text(report) if isinstance(report, ImageReport) else profile_card(report, picture.name)
+    panel = f"{BEGIN}\n{body}\n{END}"
     if BEGIN in text:
         text = text[: text.index(BEGIN)] + panel + text[text.index(END) + len(END) :]
     else:
         text = text.rstrip("\n") + f"\n\n## Quality panel\n\n{panel}\n"
-    _draw(report, picture)
+    _draw(report.rows, picture)
     with whole_file(readme) as file:
         file.write(text.encode())
     return [readme, picture]
 
 
-def _draw(report: ImageReport, path: Path) -> None:
-    drawing = Drawing(figsize=(9.6, 2.5 * -(-len(report.rows) // 3)), layout="constrained")
+def _draw(rows: Sequence[Row], path: Path) -> None:
+    drawing = Drawing(figsize=(9.6, 2.5 * -(-len(rows) // 3)), layout="constrained")
     FigureCanvasAgg(drawing)
-    axes = drawing.subplots(-(-len(report.rows) // 3), 3, squeeze=False)
-    for axis in axes.flat[len(report.rows) :]:
+    axes = drawing.subplots(-(-len(rows) // 3), 3, squeeze=False)
+    for axis in axes.flat[len(rows) :]:
         axis.set_axis_off()
-    for axis, row in zip(axes.flat, report.rows, strict=False):
+    for axis, row in zip(axes.flat, rows, strict=False):
         axis.tick_params(labelsize=8)
         for side in ("top", "right"):
             axis.spines[side].set_visible(False)

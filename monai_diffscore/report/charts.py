@@ -21,7 +21,8 @@ from torch import Tensor
 from monai_diffscore.metrics import FLOOR, Row
 from monai_diffscore.report.page import COLOURS
 
-_STYLE: Any = {
+#: of all charts
+STYLE: Any = {
     "font.family": "sans-serif",
     "font.size": 9,
     "axes.spines.top": False,
@@ -38,7 +39,7 @@ _DASHES = {"blurred": (4, 2), "noisy": (1, 1.5), "copied": (6, 2, 1, 2)}
 def interval_chart(row: Row) -> str:
     """One line for each set: estimate and interval, with the band of the floor behind."""
     names = list(row.sets)
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         drawing = Drawing(figsize=(3.7, 0.24 * len(names) + 0.55), layout="constrained")
         draw_intervals(drawing.subplots(), row)
         return to_svg(drawing, f"{row.figure.title}: " + ", ".join(f"{n} {row.sets[n].value:.3g}" for n in names))
@@ -62,12 +63,14 @@ def draw_intervals(axis: Axes, row: Row) -> None:
     axis.tick_params(axis="y", length=0)
     axis.spines["left"].set_visible(False)
     highest = max(estimate.high for estimate in row.sets.values())
-    if not row.figure.two_sided and highest > 12 * floor.high:  # one far control must not flatten the rest
+    distance = not (row.figure.two_sided or row.figure.higher_is_better) and floor.high > 0
+    if distance and row.figure.from_zero and highest > 12 * floor.high:  # one far control must not flatten the rest
         axis.set_xscale("symlog", linthresh=max(floor.high, 1e-9), linscale=1)
         decade = 10 ** np.arange(np.ceil(np.log10(floor.high)), np.floor(np.log10(highest)) + 1)
         axis.set_xticks([0, *decade], ["0", *(f"{tick:g}" for tick in decade)])
         axis.minorticks_off()
-    axis.set_xlim(left=0)
+    if row.figure.from_zero:
+        axis.set_xlim(left=0)
     axis.set_ylim(0.4, len(names) + 0.6)
     axis.set_xlabel(row.figure.unit, fontsize=8)
 
@@ -80,7 +83,7 @@ def spectrum_chart(frequencies: Tensor, spectra: Mapping[str, Tensor], planes: S
         spectra: of each set, one row an image [N, planes, rings]; "real" gets the band of its images' middle half.
         planes: names.
     """
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         drawing = Drawing(figsize=(3.1 * len(planes) + 0.6, 3.1), layout="constrained")
         axes = drawing.subplots(1, len(planes), sharey=True, squeeze=False)[0]
         for plane, (axis, title) in enumerate(zip(axes, planes, strict=True)):
@@ -112,7 +115,7 @@ def histogram_chart(values: Mapping[str, np.ndarray], unit: str) -> str:
     low = min(float(np.quantile(part, 0.0005)) for part in values.values())
     high = max(float(np.quantile(part, 0.9995)) for part in values.values())
     bins = np.linspace(low, high, 90)
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         drawing = Drawing(figsize=(6.6, 2.7), layout="constrained")
         axis = drawing.subplots()
         for name, part in values.items():
@@ -133,12 +136,33 @@ def histogram_chart(values: Mapping[str, np.ndarray], unit: str) -> str:
         return to_svg(drawing, f"Intensity histograms of {', '.join(values)} in {unit}")
 
 
+def distance_chart(distances: Mapping[str, np.ndarray]) -> str:
+    """Histograms of the distance to the nearest training row, of "real" and "model", with the limit of a suspected
+    copy: half the smallest of the real ones."""
+    real = distances["real"]
+    bins = np.linspace(0, float(max(np.quantile(part, 0.99) for part in distances.values())) * 1.05 + 1e-9, 60)
+    with rc_context(STYLE):
+        drawing = Drawing(figsize=(6.6, 2.5), layout="constrained")
+        axis = drawing.subplots()
+        for name, part in distances.items():
+            share = np.histogram(part, bins)[0] / len(part)
+            if name == "real":
+                axis.stairs(share, bins, fill=True, color="#dfe7ee")
+            axis.stairs(share, bins, color=COLOURS[name], linewidth=2 if name == "model" else 1.3, label=name)
+        axis.axvline(float(real.min()) / 2, color=COLOURS["bad"], linewidth=1.2, dashes=(4, 2))
+        axis.set_xlabel("distance to the nearest training row", fontsize=8)
+        axis.set_ylabel("share of rows", fontsize=8)
+        axis.set_xlim(left=0)
+        axis.legend(frameon=False, fontsize=8)
+        return to_svg(drawing, "Distances to the nearest training row of " + ", ".join(distances))
+
+
 def to_svg(drawing: Drawing, description: str) -> str:
     """The drawing as an SVG element for a page, with names of its own: two in one page must not share any."""
     FigureCanvasAgg(drawing)
     file = io.StringIO()
     with rc_context({"svg.hashsalt": description}):
-        drawing.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+        drawing.savefig(file, format="svg", dpi=160, transparent=True, metadata={"Date": None, "Creator": None})
     svg = file.getvalue()
     svg = svg[svg.index("<svg") :]
     prefix = f"c{zlib.crc32(description.encode())}-"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,7 +84,9 @@ def report_images(
     """
     # in three dimensions an exact search of all offsets takes 8 times as long and finds the same
     coarse = 2 if material.samples.ndim == 5 and min(material.samples.shape[2:]) >= 16 else 1
-    figures = image_figures(material.scale, material.unit, material.training, material.mirrored, coarse)
+    figures = image_figures(
+        material.scale, material.unit, material.training, material.mirrored, coarse, signals=material.samples.ndim == 3
+    )
     rows = assess(figures, material.samples, material.real, material.copied, draws, seed, progress)
     search = figures[-1]
     if not isinstance(search, MemorisationRatio):
@@ -106,15 +108,21 @@ def write_report(report: ImageReport, folder: str | Path) -> list[Path]:
     return files
 
 
-def log_report(report: ImageReport, files: Sequence[Path], run: RunRecord) -> None:
+def image_metrics(report: ImageReport) -> dict[str, float]:
+    """The figures of the model by name, for the record of the run."""
+    found = {row.figure.name: row.sets["model"].value for row in report.rows}
+    if report.neighbours is not None:
+        found["suspected_copies"] = float(len(report.copies))
+    return found
+
+
+def log_report(metrics: Mapping[str, float], files: Sequence[Path], run: RunRecord) -> None:
     """Stores the files with the MLflow run of the training, and the figures as its metrics ``report_<figure>``."""
     client = MlflowClient(run.uri)
     for file in files:
         client.log_artifact(run.run_id, str(file), "report")
-    for row in report.rows:
-        client.log_metric(run.run_id, f"report_{row.figure.name}", row.sets["model"].value)
-    if report.neighbours is not None:
-        client.log_metric(run.run_id, "report_suspected_copies", len(report.copies))
+    for name, value in metrics.items():
+        client.log_metric(run.run_id, f"report_{name}", value)
 
 
 def image_page(report: ImageReport) -> page.Page:

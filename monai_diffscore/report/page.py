@@ -38,7 +38,9 @@ th:first-child,td:first-child{text-align:left;padding-left:0} td:first-child{whi
 small{display:block;color:var(--soft);font-size:11.5px}
 td.model{font-size:17px;font-weight:700;color:#fff;border-bottom:1px solid #fff} td.model
 small{color:#fff;opacity:.92;font-weight:500} td.good{background:var(--good)}td.bad{background:var(--bad)}
-td.floor{background:#eaf0f4} td.caught{background:#f6ead6}td.missed{color:#8793a0}
+td.floor{background:#eaf0f4} td.caught{background:#f6ead6}
+td.void{color:#8793a0;background:#fff}
+td.missed{color:#8793a0}
 .legend{display:flex;flex-wrap:wrap;gap:8px 22px;font-size:13px;color:#38434f;margin-top:14px} .legend
 i{display:inline-block;width:14px;height:14px;border-radius:3px;margin-right:7px;vertical-align:-2px}
 .multiples{display:grid;grid-template-columns:repeat(auto-fill,minmax(300px,1fr));gap:26px 30px} .multiples
@@ -74,7 +76,7 @@ class Page:
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell of a table: a text, a small one under it, and a class of the style sheet."""
+    """A cell of a table: a text, a small one under it, and classes of the style sheet ("void" strikes through)."""
 
     text: str
     small: str = ""
@@ -150,4 +152,5 @@ def _cell(cell: Cell) -> str:
     small = f"<small>{escape(cell.small)}</small>" if cell.small else ""
     style = f' class="{escape(cell.style)}"' if cell.style else ""
     title = f' title="{escape(cell.title)}"' if cell.title else ""
-    return f"<td{style}{title}>{escape(cell.text)}{small}</td>"
+    text = f"<s>{escape(cell.text)}</s>" if "void" in cell.style.split() else escape(cell.text)
+    return f"<td{style}{title}>{text}{small}</td>"

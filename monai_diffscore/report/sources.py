@@ -41,9 +41,20 @@ class RunRecord:
 
     @property
     def intensity_range(self) -> tuple[float, float] | None:
-        """The data units of -1 and 1."""
+        """The data units of -1 and 1; None if they are unknown, or one of each channel."""
         found = [self.parameters.get(name) for name in ("low", "high")]
-        return None if None in found else (float(found[0]), float(found[1]))  # type: ignore[arg-type]
+        if self.channel_ranges is not None or None in found:
+            return None
+        return float(found[0]), float(found[1])  # type: ignore[arg-type]
+
+    @property
+    def channel_ranges(self) -> tuple[list[float], list[float]] | None:
+        """The data units of -1 and 1 of each channel, if each has its own."""
+        found = [self.parameters.get(name, "") for name in ("low", "high")]
+        if not all(text.startswith("[") for text in found):
+            return None
+        low, high = (json.loads(text) for text in found)
+        return low, high
 
 
 @dataclass(frozen=True)
@@ -98,6 +109,9 @@ def gather(
     path = Path(path)
     files = find_samples(path)
     raw = read_images(spread(files, count), count)
+    if record is not None and record.channel_ranges is not None:
+        raw = [_by_channel(image, *record.channel_ranges) for image in raw]
+        intensity_range, unit = (-1.0, 1.0), "normalised"
     unseen, unseen_name = _volumes(record, 1, real, volumes)
     trained, trained_name = _volumes(record, 0, train, volumes)
     low, high = intensity_range or (record and record.intensity_range) or _percentiles(unseen)
@@ -107,6 +121,7 @@ def gather(
     if not preprocessed:  # the transforms of a run normalise; without them all data go through one range
         unseen, trained = [to_unit(v) for v in unseen], [to_unit(v) for v in trained]
     size = tuple(samples.shape[1:])
+    unseen, trained = _slices(unseen, len(size)), _slices(trained, len(size))
     trained = _large_enough(trained, size, "--train", trained_name)
     unseen = _large_enough(unseen, size, "--real", unseen_name)
     windows = random_windows(unseen, size, 2 * len(samples), seed)
@@ -209,6 +224,12 @@ def random_windows(volumes: Sequence[Tensor], size: Sequence[int], count: int, s
     return torch.stack(windows)
 
 
+def _by_channel(image: Tensor, low: Sequence[float], high: Sequence[float]) -> Tensor:
+    """An image [C, *S] with each channel's range mapped to [-1, 1]."""
+    below, above = (torch.tensor(limits).reshape(-1, *[1] * (image.ndim - 1)) for limits in (low, high))
+    return (image - below) * (2 / (above - below)) - 1
+
+
 class _Affine:
     def __init__(self, low: float, high: float) -> None:
         if not low < high:
@@ -274,7 +295,7 @@ def _volumes(record: RunRecord | None, part: int, given: str | Path | None, most
             got="none",
             remedy=f"Give a folder of {what} images with {flag}.",
         )
-    parser = _parser(record)
+    parser = run_parser(record)
     cases: Any = list_volumes(given) if given is not None else None
     if cases is None:
         source = Path(str(parser.get_parsed_content("dataset_dir")))
@@ -284,13 +305,18 @@ def _volumes(record: RunRecord | None, part: int, given: str | Path | None, most
             )
         cases = parser.get_parsed_content("cases")[part]
     transform = Compose(parser.get_parsed_content("train#deterministic_transforms"))
-    loaded = [transform(case)["image"] for case in spread(cases, most)]
+    if given is None and "train#plain_tiles" in parser:  # slides are read tile by tile
+        tiles = parser.get_parsed_content(("train#plain_tiles", "validate#dataset")[part])
+        loaded = [item["image"] for item in spread(tiles, most * 64)]
+    else:
+        loaded = [transform(case)["image"] for case in spread(cases, most)]
     tensors = [torch.as_tensor(v.as_tensor() if hasattr(v, "as_tensor") else v).float() for v in loaded]
     name = str(given) if given is not None else f"{Path(str(parser.get_parsed_content('dataset_dir'))).name}"
     return tensors, name
 
 
-def _parser(record: RunRecord) -> ConfigParser:
+def run_parser(record: RunRecord) -> ConfigParser:
+    """The train.json of a run with the parameters that it was given."""
     parser = ConfigParser()
     parser.read_config(json.loads(record.config or "{}"))
     for name in _RECORDED_IDS:
@@ -317,6 +343,13 @@ def _percentiles(volumes: Sequence[Tensor]) -> tuple[float, float]:
     values = np.concatenate([volume.flatten()[:: max(1, volume.numel() // 100_000)].numpy() for volume in volumes])
     low, high = np.percentile(values, (0.5, 99.5))
     return float(low), float(high)
+
+
+def _slices(volumes: list[Tensor], dims: int) -> list[Tensor]:
+    """Volumes as they are, or their slices along the last axis if the samples are slices."""
+    if not volumes or volumes[0].ndim != dims + 1:
+        return volumes
+    return [part for volume in volumes for part in volume.unbind(-1)]
 
 
 def _large_enough(volumes: list[Tensor], size: tuple[int, ...], flag: str, name: str) -> list[Tensor]:

@@ -9,30 +9,48 @@ inferer                             postprocessing                    task
 ==================================  ================================  ==================================================
 :class:`RestorationInferer`         :class:`SavePosterior`            inpaint, super-resolve, denoise, reconstruct
 :class:`AnomalyInferer`             :class:`CalibrateAnomaly`,        p-value at each voxel, label map
-                                    :class:`SaveAnomaly`
+                                    :class:`SaveAnomaly`,
+                                    :class:`ProposeAnomaly`
 :class:`PatchLikelihoodInferer`     :class:`SaveLikelihood`           nats per dimension, out-of-distribution ranking
+:class:`ImputationInferer`          :class:`SaveImputed`              counts of genes that were not measured
+:class:`ProfileImputationInferer`   :class:`SaveImputedProfiles`      values of genes that were not measured
+:class:`TransferInferer`            ``handlers.SaveCells``            cells as another batch would show them
+``engines.LikelihoodInferer``       :class:`SaveCellLikelihood`       nats per dimension of each cell
 ==================================  ================================  ==================================================
 """
 
-from monai_diffscore.tasks.anomaly import AnomalyInferer, CalibrateAnomaly, SaveAnomaly
+from monai_diffscore.tasks.anomaly import AnomalyInferer, CalibrateAnomaly, ProposeAnomaly, SaveAnomaly, tissue
 from monai_diffscore.tasks.cases import CaseTable, WriteDicom, WriteNifti, intensity_range, on_source_grid
+from monai_diffscore.tasks.cell_likelihood import SaveCellLikelihood
+from monai_diffscore.tasks.imputation import ImputationInferer, SaveImputed
 from monai_diffscore.tasks.likelihood import PatchLikelihoodInferer, SaveLikelihood
+from monai_diffscore.tasks.profile_imputation import ProfileImputationInferer, SaveImputedProfiles
 from monai_diffscore.tasks.restoration import RestorationInferer, SavePosterior, box_mask, estimate_noise, line_angles
+from monai_diffscore.tasks.transfer import TransferInferer, noise_up
 
 __all__ = [
     "AnomalyInferer",
     "CalibrateAnomaly",
     "CaseTable",
+    "ImputationInferer",
     "PatchLikelihoodInferer",
+    "ProfileImputationInferer",
+    "ProposeAnomaly",
     "RestorationInferer",
     "SaveAnomaly",
+    "SaveCellLikelihood",
+    "SaveImputed",
+    "SaveImputedProfiles",
     "SaveLikelihood",
     "SavePosterior",
+    "TransferInferer",
     "WriteDicom",
     "WriteNifti",
     "box_mask",
     "estimate_noise",
     "intensity_range",
     "line_angles",
+    "noise_up",
     "on_source_grid",
+    "tissue",
 ]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,12 +16,12 @@ from monai.transforms import Compose
 from monai.utils import convert_to_tensor
 from scipy import ndimage
 from torch import Tensor, nn
-from tqdm import tqdm
 
-from monai_diffscore.anomaly import HealthyScores, healthy_residuals, smoothed
+from monai_diffscore.anomaly import BallScan, HealthyReference, HealthyScores, healthy_residuals, smoothed
 from monai_diffscore.data.files import whole_file
 from monai_diffscore.data.problems import DataError
-from monai_diffscore.engines import random_stream
+from monai_diffscore.data.tiles import tissue_mask
+from monai_diffscore.engines import Progress, progress_bar, random_stream
 from monai_diffscore.gallery import save_gallery
 from monai_diffscore.tasks.cases import CaseTable, WriteNifti, on_source_grid
 from monai_diffscore.tiling import any_size
@@ -36,10 +36,10 @@ class AnomalyInferer(Inferer):
         levels: noise levels in units of the normalised data.
         window: of the tiling; the patch that the network was trained on. One of two axes makes a volume slice by slice.
         pairs: of noise and its negative, for each level.
-        smoothing: standard deviation of the filter in voxels.
         overlap, windows_at_once: of the tiling.
         seed: of the noise; each case has a stream of its own.
-        progress: show a progress bar over the evaluations.
+        progress: show a progress bar over the evaluations, or what makes it.
+        smoothing, channels: as of :func:`~monai_diffscore.anomaly.healthy_residuals`; "norm" for colours.
     """
 
     def __init__(
@@ -47,14 +47,16 @@ class AnomalyInferer(Inferer):
         levels: Sequence[float],
         window: Sequence[int],
         pairs: int = 1,
-        smoothing: float = 1.0,
         overlap: float = 0.25,
         windows_at_once: int = 4,
         seed: int = 0,
-        progress: bool = True,
+        progress: Progress = True,
+        smoothing: float = 0.0,
+        channels: Literal["sum", "norm"] = "sum",
     ) -> None:
         super().__init__()
-        self.levels, self.window, self.pairs, self.smoothing = list(levels), tuple(window), pairs, smoothing
+        self.smoothing, self.channels = smoothing, channels
+        self.levels, self.window, self.pairs = list(levels), tuple(window), pairs
         self.overlap, self.windows_at_once, self.seed, self.progress = overlap, windows_at_once, seed, progress
 
     @torch.no_grad()
@@ -65,7 +67,7 @@ class AnomalyInferer(Inferer):
         numbers = range(len(images)) if seed is None else seed.tolist()
         tiled = any_size(network, self.window, images.ndim - 2, self.overlap, self.windows_at_once)
         total = 2 * self.pairs * len(self.levels)
-        with tqdm(total=total, desc=f"residuals of {len(images)}", disable=not self.progress, leave=False) as bar:
+        with progress_bar(self.progress, total=total, desc=f"residuals of {len(images)}") as bar:
 
             def denoise(x: Tensor, sigma: Tensor) -> Tensor:
                 bar.update(1)
@@ -77,13 +79,15 @@ class AnomalyInferer(Inferer):
                 self.levels,
                 pairs=self.pairs,
                 smoothing=self.smoothing,
+                channels=self.channels,
                 generator=[random_stream(self.seed, int(number)) for number in numbers],
             )
 
     @property
     def settings(self) -> dict[str, Any]:
         """What a calibration is for: residuals made otherwise have other scores."""
-        return {"levels": self.levels, "window": list(self.window), "pairs": self.pairs, "smoothing": self.smoothing}
+        names = ("levels", "pairs", "smoothing", "channels")
+        return {**{name: getattr(self, name) for name in names}, "window": list(self.window)}
 
 
 def foreground(image: Tensor, threshold: float = -0.8) -> Tensor:
@@ -92,28 +96,46 @@ def foreground(image: Tensor, threshold: float = -0.8) -> Tensor:
     return smoothed(image[None, :1], 1.5)[0] > threshold
 
 
-class CalibrateAnomaly:
-    """Collects the residuals of healthy cases and writes their scores; a postprocessing of MONAI's evaluators.
+def tissue(image: Tensor) -> Tensor:
+    """Where RGB [3, H, W] in [-1, 1] shows tissue, not glass, [1, H, W]."""
+    pixels = ((image + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).numpy()
+    return torch.from_numpy(tissue_mask(pixels))[None]
 
-    The file is written anew after each case, from all so far.
+
+class CalibrateAnomaly:
+    """Collects the scores of healthy cases and writes what p-values need; a postprocessing of MONAI's evaluators.
+
+    The first case gives the units of the scan, all cases the scores in these units. The file is written anew after
+    each case, from all so far.
 
     Args:
         path: of the JSON file.
         settings: of the inferer, and what else must be the same when it is used, such as the hash of the weights.
+        radii: of the balls that are looked for, in voxels of the preprocessed image.
+        inside: which voxels [1, *S] of an image [C, *S] count; :func:`foreground`, or :func:`tissue` of slides.
     """
 
-    def __init__(self, path: str | Path, settings: Mapping[str, Any]) -> None:
-        self.path, self.settings = Path(path), dict(settings)
-        self.residuals: list[Tensor] = []
+    def __init__(
+        self,
+        path: str | Path,
+        settings: Mapping[str, Any],
+        radii: Sequence[float],
+        inside: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        self.path, self.settings, self.radii = Path(path), dict(settings), list(radii)
+        self.inside = inside or foreground
+        self.scan: BallScan | None = None
+        self.scores: list[Tensor] = []
 
     def __call__(self, item: Mapping[str, Any]) -> Mapping[str, Any]:
-        residuals = convert_to_tensor(item["pred"], track_meta=False).float().cpu()
-        inside = foreground(convert_to_tensor(item["image"], track_meta=False).float().cpu())[0]
-        voxels = residuals[:, inside].T
-        kept = torch.randperm(len(voxels), generator=torch.Generator().manual_seed(len(self.residuals)))[:_MOST_VOXELS]
-        self.residuals.append(voxels[kept])
+        residuals = convert_to_tensor(item["pred"], track_meta=False).float().cpu()[None]
+        inside = self.inside(convert_to_tensor(item["image"], track_meta=False).float().cpu())
         try:
-            healthy = HealthyScores.of(torch.cat(self.residuals))
+            self.scan = self.scan or BallScan.of(residuals, inside[None], self.radii)
+            scores = self.scan(residuals)[0][inside]
+            seed = torch.Generator().manual_seed(len(self.scores))
+            self.scores.append(scores[torch.randperm(len(scores), generator=seed)[:_MOST_VOXELS]])
+            reference = HealthyReference(self.scan, HealthyScores.of(torch.cat(self.scores)))
         except ValueError as error:
             raise DataError(
                 getattr(item["image"], "meta", {}).get("filename_or_obj", "a case"),
@@ -121,7 +143,7 @@ class CalibrateAnomaly:
                 got=str(error),
                 remedy="Give healthy images with content in --healthy_dir.",
             ) from error
-        content = {"settings": self.settings, "cases": len(self.residuals), **healthy.as_dict()}
+        content = {"settings": self.settings, "cases": len(self.scores), **reference.as_dict()}
         with whole_file(self.path) as file:
             file.write((json.dumps(content, indent=4) + "\n").encode())
         return item
@@ -155,8 +177,9 @@ class SaveAnomaly:
 
     On the grid of the source: ``<case>_p`` (1 outside of the foreground), ``<case>_score`` (signed: > 0 brighter than
     healthy) and ``<case>_label`` (1 where p <= alpha in connected groups of at least ``min_volume_ml``); ``<case>.png``
-    (the image, the signed score from -4 to 4, -log10 p from 0 to 4, the label; through where the evidence is
-    strongest), and the table ``cases.csv``.
+    (the image, the signed score from -8 to 8, -log10 p from 0 to 4, the label; through where the evidence is
+    strongest), and the table ``cases.csv``. Its ``evidence`` is the mean of -log10 p over the foreground, at most
+    1/ln 10 = 0.434 in expectation for voxels exchangeable with the healthy ones.
 
     Args:
         folder: where they go.
@@ -175,17 +198,18 @@ class SaveAnomaly:
         calibration: str | Path,
         settings: Mapping[str, Any],
         preprocessing: Compose | None = None,
-        alpha: float = 1e-3,
+        alpha: float = 1e-2,
         min_volume_ml: float = 0.05,
         write: WriteNifti | None = None,
         table: CaseTable | None = None,
     ) -> None:
         self.folder = Path(folder)
-        self.healthy = HealthyScores.from_dict(load_scores(calibration, settings))
-        if not 1 / (self.healthy.count + 1) <= alpha < 1:
+        self.reference = HealthyReference.from_dict(load_scores(calibration, settings))
+        count = self.reference.healthy.count
+        if not 1 / (count + 1) <= alpha < 1:
             raise ValueError(
-                f"alpha must be below 1, and at least 1 / {self.healthy.count + 1}, the smallest p-value that a "
-                f"calibration of {self.healthy.count} voxels gives, got {alpha}. Calibrate on more healthy data."
+                f"alpha must be below 1, and at least 1 / {count + 1}, the smallest p-value that a "
+                f"calibration of {count} voxels gives, got {alpha}. Calibrate on more healthy data."
             )
         self.preprocessing, self.alpha, self.min_volume_ml = preprocessing, alpha, min_volume_ml
         self.write = write or WriteNifti()
@@ -196,31 +220,31 @@ class SaveAnomaly:
         truth = convert_to_tensor(image, track_meta=False).float().cpu()
         residuals = convert_to_tensor(item["pred"], track_meta=False).float().cpu()[None]
         inside = foreground(truth)
-        score = torch.where(inside, self.healthy.signed_score(residuals)[0], 0.0)
+        score = torch.where(inside, self.reference.scan(residuals)[0], 0.0)
         # in logarithms, whose 0 is "nothing found", maps are resampled and padded
-        evidence = torch.where(inside, -self.healthy.p_value(residuals)[0].log10(), 0.0)
+        evidence = torch.where(inside, -self.reference.healthy.p_value(score).log10(), 0.0)
         case = self.table.case(image)
         back = partial(on_source_grid, image=image, preprocessing=self.preprocessing)
         found = back(evidence)
         p_value = 10.0 ** -found.as_tensor().clamp_min(0)
-        voxel_ml = abs(float(np.linalg.det(np.asarray(found.affine, dtype=np.float64)[:3, :3]))) / 1000
-        marked, groups = large_groups(p_value[0] <= self.alpha, self.min_volume_ml / voxel_ml)
+        marked, groups, voxel_ml = mark(found, self.alpha, self.min_volume_ml)
         self.write(MetaTensor(p_value, meta=found.meta), self.folder, f"{case}_p", "map")
         self.write(back(score), self.folder, f"{case}_score", "map")
         self.write(MetaTensor(marked[None].to(torch.uint8), meta=found.meta), self.folder, f"{case}_label", "labels")
         here, _ = large_groups(evidence[0] >= -np.log10(self.alpha), 1)
-        shown = [truth, score / 4, evidence / 2 - 1, here[None].float() * 2 - 1]
-        names = ["image", "score, -4 to 4", "-log10 p, 0 to 4", f"p <= {self.alpha:g}"]
+        shown = [truth, score / 8, evidence / 2 - 1, here[None].float() * 2 - 1]
+        names = ["image", "score, -8 to 8", "-log10 p, 0 to 4", f"p <= {self.alpha:g}"]
         strongest = np.unravel_index(int(smoothed(evidence[None], 2.0).argmax()), evidence.shape[1:])
         at = [int(place) for place in strongest]
         save_gallery(torch.stack(shown), self.folder / f"{case}.png", case, names=names, at=at)
-        share = float((evidence[inside] >= -np.log10(self.alpha)).float().mean()) if bool(inside.any()) else 0.0
+        voxels = evidence[inside] if bool(inside.any()) else torch.zeros(1)
         self.table.add(
             {
                 "case": case,
                 "smallest_p": float(p_value.min()),
-                "share_below_alpha": share,
+                "share_below_alpha": float((voxels >= -np.log10(self.alpha)).float().mean()),
                 "share_expected_if_healthy": self.alpha,
+                "evidence": float(voxels.mean()),
                 "groups": len(groups),
                 "largest_group_ml": max(groups, default=0) * voxel_ml,
                 "marked_ml": sum(groups) * voxel_ml,
@@ -237,3 +261,58 @@ def large_groups(mask: Tensor, voxels: float) -> tuple[Tensor, list[int]]:
     sizes[0] = 0
     kept = sizes >= max(voxels, 1)
     return torch.from_numpy(kept[numbered]), sizes[kept].tolist()
+
+
+def mark(evidence: MetaTensor, alpha: float, min_volume_ml: float) -> tuple[Tensor, list[int], float]:
+    """Where -log10 p [1, *S] reaches that of alpha in groups of at least a volume: the mask [*S], the sizes of the
+    groups in voxels, and the size of a voxel in ml (of a picture, which has no place in the world, in pixels)."""
+    affine = np.asarray(evidence.affine, dtype=np.float64)
+    voxel_ml = abs(float(np.linalg.det(affine[:3, :3]))) / 1000 if evidence.ndim == 4 else 1.0
+    # the same arithmetic as of the p-value that is written
+    marked, groups = large_groups(10.0 ** -evidence.as_tensor()[0].clamp_min(0) <= alpha, min_volume_ml / voxel_ml)
+    return marked, groups, voxel_ml
+
+
+class ProposeAnomaly:
+    """Makes the label map "anomaly" of the residuals of an image, [1, *S] uint8 on the grid of its source; a
+    postprocessing of MONAI Label's own app for bundles.
+
+    That app knows of no calibration on healthy cases: without one the scores are compared with those of the **same
+    image**, and a share ``alpha`` of its foreground is proposed (less what is in small groups), healthy or not.
+
+    Args:
+        preprocessing: of the image, to bring the map back.
+        alpha: share of the most unusual voxels, or p-value up to which a voxel is marked.
+        min_volume_ml: smaller groups of marked voxels are dropped (pixels, of a picture).
+        radii: of the balls of the scan, in voxels, where there is no calibration.
+        calibration: path of the file of :class:`CalibrateAnomaly`, and
+        settings: as given there.
+        inside: as of :class:`CalibrateAnomaly`.
+    """
+
+    def __init__(
+        self,
+        preprocessing: Compose | None = None,
+        alpha: float = 1e-2,
+        min_volume_ml: float = 0.05,
+        radii: Sequence[float] = (0,),
+        calibration: str | Path | None = None,
+        settings: Mapping[str, Any] | None = None,
+        inside: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        self.preprocessing, self.alpha, self.min_volume_ml = preprocessing, alpha, min_volume_ml
+        self.inside = inside or foreground
+        self.radii = list(radii)
+        self.reference = (
+            None if calibration is None else HealthyReference.from_dict(load_scores(calibration, settings or {}))
+        )
+
+    def __call__(self, item: Mapping[str, Any]) -> dict[str, Any]:
+        image = item["image"]
+        residuals = convert_to_tensor(item["pred"], track_meta=False).float().cpu()[None]
+        inside = self.inside(convert_to_tensor(image, track_meta=False).float().cpu())
+        reference = self.reference or HealthyReference.of(residuals, inside[None], self.radii)
+        evidence = torch.where(inside, -reference.p_value(residuals)[0].log10(), 0.0)
+        found = on_source_grid(evidence, image, self.preprocessing)
+        marked, _, _ = mark(found, self.alpha, self.min_volume_ml)
+        return {**item, "pred": MetaTensor(marked[None].to(torch.uint8), meta=found.meta)}

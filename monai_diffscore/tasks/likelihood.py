@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from monai_diffscore.data import spread
 from monai_diffscore.data.files import whole_file
-from monai_diffscore.engines import LikelihoodInferer
+from monai_diffscore.engines import LikelihoodInferer, Progress
 from monai_diffscore.gallery import save_gallery
 from monai_diffscore.tasks.anomaly import foreground, load_scores
 from monai_diffscore.tasks.cases import CaseTable, write_rows
@@ -45,7 +45,7 @@ class PatchLikelihoodInferer(LikelihoodInferer):
         patches_at_once: int = 4,
         probes: int = 2,
         seed: int = 0,
-        progress: bool = True,
+        progress: Progress = True,
     ) -> None:
         super().__init__(sigmas, probes, seed, progress)
         self.window, self.patches, self.patches_at_once = tuple(window), patches, patches_at_once

@@ -19,7 +19,7 @@ from monai.utils import convert_to_tensor
 from torch import Tensor, nn
 
 from monai_diffscore.denoiser import noise_like
-from monai_diffscore.engines import SamplingInferer, random_stream
+from monai_diffscore.engines import Progress, SamplingInferer, random_stream
 from monai_diffscore.gallery import save_gallery
 from monai_diffscore.guidance import PosteriorGuidance
 from monai_diffscore.operators import Operator
@@ -93,7 +93,7 @@ class RestorationInferer(SamplingInferer):
         sampler: Callable[..., Tensor] = sample_adams,
         sigmas: Tensor | None = None,
         seed: int = 0,
-        progress: bool = True,
+        progress: Progress = True,
     ) -> None:
         super().__init__(sampler, sigmas, seed, progress)
         if count < 2 or (measure and noise_std is None):

@@ -28,7 +28,7 @@ All compute in float32 whatever comes in, so integers neither overflow nor round
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -123,13 +123,20 @@ class RangeScale(IntensityTransform):
     """The affine map of a range, and its inverse; subclasses say where the range comes from."""
 
     def apply(self, image: torch.Tensor, record: Mapping[str, Any]) -> torch.Tensor:
-        low, high = record["low"], record["high"]
+        low, high = (_each(record[name], image) for name in ("low", "high"))
         # clipped again: the last bit of the float product may leave the interval
         return ((image.clip(low, high) - low) * (2 / (high - low)) - 1).clip(-1, 1)
 
     def restore(self, image: torch.Tensor, record: Mapping[str, Any]) -> torch.Tensor:
-        low, high = record["low"], record["high"]
+        low, high = (_each(record[name], image) for name in ("low", "high"))
         return clipped_to_unit(image, low + (image.clip(-1, 1) + 1) * ((high - low) / 2))
+
+
+def _each(limit: Any, image: torch.Tensor) -> Any:
+    """A limit for all of an image [C, *S] as it is; one for each of its channels as a tensor [C, 1, ...]."""
+    if not isinstance(limit, Sequence):
+        return limit
+    return torch.as_tensor(limit, dtype=torch.float32, device=image.device).reshape(-1, *[1] * (image.ndim - 1))
 
 
 def clipped_to_unit(image: torch.Tensor, restored: torch.Tensor) -> torch.Tensor:
@@ -143,19 +150,28 @@ class WindowIntensity(RangeScale):
     """A fixed range [low, high] to [-1, 1]. For images whose unit means something, and for synthetic ones.
 
     Args:
-        low, high: the range, in the unit of the image.
+        low, high: the range, in the unit of the image; lists give each channel its own.
         nan_policy: see :class:`IntensityTransform`.
     Raises:
         ValueError: unless low < high.
     """
 
-    def __init__(self, low: float, high: float, nan_policy: str = "raise") -> None:
+    def __init__(self, low: float | Sequence[float], high: float | Sequence[float], nan_policy: str = "raise") -> None:
         super().__init__(nan_policy)
-        if not low < high:
+        lows, highs = ([float(v) for v in (limit if isinstance(limit, Sequence) else [limit])] for limit in (low, high))
+        if len(lows) != len(highs) or not all(below < above for below, above in zip(lows, highs, strict=True)):
             raise ValueError(f"{type(self).__name__} needs low < high, got {low} and {high}.")
-        self.low, self.high = float(low), float(high)
+        self.low, self.high = (v if isinstance(low, Sequence) else v[0] for v in (lows, highs))
 
     def measure(self, image: torch.Tensor, key: str) -> dict[str, Any]:
+        if isinstance(self.low, list) and len(self.low) != len(image):
+            raise DataError(
+                source_of(image),
+                key=key,
+                expected=f"{len(self.low)} channels, each with a range of its own",
+                got=f"{len(image)}",
+                remedy="Give one range for each channel, or one for all.",
+            )
         return {"low": self.low, "high": self.high}
 
 
@@ -166,22 +182,35 @@ class PercentileScale(RangeScale):
         lower, upper: percentiles, 0 to 100, over all voxels: crop the air away first.
         nan_policy: see :class:`IntensityTransform`.
         allow_ct: CT has a unit, which a range for each image destroys; it is refused unless this is set.
+        channel_wise: each channel by its own percentiles, as sequences of MR need that were acquired apart.
     Raises:
         ValueError: unless 0 <= lower < upper <= 100.
         DataError: in the call, if both percentiles are equal (nearly all of the image is one value), and for CT.
     """
 
     def __init__(
-        self, lower: float = 0.5, upper: float = 99.5, nan_policy: str = "raise", allow_ct: bool = False
+        self,
+        lower: float = 0.5,
+        upper: float = 99.5,
+        nan_policy: str = "raise",
+        allow_ct: bool = False,
+        channel_wise: bool = False,
     ) -> None:
         super().__init__(nan_policy)
         if not 0 <= lower < upper <= 100:
             raise ValueError(f"PercentileScale needs 0 <= lower < upper <= 100, got {lower} and {upper}.")
-        self.lower, self.upper, self.allow_ct = lower, upper, allow_ct
+        self.lower, self.upper, self.allow_ct, self.channel_wise = lower, upper, allow_ct, channel_wise
 
     def measure(self, image: torch.Tensor, key: str) -> dict[str, Any]:
         if not self.allow_ct:
             refuse_modality(image, "CT", key, remedy=_CT_REMEDY)
+        if not self.channel_wise:
+            low, high = self._range(image, key)
+            return {"low": low, "high": high}
+        ranges = [self._range(image[channel : channel + 1], f"{key}[{channel}]") for channel in range(len(image))]
+        return {"low": [low for low, _ in ranges], "high": [high for _, high in ranges]}
+
+    def _range(self, image: torch.Tensor, key: str) -> tuple[float, float]:
         low, high = percentiles_of(image, (self.lower, self.upper))
         if not low < high:
             raise DataError(
@@ -191,7 +220,7 @@ class PercentileScale(RangeScale):
                 got=f"{low:g} for both",
                 remedy="The image is nearly constant: take it out, or crop its foreground first.",
             )
-        return {"low": low, "high": high}
+        return low, high
 
 
 class ForegroundZScore(RangeScale):
@@ -274,8 +303,8 @@ class WindowIntensityd(IntensityTransformd):
     def __init__(
         self,
         keys: KeysCollection,
-        low: float,
-        high: float,
+        low: float | Sequence[float],
+        high: float | Sequence[float],
         nan_policy: str = "raise",
         allow_missing_keys: bool = False,
     ) -> None:
@@ -293,8 +322,10 @@ class PercentileScaled(IntensityTransformd):
         nan_policy: str = "raise",
         allow_ct: bool = False,
         allow_missing_keys: bool = False,
+        channel_wise: bool = False,
     ) -> None:
-        super().__init__(keys, PercentileScale(lower, upper, nan_policy, allow_ct), allow_missing_keys)
+        scale = PercentileScale(lower, upper, nan_policy, allow_ct, channel_wise)
+        super().__init__(keys, scale, allow_missing_keys)
 
 
 class ForegroundZScored(IntensityTransformd):

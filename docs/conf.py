@@ -1,0 +1,47 @@
+"""Configuration of Sphinx: the pages of this folder, and the reference from the docstrings. Built by scripts/docs."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import monai_diffscore
+
+project = "monai_diffscore"
+author = "the authors of monai_diffscore"
+release = version = monai_diffscore.__version__
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.mathjax",
+    "sphinx.ext.napoleon",
+]
+exclude_patterns = ["_build"]
+html_theme = "furo"
+html_title = f"monai_diffscore {release}"
+autosummary_ignore_module_all = True  # else a package with __all__ has no pages for its modules
+autosummary_imported_members = False
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_default_options = {"members": True, "undoc-members": True, "show-inheritance": True, "ignore-module-all": True}
+myst_heading_anchors = 3
+suppress_warnings = ["myst.xref_missing"]  # pages link to files of the repository, which are not pages
+
+
+_MARKED = re.compile(r"(``.*?``|:\w+:`[^`]*`|`[^`]*`)")  # what already has a meaning
+
+
+def escape_stars(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Shapes such as [B, C, *S] and arguments such as **condition would begin emphasis."""
+    for number, line in enumerate(lines):
+        parts = _MARKED.split(line)
+        parts[::2] = [
+            re.sub(r"(?<![\w*\\^])(\*{1,2})(?=[A-Za-z])", lambda stars: r"\*" * len(stars[1]), part)
+            for part in parts[::2]
+        ]
+        lines[number] = "".join(parts)
+
+
+def setup(app: Any) -> None:
+    app.connect("autodoc-process-docstring", escape_stars, priority=900)

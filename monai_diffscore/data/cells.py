@@ -1,0 +1,248 @@
+"""Cells as the latents that a score model learns, and the cells that are asked of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from monai_diffscore.data.anndata import Expression, ExpressionRows, stratified_split
+from monai_diffscore.data.gene_fields import GeneFields
+from monai_diffscore.data.problems import DataError
+
+
+class Encoder(Protocol):
+    """What makes latents of counts: a :class:`~monai_diffscore.networks.counts.CountsAutoencoder`."""
+
+    training: bool
+
+    def encode(self, counts: Tensor, library: Tensor) -> Tensor: ...
+
+    def parameters(self) -> Any: ...
+
+    def train(self, mode: bool = True) -> Any: ...
+
+
+class LatentCells(Dataset):
+    """The rows of :class:`~monai_diffscore.data.anndata.ExpressionRows` with ``image`` [latent_size + 1], their latent.
+
+    All are encoded at the first look at one, with the weights that the encoder has then, and kept: a first stage can be
+    trained between making this data set and reading it.
+
+    Args:
+        rows: without a transform.
+        encoder: of counts and totals.
+        batch_size: cells encoded at once.
+    """
+
+    def __init__(self, rows: ExpressionRows, encoder: Encoder, batch_size: int = 256) -> None:
+        self.rows, self.encoder, self.batch_size = rows, encoder, batch_size
+        self._items: list[dict[str, Any]] | None = None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, place: int) -> dict[str, Any]:
+        if self._items is None:
+            self._items = self._encode()
+        return dict(self._items[place])
+
+    @torch.no_grad()
+    def _encode(self) -> list[dict[str, Any]]:
+        training, device = self.encoder.training, next(self.encoder.parameters()).device
+        self.encoder.train(False)
+        items: list[dict[str, Any]] = []
+        for batch in DataLoader(self.rows, self.batch_size):
+            latents = self.encoder.encode(batch["image"].to(device), batch["library"].to(device)).cpu()
+            kept = {name: value for name, value in batch.items() if name != "image"}
+            for number, latent in enumerate(latents):
+                items.append({"image": latent, **{name: value[number] for name, value in kept.items()}})
+        self.encoder.train(training)
+        return items
+
+
+class ObservedCells(Dataset):
+    """Cells of which some genes were measured, for a model of more: ``counts`` and ``observed``.
+
+    Items have ``image`` [latent_size + 1] of zeros, ``counts`` [G] (0 where not observed), ``observed`` [G],
+    ``truth`` [G] (NaN where the file has none), the conditions (missing where the file has no such
+    column), ``name`` and ``seed``.
+
+    Args:
+        source: as for :class:`~monai_diffscore.data.anndata.Expression`, with any of the model's genes.
+        fields: of the model.
+        latent_size: of the autoencoder.
+        hidden_share: share of the genes that are measured and hidden all the same, to see how well they come back.
+        seed: of what is hidden.
+        most: at most so many cells, the first ones; None takes all.
+    Raises:
+        DataError: if the file has none of the model's genes.
+    """
+
+    def __init__(
+        self,
+        source: Any,
+        fields: GeneFields,
+        latent_size: int,
+        hidden_share: float = 0.0,
+        seed: int = 0,
+        most: int | None = None,
+    ) -> None:
+        plain = Expression(source, GeneFields(layer=fields.layer, gene_key=fields.gene_key))
+        places = np.array([plain.genes.index(g) if g in set(plain.genes) else -1 for g in fields.genes])
+        if not (places >= 0).any() or not 0 <= hidden_share < 1:
+            raise DataError(
+                plain.source, key="genes", expected="some of the genes of the model, and 0 <= hidden_share < 1",
+                got=f"none of {', '.join(fields.genes[:3])}, ...; hidden_share {hidden_share}",
+                remedy="Name the column of var that has the model's names as gene_key when training.",
+            )  # fmt: skip
+        values, _totals = plain.matrix(np.arange(len(plain) if most is None else min(most, len(plain))))
+        dense = values.toarray() if hasattr(values, "toarray") else np.asarray(values)
+        truth = np.full((len(dense), len(places)), np.nan, dtype=np.float32)
+        truth[:, places >= 0] = dense[:, places[places >= 0]]
+        hidden = np.random.default_rng(seed).random(len(places)) < hidden_share
+        self.observed = torch.from_numpy((places >= 0) & ~hidden)
+        self.truth, self.names = torch.from_numpy(truth), [str(name) for name in plain.obs.index[: len(dense)]]
+        self.latent_size = latent_size
+        self.conditions = {
+            role: torch.as_tensor(fields.codes(plain.obs, role, plain.source), dtype=torch.long)
+            if getattr(fields, role) in plain.obs
+            else torch.full((len(plain),), -1)
+            for role in ("label", "batch")
+            if getattr(fields, role)
+        }
+
+    def __len__(self) -> int:
+        return len(self.truth)
+
+    def __getitem__(self, place: int) -> dict[str, Any]:
+        return {
+            "image": torch.zeros(self.latent_size + 1),
+            "counts": torch.where(self.observed, self.truth[place], 0.0),
+            "observed": self.observed,
+            "truth": self.truth[place],
+            **{role: codes[place] for role, codes in self.conditions.items()},
+            "name": self.names[place],
+            "seed": place,
+        }
+
+
+def split_cells(expression: Expression, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows for training and for validation, ``share`` of each label held out; at random without labels.
+
+    Labels of a single cell, of which nothing can be held out, are for training, like cells without one.
+    """
+    fields = expression.fields
+    codes = fields.codes(expression.obs, "label", expression.source) if fields.label else np.zeros(len(expression), int)
+    counts = np.bincount(codes[codes >= 0], minlength=1)
+    able = np.flatnonzero((codes >= 0) & (counts[codes] > 1))
+    held = max(round(share * len(able)), 1)
+    kinds = len(np.unique(codes[able]))
+    if held < kinds or len(able) - held < kinds:  # fewer held out than there are labels
+        able = np.random.default_rng(seed).permutation(len(expression))
+        held_out = np.sort(able[: max(round(share * len(able)), 1)])
+    else:
+        held_out = able[stratified_split(codes[able], held / len(able), seed)[1]]
+    return np.setdiff1d(np.arange(len(expression)), held_out), held_out
+
+
+def cell_statistics(expression: Expression, training: np.ndarray) -> dict[str, Any]:
+    """What inference needs to know of the training cells, for JSON.
+
+    ``fields`` (with genes and categories in order), ``num_genes``, ``num_labels``, ``num_batches``, ``label_counts``,
+    ``covariates`` (name to [mean, std]), ``cells`` and ``sigma_data``, which is 1: latents are standardised.
+    """
+    fields, rows = expression.fields, ExpressionRows(expression, training)
+    labels = rows.conditions["label"][torch.as_tensor(training)] if fields.label else torch.zeros(0, dtype=torch.long)
+    covariates = {}
+    for name in fields.covariates:
+        values = rows.conditions[name][torch.as_tensor(training)]
+        values = values[~values.isnan()]
+        covariates[name] = [float(values.mean()), max(float(values.std()), 1e-3)]
+    return {
+        "sigma_data": 1.0,
+        "num_genes": len(fields.genes),
+        "num_labels": len(fields.labels),
+        "num_batches": len(fields.batches),
+        "label_counts": torch.bincount(labels[labels >= 0], minlength=len(fields.labels)).tolist(),
+        "covariates": covariates,
+        "cells": len(training),
+        "fields": fields.as_dict(),
+    }
+
+
+def requested_cells(
+    statistics: Mapping[str, Any],
+    latent_size: int,
+    cells_per_type: Mapping[str, int] | None = None,
+    num_samples: int = 0,
+    batch: str | None = None,
+) -> list[dict[str, Any]]:
+    """Dictionaries of the cells to sample: an empty ``image`` [latent_size + 1], the conditions, and ``seed``.
+
+    Args:
+        statistics: of :func:`cell_statistics`.
+        latent_size: of the autoencoder.
+        cells_per_type: label to number of cells.
+        num_samples: without it, this many cells, of each label as many as its share in the training cells says.
+        batch: name of the batch that they are to look like; None is none in particular.
+    Raises:
+        DataError: for a label or batch that the model does not know.
+    """
+    fields = GeneFields(**statistics["fields"])
+    if cells_per_type is None:
+        numbers = _apportion(statistics["label_counts"], num_samples) if fields.labels else [num_samples]
+    else:
+        _refuse_unknown(cells_per_type, fields.labels, "cells_per_type")
+        numbers = [int(cells_per_type.get(label, 0)) for label in fields.labels]
+    if batch is not None:
+        _refuse_unknown([batch], fields.batches, "batch")
+    conditions: dict[str, Any] = {} if batch is None else {"batch": fields.batches.index(batch)}
+    codes = [code for code, number in enumerate(numbers) for _ in range(number)]
+    return [
+        {
+            "image": torch.zeros(latent_size + 1),
+            "label": code if fields.labels else -1,
+            "batch": -1,
+            **{name: torch.tensor(torch.nan) for name in fields.covariates},
+            **conditions,
+            "seed": number,
+        }
+        for number, code in enumerate(codes)
+    ]
+
+
+def condition_codes(statistics: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, int]:
+    """Numbers of categories given by name: ``{"batch": "lane 2"}`` to ``{"batch": 1}``; for "label" and "batch".
+
+    Raises:
+        DataError: for a category or a condition that the model does not know.
+    """
+    fields = GeneFields(**statistics["fields"])
+    known = {"label": fields.labels, "batch": fields.batches}
+    _refuse_unknown(names, [name for name, categories in known.items() if categories], "target")
+    for name, category in names.items():
+        _refuse_unknown([category], known[name], name)
+    return {name: known[name].index(category) for name, category in names.items()}
+
+
+def _apportion(weights: Sequence[float], total: int) -> list[int]:
+    """Whole numbers in proportion to ``weights`` that sum to ``total``, by largest remainders."""
+    exact = np.asarray(weights, dtype=float) / max(sum(weights), 1) * total
+    numbers = np.floor(exact).astype(int)
+    for place in np.argsort(numbers - exact, kind="stable")[: total - numbers.sum()]:
+        numbers[place] += 1
+    return [int(number) for number in numbers]
+
+
+def _refuse_unknown(asked: Iterable[str], known: Sequence[str], key: str) -> None:
+    unknown = [name for name in asked if name not in known]
+    if unknown:
+        raise DataError(
+            "the request", key=key, expected=f"names among {list(known)}", got=f"{unknown}",
+            remedy="Ask for categories that the model was trained with.",
+        )  # fmt: skip

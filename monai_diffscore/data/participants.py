@@ -1,0 +1,185 @@
+"""What is known of a subject besides its images: a table with a row each, as BIDS's participants.tsv.
+
+A **field** is a column that a model is conditioned on, declared once and kept in the bundle:
+
+==========================================  ==================================  ====================
+declared as                                 value in a case                     missing is
+==========================================  ==================================  ====================
+``{"mean": 61.0, "std": 14.0}``             the number, in its own unit         NaN
+``{"categories": ["F", "M"]}``              the place in the list               -1
+==========================================  ==================================  ====================
+
+Subjects are matched by name, with or without ``sub-``. A subject without a row, and a cell that is empty or ``n/a``, is
+missing, for which :class:`~monai_diffscore.networks.ConditionEncoder` has a token.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from monai_diffscore.data.problems import DataError
+
+Field = Mapping[str, Any]
+#: a column of numbers with at most so many values is taken as categories
+FEW_VALUES = 5
+_MISSING = {"", "n/a", "na", "nan", "none", "null", "unknown"}
+_NAMES = ("participant_id", "subject_id", "subject", "patient_id", "patientid", "patient", "id", "case", "file")
+
+
+def find_participants(data: str | Path) -> Path | None:
+    """The table of subjects: participants.tsv or .csv beside the images or one folder above, else the only table."""
+    folder = Path(data).expanduser()
+    folder = folder.parent if folder.is_file() else folder
+    for place in (folder, folder.parent):
+        for name in ("participants.tsv", "participants.csv"):
+            if (place / name).is_file():
+                return place / name
+    tables = [file for file in sorted(folder.glob("*")) if file.suffix.lower() in (".tsv", ".csv") and file.is_file()]
+    return tables[0] if len(tables) == 1 else None
+
+
+def read_participants(path: str | Path) -> dict[str, dict[str, str]]:
+    """The rows of a table of subjects: name without ``sub-`` to the cells by column, in lower case.
+
+    Raises:
+        DataError: if it cannot be read, names no subject column, or holds a subject twice.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            path, key="participants", expected="a readable table, .tsv or .csv in UTF-8",
+            got=f"{type(error).__name__}: {error}", remedy="Write it again with a header line and a row a subject.",
+        ) from error  # fmt: skip
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+    rows = [{str(k).strip().lower(): str(v or "").strip() for k, v in row.items()} for row in
+            csv.DictReader(text.splitlines(), delimiter=delimiter)]  # fmt: skip
+    columns = list(rows[0]) if rows else []
+    name = next((column for column in _NAMES if column in columns), None)
+    if name is None:
+        raise DataError(
+            path, key="participants", expected=f"a column that names the subject ({', '.join(_NAMES)})",
+            got=f"the columns {columns}", remedy="Call it participant_id, as BIDS does.",
+        )  # fmt: skip
+    table: dict[str, dict[str, str]] = {}
+    for row in rows:
+        subject = plain_name(row[name])
+        if subject in table:
+            raise DataError(
+                path, key="participants", expected="one row a subject", got=f"two of {row[name]}",
+                remedy="Keep one of them, or name the files sub-<label> by session.",
+            )  # fmt: skip
+        table[subject] = row
+    return table
+
+
+def plain_name(subject: str) -> str:
+    """A subject's name as both a path and a table may write it."""
+    name = Path(subject).name.removeprefix("sub-")
+    for suffix in (".gz", ".nii", ".npy", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".svs"):
+        name = name.removesuffix(suffix)
+    return name
+
+
+def declare_fields(
+    table: Mapping[str, Mapping[str, str]], names: Sequence[str], path: str | Path = "the table"
+) -> dict[str, dict[str, Any]]:
+    """The fields ``names`` of a table: numbers by mean and standard deviation, anything else by its categories.
+
+    Raises:
+        DataError: for a column that is not there, or holds one value alone.
+    """
+    columns = sorted({column for row in table.values() for column in row})
+    return {name: _declare(name, [row.get(name.lower()) for row in table.values()], columns, path) for name in names}
+
+
+def _declare(name: str, cells: Sequence[str | None], columns: Sequence[str], path: str | Path) -> dict[str, Any]:
+    if name.lower() not in columns:
+        raise DataError(
+            path, key=name, expected="a column of that name", got=f"the columns {list(columns)}",
+            remedy="Name one of these in --condition.",
+        )  # fmt: skip
+    known = [cell for cell in cells if cell is not None and cell.lower() not in _MISSING]
+    levels = sorted(set(known))
+    if len(levels) < 2:
+        raise DataError(
+            path, key=name, expected="at least two different values to learn a difference from",
+            got=f"{len(known)} values {levels[:3]}", remedy="Leave it out of --condition.",
+        )  # fmt: skip
+    numbers = [_number(cell) for cell in known]
+    if all(number is not None for number in numbers) and len(levels) > FEW_VALUES:
+        values = [float(number) for number in numbers if number is not None]
+        mean = sum(values) / len(values)
+        std = math.sqrt(sum((value - mean) ** 2 for value in values) / len(values))
+        return {"mean": float(f"{mean:.6g}"), "std": float(f"{std:.6g}")}
+    return {"categories": levels}
+
+
+def _number(cell: str) -> float | None:
+    try:
+        value = float(cell)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def attach_participants(
+    cases: Sequence[Mapping[str, Any]], path: str | Path, fields: Mapping[str, Field]
+) -> list[dict[str, Any]]:
+    """The cases, each with the values of the ``fields`` of its subject.
+
+    Raises:
+        DataError: as :func:`read_participants`; if no subject of the data has a row, or for a value not declared.
+    """
+    table = read_participants(path)
+    rows = [table.get(plain_name(str(case["subject"]))) for case in cases]
+    if fields and not any(row is not None for row in rows):
+        raise DataError(
+            path, key="participants", expected=f"rows of the subjects {sorted({str(c['subject']) for c in cases})[:4]}",
+            got=f"rows of {sorted(table)[:4]}", remedy="Give the subjects of files and table the same names.",
+        )  # fmt: skip
+    return [
+        {**case, **{name: encode(name, None if row is None else row.get(name.lower()), field, path)
+                    for name, field in fields.items()}}
+        for case, row in zip(cases, rows, strict=True)
+    ]  # fmt: skip
+
+
+def encode_conditions(given: Mapping[str, Any], fields: Mapping[str, Field]) -> dict[str, float | int]:
+    """What a sample is asked to be, as values of the declared fields: ``{"sex": "F"}`` to ``{"sex": 0, "age": nan}``.
+
+    Raises:
+        DataError: for a name or a value that is not declared.
+    """
+    unknown = sorted(set(given) - set(fields))
+    if unknown:
+        raise DataError(
+            "condition", key=unknown[0], expected=f"one of the fields {list(fields)}", got=f"{unknown}",
+            remedy="Leave it out: the model was not trained on it.",
+        )  # fmt: skip
+    return {name: encode(name, given.get(name), field, "condition") for name, field in fields.items()}
+
+
+def encode(name: str, value: Any, field: Field, source: str | Path) -> float | int:
+    """A value of a field as a number; NaN or -1 if it is missing."""
+    text = "" if value is None else str(value).strip()
+    missing = text.lower() in _MISSING
+    if "categories" in field:
+        categories = [str(category) for category in field["categories"]]
+        if not missing and text not in categories:
+            raise DataError(
+                source, key=name, expected=f"one of {categories}, or nothing", got=repr(text),
+                remedy="Declare it in fields, or leave it missing.",
+            )  # fmt: skip
+        return -1 if missing else categories.index(text)
+    number = math.nan if missing else _number(text)
+    if number is None:
+        raise DataError(
+            source, key=name, expected="a number, or nothing", got=repr(text), remedy="Correct the cell, or write n/a.",
+        )  # fmt: skip
+    return number

@@ -1,0 +1,234 @@
+"""What a model of whole expression profiles is told of its data: which rows train it, the scale of its genes, requests.
+
+The facts are one dictionary, written beside the weights: the fields with the genes in order, mean and standard
+deviation of each gene, and ``sigma_data``. Sampling, imputation and likelihood stand on it alone.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from monai_diffscore.data.anndata import Expression
+from monai_diffscore.data.gene_fields import GeneFields, column_of
+from monai_diffscore.data.problems import DataError
+from monai_diffscore.transforms.omics import LogNormalize, LogNormalized, StandardizeGenesd, measure_gene_scale
+from monai_diffscore.transforms.principal import PrincipalComponentsd, measure_components
+
+logger = logging.getLogger(__name__)
+
+
+def split_profiles(
+    expression: Expression, share: float = 0.2, seed: int = 0, subject: str | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of training and held-out rows.
+
+    Stratified by label, if every label has two rows; rows of equal ``subject`` (a column of obs) stay together, and are
+    then not stratified.
+
+    Raises:
+        DataError: if a side would be empty.
+    """
+    from sklearn.model_selection import GroupShuffleSplit, ShuffleSplit, StratifiedShuffleSplit
+
+    rows = np.arange(len(expression))
+    fields, options = expression.fields, {"n_splits": 1, "test_size": share, "random_state": seed}
+    codes = fields.codes(expression.obs, "label", expression.source) if fields.label else np.zeros(len(rows), int)
+    strata = bool(fields.label) and np.unique(codes, return_counts=True)[1].min() >= 2
+    try:
+        if subject is not None:
+            groups = column_of(expression.obs, subject, "subject", expression.source).astype(str)
+            train, held_out = next(GroupShuffleSplit(**options).split(rows, groups=groups))
+        else:
+            train, held_out = next((StratifiedShuffleSplit if strata else ShuffleSplit)(**options).split(rows, codes))
+    except ValueError as error:
+        raise DataError(
+            expression.source, expected=f"rows for training, and a share of {share:g} held out of them", got=str(error),
+            remedy="Give more rows, another validation_share, or no label.",
+        ) from error  # fmt: skip
+    return np.sort(train), np.sort(held_out)
+
+
+def measure_profiles(
+    expression: Expression, rows: Sequence[int] | np.ndarray, components: int | None = None, **further: Any
+) -> dict[str, Any]:
+    """The facts of training rows, for JSON: fields, scale of the genes, sigma_data, number of features and categories.
+
+    Args:
+        expression: counts are log-normalised first.
+        rows: indices of the training rows.
+        components: number of principal components that the model works in; None takes all genes.
+        further: kept beside.
+    """
+    fields = expression.fields
+    blocks = [_log_values(expression, rows[start : start + 512]) for start in range(0, len(rows), 512)]
+    scale = measure_gene_scale(blocks)
+    roles = [(role, names) for role, names in (("label", fields.labels), ("batch", fields.batches)) if names]
+    facts = {
+        "sigma_data": scale.sigma_data if components is None else 1.0,
+        "num_genes": len(fields.genes),
+        "num_features": components or len(fields.genes),
+        "categories": {role: len(names) for role, names in roles},
+        "rows": scale.rows,
+        "fields": fields.as_dict(),
+        "mean": [float(f"{value:.7g}") for value in scale.mean],
+        "std": [float(f"{value:.7g}") for value in scale.std],
+        "components": None,
+    }
+    if components is not None:
+        facts["components"] = measure_components(np.concatenate(blocks), components).as_dict()
+    return {**facts, **further}
+
+
+def _log_values(expression: Expression, rows: Sequence[int] | np.ndarray) -> np.ndarray:
+    values, totals = expression.matrix(rows)
+    dense = np.asarray(values.toarray() if hasattr(values, "toarray") else values)
+    if expression.fields.content == "counts":
+        dense = LogNormalize()(torch.from_numpy(dense.astype(np.float32)), torch.from_numpy(totals)).numpy()
+    return dense
+
+
+def profile_transforms(facts: Mapping[str, Any], generated: bool = False) -> list[Any]:
+    """What makes a profile what the model learns: log-normalisation of counts, then scaling or principal components.
+
+    Args:
+        facts: of :func:`measure_profiles`.
+        generated: the profiles are requests, which are on the scale of logarithms already; so is what comes back.
+    """
+    counts = facts["fields"]["content"] == "counts" and not generated
+    steps: list[Any] = [LogNormalized("image")] if counts else []
+    if facts["components"] is not None:
+        return [*steps, PrincipalComponentsd("image", **facts["components"])]
+    return [*steps, StandardizeGenesd("image", facts["mean"], facts["std"])]
+
+
+def model_fields(facts: Mapping[str, Any], generated: bool = False) -> GeneFields:
+    """The fields that the model was trained with; generated values are continuous."""
+    fields = GeneFields(**facts["fields"])
+    return replace(fields, content="continuous", layer=None, total=None) if generated else fields
+
+
+def profile_requests(
+    fields: GeneFields,
+    count: int,
+    per_label: Mapping[str, int] | None = None,
+    batch: str | None = None,
+) -> list[dict[str, Any]]:
+    """Dictionaries that ask for synthetic profiles: ``image`` [G] zeros, ``seed``, and the conditions as numbers.
+
+    Args:
+        fields: of the model.
+        count: number of profiles, of any label; a model that has labels spreads them evenly.
+        per_label: instead, number of profiles for each label.
+        batch: all of this batch; None leaves it missing, which is any.
+    Raises:
+        DataError: for a label or a batch that the model does not know.
+    """
+    if per_label is None:
+        names: list[str | None] = [
+            fields.labels[number * len(fields.labels) // count] if fields.labels else None for number in range(count)
+        ]
+    else:
+        names = [name for name, number in per_label.items() for _ in range(number)]
+    for role, known, asked in (("label", fields.labels, names), ("batch", fields.batches, [batch])):
+        unknown = sorted({str(name) for name in asked if name is not None and name not in known})
+        if unknown:
+            raise DataError(
+                "the request", key=role, expected=f"one of {list(known)[:20]}", got=", ".join(unknown),
+                remedy=f"Ask for a {role} that the model was trained with.",
+            )  # fmt: skip
+    condition = {"batch": fields.batches.index(batch) if batch is not None else -1} if fields.batches else {}
+    return [
+        {
+            "image": torch.zeros(len(fields.genes)),
+            "seed": number,
+            **({"label": fields.labels.index(name) if name is not None else -1} if fields.labels else {}),
+            **condition,
+        }
+        for number, name in enumerate(names)
+    ]
+
+
+def batch_code(facts: Mapping[str, Any], name: str) -> int:
+    """Number of a batch of the model.
+
+    Raises:
+        DataError: if the model knows no batches, or not this one.
+    """
+    batches = list(facts["fields"]["batches"])
+    if name not in batches:
+        raise DataError(
+            "the model", key="batch", expected=f"one of its batches {batches}", got=name,
+            remedy="Train with --batch COLUMN of obs, and ask for one of its batches.",
+        )  # fmt: skip
+    return batches.index(name)
+
+
+class ObservedProfiles(Dataset):
+    """Profiles of which some genes were measured, for a model of more.
+
+    Items have ``image`` [G] (a gene that was not measured at its mean), ``observed`` [G], ``truth`` [G] (NaN where the
+    file has none), ``seed``, ``name``; values on the scale of the model's input before standardisation. Conditions are
+    missing: a profile to be imputed needs no label.
+
+    Args:
+        source: as for :class:`~monai_diffscore.data.Expression`; genes of the model may be missing in it.
+        facts: of the model.
+        hidden_share: share of the measured genes that are hidden, the same in all rows, to judge imputation by.
+        seed: of the choice of those.
+        transform: of each dictionary.
+        options: of :class:`~monai_diffscore.data.Expression`, such as ``transposed``.
+    Raises:
+        DataError: if no gene of the model was measured, or the model works in components.
+    """
+
+    def __init__(
+        self,
+        source: Any,
+        facts: Mapping[str, Any],
+        hidden_share: float = 0.0,
+        seed: int = 0,
+        transform: Any = None,
+        **options: Any,
+    ) -> None:
+        fields = model_fields(facts)
+        if facts["components"] is not None:
+            raise DataError(
+                source, expected="a model of genes", got=f"one of {facts['num_features']} principal components",
+                remedy="Train one with components null: genes that are missing have no components.",
+            )  # fmt: skip
+        found = Expression(source, replace(fields, genes=(), label=None, batch=None, covariates=()), **options)
+        measured = {gene: place for place, gene in enumerate(found.genes)}
+        there = torch.tensor([gene in measured for gene in fields.genes])
+        if not bool(there.any()):
+            raise DataError(
+                source, key="genes", expected=f"some of the model's genes, such as {', '.join(fields.genes[:3])}",
+                got=", ".join(found.genes[:3]), remedy="Map the names to those of the model.",
+            )  # fmt: skip
+        values = torch.from_numpy(_log_values(found, np.arange(len(found))).astype(np.float32))
+        self.truth = torch.full((len(values), len(fields.genes)), torch.nan)
+        self.truth[:, there] = values[:, [measured[gene] for gene in fields.genes if gene in measured]]
+        hidden = torch.rand(len(there), generator=torch.Generator().manual_seed(seed)) < hidden_share
+        self.observed = there & ~hidden
+        self.mean, self.names, self.transform = torch.tensor(facts["mean"]), list(found.obs.index), transform
+        logger.info(f"{int(self.observed.sum())} of {len(there)} genes are taken as measured, the rest is imputed")
+
+    def __len__(self) -> int:
+        return len(self.truth)
+
+    def __getitem__(self, place: int) -> Any:
+        truth = self.truth[place]
+        item = {
+            "image": torch.where(self.observed, truth, self.mean),
+            "observed": self.observed,
+            "truth": truth,
+            "seed": place,
+            "name": str(self.names[place]),
+        }
+        return item if self.transform is None else self.transform(item)

@@ -1,0 +1,205 @@
+"""Generated cells: counts, AnnData, and a picture beside real ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ignite.distributed as idist
+import numpy as np
+import pandas as pd
+import torch
+from ignite.engine import Engine, Events
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from monai.engines import IterationEvents
+from monai.utils import convert_to_tensor
+from scipy import sparse
+from torch import Tensor
+
+from monai_diffscore.data.anndata import Expression
+from monai_diffscore.data.files import file_hash, whole_file, whole_path
+from monai_diffscore.data.gene_fields import GeneFields
+from monai_diffscore.engines import random_stream
+from monai_diffscore.networks.counts import CountsAutoencoder
+from monai_diffscore.transforms.omics import LogNormalize
+
+TARGET_SUM = 1e4
+
+
+class SaveCells:
+    """Decodes the latents of an evaluator to counts and writes them as AnnData when it is done.
+
+    ``layers['counts']`` is int32 CSR; X is :math:`\\ln(1 + 10^4 x / l)` with l the total of the whole cell, which
+    stands in ``obs`` (``fields.total``, or ``n_counts``): the genes of a model may be some of a cell's. ``obs`` has the
+    conditions under their names in the training data and ``synthetic``, ``obsm['X_score_latent']`` the latents,
+    ``uns['monai_diffscore']`` how they were made. The counts of cell number i (its ``seed``) are a function of ``seed``
+    and i alone.
+
+    Args:
+        path: of the .h5ad file; a picture stands beside it as ``gallery.png``.
+        autoencoder: that the latents belong to.
+        fields: genes and categories of the model.
+        seed: of the draws of counts.
+        library_size: total of all cells, in place of what the score model drew: another depth of the same cells.
+        provenance: for ``uns``: steps, guidance, ...
+        weights: name to file, of which ``uns`` gets the hash under that name.
+        reference: real cells for the picture, .h5ad or :class:`~monai_diffscore.data.anndata.Expression`.
+        picture: whether to draw one.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        autoencoder: CountsAutoencoder,
+        fields: GeneFields | Mapping[str, Any],
+        seed: int = 0,
+        library_size: float | None = None,
+        provenance: Mapping[str, Any] | None = None,
+        weights: Mapping[str, str | Path] | None = None,
+        reference: str | Path | Expression | None = None,
+        picture: bool = True,
+    ) -> None:
+        if library_size is not None and not library_size > 0:
+            raise ValueError(f"library_size is the total count of a cell and > 0, got {library_size}.")
+        self.path = Path(path)
+        self.autoencoder = autoencoder
+        self.fields = fields if isinstance(fields, GeneFields) else GeneFields(**fields)
+        self.seed, self.library_size = seed, library_size
+        self.provenance, self.weights = dict(provenance or {}), dict(weights or {})
+        self.reference, self.picture = reference, picture
+        self.latents: list[Tensor] = []
+        self.batches: list[dict[str, Tensor]] = []
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self.clear)
+        engine.add_event_handler(IterationEvents.FORWARD_COMPLETED, self.collect)
+        engine.add_event_handler(Events.COMPLETED, self.finish)
+
+    def clear(self, _engine: Engine) -> None:
+        self.latents.clear()
+        self.batches.clear()
+
+    def collect(self, engine: Engine) -> None:
+        prediction: Any = engine.state.output["pred"]  # type: ignore[index]
+        self.latents.append(convert_to_tensor(prediction, track_meta=False).detach().float())
+        batch: Any = engine.state.batch
+        names = ("seed", *self.fields.condition_keys)
+        self.batches.append({name: torch.as_tensor(batch[name]).cpu() for name in names if name in batch})
+
+    def finish(self, _engine: Engine) -> None:
+        if idist.get_rank() == 0 and self.latents:
+            latents = torch.cat(self.latents)
+            batch = {name: torch.cat([one[name] for one in self.batches]) for name in self.batches[0]}
+            self.save(latents, batch)
+
+    def save(self, latents: Tensor, batch: Mapping[str, Tensor]) -> None:
+        """Writes file and picture of latents [N, d + 1] with their ``seed`` and conditions [N]."""
+        counts, library = self.decoded(latents, batch)
+        made = self.annotated(counts, library, latents, batch)
+        with whole_path(self.path) as file:
+            made.write_h5ad(file)
+        if self.picture:
+            draw_cells(made, self.path.with_name("gallery.png"), self.fields.label, self._real())
+
+    def decoded(
+        self, latents: Tensor, batch: Mapping[str, Tensor], given: Mapping[str, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Counts [N, G] and totals [N] of latents; ``given`` has ``counts`` that are kept where ``observed``."""
+        numbers = batch["seed"].tolist() if "seed" in batch else range(len(latents))
+        library = self.autoencoder.library_of(latents).detach().cpu()
+        if self.library_size is not None:
+            library = torch.full_like(library, self.library_size)
+        library = library.round().clamp_min(1)  # a total is a whole number
+        streams = [random_stream(self.seed, int(number), 1) for number in numbers]
+        counts = self.autoencoder.draw(latents, library.to(latents), streams)
+        if given is not None:
+            counts = torch.where(given["observed"].bool(), given["counts"], counts)
+        return counts, torch.maximum(library, counts.sum(1)).clamp_min(1)  # not less than what it is the total of
+
+    def annotated(self, counts: Tensor, library: Tensor, latents: Tensor, batch: Mapping[str, Tensor]) -> Any:
+        """The AnnData of counts [N, G] and totals [N]."""
+        import anndata
+
+        normalised = LogNormalize(TARGET_SUM)(counts, library)
+        obs = pd.DataFrame(index=pd.Index([f"synthetic_{number}" for number in range(len(counts))]))
+        for role, categories in (("label", self.fields.labels), ("batch", self.fields.batches)):
+            column = getattr(self.fields, role)
+            if column is not None and role in batch:
+                obs[column] = pd.Categorical.from_codes(batch[role].numpy(), categories=list(categories))
+        for name in self.fields.covariates:
+            if name in batch:
+                obs[name] = batch[name].numpy()
+        obs[self.fields.total or "n_counts"] = library.numpy()
+        obs["synthetic"] = True
+        hashes = {name: file_hash(path) for name, path in self.weights.items()}
+        provenance = {**hashes, "seed": self.seed, "library_size": self.library_size or "as sampled", **self.provenance}
+        return anndata.AnnData(
+            sparse.csr_matrix(normalised.numpy()),
+            obs=obs,
+            var=pd.DataFrame(index=pd.Index(self.fields.genes)),
+            layers={"counts": sparse.csr_matrix(counts.numpy().astype(np.int32))},
+            obsm={"X_score_latent": latents.cpu().numpy()},
+            uns={"monai_diffscore": {name: _plain(value) for name, value in provenance.items()}},
+        )
+
+    def _real(self) -> Any:
+        if self.reference is None:
+            return None
+        given = self.reference
+        real = given if isinstance(given, Expression) else Expression(given, self.fields)
+        values, totals = real.matrix()
+        dense = values.toarray() if sparse.issparse(values) else values
+        labels = (
+            None if self.fields.label is None else np.array([*self.fields.labels, "missing"])[
+                self.fields.codes(real.obs, "label", real.source)
+            ]
+        )  # fmt: skip
+        return LogNormalize(TARGET_SUM)(torch.as_tensor(dense), torch.as_tensor(totals)).numpy(), labels
+
+
+def draw_cells(made: Any, path: str | Path, label: str | None = None, real: Any = None, most_types: int = 12) -> None:
+    """A PNG of generated cells on two principal components: all, and each type by itself, real ones (if given) in grey.
+
+    Components are those of the real cells where there are some. A pooled picture alone hides types that lie on others.
+
+    Args:
+        made: AnnData, X log-normalised.
+        path: of the PNG.
+        label: column of ``obs`` with the type.
+        real: log-normalised values [N, G] and labels [N] or None.
+        most_types: at most so many, the most frequent.
+    """
+    from sklearn.decomposition import PCA
+
+    values = made.X.toarray()
+    basis = values if real is None else real[0]
+    components = PCA(2, random_state=0).fit(basis)
+    points, truth = components.transform(values), None if real is None else components.transform(real[0])
+    types = [] if label is None else list(made.obs[label].value_counts().index[:most_types])
+    types = [kind for kind in types if (made.obs[label] == kind).any()]
+    columns = min(4, 1 + len(types))
+    rows = -(-(1 + len(types)) // columns)
+    figure = Figure(figsize=(2.6 * columns, 2.5 * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
+    for axis in axes[1 + len(types) :]:
+        axis.set_axis_off()
+    for axis, kind in zip(axes, [None, *types], strict=False):
+        here = np.ones(len(points), bool) if kind is None else (made.obs[label] == kind).to_numpy()
+        if truth is not None:
+            there = np.ones(len(truth), bool) if kind is None or real[1] is None else real[1] == kind
+            axis.scatter(*truth[there].T, s=6, color="0.65", label=f"real ({there.sum()})", linewidths=0)
+        axis.scatter(*points[here].T, s=6, color="tab:blue", alpha=0.7, label=f"synthetic ({here.sum()})", linewidths=0)
+        axis.set_title("all" if kind is None else str(kind), fontsize=8)
+        axis.tick_params(labelsize=6)
+        axis.legend(fontsize=5, loc="best")
+    figure.supxlabel("first principal component" + (" of the real cells" if truth is not None else ""), fontsize=8)
+    figure.supylabel("second", fontsize=8)
+    with whole_file(path) as file:
+        figure.savefig(file, format="png", dpi=110)
+
+
+def _plain(value: Any) -> Any:
+    return value if isinstance(value, str | int | float | bool) else str(value)

@@ -1,0 +1,80 @@
+"""Generated expression profiles as files: a table, and AnnData."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ignite.distributed as idist
+import numpy as np
+import pandas as pd
+from ignite.engine import Engine, Events
+from monai.utils import convert_to_tensor
+
+from monai_diffscore.data.anndata import write_expression
+from monai_diffscore.data.files import file_hash, whole_file
+from monai_diffscore.data.gene_fields import GeneFields
+
+
+class SaveProfiles:
+    """Writes the predictions of an evaluator when it is done, in the units of the data: <stem>.csv and <stem>.h5ad.
+
+    A row for each profile; the table has its conditions before the genes.
+
+    Args:
+        stem: path of both files without their ending.
+        fields: genes, labels and batches of the model.
+        provenance: how they were made, for ``uns``.
+        checkpoint: the weights, whose hash is added to it.
+        table: write the table too.
+        key: key of the profiles in the evaluator's output.
+    """
+
+    def __init__(
+        self,
+        stem: str | Path,
+        fields: GeneFields,
+        provenance: Mapping[str, Any] | None = None,
+        checkpoint: str | Path | None = None,
+        table: bool = True,
+        key: str = "pred",
+    ) -> None:
+        self.stem, self.fields, self.table, self.key = Path(stem), fields, table, key
+        self.provenance, self.checkpoint = dict(provenance or {}), checkpoint
+        self.rows: list[np.ndarray] = []
+        self.conditions: list[dict[str, Any]] = []
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self.clear)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.collect)
+        engine.add_event_handler(Events.COMPLETED, self.save)
+
+    def clear(self, _engine: Engine) -> None:
+        self.rows, self.conditions = [], []
+
+    def collect(self, engine: Engine) -> None:
+        items: Any = engine.state.output
+        batch: Any = engine.state.batch
+        for place, item in enumerate(items):
+            self.rows.append(convert_to_tensor(item[self.key], track_meta=False).detach().cpu().float().numpy())
+            asked = batch[place] if isinstance(batch, list) else {name: value[place] for name, value in batch.items()}
+            self.conditions.append({role: int(asked[role]) for role in ("label", "batch") if role in asked})
+
+    def save(self, _engine: Engine) -> None:
+        if idist.get_rank() != 0 or not self.rows:
+            return
+        names = {"label": (self.fields.label, self.fields.labels), "batch": (self.fields.batch, self.fields.batches)}
+        obs = pd.DataFrame(index=range(len(self.rows)))
+        for role, (column, categories) in names.items():
+            if column is not None and role in self.conditions[0]:
+                codes = [row[role] for row in self.conditions]
+                obs[column] = pd.Categorical.from_codes(codes, list(categories))  # -1 is missing
+        values = np.stack(self.rows)
+        weights = {} if self.checkpoint is None else {"model_hash": file_hash(self.checkpoint)}
+        write_expression(self.stem.with_suffix(".h5ad"), values, self.fields, obs, {**self.provenance, **weights})
+        if self.table:
+            frame = pd.concat([obs, pd.DataFrame(values, columns=list(self.fields.genes))], axis=1)
+            frame.index = pd.Index([f"synthetic_{number}" for number in range(len(frame))])
+            with whole_file(self.stem.with_suffix(".csv")) as file:
+                file.write(frame.to_csv(float_format="%.5g").encode())

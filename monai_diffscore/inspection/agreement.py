@@ -1,0 +1,170 @@
+"""Training and inference that must agree, because a sampler cannot see what the network was trained on."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import torch
+
+from monai_diffscore.inspection.files import BundleFiles, Config, Finding, items, look_up
+
+#: ids that must be the same in both
+SHARED = ("network_def", "preconditioning", "autocast_dtype", "amp", "spatial_dims")
+#: transforms that map to [-1, 1], by the end of their names, with the arguments that fix the range
+_FIXED_RANGES = ("WindowIntensityd", "WindowHUd")
+_FROM_STATISTICS = "Take it from the training's statistics: \"$@statistics['{}']\"."
+
+
+def find_disagreements(files: BundleFiles) -> list[Finding]:
+    """What training and inference say differently: network, precision, sigma_data, range, conditions."""
+    train, inference = files.bases.get("train"), files.bases.get("inference")
+    if train is None or inference is None:
+        return []
+    return [
+        *_shared(train, inference),
+        *_sigma_data(files, train, inference),
+        *_range(files, train, inference),
+        *_conditions(train, inference),
+        *_weights(files),
+    ]
+
+
+def _shared(train: Config, inference: Config) -> list[Finding]:
+    findings = []
+    for key in SHARED:
+        if train.get(key) == inference.get(key):
+            continue
+        where, ours, theirs = _first_difference(train.get(key), inference.get(key), key)
+        findings.append(
+            Finding(
+                f"configs/inference.json: {where}",
+                f"what train.json has, {_short(ours)}",
+                _short(theirs),
+                "Copy it: weights of another network do not fit, or fit and mean something else.",
+            )
+        )
+    return findings
+
+
+def _first_difference(ours: Any, theirs: Any, path: str) -> tuple[str, Any, Any]:
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        for key in [*ours, *(key for key in theirs if key not in ours)]:
+            if ours.get(key) != theirs.get(key):
+                return _first_difference(ours.get(key), theirs.get(key), f"{path}#{key}")
+    return path, ours, theirs
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) < 100 else text[:97] + "..."
+
+
+def _statistics(files: BundleFiles) -> Config:
+    file = files.folder / "models/data_statistics.json"
+    try:
+        found: Config = json.loads(file.read_text())
+    except (OSError, ValueError):
+        return {}
+    return found
+
+
+def _sigma_data(files: BundleFiles, train: Config, inference: Config) -> list[Finding]:
+    """An inference that states sigma_data must state the training's."""
+    stated = inference.get("sigma_data")
+    if not isinstance(stated, int | float):
+        return []
+    true = train.get("sigma_data")
+    known = true if isinstance(true, int | float) else _statistics(files).get("sigma_data")
+    if known is not None and math.isclose(known, stated, rel_tol=1e-3):
+        return []
+    expected = f"the training's, {known:g}" if known is not None else "the training's, which is measured on its data"
+    remedy = _FROM_STATISTICS.format("sigma_data")
+    return [Finding("configs/inference.json: sigma_data", expected, f"{stated:g}", remedy)]
+
+
+def _range(files: BundleFiles, train: Config, inference: Config) -> list[Finding]:
+    """A range that inference states in numbers must be the training's."""
+    findings = []
+    trained = _stated_ranges(train)
+    measured = [_statistics(files).get(name) for name in ("low", "high")]
+    for path, limits in _stated_ranges({"preprocessing": inference.get("preprocessing", {})}).items():
+        if limits in trained.values() or limits == measured:
+            continue
+        known = next(iter(trained.values()), None) or (measured if None not in measured else None)
+        findings.append(
+            Finding(
+                f"configs/inference.json: {path}",
+                f"the range of the training, {known or 'which is measured on its data'}",
+                f"{limits}",
+                _FROM_STATISTICS.format("low") + " Another range gives samples of other intensities without a word.",
+            )
+        )
+    return findings
+
+
+def _stated_ranges(config: Config) -> dict[str, list[float]]:
+    """Ranges that transforms state in numbers, by the path of the transform."""
+    ranges = {}
+    for path, value in items(config):
+        if not isinstance(value, dict) or not str(value.get("_target_", "")).endswith(_FIXED_RANGES):
+            continue
+        limits = value.get("window_hu", [value.get("low"), value.get("high")])
+        if isinstance(limits, str) and limits.startswith("@"):
+            limits = look_up(config, limits[1:])[1]
+        if isinstance(limits, list) and len(limits) == 2 and all(isinstance(limit, int | float) for limit in limits):
+            ranges[path] = [float(limit) for limit in limits]
+    return ranges
+
+
+def _conditions(train: Config, inference: Config) -> list[Finding]:
+    """Conditions that are trained on must be declared by the network, and the other way round."""
+    keys = train.get("condition_keys")
+    network = look_up(train, "network_def#network")[1]
+    if not isinstance(keys, list) or not isinstance(network, dict):
+        return []
+    encoder = network.get("condition") or {}
+    if not isinstance(encoder, dict):
+        return []
+    kinds = ("categorical", "continuous", "vector", "concat")
+    declared = {name for kind in kinds for name in (encoder.get(kind) or {})}
+    own = {"context"} if network.get("context_channels") else set()
+    findings = []
+    for name in sorted(set(keys) - declared - own):
+        if isinstance(encoder.get("fields"), str):
+            continue
+        expected = f"conditions that the network declares ({', '.join(sorted(declared | own)) or 'none'})"
+        findings.append(
+            Finding(
+                "configs/train.json: condition_keys", expected, name, "Declare it in ConditionEncoder, or leave it out."
+            )
+        )
+    for name in sorted(declared - set(keys)):
+        findings.append(
+            Finding(
+                "configs/train.json: condition_keys", f"{name}, which the network declares", f"{keys}",
+                "Add it, or the network learns its missing token alone.",
+            )
+        )  # fmt: skip
+    return findings
+
+
+def _weights(files: BundleFiles) -> list[Finding]:
+    """Weights that are there must be of the data whose statistics lie beside them."""
+    file, stated = files.folder / "models/model.pt", _statistics(files).get("sigma_data")
+    if not file.is_file() or stated is None:
+        return []
+    try:
+        weights = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:
+        return [Finding("models/model.pt", "weights that torch.load reads", f"{type(error).__name__}", "Train again.")]
+    held = weights.get("preconditioning.sigma_data")
+    if held is None or math.isclose(float(held), stated, rel_tol=1e-3):
+        return []
+    return [
+        Finding(
+            "models/data_statistics.json: sigma_data", f"that of the weights, {float(held):g}", f"{stated:g}",
+            "The two files are of different trainings: copy both from one.",
+        )
+    ]  # fmt: skip

@@ -1,0 +1,250 @@
+r"""The panel of profiles: each figure of the model, of real data among themselves, and of the baselines.
+
+**The floor** is the figure of fresh real rows: R and T are pooled and split anew, label by label, into rows that stand
+for R, as many that stand for S (or what two thirds of the rest hold), and a remainder that stands for T, so that no row
+is in two sets. Its value is the mean over draws, its interval 1.96 standard deviations to either side: there a perfect
+model lies. **The other intervals** are a bootstrap over rows of R and S with all that is fitted (folds, neighbours,
+kernels) held, centred on the estimate, because drawing with replacement makes duplicates and with them a bias.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from monai_diffscore.metrics.baselines import BASELINES, Generate
+from monai_diffscore.metrics.marginals import (
+    ColumnDistance,
+    CorrelationAgreement,
+    CorrelationError,
+    LibraryDistance,
+    MeanAgreement,
+    VarianceAgreement,
+    VarianceRatio,
+    ZeroError,
+)
+from monai_diffscore.metrics.markers import FoldChanges, MarkerAgreement, MarkerSlope
+from monai_diffscore.metrics.overlap import AssignmentDistance, KernelDiscrepancy, NeighbourMixing
+from monai_diffscore.metrics.panel import FLOOR, Estimate, Row
+from monai_diffscore.metrics.privacy import ClosestRecord, NearestTrainShare, PrivacyGate, privacy_gate
+from monai_diffscore.metrics.profiles import Comparison, ProfileFigure, Profiles, Reference
+from monai_diffscore.metrics.two_sample import ForestTwoSample, LogisticTwoSample
+from monai_diffscore.metrics.usefulness import TrainOnSyntheticAccuracy, TrainOnSyntheticF1
+
+MODEL = "model"
+_WANTED = {
+    "labels": "not all three sets have labels",
+    "counts": "not both real and synthetic rows are counts with totals of whole cells",
+    "expression": "the columns of a table have units of their own",
+}
+
+
+@dataclass(frozen=True)
+class ProfilePanel:
+    """All that was measured of one set of samples.
+
+    Args:
+        rows: of each figure: the model, the floor, the baselines.
+        gates: privacy of the model and of each baseline.
+        by_type: type -> name of a figure -> (model, mean of the floor).
+        left_out: title of a figure -> why it was not taken.
+    """
+
+    rows: list[Row]
+    gates: dict[str, PrivacyGate]
+    by_type: dict[Any, dict[str, tuple[float, float]]]
+    left_out: dict[str, str]
+
+    @property
+    def gate(self) -> PrivacyGate:
+        """Of the model."""
+        return self.gates[MODEL]
+
+    def record(self) -> dict[str, Any]:
+        """For JSON: the gate first."""
+        gates = {
+            name: {**asdict(gate), "passed": gate.passed, "reason": gate.reason} for name, gate in self.gates.items()
+        }
+        return {
+            "privacy_gate": gates[MODEL],
+            "figures_count": self.gate.passed,
+            "figures": {row.figure.name: row.record() for row in self.rows},
+            "by_type": {
+                str(label): {name: {"model": ours, "real": real} for name, (ours, real) in values.items()}
+                for label, values in self.by_type.items()
+            },
+            "left_out": self.left_out,
+            "privacy_gates_of_baselines": {name: gate for name, gate in gates.items() if name != MODEL},
+        }
+
+
+def profile_figures() -> list[ProfileFigure]:
+    """All figures of profiles, privacy first."""
+    return [
+        ClosestRecord(),
+        NearestTrainShare(),
+        LogisticTwoSample(),
+        ForestTwoSample(),
+        KernelDiscrepancy(),
+        AssignmentDistance(),
+        NeighbourMixing(),
+        MeanAgreement(),
+        VarianceAgreement(),
+        VarianceRatio(),
+        ZeroError(),
+        LibraryDistance(),
+        ColumnDistance(),
+        CorrelationError(),
+        CorrelationAgreement(),
+        MarkerSlope(),
+        MarkerAgreement(),
+        TrainOnSyntheticAccuracy(),
+        TrainOnSyntheticF1(),
+    ]
+
+
+def reason_against(figure: ProfileFigure, comparison: Comparison, table: bool = False) -> str:
+    """Why a figure cannot be taken of a comparison; "" if it can.
+
+    Args:
+        figure, comparison: which of what.
+        table: the columns are of a table, in units of their own, and not genes.
+    """
+    has = {"labels": comparison.labelled, "counts": comparison.counted, "expression": not table}
+    return "; ".join(_WANTED[need] for need in figure.needs if not has[need])
+
+
+def assess_profiles(
+    reference: Reference,
+    synthetic: Profiles,
+    baselines: Mapping[str, Generate] = BASELINES,
+    draws: int = 200,
+    floor_draws: int = 20,
+    seed: int = 0,
+    table: bool = False,
+    progress: Callable[[str], None] | None = None,
+) -> ProfilePanel:
+    """Takes every figure that the data allow, of the model, of fresh real rows, and of baselines fitted to T.
+
+    Args:
+        reference: R and T.
+        synthetic: S; the labels of R, row by row as many of each, make it comparable with published tables.
+        baselines: asked for the labels of S.
+        draws: of each bootstrap; a quarter for baselines, and where a draw takes long.
+        floor_draws: splits of the floor; a third where a figure takes long.
+        seed: of all draws.
+        table: the columns are of a table, and not genes.
+        progress: called with the name of each set.
+    """
+    say = progress or (lambda name: None)
+    comparisons = {MODEL: Comparison(reference, synthetic)}
+    comparisons |= {
+        name: Comparison(reference, made) for name, made in _generated(reference, synthetic, baselines, seed).items()
+    }
+    reasons = {figure: reason_against(figure, comparisons[MODEL], table) for figure in profile_figures()}
+    figures = [figure for figure, reason in reasons.items() if not reason]
+    say("real against real")
+    splits = [_fresh(reference, len(synthetic), np.random.default_rng((seed, draw))) for draw in range(floor_draws)]
+    sets: dict[ProfileFigure, dict[str, Estimate]] = {f: {FLOOR: _floor(f, splits)} for f in figures}
+    for name, comparison in comparisons.items():
+        say(name)
+        for figure in figures:
+            if not reason_against(figure, comparison, table):
+                few = 4 if name != MODEL else 1
+                sets[figure][name] = _bootstrap(figure, comparison, draws // few, np.random.default_rng(seed))
+    say("type by type")
+    return ProfilePanel(
+        rows=[Row(figure, {MODEL: found.pop(MODEL), **found}) for figure, found in sets.items()],
+        gates={name: privacy_gate(comparison) for name, comparison in comparisons.items()},
+        by_type=_by_type(figures, comparisons[MODEL], splits[:5]),
+        left_out={figure.title: reason for figure, reason in reasons.items() if reason},
+    )
+
+
+def _generated(
+    reference: Reference, synthetic: Profiles, baselines: Mapping[str, Generate], seed: int
+) -> dict[str, Profiles]:
+    train, labels = reference.train, synthetic.labels
+    if labels is None or train.labels is None:
+        train, labels = Profiles(train.values, None, train.library, train.names), np.zeros(len(synthetic), dtype=int)
+    elif not set(labels) <= set(train.labels):  # a type that was never seen
+        labels = labels[np.isin(labels, train.labels)]
+    made = {}
+    for name, generate in baselines.items():
+        if train.library is None and name == "negative binomial":
+            continue
+        made[name] = generate(train, labels, np.random.default_rng(seed))
+    return made
+
+
+def _fresh(reference: Reference, count: int, random: np.random.Generator) -> Comparison:
+    """Real rows in the place of synthetic ones, others held out, the rest trained on; shares of types as they are."""
+    pooled, size = reference.pooled, len(reference.real)
+    labels = np.zeros(len(pooled), dtype=int) if pooled.labels is None else pooled.labels
+    order = random.permutation(len(pooled))
+    # rows of each type in random order, their places evenly from 0 to 1: a cut gives each its share
+    place = np.empty(len(pooled))
+    for label in np.unique(labels):
+        rows = order[labels[order] == label]
+        place[rows] = (np.arange(len(rows)) + random.uniform()) / len(rows)
+    order = np.argsort(place, kind="stable")
+    wanted = min(count, 2 * (len(pooled) - size) // 3)
+    held_out, synthetic, train = np.split(order, [size, size + wanted])
+    points = np.concatenate([reference.real_points, reference.train_points])
+    fresh = Comparison(reference.split(held_out, train), pooled.rows(synthetic))
+    vars(fresh).update(synthetic_points=points[synthetic])
+    return fresh
+
+
+def _floor(figure: ProfileFigure, splits: list[Comparison]) -> Estimate:
+    chosen = splits[: max(3, len(splits) // 3)] if figure.costly else splits
+    values = np.array([figure(split) for split in chosen])
+    values = values[np.isfinite(values)]
+    low, high = figure.bounds
+    mean, spread = float(values.mean()), 1.96 * float(values.std(ddof=1))
+    return Estimate(mean, max(low, mean - spread), min(high, mean + spread), len(splits[0].synthetic))
+
+
+def _bootstrap(figure: ProfileFigure, comparison: Comparison, draws: int, random: np.random.Generator) -> Estimate:
+    statistic = figure.statistic(comparison)
+    n, m = len(comparison.real), len(comparison.synthetic)
+    value = statistic(np.arange(n), np.arange(m))
+    repeated = max(2, draws // 4 if figure.costly else draws)
+    values = [statistic(random.integers(n, size=n), random.integers(m, size=m)) for _ in range(repeated)]
+    low, middle, high = np.nanquantile(values, (0.025, 0.5, 0.975))
+    least, most = figure.bounds
+    return Estimate(value, max(least, value + float(low - middle)), min(most, value + float(high - middle)), m)
+
+
+def _by_type(
+    figures: list[ProfileFigure], comparison: Comparison, splits: list[Comparison]
+) -> dict[Any, dict[str, tuple[float, float]]]:
+    if not comparison.labelled:
+        return {}
+    found: dict[Any, dict[str, tuple[float, float]]] = {}
+    labels = np.unique(np.asarray(comparison.real.labels))
+    for label in labels:
+        parts = [part.of_type(label) for part in (comparison, *splits)]
+        ours = parts[0]
+        floors = [part for part in parts[1:] if part is not None]
+        if ours is None or not floors:
+            continue
+        rows = min(len(ours.real), len(ours.synthetic), *(len(part.synthetic) for part in floors))
+        values = {}
+        for figure in figures:
+            needed = figure.rows_of_a_type
+            if needed is not None and rows >= needed:
+                chosen = floors[:1] if figure.costly else floors
+                values[figure.name] = figure(ours), float(np.nanmean([figure(part) for part in chosen]))
+        found[label] = values
+    for figure in figures:
+        if isinstance(figure, FoldChanges):
+            floor = [figure.by_type(split) for split in splits]
+            for label, value in figure.by_type(comparison).items():
+                real = [values[label] for values in floor if label in values]
+                if label in found and real:
+                    found[label][figure.name] = value, float(np.mean(real))
+    return {label: values for label, values in found.items() if values}

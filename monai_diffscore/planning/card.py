@@ -1,0 +1,195 @@
+"""The model card of a planned bundle, and the lines that a terminal shows of fingerprint and plan."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from monai_diffscore.planning.fingerprint import Fingerprint
+from monai_diffscore.planning.plan import Plan
+
+
+def commands(plan: Plan, bundle: str | Path) -> list[str]:
+    """The commands that follow: train, look, sample, report; from the folder of the bundle."""
+    run = "python -m monai.bundle run"
+    return [
+        f"cd {bundle}",
+        f"{run} training --config_file configs/train.json",
+        f"{run} sampling --config_file configs/inference.json --num_samples 8",
+        f"{run} evaluating --config_file \"['configs/train.json','configs/evaluate.json']\"",
+        "python -m monai_diffscore report output",
+    ]
+
+
+def describe(plan: Plan, fingerprint: Fingerprint | None = None) -> str:
+    """Fingerprint and plan as a table for a terminal."""
+    text = [] if fingerprint is None else [*_fingerprint_lines(fingerprint), ""]
+    return "\n".join([*text, "Plan", *_columns([("template", plan.template), *_choices(plan)]), *_measured(plan)])
+
+
+def _fingerprint_lines(found: Fingerprint) -> list[str]:
+    text = ["Fingerprint", *_columns([("data", found.data), *_facts(found)])]
+    if found.problems:
+        text += ["", f"{len(found.problems)} file(s) with a problem"]
+    for problem in found.problems:
+        fate = "left out" if problem.left_out else "NOT left out"
+        line = f"{fate}: {problem.file}: expected {problem.expected}, got {problem.got}. {problem.remedy}"
+        text += textwrap.wrap(line, 112, initial_indent="  ", subsequent_indent="      ")
+    return text
+
+
+def _columns(rows: Sequence[tuple[str, str]]) -> list[str]:
+    width = max(len(name) for name, _ in rows)
+    lines = []
+    for name, value in rows:
+        wrapped = textwrap.wrap(value, 112 - width) or [""]
+        lines.append(f"  {name:{width}}  {wrapped[0]}")
+        lines += [" " * (width + 6) + line for line in wrapped[1:]]
+    return lines
+
+
+def _facts(found: Fingerprint) -> list[tuple[str, str]]:
+    rows = [
+        ("kind", f"{found.kind}, {found.modality} (from {found.modality_from})"),
+        ("cases", f"{found.cases} of {found.subjects} subject(s), {found.channels} channel(s)"),
+        ("sizes", _range(found.sizes)),
+    ]
+    if found.foreground_sizes:
+        rows.append(("foreground", f"{_range(found.foreground_sizes)}, {found.foreground_share:.0%} of the elements"))
+    if found.spacing_mm:
+        rows.append(("spacing, mm", _range(found.spacing_mm)))
+    if found.orientations:
+        rows.append(("orientation", ", ".join(f"{codes} {count}" for codes, count in found.orientations.items())))
+    rows.append(("percentiles", ", ".join(f"{at}%: {value:g}" for at, value in found.percentiles.items())))
+    rows.append(("normalised", f"sigma_data {found.sigma_data:g}, mean {found.mean:g}"))
+    rows += [(name, _short(value)) for name, value in found.details.items() if value not in (None, [], {}, False)]
+    for name, field in found.conditions.get("fields", {}).items():
+        values = ", ".join(field["categories"]) if "categories" in field else f"{field['mean']:g} +/- {field['std']:g}"
+        rows.append((f"condition {name}", f"{values} (from {found.conditions['table']})"))
+    return rows
+
+
+def _range(spans: dict[str, list[Any]]) -> str:
+    middle = " x ".join(f"{v:g}" for v in spans["median"])
+    if spans["min"] == spans["max"]:
+        return middle
+    return (
+        f"{middle} (from {' x '.join(f'{v:g}' for v in spans['min'])} to {' x '.join(f'{v:g}' for v in spans['max'])})"
+    )
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) < 160 else text[:157] + "..."
+
+
+def _choices(plan: Plan) -> list[tuple[str, str]]:
+    rows = []
+    for name, choice in plan.choices.items():
+        value = choice.value
+        if name == "network":
+            shown = [value["_target_"].rsplit(".", 1)[-1]]
+            told = ("channels", "num_res_blocks", "hidden_size", "depth", "patch_size")
+            shown += [f"{key} {value[key]}" for key in told if key in value]
+            value = ", ".join(shown)
+        rows.append((name, f"{_short(value)}: {choice.reason}"))
+    if plan.held_out:
+        rows.append(("held out", ", ".join(plan.held_out)))
+    if plan.left_out:
+        rows.append(("left out", ", ".join(plan.left_out)))
+    return rows
+
+
+def _measured(plan: Plan) -> list[str]:
+    found = plan.measured
+    if not found:
+        return ["", "Not measured: time and memory are unknown until a training."]
+    rows = [
+        ("memory", f"{found['memory_gb']:.2f} GB in a real step, {found['estimated_memory_gb']:.2f} estimated, "
+         f"{plan.budget.memory_gb:g} allowed"),
+        ("time", f"{found['seconds_per_iteration']:.3g} s an iteration, {found['estimated_seconds_per_iteration']:.3g} "
+         f"estimated: {found['iterations']} iterations in {plan.budget.minutes:g} minutes"),
+    ]  # fmt: skip
+    return ["", "Measured on this machine", *_columns(rows)]
+
+
+def model_card(plan: Plan, name: str, configs: Sequence[str]) -> str:
+    """The model card of a planned bundle."""
+    rows = "\n".join(f"| `{key}` | {_cell(_short(c.value))} | {_cell(c.reason)} |" for key, c in plan.choices.items())
+    text = f"""# {name}
+
+A score model of {plan.kind}, planned by `python -m monai_diffscore plan` from the bundle {plan.template}. Untrained: it
+holds no weights, and its numbers are those of a plan.
+
+## Data
+
+`{plan.data}` ({plan.modality}, {plan.channels} channel(s)). What was found in it is in `docs/fingerprint.json`, the
+plan in `docs/plan.json`: edit its values and plan again with `--from-plan`.
+
+{_split_text(plan)}
+
+## Plan
+
+| choice | value | reason |
+|---|---|---|
+{rows}
+
+{_measured_text(plan)}
+
+## Commands
+
+From this folder:
+
+```
+{chr(10).join(commands(plan, ".")[1:])}
+```
+
+The same training command continues where it was.{_condition_text(plan)}
+
+Configurations: {", ".join(f"`{config}`" for config in configs if config != "metadata")}.
+
+## Performance
+
+None yet: train it, then `evaluating` gives the held-out error, and `report output --card docs` writes the quality panel
+of its samples here.
+
+## Limits
+
+Research. Not for diagnosis. A model knows what its data knew; samples of a model of few subjects are close to them.
+"""
+    return text
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def _split_text(plan: Plan) -> str:
+    lines = []
+    if plan.held_out:
+        lines.append(f"Held out, never trained on: {', '.join(plan.held_out)}.")
+    if plan.left_out:
+        lines.append(f"Left out, because they cannot be read as they are: {', '.join(plan.left_out)}.")
+    return "\n".join(lines) or "Nothing is left out."
+
+
+def _measured_text(plan: Plan) -> str:
+    if not plan.measured:
+        return "Time and memory were not measured."
+    found = plan.measured
+    return (
+        f"A real step took {found['memory_gb']:.2f} GB at its peak ({found['estimated_memory_gb']:.2f} estimated) and "
+        f"{found['seconds_per_iteration']:.3g} s on the machine that planned it: {found['iterations']} iterations in "
+        f"{plan.budget.minutes:g} minutes."
+    )
+
+
+def _condition_text(plan: Plan) -> str:
+    fields = plan.conditions.get("fields", {})
+    if not fields:
+        return ""
+    name, field = next(iter(fields.items()))
+    value = field["categories"][0] if "categories" in field else f"{field['mean']:g}"
+    return f" Samples of a kind: `--condition#{name} {value}`; what is not asked for is any."

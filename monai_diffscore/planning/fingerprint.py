@@ -1,0 +1,171 @@
+"""The fingerprint of a data set: what the rules need to know of it, and nothing else.
+
+Every file is opened. One that a training would stumble over is a :class:`Problem` with its remedy; where the others can
+do without it, it is left out **by name**, and the plan and its bundle say so.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from monai_diffscore.data.problems import DataError
+
+#: percentiles of the values that a fingerprint holds
+PERCENTILES = (0.0, 0.5, 5.0, 25.0, 50.0, 75.0, 95.0, 99.5, 100.0)
+#: kinds of data, each with rules of its own
+KINDS = ("volumes", "pictures", "slides", "sequences", "cells", "expression", "table")
+_MOST_NAMES = 200
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A file that cannot be trained on as it is."""
+
+    file: str
+    expected: str
+    got: str
+    remedy: str
+    left_out: bool = True
+
+    @classmethod
+    def of(cls, error: DataError, file: str | Path, left_out: bool = True) -> Problem:
+        """The problem that ``error`` names, of a file."""
+        parts = error.parts
+        return cls(str(file), parts["expected"], parts["got"].replace("\n", " "), parts["remedy"], left_out)
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What is known of a data set. Sizes and spacings are of the axes as the network sees them (RAS for volumes).
+
+    Attributes:
+        data: absolute path.
+        kind: one of :data:`KINDS`.
+        modality: "CT", "MR", "PT", "RGB", "grey", "counts", ...; ``modality_from`` says where that is known from.
+        cases: number of images, sequences, cells, samples or rows that can be used.
+        subjects: number of patients or animals; ``names`` are theirs, if there are at most 200.
+        channels: of an image or sequence; number of genes or columns of a table.
+        sizes: "min", "median" and "max" of each axis, in elements.
+        foreground_sizes: the same of the box that holds the foreground (volumes).
+        spacing_mm: the same of the voxel's edges; None without any.
+        orientations: how many files run which way (axis codes).
+        percentiles: of the values, by percentile.
+        foreground_share: of the elements: tissue, or what is not zero.
+        sigma_data, mean: of the values after the normalisation that the plan proposes.
+        details: facts of the kind alone: zeros and library sizes of counts, classes, pixel sizes, columns.
+        conditions: fields asked for with --condition, with the table that holds them.
+        problems: by file.
+    """
+
+    data: str
+    kind: str
+    modality: str
+    modality_from: str
+    cases: int
+    subjects: int
+    names: list[str]
+    channels: int
+    sizes: dict[str, list[int]]
+    percentiles: dict[str, float]
+    sigma_data: float
+    mean: float
+    foreground_share: float = 1.0
+    foreground_sizes: dict[str, list[int]] = field(default_factory=dict)
+    spacing_mm: dict[str, list[float]] | None = None
+    orientations: dict[str, int] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
+    conditions: dict[str, Any] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+
+    @property
+    def left_out(self) -> list[str]:
+        """Files and folders below ``data`` that the training must not look at."""
+        return [problem.file for problem in self.problems if problem.left_out]
+
+    def to_json(self) -> str:
+        """As JSON, four spaces to a level."""
+        return json.dumps(asdict(self), indent=4) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Fingerprint:
+        """The fingerprint of such a text."""
+        facts = json.loads(text)
+        known = {f.name for f in fields(cls)}
+        problems = [Problem(**problem) for problem in facts.pop("problems", [])]
+        return cls(**{name: fact for name, fact in facts.items() if name in known}, problems=problems)
+
+    def with_conditions(self, conditions: dict[str, Any]) -> Fingerprint:
+        """The same with the declared fields."""
+        return replace(self, conditions=conditions)
+
+
+def spans(rows: Sequence[Sequence[float]], digits: int = 0) -> dict[str, list[Any]]:
+    """Smallest, median and largest of each column: integers, or rounded to ``digits``."""
+    values = np.asarray(rows, dtype=float)
+    found = {"min": values.min(0), "median": np.median(values, axis=0), "max": values.max(0)}
+    if digits:
+        return {name: np.round(row, digits).tolist() for name, row in found.items()}
+    return {name: np.rint(row).astype(int).tolist() for name, row in found.items()}
+
+
+def percentiles_by_name(values: np.ndarray) -> dict[str, float]:
+    """The percentiles of :data:`PERCENTILES` as a dictionary."""
+    found = np.percentile(values, PERCENTILES)
+    return {f"{at:g}": float(f"{value:.6g}") for at, value in zip(PERCENTILES, found, strict=True)}
+
+
+def shown_names(subjects: Sequence[str]) -> list[str]:
+    """The subjects' names once each, or none if they are too many to list."""
+    names = sorted(set(subjects))
+    return names if len(names) <= _MOST_NAMES else []
+
+
+def list_readable(
+    root: Path, lister: Callable[[Sequence[str]], list[dict[str, Any]]]
+) -> tuple[list[dict[str, Any]], list[Problem]]:
+    """The cases that ``lister(left_out)`` gives, without the files that it refuses, and those files' problems.
+
+    Raises:
+        DataError: if it refuses the folder as a whole.
+    """
+    problems: list[Problem] = []
+    while True:
+        try:
+            return lister([problem.file for problem in problems]), problems
+        except DataError as error:
+            source = Path(error.parts["source"])
+            if source == root or root not in source.parents or not source.exists():
+                raise
+            problems.append(Problem.of(error, source.relative_to(root)))
+
+
+def read_each(
+    root: Path, cases: Sequence[dict[str, Any]], read: Callable[[dict[str, Any]], Any], key: str = "image"
+) -> tuple[list[tuple[dict[str, Any], Any]], list[Problem]]:
+    """Pairs of a case and what ``read`` makes of it, and the problems of the others."""
+    good, problems = [], []
+    for case in cases:
+        try:
+            good.append((case, read(case)))
+        except DataError as error:
+            file = Path(case[key])
+            apart = root in file.parents and "#" not in file.name and "row" not in case
+            problems.append(Problem.of(error, file.relative_to(root) if apart else file, left_out=apart))
+    return good, problems
+
+
+def refuse_unless_some(root: Path, kind: str, found: Sequence[Any], problems: Sequence[Problem]) -> None:
+    """Raises a DataError if nothing can be trained on, or a problem cannot be left out."""
+    serious = [problem for problem in problems if not problem.left_out]
+    if found and not serious:
+        return
+    first = (serious or list(problems))[:1]
+    got = f"{len(problems)} with a problem" + "".join(f"; {p.file}: expected {p.expected}, got {p.got}" for p in first)
+    remedy = first[0].remedy if first else "Look at the data."
+    raise DataError(root, expected=f"{kind} that can be trained on", got=got, remedy=remedy)

@@ -1,0 +1,147 @@
+"""A plan made to fit its budget: trials, and what is given up, in which order, where it does not."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from monai_diffscore.data.problems import DataError
+from monai_diffscore.planning.bundle import write_bundle
+from monai_diffscore.planning.plan import Plan
+from monai_diffscore.planning.trial import Trial, estimate, run_trial
+
+#: share of the memory that a plan may take by its estimate, and how far a measured peak may be from it
+SAFE_SHARE, TOLERANCE = 0.9, 0.15
+#: a training of fewer iterations learns little: smaller batches take more of them
+FEW_ITERATIONS = 1000
+_ROUNDS = 8
+
+TryBatch = Callable[[Plan, int], Trial]
+
+
+def try_bundle(plan: Plan, batch_size: int) -> Trial:
+    """A trial of the bundle of a plan at a batch size."""
+    with tempfile.TemporaryDirectory() as folder:
+        bundle = Path(folder) / "trial"
+        write_bundle(plan, bundle)
+        return run_trial(bundle, {"batch_size": batch_size})
+
+
+def fit_plan(
+    plan: Plan, adapt: bool = True, try_batch: TryBatch = try_bundle, say: Callable[[str], None] = print
+) -> Plan:
+    """The plan with its batch, and what else must give way, such that a real step fits; with the measurement.
+
+    Args:
+        plan: as the rules made it, or as a person edited it.
+        adapt: whether choices may be changed; a plan that was edited by hand is measured as it is.
+        try_batch: runs a trial.
+        say: gets a line before each trial.
+    Raises:
+        DataError: if even the smallest does not fit.
+    """
+    for _ in range(_ROUNDS):
+        wanted = plan["batch_size"]
+        low, high = max(1, wanted // 4), max(1, wanted // 2)
+        say(f"trying batches of {low} and {high}")
+        first = try_batch(plan, low)
+        second = try_batch(plan, high) if high != low else first
+        batch = _batch_that_fits(plan, first, second) if adapt else wanted
+        if batch < 1:
+            plan = smaller(plan)
+            continue
+        plan = _with_batch(plan, batch)
+        memory, seconds = estimate(first, second, batch)
+        say(f"trying the planned batch of {batch}: {memory:.2f} GB and {seconds:.2g} s an iteration estimated")
+        final = try_batch(plan, batch)
+        if adapt and abs(final.memory_gb - memory) > TOLERANCE * final.memory_gb:
+            # the line was off: this trial is a better point on it
+            first, second = (first, final) if final.batch_size != first.batch_size else (final, final)
+            memory = final.memory_gb
+        if adapt and final.memory_gb > plan.budget.memory_gb:
+            plan = _with_batch(plan, max(1, batch // 2)) if batch > 1 else smaller(plan)
+            continue
+        return scheduled(plan, final, memory, seconds)
+    raise DataError(
+        plan.data,
+        key="memory",
+        expected=f"a training in {plan.budget.memory_gb:g} GB",
+        got=f"{first.memory_gb:.2f} GB for the smallest that was tried",
+        remedy="Give more with --memory-gb: the libraries alone take about 1 GB.",
+    )
+
+
+def _batch_that_fits(plan: Plan, first: Trial, second: Trial) -> int:
+    """The largest batch, halved from the planned one, that fits memory, and time where it can; 0 if none does."""
+    batch = plan["batch_size"]
+    while batch >= 1 and estimate(first, second, batch)[0] > SAFE_SHARE * plan.budget.memory_gb:
+        batch //= 2
+    while batch > 2 and 60 * plan.budget.minutes / estimate(first, second, batch)[1] < FEW_ITERATIONS:
+        faster = estimate(first, second, batch // 2)[1] < 0.75 * estimate(first, second, batch)[1]
+        if not faster:
+            break
+        batch //= 2
+    return batch
+
+
+def _with_batch(plan: Plan, batch: int) -> Plan:
+    if batch == plan["batch_size"]:
+        return plan
+    was = plan["batch_size"]
+    return plan.but(batch_size=(batch, f"of {was} as the rules have it, what the memory and the time allow"))
+
+
+def smaller(plan: Plan) -> Plan:
+    """The plan with less to hold: recomputed activations, then smaller patches, then a narrower network.
+
+    Raises:
+        DataError: if there is nothing left to give up.
+    """
+    if not plan["checkpointing"]:
+        return plan.but(checkpointing=(True, "the memory does not suffice without; a third more time"))
+    for name in ("patch_size", "image_size", "window_size"):
+        size = plan.get(name)
+        if size is not None and max(size) > 16:
+            axis = size.index(max(size))
+            halved = [max(16, 8 * (side // 16)) if at == axis else side for at, side in enumerate(size)]
+            return plan.but(**{name: (halved, "halved along its longest axis: the memory does not suffice for more")})
+    network = plan["network"]
+    if "channels" in network and network["channels"][0] > 8:
+        narrow = {**network, "channels": [width // 2 for width in network["channels"]], "num_head_channels": 16}
+        return plan.but(network=(narrow, "half as wide: the memory does not suffice for more"))
+    raise DataError(
+        plan.data, key="memory", expected=f"a training in {plan.budget.memory_gb:g} GB",
+        got="more for the smallest plan",
+        remedy="Give more with --memory-gb: the libraries alone take about 1 GB.",
+    )  # fmt: skip
+
+
+def scheduled(plan: Plan, trial: Trial, memory_gb: float, seconds: float) -> Plan:
+    """The plan with its length: iterations in the minutes that there are, without what validation takes."""
+    validations = 10
+    free = max(0.5 * 60 * plan.budget.minutes, 60 * plan.budget.minutes - (validations + 1) * trial.validation_seconds)
+    iterations = max(1, int(free / trial.seconds))
+    epochs = max(1, math.ceil(iterations / max(1, trial.epoch_length)))
+    plan = plan.but(
+        max_epochs=(epochs, f"{iterations} iterations of {trial.seconds:.3g} s, {trial.epoch_length} an epoch"),
+        val_interval=(max(1, epochs // validations), f"epochs: about {validations} validations in all"),
+        save_every=(max(10, min(1000, int(120 / trial.seconds))), "iterations: a checkpoint about every two minutes"),
+        gallery_every=(max(1, iterations // 4), "iterations: four galleries in all"),
+        time_limit_seconds=(60 * plan.budget.minutes, "the time that was asked for, should the machine be slower"),
+    )
+    return replace(
+        plan,
+        measured={
+            "memory_gb": round(trial.memory_gb, 4),
+            "estimated_memory_gb": round(memory_gb, 4),
+            "seconds_per_iteration": float(f"{trial.seconds:.4g}"),
+            "estimated_seconds_per_iteration": float(f"{seconds:.4g}"),
+            "validation_seconds": round(trial.validation_seconds, 3),
+            "iterations": iterations,
+            "epoch_length": trial.epoch_length,
+            "parameters": trial.parameters,
+        },
+    )

@@ -1,0 +1,260 @@
+"""Fingerprints of volumes, pictures and sequences."""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+from monai.transforms import CropForeground, Orientation
+from tqdm import tqdm
+
+from monai_diffscore.data.arrays import LoadArrayd, LoadPictured, class_names, list_arrays
+from monai_diffscore.data.dicom import holds_dicom
+from monai_diffscore.data.patches import spread
+from monai_diffscore.data.problems import DataError
+from monai_diffscore.data.volumes import LoadVolumed, list_volumes
+from monai_diffscore.planning.fingerprint import (
+    Fingerprint,
+    Problem,
+    list_readable,
+    percentiles_by_name,
+    read_each,
+    refuse_unless_some,
+    shown_names,
+    spans,
+)
+
+#: above this is tissue in CT, as in the bundles
+AIR_HU = -500.0
+_VALUES_OF_A_CASE = 50_000
+_ROWS_READ = 2_000
+
+
+@dataclass(frozen=True)
+class _Volume:
+    size: tuple[int, ...]
+    box: tuple[int, ...]
+    spacing: tuple[float, ...]
+    codes: str
+    modality: str
+    known: bool
+    values: np.ndarray
+    inside: list[np.ndarray]
+    foreground: float
+
+
+def fingerprint_volumes(root: Path, modality: str | None = None) -> Fingerprint:
+    """The fingerprint of a folder of NIfTI files and DICOM series, or of one.
+
+    Args:
+        root: folder or file.
+        modality: "CT", "MR" or "PT"; None takes it from DICOM headers, else from the intensities.
+    """
+    cases, problems = list_readable(root, lambda names: list_volumes(root, left_out=names))
+    channels = Counter(_channels(case["image"]) for case in cases).most_common(1)[0][0]
+    load: Any = LoadVolumed("image", spatial_dims=3, channels=channels, slices=True)
+    pairs, unread = read_each(
+        root,
+        tqdm(cases, desc="reading", leave=False),
+        lambda case: _measure(load(case)["image"], modality),
+    )
+    problems += unread
+    pairs, others = _of_one_modality(root, pairs)
+    problems += others
+    refuse_unless_some(root, "volumes", pairs, problems)
+    found = [volume for _, volume in pairs]
+    subjects = [case["subject"] for case, _ in pairs]
+    kind = found[0].modality
+    values = np.concatenate([volume.values for volume in found])
+    normal = np.concatenate([_normalised(volume) for volume in found])
+    where = (
+        "the DICOM headers" if all(volume.known for volume in found) else "the intensities, which NIfTI does not say"
+    )
+    return Fingerprint(
+        data=str(root.resolve()),
+        kind="volumes",
+        modality=kind,
+        modality_from="--modality" if modality else where,
+        cases=len(found),
+        subjects=len(set(subjects)),
+        names=shown_names(subjects),
+        channels=channels,
+        sizes=spans([volume.size for volume in found]),
+        foreground_sizes=spans([volume.box for volume in found]),
+        spacing_mm=spans([volume.spacing for volume in found], digits=4),
+        orientations=dict(Counter(volume.codes for volume in found)),
+        percentiles=percentiles_by_name(values),
+        foreground_share=round(float(np.mean([volume.foreground for volume in found])), 4),
+        sigma_data=float(f"{normal.std():.4g}"),
+        mean=float(f"{normal.mean():.4g}"),
+        details={"dicom_series": sum(holds_dicom(case["image"]) for case, _ in pairs)},
+        problems=problems,
+    )
+
+
+def _channels(path: str) -> int:
+    """Number of channels that a file's header states; 1 if it cannot be read, which reading it will tell."""
+    if holds_dicom(path):
+        return 1
+    try:
+        shape = nib.load(path).shape  # type: ignore[attr-defined]
+    except Exception:  # whatever a damaged file makes of a reader
+        return 1
+    return int(shape[3]) if len(shape) == 4 else 1
+
+
+def _measure(volume: Any, modality: str | None) -> _Volume:
+    codes = "".join(nib.aff2axcodes(np.asarray(volume.affine)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        upright: Any = Orientation(axcodes="RAS", labels=None)(volume)
+    known = str(volume.meta.get("modality", ""))
+    values = _some(np.asarray(upright.as_tensor()))
+    kind = modality or known or ("CT" if values.min() <= -900 and values.max() > 100 else "MR")
+    limit = AIR_HU if kind == "CT" else 0.0
+    box: Any = CropForeground(select_fn=lambda image: image > limit, allow_smaller=True)(upright)
+    if min(box.shape[1:]) == 0:
+        box = upright
+    return _Volume(
+        size=tuple(upright.shape[1:]),
+        box=tuple(box.shape[1:]),
+        spacing=tuple(float(step) for step in upright.pixdim),
+        codes=codes,
+        modality=kind,
+        known=bool(known) or modality is not None,
+        values=values,
+        inside=[_some(channel) for channel in np.asarray(box.as_tensor())],
+        foreground=float((values > limit).mean()),
+    )
+
+
+def _some(values: np.ndarray) -> np.ndarray:
+    flat = values.reshape(-1)
+    return flat[:: max(1, len(flat) // _VALUES_OF_A_CASE)].astype(np.float32)
+
+
+def _normalised(volume: _Volume) -> np.ndarray:
+    """What the plan's normalisation makes of a volume: [-1000, 1000] HU, or percentiles of each channel, to [-1, 1]."""
+    parts = []
+    for values in volume.inside:
+        low, high = (-1000.0, 1000.0) if volume.modality == "CT" else np.percentile(values, (0.5, 99.5))
+        parts.append(np.clip((values - low) / max(high - low, 1e-6), 0, 1) * 2 - 1)
+    return np.concatenate(parts)
+
+
+def _of_one_modality(
+    root: Path, pairs: Sequence[tuple[dict[str, Any], _Volume]]
+) -> tuple[list[tuple[dict[str, Any], _Volume]], list[Problem]]:
+    """The pairs of the commonest modality, and the others as problems."""
+    if not pairs:
+        return [], []
+    common = Counter(volume.modality for _, volume in pairs).most_common(1)[0][0]
+
+    def check(case: dict[str, Any]) -> _Volume:
+        volume = case["volume"]
+        if volume.modality != common:
+            raise DataError(
+                case["image"], expected=f"{common}, as most of the others", got=volume.modality,
+                remedy="Plan each modality by itself: give folders of their own, or state --modality.",
+            )  # fmt: skip
+        return volume
+
+    kept, problems = read_each(root, [{**case, "volume": volume} for case, volume in pairs], check)
+    return [({k: v for k, v in case.items() if k != "volume"}, volume) for case, volume in kept], problems
+
+
+# ---- pictures and sequences ----
+
+
+def fingerprint_pictures(root: Path, channels: int | None = None) -> Fingerprint:
+    """The fingerprint of a folder of pictures, of .npy files of images, or of one."""
+    cases, problems = list_readable(root, lambda names: list_arrays(root, 2, left_out=names))
+    count = channels or _picture_channels(cases)
+    load: Any = LoadPictured("image", count)
+    return _arrays(root, "pictures", cases, problems, count, lambda case: np.asarray(load(case)["image"]))
+
+
+def fingerprint_sequences(root: Path) -> Fingerprint:
+    """The fingerprint of .npy files of sequences."""
+    cases, problems = list_readable(root, lambda names: list_arrays(root, 1, left_out=names))
+    array = np.load(cases[0]["image"], mmap_mode="r")
+    count = int(array.shape[1]) if array.ndim == 3 else 1
+    load: Any = LoadArrayd("image", 1, count)
+    return _arrays(root, "sequences", cases, problems, count, lambda case: np.asarray(load(case)["image"]))
+
+
+def _picture_channels(cases: Sequence[dict[str, Any]]) -> int:
+    from PIL import Image
+
+    def channels(case: dict[str, Any]) -> int:
+        if case["image"].endswith(".npy"):
+            shape = np.load(case["image"], mmap_mode="r").shape
+            rows = len(shape) - ("row" in case)
+            return int(shape[-3]) if rows == 3 else 1
+        try:
+            with Image.open(case["image"]) as picture:
+                return 1 if picture.mode in ("1", "L", "LA", "I;16", "I", "F") else 3
+        except Exception:  # a damaged picture has no say
+            return 0
+
+    votes = Counter(channels(case) for case in spread(list(cases), 64))
+    votes.pop(0, None)
+    return votes.most_common(1)[0][0] if votes else 1
+
+
+def _arrays(
+    root: Path,
+    kind: str,
+    cases: Sequence[dict[str, Any]],
+    problems: list[Problem],
+    channels: int,
+    read: Callable[[dict[str, Any]], np.ndarray],
+) -> Fingerprint:
+    chosen = [case for case in cases if "row" not in case] + spread([c for c in cases if "row" in c], _ROWS_READ)
+    pairs, unread = read_each(root, tqdm(chosen, desc="reading", leave=False), lambda case: _facts_of_array(read(case)))
+    refuse_unless_some(root, kind, pairs, problems + unread)
+    gone = {problem.file for problem in unread}
+    kept = [case for case in cases if _below(root, case["image"]) not in gone]
+    subjects = [case["subject"] for case in kept]
+    sizes, values = [facts[0] for _, facts in pairs], np.concatenate([facts[1] for _, facts in pairs])
+    by_range = np.concatenate([_scaled(facts[1]) for _, facts in pairs])  # of each sequence
+    normal = values / 127.5 - 1 if kind == "pictures" else by_range
+    labelled = class_names(kept)
+    return Fingerprint(
+        data=str(root.resolve()),
+        kind=kind,
+        modality={1: "grey", 3: "RGB"}.get(channels, "channels") if kind == "pictures" else "signal",
+        modality_from="the files",
+        cases=len(kept),
+        subjects=len(set(subjects)),
+        names=shown_names(subjects),
+        channels=channels,
+        sizes=spans(sizes),
+        percentiles=percentiles_by_name(values),
+        foreground_share=round(float((values != values.min()).mean()), 4),
+        sigma_data=float(f"{normal.std():.4g}"),
+        mean=float(f"{normal.mean():.4g}"),
+        details={"classes": labelled, "read": len(pairs), "of_one_size": len(set(sizes)) == 1},
+        problems=problems + unread,
+    )
+
+
+def _below(root: Path, file: str) -> str:
+    path = Path(file)
+    return str(path.relative_to(root)) if root in path.parents else str(path)
+
+
+def _facts_of_array(image: np.ndarray) -> tuple[tuple[int, ...], np.ndarray]:
+    return tuple(image.shape[1:]), _some(np.asarray(torch.as_tensor(image)))
+
+
+def _scaled(values: np.ndarray) -> np.ndarray:
+    low, high = values.min(), values.max()
+    return (values - low) / max(high - low, 1e-12) * 2 - 1

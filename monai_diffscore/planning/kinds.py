@@ -1,0 +1,116 @@
+"""What kind of data a path holds: by the files' names, and by their headers where a name does not tell."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from monai_diffscore.data.dicom import holds_dicom
+from monai_diffscore.data.files import files_below
+from monai_diffscore.data.pictures import SUFFIXES as PICTURES
+from monai_diffscore.data.problems import DataError
+from monai_diffscore.data.slides import SLIDE_SUFFIXES
+from monai_diffscore.data.volumes import SUFFIXES as VOLUMES
+
+CELLS = (".h5ad", ".zarr", ".h5mu")
+TABLES = (".csv", ".tsv", ".txt", ".parquet", ".csv.gz", ".tsv.gz", ".txt.gz")
+_TIFF = (".tif", ".tiff")
+#: a table of that many columns of numbers is a matrix of genes rather than a clinical one
+GENE_COLUMNS = 300
+
+
+def find_kind(path: str | Path, graph: str | Path | None = None) -> str:
+    """The kind of data below a path, one of :data:`~monai_diffscore.planning.fingerprint.KINDS`.
+
+    Args:
+        path: file or folder.
+        graph: a table with numbers and a graph of genes is an expression matrix.
+    Raises:
+        DataError: if there is nothing known, or several kinds that do not go together.
+    """
+    root = Path(path).expanduser()
+    if not root.exists():
+        raise DataError(root, expected="data", got="no such file or folder", remedy="Give an existing path.")
+    if root.suffix in CELLS:
+        return "cells"
+    files = [file for file in files_below(root) if not file.name.startswith(".")]
+    votes = Counter(kind for kind in (_kind_of(file) for file in files) if kind)
+    images = {kind: count for kind, count in votes.items() if kind not in ("table", "labels")}
+    if not images and votes["table"]:
+        return _kind_of_table(next(file for file in files if _kind_of(file) == "table"), graph)
+    if set(images) == {"slides", "pictures"}:  # a thumbnail beside a slide
+        images = {"slides": images["slides"]}
+    if len(images) == 1:
+        return next(iter(images))
+    found = sorted({"".join(file.suffixes[-2:]) or file.name for file in files})
+    raise DataError(
+        root,
+        expected="one kind of data: NIfTI, DICOM, slides, pictures, .npy arrays, .h5ad, or a table",
+        got=f"several: {images}" if images else f"{len(files)} files, of the types {found[:8]}",
+        remedy="Give each kind a folder of its own." if images else "Convert it to one of these.",
+    )
+
+
+def _kind_of(file: Path) -> str:
+    name = file.name.lower()
+    if name.endswith(VOLUMES):
+        return "volumes"
+    if name.endswith(TABLES):
+        return "table"
+    if name == "labels.npy":
+        return "labels"
+    if name.endswith(".npy"):
+        return _kind_of_array(file)
+    if name.endswith(CELLS):
+        return "cells"
+    if name.endswith(_TIFF):
+        return "slides" if _is_tiled(file) else "pictures"
+    if name.endswith(SLIDE_SUFFIXES):
+        return "slides"
+    if name.endswith(PICTURES):
+        return "pictures"
+    return "volumes" if name.endswith((".dcm", ".ima", ".dicom")) or holds_dicom(file) else ""
+
+
+def _is_tiled(file: Path) -> bool:
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(file) as tiff:
+            return bool(tiff.pages.first.is_tiled)
+    except (tifffile.TiffFileError, OSError, IndexError):  # damaged: what reads it will say so
+        return False
+
+
+def _kind_of_array(file: Path) -> str:
+    """[N, L] and [N, C, L] with few channels are sequences, [N, H, W] and [N, C, H, W] images."""
+    try:
+        array = np.load(file, mmap_mode="r", allow_pickle=False)
+    except Exception as error:
+        raise DataError(
+            file, expected="a .npy file of numbers", got=f"{type(error).__name__}: {error}",
+            remedy="Write it with numpy.save from an array of numbers, or take it out.",
+        ) from error  # fmt: skip
+    if array.ndim == 4:
+        return "pictures"
+    if array.ndim == 3 and array.dtype != np.uint8:
+        return "sequences" if array.shape[1] <= 16 and array.shape[2] >= 4 * array.shape[1] else "pictures"
+    return "pictures" if array.ndim == 3 else "sequences"
+
+
+def _kind_of_table(file: Path, graph: str | Path | None) -> str:
+    """Numbers in very many columns, or a graph of genes beside them, make a matrix of expression; else a table."""
+    if graph is not None:
+        return "expression"
+    if file.suffix == ".parquet":
+        import pyarrow.parquet
+
+        columns = len(pyarrow.parquet.read_schema(file).names)
+    else:
+        import pandas
+
+        separator = "\t" if ".tsv" in file.name.lower() or ".txt" in file.name.lower() else ","
+        columns = pandas.read_csv(file, sep=separator, nrows=5, index_col=0).select_dtypes("number").shape[1]
+    return "expression" if columns >= GENE_COLUMNS else "table"

@@ -1,0 +1,64 @@
+"""Fingerprints of whole-slide images: looked at through their overviews, never read whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from monai_diffscore.data.slides import Slide, list_slides
+from monai_diffscore.planning.fingerprint import (
+    Fingerprint,
+    list_readable,
+    percentiles_by_name,
+    read_each,
+    refuse_unless_some,
+    shown_names,
+    spans,
+)
+
+
+def fingerprint_slides(root: Path, assume_mpp_um: float | None = None) -> Fingerprint:
+    """The fingerprint of a folder of slides, or of one.
+
+    Args:
+        root: folder or file.
+        assume_mpp_um: size of a pixel where a file states none.
+    """
+    from monai_diffscore.data.tiles import tissue_mask
+
+    cases, problems = list_readable(root, lambda names: list_slides(root, left_out=names))
+
+    def look(case: dict[str, str]) -> tuple[tuple[int, ...], float, np.ndarray, float]:
+        slide = Slide(case["image"], assume_mpp_um)
+        overview, _ = slide.overview(512)
+        size, mpp = slide.size, slide.mpp_um
+        slide.close()
+        return (size[1], size[0]), mpp, overview, float(tissue_mask(overview).mean())
+
+    pairs, unread = read_each(root, tqdm(cases, desc="reading", leave=False), look)
+    problems += unread
+    refuse_unless_some(root, "slides", pairs, problems)
+    found = [facts for _, facts in pairs]
+    subjects = [case["subject"] for case, _ in pairs]
+    values = np.concatenate([overview.reshape(-1)[:: max(1, overview.size // 50_000)] for _, _, overview, _ in found])
+    normal = values.astype(np.float32) / 127.5 - 1
+    pixels_um = [mpp for _, mpp, _, _ in found]
+    return Fingerprint(
+        data=str(root.resolve()),
+        kind="slides",
+        modality="histopathology",
+        modality_from="the files",
+        cases=len(found),
+        subjects=len(set(subjects)),
+        names=shown_names(subjects),
+        channels=3,
+        sizes=spans([size for size, _, _, _ in found]),
+        percentiles=percentiles_by_name(values),
+        foreground_share=round(float(np.mean([share for _, _, _, share in found])), 4),
+        sigma_data=float(f"{normal.std():.4g}"),
+        mean=float(f"{normal.mean():.4g}"),
+        details={"mpp_um": [round(min(pixels_um), 4), round(max(pixels_um), 4)], "assume_mpp_um": assume_mpp_um},
+        problems=problems,
+    )

@@ -1,0 +1,163 @@
+r"""A trial: some real iterations of a bundle's training, in a process of its own, measured.
+
+The process runs the training as a user would, with data, handlers and validation, and ends it after a few iterations.
+Its peak is that of the resident set (of the device's memory, on an accelerator). Two trials of smaller batches give the
+line
+
+.. math::  \mathrm{memory}(B) = m_0 + m_1 B, \qquad \mathrm{seconds}(B) = s_0 + s_1 B
+
+on which the planned batch is estimated, before a trial of it says what is true.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from monai_diffscore.data.problems import DataError
+
+#: iterations that are timed, after one that warms up, and seconds after which no more are begun
+TIMED, ENOUGH_SECONDS = 5, 20.0
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a trial took.
+
+    Attributes:
+        batch_size: of its iterations.
+        memory_gb: peak, in 10^9 bytes.
+        seconds: of an iteration; the median of those timed.
+        validation_seconds: of one validation.
+        epoch_length: iterations in an epoch.
+        parameters: of the network.
+    """
+
+    batch_size: int
+    memory_gb: float
+    seconds: float
+    validation_seconds: float
+    epoch_length: int
+    parameters: int
+
+
+def run_trial(bundle: str | Path, overrides: dict[str, Any] | None = None, limit_seconds: float = 900.0) -> Trial:
+    """Runs a trial of a bundle in a process of its own.
+
+    Args:
+        bundle: its folder.
+        overrides: ids and values, as on the command line.
+        limit_seconds: after which the trial is given up.
+    Raises:
+        DataError: if the bundle does not train: with the last words of the process.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        order = {"bundle": str(bundle), "overrides": overrides or {}, "folder": folder}
+        command = [sys.executable, "-m", "monai_diffscore.planning.trial", json.dumps(order)]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=limit_seconds, check=False)
+            said, code = done.stderr, done.returncode
+        except subprocess.TimeoutExpired:
+            said, code = f"nothing after {limit_seconds:g} seconds", -1
+        result = Path(folder) / "trial.json"
+        if code == 0 and result.is_file():
+            return Trial(**json.loads(result.read_text()))
+    killed = " (the system killed it, most likely for its memory)" if code == -9 else ""
+    lines = [line for line in said.strip().splitlines() if line.strip()]
+    raise DataError(
+        bundle,
+        key="trial",
+        expected="a bundle that trains for a few iterations",
+        got=f"exit code {code}{killed}: {' '.join(lines[-3:])[-600:]}",
+        remedy="Lower the sizes in the plan; if this is a bundle as it was planned, please report it.",
+    )
+
+
+def estimate(first: Trial, second: Trial, batch_size: int) -> tuple[float, float]:
+    """Memory in GB and seconds of an iteration at another batch size, on the line through two trials."""
+    step = second.batch_size - first.batch_size
+    share = (batch_size - second.batch_size) / step if step else 0.0
+    memory = second.memory_gb + share * max(0.0, second.memory_gb - first.memory_gb)
+    seconds = second.seconds + share * max(0.0, second.seconds - first.seconds)
+    return memory, seconds
+
+
+def _train(bundle: str, overrides: dict[str, Any], folder: str) -> Trial:
+    """A few iterations of the bundle's training, in this process."""
+    from ignite.engine import Events
+    from monai.bundle import ConfigWorkflow
+
+    where: dict[str, Any] = {
+        "output_dir": f"{folder}/output",
+        "ckpt_dir": f"{folder}/models",
+        "time_limit_seconds": None,
+    }
+    workflow = ConfigWorkflow(
+        f"{bundle}/configs/train.json",
+        meta_file=f"{bundle}/configs/metadata.json",
+        logging_file=False,
+        workflow_type="train",
+        bundle_root=bundle,
+        **where,
+        **overrides,
+    )
+    workflow.initialize()
+    trainer = workflow.parser.get_parsed_content("train#trainer")
+    validator = workflow.parser.get_parsed_content("validate#evaluator")
+    times: list[float] = []
+    validation = [0.0, 0.0]
+
+    def stamp() -> None:
+        times.append(time.perf_counter())
+        spent = times[-1] - times[0]
+        if len(times) > TIMED or (len(times) > 2 and spent > ENOUGH_SECONDS):
+            trainer.terminate()
+
+    def begin() -> None:
+        validation[0] = time.perf_counter()
+
+    def end() -> None:
+        validation[1] = time.perf_counter() - validation[0]
+
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, stamp)
+    validator.add_event_handler(Events.STARTED, begin)
+    validator.add_event_handler(Events.COMPLETED, end)
+    epoch_length = trainer.state.epoch_length
+    # the same few iterations whatever the length of an epoch
+    trainer.state.max_epochs = math.ceil((TIMED + 1) / max(1, epoch_length))
+    workflow.run()
+    network = workflow.parser.get_parsed_content("network")
+    gaps = sorted(later - sooner for sooner, later in pairwise(times))
+    return Trial(
+        batch_size=int(workflow.parser.get_parsed_content("batch_size")),
+        memory_gb=peak_gb(),
+        seconds=gaps[len(gaps) // 2] if gaps else times[0],
+        validation_seconds=validation[1],
+        epoch_length=int(epoch_length),
+        parameters=sum(parameter.numel() for parameter in network.parameters()),
+    )
+
+
+def peak_gb() -> float:
+    """The largest memory this process has held, in 10^9 bytes: of the accelerator if it used one."""
+    if torch.cuda.is_available() and torch.cuda.max_memory_reserved():
+        return torch.cuda.max_memory_reserved() / 1e9
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+
+
+if __name__ == "__main__":
+    asked = json.loads(sys.argv[1])
+    measured = _train(asked["bundle"], asked["overrides"], asked["folder"])
+    (Path(asked["folder"]) / "trial.json").write_text(json.dumps(asdict(measured)))

@@ -1,0 +1,370 @@
+r"""What a report of profiles is computed from: real and synthetic cells, samples or rows of a table, from files.
+
+Expression comes from .h5ad, .zarr or a text matrix, as :class:`~monai_diffscore.data.Expression` reads it. The columns
+of a clinical table become numbers by what the **training** rows say: a number is centred and divided by its standard
+deviation, a category becomes a column of 0 and 1 for each of its values, and a missing value becomes the median, marked
+in a column of its own, so that a model which misplaces gaps is seen to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from monai_diffscore.data import DataError
+from monai_diffscore.data.anndata import Expression
+from monai_diffscore.data.gene_fields import GeneFields
+from monai_diffscore.metrics import Profiles, log_profiles
+from monai_diffscore.report.sources import RunRecord, run_parser
+
+EXPRESSION, TABLES = (".h5ad", ".zarr"), (".csv", ".tsv", ".parquet")
+#: values in the held-out and synthetic rows that figures are taken of; of more, the columns that vary most
+_BUDGET = 4_000_000
+_FEW, _LEAST = 100, 16
+#: values that a category may have
+_KINDS = 20
+
+
+@dataclass(frozen=True)
+class ProfileMaterial:
+    """All that a panel of profiles needs."""
+
+    real: Profiles
+    train: Profiles
+    synthetic: Profiles
+    table: bool
+    facts: dict[str, str] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def noun(self) -> str:
+        """What a row is called."""
+        return "rows" if self.table or self.real.library is None else "cells"
+
+
+@dataclass(frozen=True)
+class ProfileFields:
+    """How to read the files.
+
+    Args:
+        label: column of ``obs``, or of a table, with the type of each row; None for none.
+        total: column of ``obs`` with the total count of each whole cell; None sums all genes of a file.
+        content: "counts" or "continuous", of expression; None takes a table.
+        layer: "X", "raw" or a name in ``layers``; None takes the first that holds what ``content`` says.
+    """
+
+    label: str | None = None
+    total: str | None = None
+    content: str | None = "counts"
+    layer: str | None = None
+
+
+def is_profiles(path: str | Path) -> bool:
+    """Whether a path is a file of profiles."""
+    return Path(path).suffix in EXPRESSION + TABLES
+
+
+def find_profiles(path: str | Path) -> list[Path]:
+    """The generated files of a run or folder (in ``samples`` if there is such a folder), or the file itself; none if
+    there are none."""
+    root = Path(path)
+    if is_profiles(root):
+        return [root] if root.exists() else []
+    folder = root / "samples" if (root / "samples").is_dir() else root
+    return sorted(file for suffix in EXPRESSION + TABLES for file in folder.glob(f"*{suffix}"))
+
+
+def gather_profiles(
+    synthetic: Sequence[str | Path],
+    train: str | Path,
+    test: str | Path,
+    fields: ProfileFields,
+    count: int = 1000,
+    seed: int = 0,
+) -> ProfileMaterial:
+    """Reads the three sets and makes them comparable.
+
+    Of held-out rows at most ``count`` are taken, with the shares of types that they have; of synthetic rows as many of
+    each type as of held-out rows. All training rows are searched for near records.
+
+    Args:
+        synthetic: files of generated rows.
+        train, test: files of real rows, trained on and held out.
+        fields: how to read them.
+        count: at most this many rows to compare.
+        seed: of the rows that are drawn.
+    Raises:
+        DataError: if a file cannot be read so, or they do not fit together.
+    """
+    files = [Path(file) for file in synthetic]
+    left_out: list[str] = []
+    if fields.content is None:
+        frames = [_frame(Path(train)), _frame(Path(test)), pd.concat(map(_frame, files), ignore_index=True)]
+        sets, left_out = _tables(frames, (train, test, _names(files)), fields.label)
+    else:
+        trained = _expression(Path(train), fields)
+        sets = [trained, _expression(Path(test), fields, trained.names)]
+        sets.append(_joined([_expression(file, fields, trained.names) for file in files]))
+    names = {"real, trained on": Path(train).name, "real, held out": Path(test).name, "synthetic": _names(files)}
+    return _comparable(sets, names, left_out, fields.content is None, count, seed)
+
+
+def gather_run_profiles(
+    record: RunRecord, synthetic: Sequence[str | Path], fields: ProfileFields, count: int = 1000, seed: int = 0
+) -> ProfileMaterial:
+    """The same, with the real rows that a training had, and those that it held out: its train.json has the ids
+    ``cases`` (training and validation), either rows of ``expression`` or two tables.
+
+    Args:
+        record: from :func:`~monai_diffscore.report.sources.find_run`.
+        synthetic, count, seed: as for :func:`gather_profiles`.
+        fields: what is not None takes the place of the run's ``label_key``, ``total_key`` and ``layer``.
+    Raises:
+        DataError: if the run has no such ids, or a file cannot be read.
+    """
+    files = [Path(file) for file in synthetic]
+    parser = run_parser(record)
+    for name, value in (("label_key", fields.label), ("total_key", fields.total), ("layer", fields.layer)):
+        if value is not None and name in parser:
+            parser[name] = value
+    if "cases" not in parser:
+        raise DataError(
+            record.name, key="cases", expected="a training of cells, profiles or tables, with the id 'cases'",
+            got="none in its train.json", remedy="Give the real rows with --real TRAIN TEST.",
+        )  # fmt: skip
+    left_out: list[str] = []
+    cases: Any = parser.get_parsed_content("cases")
+    table = isinstance(cases[0], pd.DataFrame)
+    if table:
+        label = fields.label or (parser.get_parsed_content("label_key") if "label_key" in parser else None)
+        frames = [*cases, pd.concat(map(_frame, files), ignore_index=True)]
+        sets, left_out = _tables(frames, (record.name, record.name, _names(files)), label)
+    else:
+        expression: Expression = parser.get_parsed_content("expression")
+        declared = replace(expression.fields, layer=None, labels=(), batches=(), batch=None, covariates=())
+        sets = [_rows(expression, indices) for indices in cases]
+        sets.append(_joined([_rows(Expression(file, declared)) for file in files]))
+    names = {"training": record.name, "synthetic": _names(files)}
+    held_out = [
+        "The held-out rows are those that validated the training: what was chosen by them looks better than it is."
+    ]
+    return _comparable(sets, names, [*held_out, *left_out], table, count, seed)
+
+
+def _comparable(
+    sets: Sequence[Profiles], names: dict[str, str], warnings: Sequence[str], table: bool, count: int, seed: int
+) -> ProfileMaterial:
+    for source, part in zip(("training rows", "held-out rows", "synthetic rows"), sets, strict=True):
+        if len(part) < _LEAST:
+            raise DataError(
+                source, key="rows", expected=f"{_LEAST} or more", got=f"{len(part)}", remedy="Give or generate more."
+            )
+    material = match_profiles(sets[0], sets[1], sets[2], table, count, np.random.default_rng(seed))
+    return replace(material, facts={**material.facts, **names}, warnings=[*warnings, *material.warnings])
+
+
+def match_profiles(
+    train: Profiles,
+    real: Profiles,
+    synthetic: Profiles,
+    table: bool = False,
+    count: int = 1000,
+    random: np.random.Generator | None = None,
+) -> ProfileMaterial:
+    """Takes as many synthetic as held-out rows, type by type, and of many columns those that vary most in training."""
+    random = random or np.random.default_rng(0)
+    totals = {"trained on": len(train), "held out": len(real), "generated": len(synthetic)}
+    warnings = []
+    if train.labels is None:
+        order = random.permutation(len(real))[:count]
+        real, synthetic = real.rows(np.sort(order)), synthetic.rows(_some(len(synthetic), len(order), random))
+    else:
+        real = real.rows(_with_shares(np.asarray(real.labels), count, random))
+        places, short = _as_many(np.asarray(real.labels), np.asarray(synthetic.labels), random)
+        if short:
+            warnings.append(f"Fewer were generated than held-out rows to compare with: {short}.")
+        synthetic = synthetic.rows(places)
+        strange = sorted(set(real.labels) - set(train.labels))  # type: ignore[arg-type]
+        if strange:
+            warnings.append(f"Types that the training rows do not have: {', '.join(map(str, strange))}.")
+    columns = max(1, _BUDGET // (len(real) + len(synthetic)))
+    width = train.values.shape[1]
+    if width > columns:
+        chosen = np.sort(np.argsort(-_variance(train.values), kind="stable")[:columns])
+        train, real, synthetic = (part.columns(chosen) for part in (train, real, synthetic))
+        warnings.append(f"Figures are of the {columns} columns of {width} that vary most in the training rows.")
+    if min(len(real), len(synthetic)) < _FEW:
+        warnings.append(
+            f"Only {len(real)} held-out and {len(synthetic)} synthetic rows: intervals are wide, and little can be "
+            "told apart."
+        )
+    facts = {
+        "compared": f"{len(synthetic)} synthetic with {len(real)} held-out rows",
+        "rows in the files": ", ".join(f"{number} {name}" for name, number in totals.items()),
+        "columns": f"{width}" if table else f"{width} genes",
+    }
+    if train.labels is not None:
+        facts["types"] = str(len(set(real.labels)))  # type: ignore[arg-type]
+    return ProfileMaterial(real, train, synthetic, table, facts, warnings)
+
+
+def _expression(path: Path, fields: ProfileFields, genes: tuple[str, ...] = ()) -> Profiles:
+    declared = GeneFields(
+        layer=fields.layer, label=fields.label, total=fields.total, content=str(fields.content), genes=genes
+    )
+    return _rows(Expression(path, declared))
+
+
+def _rows(expression: Expression, indices: np.ndarray | None = None) -> Profiles:
+    """Rows of an expression matrix, in log space."""
+    values, totals = expression.matrix(indices)
+    fields = expression.fields
+    labels = None
+    if fields.label is not None:
+        column = expression.obs[fields.label] if indices is None else expression.obs[fields.label].iloc[indices]
+        labels = column.astype(str).to_numpy(dtype=object)
+    if fields.content == "counts":
+        return log_profiles(values, totals, labels, fields.genes)
+    dense = values.toarray() if sparse.issparse(values) else values
+    return Profiles(np.asarray(dense, dtype=np.float64), labels, None, fields.genes)
+
+
+def _tables(
+    frames: Sequence[pd.DataFrame], sources: Sequence[Any], label: str | None
+) -> tuple[list[Profiles], list[str]]:
+    """Training, held-out and synthetic rows as numbers, and what is said of columns that were not generated."""
+    columns = [name for name in frames[2].columns if name != "synthetic"]
+    for source, frame in zip(sources, frames, strict=True):
+        missing = [name for name in columns if name not in frame.columns]
+        if missing:
+            raise DataError(
+                source, key="columns", expected="the columns of the synthetic table",
+                got=f"{len(missing)} missing: {', '.join(missing[:8])}", remedy="Give tables with the same columns.",
+            )  # fmt: skip
+    absent = [str(name) for name in frames[0].columns if name not in columns]
+    if label is not None and label not in columns:
+        raise DataError(
+            sources[2], key="label", expected=f"a column {label!r}", got=", ".join(columns[:12]),
+            remedy="Give the name of one with --label-key, or leave it out.",
+        )  # fmt: skip
+    said = [f"Columns that were not generated: {', '.join(absent)}."] if absent else []
+    numeric = label is not None and pd.api.types.is_numeric_dtype(frames[0][label])
+    if numeric and frames[0][label].nunique() > _KINDS:
+        said.append(f"{label} is a number with many values: it is compared as a column, and rows have no types.")
+        label = None
+    features = [name for name in columns if name != label]
+    encoded = [_columns_of(name, [frame[name] for frame in frames], sources) for name in features]
+    names = tuple(name for part in encoded for name in part[0])
+    sets = [
+        Profiles(
+            np.concatenate([part[1][number] for part in encoded], axis=1),
+            None if label is None else frame[label].astype(str).to_numpy(dtype=object),
+            None,
+            names,
+        )
+        for number, frame in enumerate(frames)
+    ]
+    return sets, said
+
+
+def _columns_of(name: str, columns: Sequence[pd.Series], sources: Sequence[Any]) -> tuple[list[str], list[np.ndarray]]:
+    """Names and values [N, k] of one column of each table; what its numbers mean is taken from the first table."""
+    train = columns[0]
+    gaps = [column.isna().to_numpy() for column in columns]
+    if pd.api.types.is_numeric_dtype(train) and not pd.api.types.is_bool_dtype(train):
+        numbers = []
+        for column, gap, source in zip(columns, gaps, sources, strict=True):
+            found = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+            bad = np.isnan(found) & ~gap | np.isinf(found)
+            if bad.any():
+                raise DataError(
+                    source, key=name, expected="finite numbers, as in the training rows",
+                    got=f"{column[bad].iloc[0]!r} and {int(bad.sum()) - 1} more", remedy="Mend the column, or drop it.",
+                )  # fmt: skip
+            numbers.append(found)
+        middle, spread = float(np.nanmedian(numbers[0])), float(np.nanstd(numbers[0])) or 1.0
+        names, parts = [name], [(np.nan_to_num(found, nan=middle) - middle)[:, None] / spread for found in numbers]
+    else:
+        kinds = sorted({str(value) for column, gap in zip(columns, gaps, strict=True) for value in column[~gap]})
+        if len(kinds) > max(_KINDS, len(train) // 10):
+            raise DataError(
+                sources[0], key=name, expected="a category with few values", got=f"{len(kinds)}, such as {kinds[:4]}",
+                remedy="Drop names, case numbers and free text: they are no columns of a model, and tell of people.",
+            )  # fmt: skip
+        names = [f"{name}={kind}" for kind in kinds]
+        parts = [(column.astype(str).to_numpy()[:, None] == np.array(kinds)).astype(float) for column in columns]
+        parts = [np.where(gap[:, None], 0.0, part) for part, gap in zip(parts, gaps, strict=True)]
+    if any(gap.any() for gap in gaps):
+        names, parts = [*names, f"{name} missing"], [np.c_[p, gap] for p, gap in zip(parts, gaps, strict=True)]
+    return names, parts
+
+
+def _frame(path: Path) -> pd.DataFrame:
+    try:
+        if path.suffix == ".parquet":
+            return pd.read_parquet(path)
+        frame = pd.read_csv(path, sep="\t" if path.suffix == ".tsv" else ",")
+    except Exception as error:
+        raise DataError(
+            path, key="table", expected=f"a readable table ({', '.join(TABLES)})",
+            got=f"{type(error).__name__}: {str(error).splitlines()[0]}", remedy="Replace it.",
+        ) from error  # fmt: skip
+    if frame.columns[0].startswith("Unnamed"):  # the index that pandas writes
+        frame = frame.drop(columns=frame.columns[0])
+    return frame
+
+
+def _names(files: Sequence[Path]) -> str:
+    return ", ".join(file.name for file in files)
+
+
+def _joined(parts: Sequence[Profiles]) -> Profiles:
+    if len(parts) == 1:
+        return parts[0]
+    values: Any = [part.values for part in parts]
+    stacked = sparse.vstack(values).tocsr() if sparse.issparse(values[0]) else np.concatenate(values)
+    labels = [part.labels for part in parts if part.labels is not None]
+    totals = [part.library for part in parts if part.library is not None]
+    return Profiles(
+        stacked, np.concatenate(labels) if labels else None, np.concatenate(totals) if totals else None, parts[0].names
+    )
+
+
+def _some(length: int, count: int, random: np.random.Generator) -> np.ndarray:
+    return np.sort(random.permutation(length)[:count])
+
+
+def _with_shares(labels: np.ndarray, count: int, random: np.random.Generator) -> np.ndarray:
+    """Places of at most ``count`` rows, of each type its share."""
+    if len(labels) <= count:
+        return np.arange(len(labels))
+    parts = []
+    for label in np.unique(labels):
+        places = np.flatnonzero(labels == label)
+        parts.append(random.permutation(places)[: max(1, round(count * len(places) / len(labels)))])
+    return np.sort(np.concatenate(parts))
+
+
+def _as_many(wanted: np.ndarray, labels: np.ndarray, random: np.random.Generator) -> tuple[np.ndarray, str]:
+    """Places in ``labels`` of as many rows of each type as ``wanted`` has, and what there was too little of."""
+    parts, short = [], []
+    for label in np.unique(wanted):
+        places, number = np.flatnonzero(labels == label), int((wanted == label).sum())
+        parts.append(random.permutation(places)[:number])
+        if len(places) < number:
+            short.append(f"{label} {len(places)} of {number}")
+    return np.sort(np.concatenate(parts)), ", ".join(short)
+
+
+def _variance(values: Any) -> np.ndarray:
+    if not sparse.issparse(values):
+        return np.asarray(values.var(0))
+    mean = np.asarray(values.mean(0)).ravel()
+    squares = np.asarray(values.multiply(values).mean(0)).ravel()
+    return squares - mean**2

@@ -1,0 +1,129 @@
+r"""Genes that were not measured, from those that were: the posterior of a latent score model of counts.
+
+A cell of which the genes :math:`\Omega` were measured has the posterior :math:`p(u \mid x_\Omega)` over latents u (the
+depth among them, which then need not be known); each draw of it gives expected counts of all genes. A gene that was not
+measured carries no information, where a measured zero does: the operator is
+:class:`~monai_diffscore.operators.GeneDropout`, the likelihood the negative binomial of the decoder.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+from monai.engines import IterationEvents
+from torch import Tensor, nn
+
+from monai_diffscore.data.files import whole_file, whole_path
+from monai_diffscore.engines import SamplingInferer
+from monai_diffscore.guidance import LikelihoodGuidance
+from monai_diffscore.handlers.cells import SaveCells
+from monai_diffscore.networks.counts import CountsAutoencoder
+from monai_diffscore.operators import GeneDropout
+
+
+class ImputationInferer(SamplingInferer):
+    """Draws of the latent of each cell given the counts of its observed genes, [B, draws, latent_size + 1].
+
+    Args:
+        autoencoder: that the latents belong to.
+        draws: of the posterior of each cell.
+        iterations: of :class:`~monai_diffscore.guidance.LikelihoodGuidance`.
+        options: as for :class:`~monai_diffscore.engines.SamplingInferer`.
+    """
+
+    def __init__(self, autoencoder: CountsAutoencoder, draws: int = 4, iterations: int = 4, **options: Any) -> None:
+        super().__init__(**options)
+        if draws < 1:
+            raise ValueError(f"ImputationInferer needs at least one draw, got {draws}.")
+        self.autoencoder, self.draws, self.iterations = autoencoder, draws, iterations
+
+    @torch.no_grad()
+    def __call__(  # type: ignore[override]
+        self,
+        inputs: Tensor,
+        network: nn.Module,
+        seed: Tensor | None = None,
+        counts: Tensor | None = None,
+        observed: Tensor | None = None,
+        **condition: Tensor,
+    ) -> Tensor:
+        if counts is None or observed is None:
+            raise ValueError("ImputationInferer needs counts and observed among the condition_keys.")
+        numbers = range(len(inputs)) if seed is None else seed.tolist()
+        guided = LikelihoodGuidance(
+            network, self.autoencoder.mean, self.autoencoder.variance, GeneDropout(observed), counts,
+            iterations=self.iterations,
+        ).to(inputs.device)  # fmt: skip
+        drawn = [
+            self.sample(guided, inputs.float(), [int(number) * self.draws + draw for number in numbers], **condition)
+            for draw in range(self.draws)
+        ]
+        return torch.stack(drawn, 1)
+
+
+class SaveImputed(SaveCells):
+    """Writes imputed cells as AnnData: observed counts as they were measured, the others drawn.
+
+    ``layers['imputed_mean']`` has the expected counts, the mean over the draws, and ``layers['imputed_std']`` how far
+    the draws lie apart; ``var['observed']`` says what was measured. ``imputation.json``, beside it, has for genes that
+    were hidden and are known the correlation of expected and true counts over all genes and cells, logarithms taken,
+    and that of the mean profile of the training cells at each cell's depth, which knows nothing of the cell.
+
+    Args: as :class:`~monai_diffscore.handlers.SaveCells`.
+    """
+
+    def attach(self, engine: Engine) -> None:
+        self.given: list[dict[str, Tensor]] = []
+        self.names: list[str] = []
+        super().attach(engine)
+        engine.add_event_handler(IterationEvents.FORWARD_COMPLETED, self.collect_given)
+        engine.add_event_handler(Events.STARTED, self.clear_given)
+
+    def clear_given(self, _engine: Engine) -> None:
+        self.given.clear()
+        self.names.clear()
+
+    def collect_given(self, engine: Engine) -> None:
+        batch: Any = engine.state.batch
+        self.given.append({name: torch.as_tensor(batch[name]).cpu() for name in ("counts", "observed", "truth")})
+        self.names += list(batch["name"])
+
+    def save(self, latents: Tensor, batch: Mapping[str, Tensor]) -> None:
+        given = {name: torch.cat([one[name] for one in self.given]) for name in self.given[0]}
+        with torch.no_grad():
+            means = torch.stack([self.autoencoder.mean(draw) for draw in latents.unbind(1)]).cpu()
+        made = self.annotated(*self.decoded(latents[:, 0], batch, given), latents[:, 0], batch)
+        made.obs_names = self.names
+        made.obs["synthetic"] = False  # in part: var['observed'] says which genes were measured
+        made.var["observed"] = given["observed"][0].numpy().astype(bool)
+        made.layers["imputed_mean"] = means.mean(0).numpy()
+        made.layers["imputed_std"] = means.std(0, correction=0).numpy()
+        with whole_path(self.path) as file:
+            made.write_h5ad(file)
+        known = ~given["observed"].bool() & ~given["truth"].isnan()
+        if known.any():
+            self._report(means.mean(0), given["truth"], known, self.autoencoder.library_of(latents[:, 0]).cpu())
+
+    def _report(self, mean: Tensor, truth: Tensor, known: Tensor, library: Tensor) -> None:
+        profile = library[:, None] * self.autoencoder.profile[:-1].exp().cpu()
+
+        def correlation(estimate: Tensor) -> float:
+            pair = np.stack([estimate[known].log1p().numpy(), truth[known].log1p().numpy()])
+            return float(np.corrcoef(pair)[0, 1])
+
+        report = {
+            "cells": len(mean),
+            "hidden_genes": int(known[0].sum()),
+            "correlation": correlation(mean),
+            "correlation_of_mean_profile": correlation(profile),
+        }
+        with whole_file(self.path.with_name("imputation.json")) as file:
+            file.write((json.dumps(report, indent=4) + "\n").encode())
+
+
+__all__ = ["ImputationInferer", "SaveImputed"]

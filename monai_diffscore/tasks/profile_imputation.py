@@ -1,0 +1,134 @@
+r"""Genes of a profile that were not measured, from those that were: :class:`GeneDropout` and posterior guidance.
+
+The posterior of a profile x given the measured genes :math:`y = M x + \sigma_y n` has many draws; their mean is the
+estimate, their standard deviation says how far to trust it, gene by gene.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from ignite.engine import Engine, Events
+from monai.utils import convert_to_tensor
+from torch import Tensor, nn
+
+from monai_diffscore.data.files import whole_file, whole_path
+from monai_diffscore.engines import SamplingInferer
+from monai_diffscore.guidance import PosteriorGuidance
+from monai_diffscore.operators import GeneDropout
+
+
+class ProfileImputationInferer(SamplingInferer):
+    """Mean and standard deviation of draws of each profile given its measured genes, [B, 2, G], normalised.
+
+    Args:
+        draws: of the posterior, at least 2.
+        noise_std: of the measurement, in standard deviations of a gene.
+        method: of :class:`~monai_diffscore.guidance.PosteriorGuidance`.
+        sigma_data: of the model.
+        options: as for :class:`~monai_diffscore.engines.SamplingInferer`.
+    """
+
+    def __init__(
+        self,
+        draws: int = 4,
+        noise_std: float = 0.05,
+        method: Literal["mmps", "pigdm", "dps"] = "mmps",
+        sigma_data: float = 1.0,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        if draws < 2:
+            raise ValueError(f"ProfileImputationInferer needs at least two draws, for their spread, got {draws}.")
+        self.draws, self.noise_std, self.method, self.sigma_data = draws, noise_std, method, sigma_data
+
+    @torch.no_grad()
+    def __call__(  # type: ignore[override]
+        self,
+        inputs: Tensor,
+        network: nn.Module,
+        seed: Tensor | None = None,
+        observed: Tensor | None = None,
+        **_: Tensor,
+    ) -> Tensor:
+        if observed is None:
+            raise ValueError("ProfileImputationInferer needs observed among the condition_keys.")
+        x = convert_to_tensor(inputs, track_meta=False).float()
+        operator = GeneDropout(observed)
+        guided = PosteriorGuidance(
+            network, operator.to(x.device), operator(x), self.noise_std, self.method, self.sigma_data
+        )
+        numbers = [int(number) for number in (range(len(x)) if seed is None else seed)]
+        drawn = torch.stack(
+            [self.sample(guided, x, [n * self.draws + draw for n in numbers]) for draw in range(self.draws)], 1
+        )
+        return torch.stack([drawn.mean(1), drawn.std(1)], 1)
+
+
+class SaveImputedProfiles:
+    """Writes imputed profiles: ``imputed.csv``, ``imputed.h5ad`` (``layers['std']``, ``var['observed']``), a report.
+
+    Measured genes are written as they were measured. ``imputation.json`` has, of genes that were hidden and are known,
+    the root mean squared error in standard deviations of a gene: of the imputation, and of the gene's mean.
+
+    Args:
+        folder: where they go.
+        facts: of the model: genes, mean and standard deviation of each.
+    """
+
+    def __init__(self, folder: str | Path, facts: dict[str, Any]) -> None:
+        self.folder, self.facts = Path(folder), facts
+        self.items: list[dict[str, Any]] = []
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, lambda _engine: self.items.clear())
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.collect)
+        engine.add_event_handler(Events.COMPLETED, self.save)
+
+    def collect(self, engine: Engine) -> None:
+        batch: Any = engine.state.batch
+        output: Any = engine.state.output
+        pred = torch.as_tensor(output["pred"]).detach().cpu().numpy()
+        for place, name in enumerate(batch["name"]):
+            given = {key: torch.as_tensor(batch[key][place]).cpu().numpy() for key in ("observed", "truth")}
+            self.items.append({"name": name, "mean": pred[place, 0], "std": pred[place, 1], **given})
+
+    def save(self, _engine: Engine) -> None:
+        import anndata
+
+        if not self.items:
+            return
+        scale, centre = np.array(self.facts["std"]), np.array(self.facts["mean"])
+        keys = ("mean", "std", "observed", "truth")
+        mean, std, observed, truth = (np.stack([item[key] for item in self.items]) for key in keys)
+        values = np.where(observed, truth, mean * scale + centre).astype(np.float32)
+        names, genes = [item["name"] for item in self.items], self.facts["fields"]["genes"]
+        with whole_file(self.folder / "imputed.csv") as file:
+            file.write(pd.DataFrame(values, index=names, columns=genes).to_csv(float_format="%.5g").encode())
+        made = anndata.AnnData(
+            values,
+            obs=pd.DataFrame(index=pd.Index(names)),
+            var=pd.DataFrame({"observed": observed[0]}, index=pd.Index(genes)),
+            layers={"std": np.where(observed, 0, std * scale).astype(np.float32)},
+        )
+        with whole_path(self.folder / "imputed.h5ad") as path:
+            made.write_h5ad(path)
+        known = ~observed & np.isfinite(truth) & (scale > 0)
+        if known.any():
+            unit = np.where(scale > 0, scale, 1)
+            self._report(((values - truth) / unit)[known], ((centre - truth) / unit)[known], int(known[0].sum()))
+
+    def _report(self, error: np.ndarray, of_mean: np.ndarray, hidden: int) -> None:
+        report = {
+            "profiles": len(self.items),
+            "hidden_genes": hidden,
+            "rmse": float(np.sqrt(np.mean(error**2))),
+            "rmse_of_mean": float(np.sqrt(np.mean(of_mean**2))),
+        }
+        with whole_file(self.folder / "imputation.json") as file:
+            file.write((json.dumps(report, indent=4) + "\n").encode())

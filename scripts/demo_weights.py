@@ -1,0 +1,123 @@
+#!/usr/bin/env python3
+r"""Train the small demonstration weights of a bundle, as they lie in bundles/BUNDLE/models/demo.
+
+    python scripts/demo_weights.py natural_dit2d [--output_dir DIR] [--device cpu]
+
+The number of iterations and the seed are fixed, so that the weights do not depend on the speed of the machine; the last
+bits may, on another processor. The network is that of `configs/demo.json` (smaller than the default where that is too
+large). The weights are the moving average (EMA) in float16, whose 11 bits are more than the 8 of the bfloat16 that the
+network computes in. Interrupted, the same command continues.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from monai_diffscore.data.files import file_hash
+
+ROOT = Path(__file__).resolve().parent.parent
+MOST_BYTES = 5_000_000
+
+
+class Demo(NamedTuple):
+    """How long the weights of a bundle are trained, and on what."""
+
+    max_epochs: int
+    data: str
+    licence: str
+
+
+DEMOS = {
+    "toy2d_mlp": Demo(20, "points of a spiral, drawn anew from a formula", "none needed"),
+    "natural_dit2d": Demo(
+        50,
+        "scikit-learn's handwritten digits (1,797 images of 8 x 8; UCI Optical Recognition of Handwritten Digits)",
+        "CC BY 4.0",
+    ),
+    "mri_unet3d": Demo(
+        60,
+        "the MNI152 2009a symmetric T1 template in the package nilearn (Fonov et al. 2009, McGill University)",
+        "permission to use, copy, modify and distribute for any purpose, with the copyright notice: "
+        "Copyright (C) 1993-2004 Louis Collins, McConnell Brain Imaging Centre, McGill University",
+    ),
+}
+
+
+def configs(bundle: Path, name: str) -> list[str]:
+    files = [bundle / f"configs/{name}.json", bundle / "configs/demo.json"]
+    return [str(file) for file in files if file.is_file()]
+
+
+def train(bundle: Path, demo: Demo, output_dir: Path, device: str) -> None:
+    command = [sys.executable, "-W", "ignore", "-m", "monai.bundle", "run", "training"]
+    options = {
+        "bundle_root": bundle,
+        "config_file": configs(bundle, "train"),
+        "output_dir": output_dir,
+        "ckpt_dir": output_dir / "models",
+        "max_epochs": demo.max_epochs,
+        "seed": 0,
+        "device": f"$torch.device('{device}')",
+    }
+    subprocess.run(
+        [*command, *[part for name, value in options.items() for part in (f"--{name}", str(value))]], check=True
+    )
+
+
+def publish(bundle: Path, demo: Demo, output_dir: Path, command: str) -> Path:
+    """The moving average in float16 and what the model needs beside it, in ``models/demo``.
+
+    Raises:
+        ValueError: if the weights are larger than a repository should hold.
+    """
+    folder = bundle / "models/demo"
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = torch.load(output_dir / "models/model.pt", weights_only=True, map_location="cpu")
+    halves = {name: value.half() if value.is_floating_point() else value for name, value in weights.items()}
+    torch.save(halves, folder / "model.pt")
+    shutil.copy(output_dir / "models/data_statistics.json", folder)
+    size = (folder / "model.pt").stat().st_size
+    if size > MOST_BYTES:
+        raise ValueError(
+            f"{folder / 'model.pt'} has {size} bytes, more than {MOST_BYTES}: give it a smaller demo.json."
+        )
+    lines = [json.loads(line) for line in (output_dir / "validation.jsonl").read_text().splitlines()]
+    before, after = lines[0]["denoising_error"], lines[-1]["denoising_error"]
+    (folder / "README.md").write_text(
+        f"""# Demonstration weights of {bundle.name}
+
+Data: {demo.data}.
+Licence of the data: {demo.licence}.
+Made by: `{command}` (seed 0, {lines[-1]["iteration"]} iterations, {demo.max_epochs} epochs).
+Held-out denoising error: {before:.3f} before, {after:.3f} after. Weights: EMA, float16, {size / 1e6:.1f} MB,
+{file_hash(folder / "model.pt")}.
+
+For a first look, not for use: `python -m monai.bundle run sampling --config_file
+"['configs/inference.json','configs/demo.json']"` in the folder of the bundle.
+"""
+    )
+    return folder
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bundle", choices=sorted(DEMOS))
+    parser.add_argument("--output_dir", type=Path, help="of the training (default: output/demo_BUNDLE)")
+    parser.add_argument("--device", default="cpu", help="such as cpu or cuda:0")
+    a = parser.parse_args()
+    bundle, demo = ROOT / "bundles" / a.bundle, DEMOS[a.bundle]
+    output_dir = (a.output_dir or ROOT / f"output/demo_{a.bundle}").resolve()
+    train(bundle, demo, output_dir, a.device)
+    print(f"weights: {publish(bundle, demo, output_dir, f'python scripts/demo_weights.py {a.bundle}')}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,156 @@
+"""What a client may set: shown in its panel, checked, and passed on to the ids of an overlay.
+
+A panel shows numbers, texts, switches and lists; a list is a choice, whose first entry is the default, so several
+numbers are written as a text, "0.2, 0.4". The defaults are those of the bundle's configuration, never written again.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from monai.bundle import ConfigParser
+
+from monai_diffscore.data import DataError
+
+
+@dataclass(frozen=True)
+class Option:
+    """A number, several numbers or a choice that a request may set.
+
+    Args:
+        name: in the request and in the panel.
+        id: of the configuration that it sets; "" for options of the app itself.
+        kind: float or int; of each number if there are several.
+        low, high: what is allowed.
+        several: a list of numbers.
+        choices: instead of numbers, the texts that are allowed; the first is the default.
+        may_be_empty: an empty text stands for None ("estimate it").
+    """
+
+    name: str
+    id: str = ""
+    kind: type = float
+    low: float = -math.inf
+    high: float = math.inf
+    several: bool = False
+    choices: tuple[str, ...] = ()
+    may_be_empty: bool = False
+
+    def default(self, configuration: ConfigParser) -> Any:
+        """As the panel shows it."""
+        if self.choices:
+            return list(self.choices)
+        value = configuration[self.id]
+        if isinstance(value, list):
+            return ", ".join(f"{number:g}" for number in value)
+        return "" if value is None else value
+
+    def read(self, given: Any) -> Any:
+        """The value of a request.
+
+        Raises:
+            DataError: if it is not what is allowed.
+        """
+        if self.choices:
+            value = given[0] if isinstance(given, list | tuple) and given else given
+            if value not in self.choices:
+                raise self._wrong(given, f"one of {', '.join(self.choices)}")
+            return value
+        if self.may_be_empty and given in ("", None):
+            return None
+        if self.several:
+            parts = given.replace(",", " ").split() if isinstance(given, str) else given
+            if not isinstance(parts, Sequence) or not parts:
+                raise self._wrong(given, "numbers such as '0.2, 0.4'")
+            return [self._number(part, given) for part in parts]
+        return self._number(given, given)
+
+    def _number(self, value: Any, given: Any) -> float | int:
+        word = "a whole number" if self.kind is int else "a number"
+        expected = f"{word} from {self.low:g} to {self.high:g}"
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            raise self._wrong(given, expected) from None
+        if isinstance(value, bool) or not self.low <= number <= self.high or (self.kind is int and number % 1):
+            raise self._wrong(given, expected)
+        return self.kind(number)
+
+    def _wrong(self, given: Any, expected: str) -> DataError:
+        return DataError(
+            "the request", key=self.name, expected=expected, got=repr(given), remedy="Give another value in params."
+        )
+
+
+_TILING = (
+    Option("overlap", "overlap", low=0, high=0.9),
+    Option("region_size", "region_size", int, low=-1, high=4096, several=True),
+)
+_SAMPLING = (
+    Option("samples", "posterior_samples", int, low=2, high=64),
+    Option("steps", "steps", int, low=2, high=1000),
+    Option("method", "method", choices=("pigdm", "mmps", "dps")),
+    Option("result", choices=("mean", "std")),
+    *_TILING,
+)
+#: what each task on volumes lets a client set
+OPTIONS: dict[str, tuple[Option, ...]] = {
+    "anomaly": (
+        Option("noise_levels", "levels", low=1e-3, high=100, several=True),
+        Option("noise_pairs", "noise_pairs", int, low=1, high=64),
+        Option("threshold", "alpha", low=1e-6, high=0.5),
+        Option("min_volume_ml", "min_volume_ml", low=0, high=1e6),
+        Option("result", choices=("label", "p", "score")),
+        *_TILING,
+    ),
+    "denoise": (Option("noise_level", "noise_std", low=1e-4, high=10, may_be_empty=True), *_SAMPLING),
+    "inpaint": (
+        Option("hole_share", "hole_share", low=0.01, high=0.95),
+        Option("noise_level", "noise_std", low=1e-4, high=10),
+        *_SAMPLING,
+    ),
+    "super_resolve": (
+        Option("factors", "factors", int, low=1, high=16, several=True),
+        Option("noise_level", "noise_std", low=1e-4, high=10),
+        *_SAMPLING,
+    ),
+    "likelihood": (
+        Option("patches", "patches", int, low=1, high=1024),
+        Option("probes", "probes", int, low=1, high=64),
+        Option("likelihood_steps", "likelihood_sigmas#steps", int, low=2, high=1000),
+    ),
+}
+
+
+def usable(options: Sequence[Option], configuration: ConfigParser) -> list[Option]:
+    """Those whose id the configuration has."""
+    return [option for option in options if not option.id or option.id.split("#")[0] in configuration.get()]
+
+
+def panel(options: Sequence[Option], configuration: ConfigParser) -> dict[str, Any]:
+    """The options with their defaults."""
+    return {option.name: option.default(configuration) for option in options}
+
+
+def changes(options: Sequence[Option], request: Mapping[str, Any]) -> dict[str, Any]:
+    """The ids that a request sets, and the app's own options by name; what it does not name is left out.
+
+    Raises:
+        DataError: for a value that is not allowed, or a name that is nearly one of the options.
+    """
+    names = [option.name for option in options]
+    for name in request:
+        close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.8)
+        if name not in names and close:
+            raise DataError(
+                "the request", key=str(name), expected=f"one of the options {', '.join(names)}", got=f"'{name}'",
+                remedy=f"Did you mean {close[0]}?",
+            )  # fmt: skip
+    found = {
+        option.id or option.name: option.read(request[option.name]) for option in options if option.name in request
+    }
+    return {name: value for name, value in found.items() if name}

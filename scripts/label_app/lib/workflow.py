@@ -1,0 +1,231 @@
+"""One image through a bundle and the overlay of a task, as ``python -m monai.bundle run`` takes it.
+
+The configurations are those of the bundle, and everything is done by what they name; here the case is put in, the
+results are read from the folder that the overlay writes, and the time of each stage is taken.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Events
+from monai.bundle import ConfigParser
+from monai.engines import IterationEvents, SupervisedEvaluator
+from torch import Tensor
+from tqdm import tqdm
+
+from lib.problems import cause_of, raise_cause
+from lib.served import ServedBundle
+from monai_diffscore.data import DataError, list_slides, list_volumes
+from monai_diffscore.data.slides import Slide
+from monai_diffscore.tasks.anomaly import load_scores
+
+logger = logging.getLogger(__name__)
+
+
+class LoggedBar(tqdm):
+    """A progress bar that writes lines to the log, at most one every two seconds."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(mininterval=2.0, maxinterval=10.0, ncols=60, **options)
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> bool:
+        if self.n or not self.total:
+            logger.info(str(self))
+        return True
+
+    def close(self) -> None:
+        self.leave = False
+        super().close()
+
+
+@dataclass
+class Outcome:
+    """What a task found in one image.
+
+    ``row`` are its numbers, ``folder`` holds its files by the case's name, ``image`` [C, *S] is the preprocessed image,
+    and ``seconds`` the time of each stage.
+    """
+
+    folder: Path
+    row: dict[str, Any]
+    image: Tensor
+    seconds: dict[str, float]
+
+    def file(self, kind: str) -> Path:
+        """The file of the case with this ending, whatever its format."""
+        (found,) = self.folder.glob(f"{self.row['case']}_{kind}.*")
+        return found
+
+
+def configure(bundle: ServedBundle, task: str, changes: Mapping[str, Any] | None = None) -> ConfigParser:
+    """The configuration of a task of a bundle, with its weights, and with ``changes`` of ids."""
+    parser = ConfigParser()
+    parser.read_config(bundle.configurations(task))
+    parser["bundle_root"] = str(bundle.folder)
+    parser["checkpoint"] = str(bundle.weights)
+    for name, value in (changes or {}).items():
+        parser[name] = value
+    return parser
+
+
+def use_device(parser: ConfigParser, device: str | None) -> None:
+    """Sets the device that a request asks for, if it does."""
+    if device:
+        parser["device"] = torch.device(device)
+
+
+def run_case(parser: ConfigParser, image: str, folder: Path) -> Outcome:
+    """Runs the evaluator of a configuration on one image; results go to ``folder``.
+
+    Raises:
+        DataError: if the image cannot be used.
+    """
+    parser["dataset#data"] = [{"image": image, "seed": 0}]
+    parser["output_dir"] = str(folder)
+    # no record of each request: the weights, and no more
+    parser["handlers"] = [one for one in parser["handlers"] if one["_target_"].endswith("CheckpointLoader")]
+    # a class among the arguments would be taken for one to construct
+    parser["inferer#progress"] = {"_target_": "lib.workflow.LoggedBar", "_mode_": "callable"}
+    begin = time.perf_counter()
+    try:
+        evaluator: SupervisedEvaluator = parser.get_parsed_content("evaluator")
+        clock = StageClock(evaluator, begin)
+        evaluator.run()
+    except Exception as error:
+        raise_cause(error)
+    table = parser.get_parsed_content("table")
+    (output,) = evaluator.state.output
+    return Outcome(folder, plain(table.rows[-1]), output["image"], clock.seconds)
+
+
+class StageClock:
+    """The seconds that an evaluator takes to set up, load and preprocess, infer, and make and write the results."""
+
+    def __init__(self, evaluator: SupervisedEvaluator, begin: float) -> None:
+        self.begin = self.last = begin
+        self.seconds: dict[str, float] = {}
+        for event, stage in (
+            (Events.STARTED, "setup"),
+            (Events.GET_BATCH_COMPLETED, "pre"),
+            (IterationEvents.FORWARD_COMPLETED, "infer"),
+            (Events.COMPLETED, "post"),
+        ):
+            evaluator.add_event_handler(event, self.note, stage)
+
+    def note(self, _engine: SupervisedEvaluator, stage: str) -> None:
+        now = time.perf_counter()
+        self.seconds[stage] = round(self.seconds.get(stage, 0.0) + now - self.last, 3)
+        self.seconds["total"] = round(now - self.begin, 3)
+        self.last = now
+
+
+def plain(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row as JSON takes it: NaN and infinity become None."""
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Where healthy scores come from, for bundles that were not calibrated with these settings and weights.
+
+    Args:
+        folder: where they are kept.
+        healthy_dir: healthy images; "" takes the studies themselves, of which most should be healthy.
+        cases: at most so many images.
+    """
+
+    folder: Path
+    healthy_dir: str = ""
+    cases: int = 4
+
+    def provide(self, parser: ConfigParser, studies: Sequence[str], image: str) -> str:
+        """Makes the calibration of a configuration, unless there is one; returns what it was made of.
+
+        Raises:
+            DataError: before that, if ``image``, for which it is made, cannot be read.
+        """
+
+        def choose(source: str) -> None:
+            parser.get_parsed_content("preprocessing#transforms#0")({"image": image})
+            self._volumes(parser, studies, source)
+
+        return self._provide(parser, choose)
+
+    def provide_slides(self, parser: ConfigParser, studies: Sequence[str]) -> str:
+        """The same for bundles of slides, by tiles of them."""
+        return self._provide(parser, lambda source: self._slides(parser, studies, source))
+
+    def _provide(self, parser: ConfigParser, choose: Callable[[str], None]) -> str:
+        settings = parser.get_parsed_content("calibration_settings")
+        own = parser.get_parsed_content("calibration")
+        try:
+            load_scores(own, settings)
+            return "the bundle's calibration"
+        except DataError:
+            pass
+        source = f"healthy images in {self.healthy_dir}" if self.healthy_dir else "the studies themselves"
+        digest = hashlib.sha256(json.dumps([settings, source], sort_keys=True, default=str).encode()).hexdigest()[:16]
+        path = self.folder / f"calibration_{digest}.json"
+        parser["calibration"] = str(path)
+        if not path.is_file():
+            choose(source)
+            parser["inferer#progress"] = {"_target_": "lib.workflow.LoggedBar", "_mode_": "callable"}
+            try:
+                parser.get_parsed_content("calibrator").run()
+            except Exception as error:
+                raise_cause(error)
+            finally:
+                parser.parse(reset=True)  # the run gets an evaluator of its own
+        return f"calibrated on {json.loads(path.read_text())['cases']} of {source}"
+
+    def _slides(self, parser: ConfigParser, studies: Sequence[str], source: str) -> None:
+        slides = list_slides(self.healthy_dir) if self.healthy_dir else [{"image": path} for path in sorted(studies)]
+        readable = []
+        for slide in slides:
+            try:
+                Slide(slide["image"], parser.get_parsed_content("assume_mpp_um")).mpp_um  # noqa: B018  # opens it
+                readable.append(slide)
+            except DataError as error:
+                logger.warning(f"not calibrated on {slide['image']}: {error}")
+        if not readable:
+            raise self._nothing(len(slides))
+        logger.info(f"calibrating on tiles of {source} (once for these settings and weights)")
+        parser["healthy_tiles#data"] = readable[: self.cases]
+
+    def _nothing(self, count: int) -> DataError:
+        return DataError(
+            self.healthy_dir or "the studies",
+            expected="at least one image that the bundle can be calibrated on",
+            got=f"{count} images, none of which it takes",
+            remedy="Give a folder of healthy images: --conf healthy_dir FOLDER.",
+        )
+
+    def _volumes(self, parser: ConfigParser, studies: Sequence[str], source: str) -> None:
+        images = [case["image"] for case in list_volumes(self.healthy_dir)] if self.healthy_dir else sorted(studies)
+        preprocessing = parser.get_parsed_content("preprocessing")
+        chosen: list[str] = []
+        for image in random.Random(0).sample(images, len(images)):
+            try:
+                preprocessing({"image": image})
+                chosen.append(image)
+            except Exception as error:
+                logger.warning(f"not calibrated on {image}: {cause_of(error)}")
+            if len(chosen) == self.cases:
+                break
+        if not chosen:
+            raise self._nothing(len(images))
+        logger.info(f"calibrating on {len(chosen)} of {source} (once for these settings and weights)")
+        parser["calibrator#val_data_loader#dataset#data"] = [
+            {"image": image, "seed": 10**6 + number} for number, image in enumerate(chosen)
+        ]

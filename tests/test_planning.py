@@ -1,0 +1,399 @@
+"""Plans: what the rules choose for each kind of data, and that a planned bundle runs from training to report."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from conftest import stained
+from monai.bundle import ConfigWorkflow
+from PIL import Image
+
+from monai_diffscore.__main__ import main
+from monai_diffscore.data import DataError, attach_participants, encode_conditions, list_volumes
+from monai_diffscore.data.pictures import write_pyramid
+from monai_diffscore.inspection import inspect_bundle
+from monai_diffscore.planning import (
+    Budget,
+    Fingerprint,
+    Plan,
+    Trial,
+    fit_plan,
+    make_plan,
+    run_trial,
+    take_fingerprint,
+    write_bundle,
+)
+from monai_diffscore.planning.trial import estimate
+
+ROOT = Path(__file__).parent.parent
+CPU = Budget(8.0, 30.0, accelerator=False)
+
+
+def volume(
+    path: Path, shape=(24, 32, 24), spacing=(2.0, 2.0, 2.0), seed: int = 0, channels: int = 1, ct: bool = False
+) -> None:
+    axes = np.meshgrid(*[np.linspace(-1, 1, size) for size in shape], indexing="ij")
+    radius = np.sqrt(sum(axis**2 for axis in axes))
+    noise = np.random.default_rng(seed).normal(size=shape)
+    array = np.where(radius < 0.95, 600 + 300 * np.cos(6 * radius) + 30 * noise, 0.0)
+    if ct:
+        array = np.where(radius < 0.95, 40 + 100 * np.cos(6 * radius) + 30 * noise, -1000.0) + 800 * (radius < 0.3)
+    if channels > 1:
+        array = np.stack([array * 10**channel for channel in range(channels)], -1)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(array.astype(np.float32), np.diag([*spacing, 1.0])), path)
+
+
+def smooth(rows: int, columns: int, channels: int, seed: int) -> np.ndarray:
+    from scipy.ndimage import gaussian_filter
+
+    field = gaussian_filter(np.random.default_rng(seed).normal(size=(rows, columns, channels)), (2, 2, 0))
+    return np.uint8(255 * (field - field.min()) / (field.max() - field.min())).squeeze()
+
+
+def write_mri(folder: Path) -> None:
+    for seed in range(5):
+        volume(folder / f"sub-{seed}/anat.nii.gz", seed=seed)
+
+
+def write_mixed_spacings(folder: Path) -> None:
+    for seed in range(5):
+        volume(folder / f"sub-{seed}.nii.gz", (32, 32, 20 + 4 * seed), (1 + seed / 4, 1 + seed / 4, 2.0), seed)
+
+
+def write_corrupt(folder: Path) -> None:
+    write_mri(folder)
+    whole = (folder / "sub-1/anat.nii.gz").read_bytes()
+    (folder / "sub-7").mkdir()
+    (folder / "sub-7/anat.nii.gz").write_bytes(whole[: len(whole) // 3])
+
+
+def write_conditions(folder: Path) -> None:
+    write_mri(folder)
+    rows = [f"sub-{seed}\t{50 + 2.5 * seed}\t{'FM'[seed % 2]}" for seed in range(4)]
+    (folder / "participants.tsv").write_text(
+        "\n".join(["participant_id\tage\tsex", *rows, "sub-8\t31\tn/a", "sub-9\t90\tF"])
+    )
+
+
+def write_ct(folder: Path) -> None:
+    for seed in range(5):
+        volume(folder / f"sub-{seed}.nii.gz", (32, 32, 24), seed=seed, ct=True)
+
+
+def write_thick_ct(folder: Path) -> None:
+    for seed in range(5):
+        volume(folder / f"sub-{seed}.nii.gz", (40, 40, 12), (1.0, 1.0, 5.0), seed, ct=True)
+
+
+def write_four_channels(folder: Path) -> None:
+    for seed in range(5):
+        volume(folder / f"sub-{seed}.nii.gz", (24, 24, 24), seed=seed, channels=4)
+
+
+def write_many_volumes(folder: Path) -> None:
+    for seed in range(200):
+        volume(folder / f"sub-{seed:03d}.nii.gz", (16, 16, 16), seed=seed)
+
+
+def write_one_rgb(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    Image.fromarray(smooth(120, 160, 3, 0)).save(folder / "photo.png")
+
+
+def write_pictures(folder: Path) -> None:
+    for seed in range(30):
+        path = folder / ("a" if seed % 2 else "b") / f"{seed}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(smooth(24 + seed % 3, 20, 1, seed)).save(path)
+
+
+def write_many_pictures(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    np.save(folder / "images.npy", np.random.default_rng(0).integers(0, 256, (10_000, 8, 8), dtype=np.uint8))
+
+
+def write_slides(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    for seed in range(5):
+        write_pyramid(stained((192, 256), seed), folder / f"slide-{seed}.tif", 0.5, tile=64)
+
+
+def write_sequences(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    steps = np.random.default_rng(0).normal(size=(30, 200))
+    np.save(folder / "traces.npy", 5 + np.cumsum(steps, axis=1))
+
+
+#: kind of input: writer of its data, template, network, and what else the plan must say
+LEAVES: dict[str, tuple[Callable[[Path], None], str, str, Callable[[Plan], bool]]] = {
+    "mri": (write_mri, "mri_unet3d", "ScoreUNet", lambda p: p["spacing_mm"] == [2.0, 2.0, 2.0]),
+    "mixed spacings": (write_mixed_spacings, "mri_unet3d", "ScoreUNet", lambda p: p["spacing_mm"][:2] == [1.5, 1.5]),
+    "one corrupt file": (write_corrupt, "mri_unet3d", "ScoreUNet", lambda p: p.left_out == ["sub-7/anat.nii.gz"]),
+    "conditions": (
+        write_conditions,
+        "mri_unet3d",
+        "ScoreUNet",
+        lambda p: set(p.conditions["fields"]) == {"age", "sex"},
+    ),
+    "ct": (write_ct, "ct_unet3d", "ScoreUNet", lambda p: p["normalisation"] == {"window_hu": [-1000.0, 1000.0]}),
+    "anisotropic ct": (write_thick_ct, "ct_unet2d", "ScoreUNet", lambda p: p["spacing_mm"] == [1.0, 1.0]),
+    "four channels": (write_four_channels, "mri_unet3d", "ScoreUNet", lambda p: p.channels == 4),
+    "many volumes": (write_many_volumes, "mri_dit3d", "ScoreDiT", lambda p: p["patch_size"] == [16, 16, 16]),
+    "one rgb picture": (write_one_rgb, "natural_dit2d", "ScoreUNet", lambda p: p["patches_per_image"] > 0),
+    "few pictures": (write_pictures, "natural_dit2d", "ScoreUNet", lambda p: p["fit"]),
+    "many pictures": (write_many_pictures, "natural_dit2d", "ScoreDiT", lambda p: p["image_size"] == [8, 8]),
+    "slides": (write_slides, "pathology_hierarchical_unet", "HierarchicalUNet", lambda p: p["mpp_um"] == 0.5),
+    "sequences": (write_sequences, "signal_dit1d", "ScoreDiT", lambda p: p["window_size"] == [200]),
+}
+BUDGETS = {"many volumes": Budget(8.0, 6000.0)}
+CONDITIONS = {"conditions": ["age", "sex"]}
+each_leaf = pytest.mark.parametrize("leaf", LEAVES)
+
+
+def planned(leaf: str, folder: Path) -> tuple[Fingerprint, Plan]:
+    LEAVES[leaf][0](folder)
+    fingerprint = take_fingerprint(folder, conditions=CONDITIONS.get(leaf, ()))
+    return fingerprint, make_plan(fingerprint, BUDGETS.get(leaf, CPU))
+
+
+@each_leaf
+def test_the_rules_choose_and_the_bundle_passes_the_check(leaf, tmp_path):
+    """Every leaf of the tree; fingerprint and plan survive JSON; each choice has a reason."""
+    _, template, network, expected = LEAVES[leaf]
+    fingerprint, plan = planned(leaf, tmp_path / "data")
+    assert (plan.template, plan["network"]["_target_"].rsplit(".", 1)[-1]) == (template, network)
+    assert expected(plan)
+    assert all(choice.reason for choice in plan.choices.values())
+    assert Fingerprint.from_json(fingerprint.to_json()) == fingerprint
+    write_bundle(plan, tmp_path / "bundle", fingerprint)
+    assert Plan.from_file(tmp_path / "bundle/docs/plan.json") == plan
+    assert [str(finding) for finding in inspect_bundle(tmp_path / "bundle")] == []
+
+
+def run_bundle(bundle: Path, names: list[str], kind: str, **overrides) -> ConfigWorkflow:
+    files = [*(bundle / f"configs/{name}.json" for name in names), ROOT / "configs/smoke.json"]
+    made = ConfigWorkflow(
+        [str(file) for file in files], meta_file=str(bundle / "configs/metadata.json"), logging_file=False,
+        workflow_type=kind, bundle_root=str(bundle), **overrides,
+    )  # fmt: skip
+    made.initialize()
+    made.run()
+    return made
+
+
+@pytest.mark.slow
+@each_leaf
+def test_a_planned_bundle_trains_samples_and_reports(leaf, tmp_path):
+    """Plan, a few seconds of training, two samples, the quality panel: as a user goes."""
+    _, plan = planned(leaf, tmp_path / "data")
+    bundle = tmp_path / "bundle"
+    write_bundle(plan, bundle)
+    run_bundle(bundle, ["train"], "train", time_limit_seconds=2)
+    statistics = json.loads((bundle / "models/data_statistics.json").read_text())
+    assert statistics["sigma_data"] == pytest.approx(plan.details["sigma_data"], rel=0.25)
+    samples = run_bundle(bundle, ["inference"], "infer")
+    network = samples.parser.get_parsed_content("network").network
+    assert type(network).__name__ == LEAVES[leaf][2]
+    assert [str(finding) for finding in inspect_bundle(bundle)] == []
+    real = []
+    if leaf in FEW_REAL:
+        (write_mri if leaf == "one corrupt file" else LEAVES[leaf][0])(tmp_path / "real")
+        real = ["--real", str(tmp_path / "real")]
+    assert main(["report", str(bundle / "output"), "--draws", "5", *real]) == 0
+    assert (bundle / "output/report/report.html").is_file()
+
+
+#: two samples need four unseen images: volumes as small as a patch have one each
+FEW_REAL = {"mri", "mixed spacings", "one corrupt file", "conditions", "ct", "four channels"}
+
+
+# ---- fingerprints ----
+
+
+def test_a_fingerprint_of_volumes_has_closed_form_facts(tmp_path):
+    """A ball of one value in RAS and one turned: sizes, spacings, orientation, share, sigma_data."""
+    array = np.zeros((20, 20, 20), np.float32)
+    array[5:15, 5:15, 5:15] = np.where(np.arange(10) < 5, 100.0, 300.0)
+    nib.save(nib.Nifti1Image(array, np.diag([1.0, 2.0, 3.0, 1.0])), tmp_path / "a.nii.gz")
+    nib.save(nib.Nifti1Image(array, np.diag([-1.0, -2.0, 3.0, 1.0])), tmp_path / "b.nii.gz")
+    found = take_fingerprint(tmp_path)
+    assert (found.kind, found.modality, found.cases, found.subjects) == ("volumes", "MR", 2, 2)
+    assert found.spacing_mm["median"] == [1.0, 2.0, 3.0]
+    assert found.orientations == {"RAS": 1, "LPS": 1}
+    assert found.foreground_sizes["median"] == [10, 10, 10]
+    assert found.foreground_share == pytest.approx(1 / 8)
+    assert found.sigma_data == pytest.approx(1.0)  # half at -1, half at 1
+    assert found.percentiles["100"] == 300
+
+
+def test_a_corrupt_file_is_named_with_its_remedy_and_left_out_of_the_training(tmp_path):
+    write_corrupt(tmp_path)
+    found = take_fingerprint(tmp_path)
+    (problem,) = found.problems
+    assert (problem.file, problem.left_out) == ("sub-7/anat.nii.gz", True)
+    assert "replace it" in problem.remedy
+    assert found.cases == 5
+    names = [Path(case["image"]).parent.name for case in list_volumes(tmp_path, left_out=found.left_out)]
+    assert names == [f"sub-{seed}" for seed in range(5)]
+    with pytest.raises(DataError, match="plan again"):
+        list_volumes(tmp_path, left_out=["sub-99"])
+
+
+def test_all_files_corrupt_is_an_error_that_names_the_first(tmp_path):
+    (tmp_path / "a.nii.gz").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"a\.nii\.gz"):
+        take_fingerprint(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["nothing", "several kinds", "unknown"])
+def test_data_of_no_one_kind_is_refused(content, tmp_path):
+    if content == "several kinds":
+        volume(tmp_path / "a.nii.gz")
+        Image.fromarray(smooth(8, 8, 1, 0)).save(tmp_path / "a.png")
+    if content == "unknown":
+        (tmp_path / "a.xyz").write_text("?")
+    with pytest.raises(DataError, match="one kind of data"):
+        take_fingerprint(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["genes.h5ad", "clinical.csv"])
+def test_kinds_without_rules_yet_are_refused_with_a_way_on(name, tmp_path):
+    (tmp_path / name).write_text("id,age,weight\na,1,2\nb,3,4\n")
+    with pytest.raises(DataError, match="Run the bundle"):
+        take_fingerprint(tmp_path / name)
+
+
+# ---- conditions ----
+
+
+def test_values_of_participants_reach_cases_and_samples(tmp_path):
+    write_conditions(tmp_path)
+    fields = take_fingerprint(tmp_path, conditions=["age", "sex"]).conditions["fields"]
+    assert fields["sex"] == {"categories": ["F", "M"]}
+    cases = attach_participants(list_volumes(tmp_path), tmp_path / "participants.tsv", fields)
+    assert [case["sex"] for case in cases] == [0, 1, 0, 1, -1]
+    assert [case["age"] for case in cases[:4]] == [50, 52.5, 55, 57.5]
+    assert math.isnan(cases[4]["age"])  # sub-4 has no row
+    assert encode_conditions({"sex": "M"}, {"sex": fields["sex"]}) == {"sex": 1}
+    with pytest.raises(DataError, match=r"one of \['F', 'M'\]"):
+        encode_conditions({"sex": "x"}, fields)
+    with pytest.raises(DataError, match="a column of that name"):
+        take_fingerprint(tmp_path, conditions=["weight"])
+
+
+# ---- rules ----
+
+
+def test_the_noise_follows_sigma_data_and_the_size_of_an_image(tmp_path):
+    write_many_pictures(tmp_path / "data")
+    found = take_fingerprint(tmp_path / "data")
+    plan = make_plan(found, CPU)
+    assert plan["noise"]["mean"] == pytest.approx(-1.2 + math.log(found.sigma_data / 0.5), abs=0.01)
+    assert plan["sigma_max"] == pytest.approx(2 * math.sqrt(2 * 64) * found.sigma_data, rel=0.01)
+
+
+def test_thick_slices_get_flat_patches_in_mr(tmp_path):
+    for seed in range(2):
+        volume(tmp_path / f"{seed}.nii.gz", (64, 64, 24), (1.0, 1.0, 4.0), seed)
+    plan = make_plan(take_fingerprint(tmp_path), CPU)
+    patch, spacing = plan["patch_size"], plan["spacing_mm"]
+    assert plan.template == "mri_unet3d"
+    assert patch[2] < patch[0]
+    assert patch[2] * spacing[2] == pytest.approx(patch[0] * spacing[0], rel=0.5)
+
+
+def test_subjects_not_files_are_held_out(tmp_path):
+    for seed in range(4):
+        for session in (1, 2):
+            volume(tmp_path / f"sub-{seed}/ses-{session}/anat.nii.gz", (16, 16, 16), seed=seed)
+    plan = make_plan(take_fingerprint(tmp_path), CPU)
+    assert len(plan.held_out) == 1
+    assert plan.held_out[0].startswith("sub-")
+
+
+# ---- memory and time ----
+
+
+def trial(batch: int, memory: float, seconds: float = 0.1) -> Trial:
+    return Trial(batch, memory, seconds, 1.0, 100, 1000)
+
+
+def test_the_estimate_is_the_line_through_two_trials():
+    assert estimate(trial(1, 1.0, 0.1), trial(2, 1.5, 0.2), 4) == pytest.approx((2.5, 0.4))
+    assert estimate(trial(1, 1.0), trial(1, 1.0), 1) == pytest.approx((1.0, 0.1))
+
+
+@pytest.fixture
+def plan(tmp_path) -> Plan:
+    write_mri(tmp_path / "data")
+    return make_plan(take_fingerprint(tmp_path / "data"), Budget(2.0, 30.0))
+
+
+@pytest.mark.parametrize(
+    ("per_sample", "batch", "checkpointing"), [(0.1, 4, False), (0.4, 2, False), (0.7, 1, False), (1.5, 1, True)]
+)
+def test_a_plan_gives_way_until_it_fits(plan, per_sample, batch, checkpointing):
+    """1 GB of libraries and so much a sample, a tenth with checkpointing: batch first, then activations."""
+
+    def measured(made: Plan, size: int) -> Trial:
+        return trial(size, 1.0 + size * per_sample * (0.1 if made["checkpointing"] else 1))
+
+    fitted = fit_plan(plan, try_batch=measured, say=lambda _: None)
+    assert fitted["checkpointing"] == checkpointing
+    assert fitted["batch_size"] == (4 if checkpointing else batch)
+    assert fitted.measured["memory_gb"] <= plan.budget.memory_gb
+    assert fitted["max_epochs"] == math.ceil(fitted.measured["iterations"] / 100)
+
+
+def test_what_does_not_fit_at_all_is_said(plan):
+    with pytest.raises(DataError, match="--memory-gb"):
+        fit_plan(plan, try_batch=lambda made, size: trial(size, 5.0), say=lambda _: None)
+
+
+@pytest.mark.slow
+def test_a_real_step_fits_and_is_as_estimated(plan):
+    """Three trainings in processes of their own: the measured peak is within 15 % of the line's estimate."""
+    fitted = fit_plan(plan, say=lambda _: None)
+    found = fitted.measured
+    assert found["memory_gb"] <= plan.budget.memory_gb
+    assert found["estimated_memory_gb"] == pytest.approx(found["memory_gb"], rel=0.15)
+    assert found["iterations"] * found["seconds_per_iteration"] <= 60 * plan.budget.minutes
+
+
+@pytest.mark.slow
+def test_a_trial_that_fails_says_why(plan, tmp_path):
+    write_bundle(plan, tmp_path / "bundle")
+    with pytest.raises(DataError, match="one whole batch"):
+        run_trial(tmp_path / "bundle", {"batch_size": 10**6})
+
+
+# ---- the command ----
+
+
+def test_the_command_prints_plan_and_commands_and_takes_an_edited_plan(tmp_path, capsys):
+    write_corrupt(tmp_path / "data")
+    assert main(["plan", str(tmp_path / "data"), "--out", str(tmp_path / "made"), "--no-trial"]) == 0
+    said = capsys.readouterr().out
+    assert "left out: sub-7/anat.nii.gz" in said
+    assert "python -m monai.bundle run training" in said
+    assert "docs/BENCHMARKS.md" in said  # reasons are printed
+    edited = json.loads((tmp_path / "made/docs/plan.json").read_text())
+    edited["choices"]["patch_size"]["value"] = [16, 16, 16]
+    (tmp_path / "plan.json").write_text(json.dumps(edited))
+    command = ["plan", "--from-plan", str(tmp_path / "plan.json"), "--out", str(tmp_path / "again"), "--no-trial"]
+    assert main(command) == 0
+    train = json.loads((tmp_path / "again/configs/train.json").read_text())
+    assert train["patch_size"] == [16, 16, 16]
+    assert main(command) == 1  # the folder is there
+    assert "exists" in capsys.readouterr().err
+    assert main(["plan", "--out", str(tmp_path / "none")]) == 1
+    (tmp_path / "plan.json").write_text("{}")
+    assert main([*command[:4], str(tmp_path / "other"), "--no-trial"]) == 1
+    assert not (tmp_path / "other").exists()
