@@ -188,7 +188,7 @@ def test_unknown_categories_are_refused_and_missing_ones_are_minus_one(fields):
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [
-        (GeneFields(label="type"), "a column 'type' in obs"),
+        (GeneFields(label="type"), "a column 'type'"),
         (GeneFields(total="age_total"), "a column 'age_total'"),
         (GeneFields(layer="spliced"), "spliced"),
     ],

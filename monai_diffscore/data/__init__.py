@@ -31,11 +31,15 @@ from monai_diffscore.data.patches import (
 from monai_diffscore.data.problems import DataError
 from monai_diffscore.data.rows import split_rows, toy_rows
 from monai_diffscore.data.slides import Slide, list_slides
+from monai_diffscore.data.table_inference import find_schema, infer_schema
+from monai_diffscore.data.table_schema import Column, TableSchema
+from monai_diffscore.data.tables import read_table, split_table, table_rows, write_table
 from monai_diffscore.data.tiles import SaveTilesd, SlideTiles
 from monai_diffscore.data.volumes import BlankVolumed, LoadVolumed, list_volumes, split_by_subject
 
 __all__ = [
     "BlankVolumed",
+    "Column",
     "DataError",
     "DicomReport",
     "Expression",
@@ -57,12 +61,15 @@ __all__ = [
     "Slide",
     "SlideTiles",
     "StrictDicomReader",
+    "TableSchema",
     "attach_participants",
     "cached_dataset",
     "cell_statistics",
     "class_names",
     "encode_conditions",
     "file_hash",
+    "find_schema",
+    "infer_schema",
     "list_arrays",
     "list_slides",
     "list_volumes",
@@ -70,6 +77,7 @@ __all__ = [
     "measure_statistics",
     "read_dicom_series",
     "read_matrix",
+    "read_table",
     "read_with_field_of_view",
     "recover_counts",
     "requested_cells",
@@ -77,10 +85,13 @@ __all__ = [
     "split_by_subject",
     "split_cells",
     "split_rows",
+    "split_table",
     "spread",
     "stratified_split",
+    "table_rows",
     "toy_rows",
     "write_dicom_seg",
     "write_dicom_series",
     "write_expression",
+    "write_table",
 ]

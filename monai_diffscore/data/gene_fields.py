@@ -148,7 +148,7 @@ def column_of(obs: pd.DataFrame, name: str, role: str, source: object) -> pd.Ser
     """A column of a table; raises a DataError if it is not there."""
     if name not in obs:
         raise DataError(
-            source, key=role, expected=f"a column {name!r} in obs", got=f"{list(obs.columns)[:20]}",
+            source, key=role, expected=f"a column {name!r}", got=f"{list(obs.columns)[:20]}",
             remedy=f"Name one of them as {role}, or declare none.",
         )  # fmt: skip
     return obs[name]

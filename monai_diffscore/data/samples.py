@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -131,6 +131,10 @@ CATALOGUE: tuple[Sample, ...] = (
     Sample(
         "breast_cancer", "569 tumours x 30 measured features", "pip", "scikit-learn",
         "datasets/data/breast_cancer.csv", "BSD-3 (package)", "sklearn",
+    ),
+    Sample(
+        "diabetes", "442 patients x 10 clinical columns", "pip", "scikit-learn",
+        "datasets/data/diabetes_data_raw.csv.gz", "BSD-3 (package)", "sklearn",
     ),
 )  # fmt: skip
 
@@ -279,6 +283,47 @@ def pbmc68k() -> str:
         with whole_path(path) as file:
             written.write_h5ad(file)
         logger.info("wrote the sample cells %s", path)
+    return str(path)
+
+
+def breast_cancer() -> str:
+    """scikit-learn's breast-cancer table with names: a .csv file in the cache, 569 tumours x 30 numbers and
+    ``diagnosis`` (malignant or benign). Written at the first call.
+
+    Raises:
+        DataError: if scikit-learn is not installed.
+    """
+    from sklearn.datasets import load_breast_cancer
+
+    def frame() -> Any:
+        found = load_breast_cancer(as_frame=True)
+        return found.data.assign(diagnosis=found.target_names[found.target])
+
+    return _table("breast_cancer", frame)
+
+
+def diabetes() -> str:
+    """scikit-learn's diabetes table in its units: a .csv file in the cache, 442 patients x 10 columns (age, sex, body
+    mass index, blood pressure, six serum measurements) and ``progression`` after a year. Written at the first call.
+
+    Raises:
+        DataError: if scikit-learn is not installed.
+    """
+    from sklearn.datasets import load_diabetes
+
+    def frame() -> Any:
+        found = load_diabetes(as_frame=True, scaled=False)
+        return found.data.assign(progression=found.target)
+
+    return _table("diabetes", frame)
+
+
+def _table(name: str, frame: Callable[[], Any]) -> str:
+    path = _derived(sample_path(name), name).with_suffix(".csv")
+    if not path.is_file():
+        with whole_file(path) as file:
+            frame().to_csv(file, index=False)
+        logger.info("wrote the sample table %s", path)
     return str(path)
 
 

@@ -53,9 +53,21 @@ from monai_diffscore.transforms.pathology_stains import (
     fit_slides,
     fit_vahadane,
 )
+from monai_diffscore.transforms.table import (
+    DitherTable,
+    DitherTabled,
+    EncodeTable,
+    EncodeTabled,
+    TableEncoding,
+    measure_encoding,
+)
 
 __all__ = [
     "WINDOWS_HU",
+    "DitherTable",
+    "DitherTabled",
+    "EncodeTable",
+    "EncodeTabled",
     "ForegroundZScore",
     "ForegroundZScored",
     "GeneScale",
@@ -86,6 +98,7 @@ __all__ = [
     "Stains",
     "StandardizeGenes",
     "StandardizeGenesd",
+    "TableEncoding",
     "ToRGB",
     "ToRGBd",
     "WindowHU",
@@ -97,5 +110,6 @@ __all__ = [
     "fit_slide",
     "fit_slides",
     "fit_vahadane",
+    "measure_encoding",
     "measure_gene_scale",
 ]

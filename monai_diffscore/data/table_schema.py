@@ -1,0 +1,310 @@
+"""What the columns of a table are: inferred from one, shown, saved as JSON to be edited, and kept in what is generated.
+
+============  =======================================  ====================================================
+kind          values                                   kept in what is generated
+============  =======================================  ====================================================
+continuous    numbers                                  range, number of decimals
+integer       whole numbers                            range; they stay whole
+categorical   text, yes and no, or at most two         the categories, in their order, and their type
+              different numbers
+============  =======================================  ====================================================
+
+A column with ``missing`` > 0 may lack values. A table becomes an array of numbers [N, columns] (a category is its
+place, a missing value NaN) and comes back from it exactly.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from monai_diffscore.data.files import whole_file
+from monai_diffscore.data.gene_fields import column_of
+from monai_diffscore.data.problems import DataError
+
+KINDS = ("continuous", "integer", "categorical")
+#: how the categories of a column are stored
+TYPES: dict[str, Callable[[str], Any]] = {
+    "text": str,
+    "integer": int,
+    "number": float,
+    "boolean": lambda name: name == "True",
+}
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table.
+
+    Args:
+        name: of the column.
+        kind: "continuous", "integer" or "categorical".
+        missing: share of the rows that lack it; 0 does not allow it.
+        low, high: range of the numbers.
+        decimals: of the numbers; None keeps all.
+        mean, std: of the numbers.
+        categories: their names, in order.
+        shares: of the categories, among the rows that have one.
+        type: of the categories in files: "text", "integer", "number" or "boolean".
+    Raises:
+        ValueError: for an unknown kind or type, low > high, or numbers of categories and shares that differ.
+    """
+
+    name: str
+    kind: str
+    missing: float = 0.0
+    low: float | None = None
+    high: float | None = None
+    decimals: int | None = None
+    mean: float | None = None
+    std: float | None = None
+    categories: tuple[str, ...] = ()
+    shares: tuple[float, ...] = ()
+    type: str = "text"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "categories", tuple(map(str, self.categories)))  # JSON has lists
+        object.__setattr__(self, "shares", tuple(self.shares))
+        numbers = (self.low, self.high, self.mean, self.std)
+        problem = ""
+        if self.kind not in KINDS or self.type not in TYPES or not 0 <= self.missing < 1:
+            problem = f"a kind among {KINDS}, a type among {tuple(TYPES)} and missing in [0, 1)"
+        elif self.kind == "categorical" and (
+            not self.categories
+            or len(set(self.categories)) < len(self.categories)
+            or len(self.shares) != len(self.categories)
+            or min(self.shares) < 0
+            or sum(self.shares) <= 0
+        ):
+            problem = "different categories and a share for each"
+        elif self.kind != "categorical" and (None in numbers or self.low > self.high or self.std < 0):  # type: ignore[operator]
+            problem = "low <= high, a mean and a std >= 0"
+        if problem:
+            raise ValueError(f"The column {self.name!r} needs {problem}, got {self}.")
+
+    @property
+    def numeric(self) -> bool:
+        return self.kind != "categorical"
+
+    def numbers(self, values: pd.Series, source: object) -> np.ndarray:
+        """Values as numbers [N] float64.
+
+        Raises:
+            DataError: for text in place of a number, an unknown category, a value out of range, or a missing one.
+        """
+        absent = values.isna().to_numpy()
+        if self.numeric:
+            found = pd.to_numeric(values, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+            with np.errstate(invalid="ignore"):
+                outside = (found < self.low) | (found > self.high) | (np.isnan(found) & ~absent)
+            fraction = (self.kind == "integer") & (found != np.rint(found)) & ~np.isnan(found)
+            self._refuse(values, outside, f"numbers from {self.low:g} to {self.high:g}", source)
+            self._refuse(values, fraction, "whole numbers", source)
+        else:
+            names = pd.Index([None if gone else self._name(value) for value, gone in zip(values, absent, strict=True)])
+            places = pd.Index(self.categories).get_indexer(names)
+            self._refuse(values, (places < 0) & ~absent, f"one of {list(self.categories)[:20]}", source)
+            found = np.where(places < 0, np.nan, places.astype(np.float64))
+        if not self.missing:
+            self._refuse(values, absent, "a value in each row", source)
+        return found
+
+    def values(self, numbers: np.ndarray) -> pd.Series:
+        """The inverse of :meth:`numbers`, in the type of the file."""
+        absent = np.isnan(numbers)
+        if self.kind == "continuous":
+            return pd.Series(numbers, name=self.name)
+        whole = np.where(absent, 0, np.rint(np.nan_to_num(numbers))).astype(np.int64)
+        if self.kind == "integer":
+            return pd.Series(pd.array(whole, dtype="Int64"), name=self.name).mask(absent)
+        convert = TYPES[self.type]
+        made = [None if gone else convert(self.categories[place]) for place, gone in zip(whole, absent, strict=True)]
+        kind = {"text": "object", "integer": "Int64", "number": "Float64", "boolean": "boolean"}[self.type]
+        return pd.Series(pd.array(made, dtype=kind) if kind != "object" else made, name=self.name, dtype=kind)
+
+    def within(self, numbers: np.ndarray) -> np.ndarray:
+        """The nearest values that the column may have; NaN stays."""
+        if not self.numeric:
+            return np.clip(np.rint(numbers), 0, len(self.categories) - 1)
+        rounded = np.rint(numbers) if self.kind == "integer" else numbers
+        if self.kind == "continuous" and self.decimals is not None:
+            rounded = np.round(numbers, self.decimals)
+        return np.clip(rounded, self.low, self.high)
+
+    def describe(self) -> str:
+        """One line for a terminal."""
+        if self.numeric:
+            text = f"{self.low:g} to {self.high:g}, mean {self.mean:.4g}, std {self.std:.4g}"
+            text += f", {self.decimals} decimals" if self.kind == "continuous" and self.decimals is not None else ""
+        else:
+            text = ", ".join(f"{n} {share:.0%}" for n, share in zip(self.categories, self.shares, strict=True))
+        return f"{self.kind:12} {text}" + (f"; missing {self.missing:.1%}" if self.missing else "")
+
+    def _name(self, value: Any) -> str:
+        """The name of a category, whatever type pandas made of the column."""
+        return str(int(value)) if self.type == "integer" and not isinstance(value, str) else str(value)
+
+    def _refuse(self, values: pd.Series, bad: np.ndarray, expected: str, source: object) -> None:
+        if bad.any():
+            row = int(np.argmax(bad))
+            raise DataError(
+                source,
+                key=self.name,
+                expected=expected,
+                got=f"{int(bad.sum())} others, the first in row {row}: {values.iloc[row]!r}",
+                remedy="Mend the cells, or change the column in the schema (low, high, categories, missing, kind).",
+            )
+
+
+@dataclass(frozen=True)
+class TableSchema:
+    """The columns of a table, and which of them is what.
+
+    Args:
+        columns: all that are modelled, in order; the label among them.
+        label: name of the column that is the condition; None for none.
+        subject: name of the column that says whose row it is: rows of one subject stay on one side of a split. It is
+            not modelled.
+        exclude: names of columns that are left out.
+    Raises:
+        ValueError: for a name twice, or a label that is no column.
+    """
+
+    columns: tuple[Column, ...]
+    label: str | None = None
+    subject: str | None = None
+    exclude: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "columns", tuple(self.columns))
+        object.__setattr__(self, "exclude", tuple(self.exclude))
+        names = [column.name for column in self.columns]
+        if len(set(names)) < len(names) or (self.label is not None and self.label not in names) or not self.features:
+            raise ValueError(
+                "A TableSchema needs columns of different names, and others beside the label, which is one of them; "
+                f"got the label {self.label!r} and {names}."
+            )
+
+    @property
+    def features(self) -> tuple[Column, ...]:
+        """The columns but the label."""
+        return tuple(column for column in self.columns if column.name != self.label)
+
+    @property
+    def label_column(self) -> Column | None:
+        return next((column for column in self.columns if column.name == self.label), None)
+
+    @property
+    def condition_keys(self) -> list[str]:
+        """``["label"]``, or nothing."""
+        return [] if self.label is None else ["label"]
+
+    @property
+    def condition(self) -> dict[str, Any]:
+        """The fields of a ``ConditionEncoder`` for the label: categorical, or continuous in its own unit."""
+        label = self.label_column
+        if label is None:
+            return {}
+        if not label.numeric:
+            return {"categorical": {"label": len(label.categories)}}
+        return {"continuous": {"label": (label.mean, label.std or 1.0)}}
+
+    def numbers(self, frame: pd.DataFrame, source: object = "the table") -> np.ndarray:
+        """The features as numbers [N, columns] float64.
+
+        Raises:
+            DataError: for columns that are not there, and as :meth:`Column.numbers`.
+        """
+        missing = [column.name for column in self.features if column.name not in frame]
+        if missing:
+            raise DataError(
+                source,
+                key="columns",
+                expected=f"the {len(self.features)} columns of the schema",
+                got=f"{len(missing)} missing: {', '.join(missing[:12])}; there are {', '.join(map(str, frame))[:300]}",
+                remedy="Rename the columns to those of the schema, or take them out of it before training.",
+            )
+        return np.stack([column.numbers(frame[column.name], source) for column in self.features], axis=1)
+
+    def label_numbers(self, frame: pd.DataFrame, source: object = "the table") -> np.ndarray | None:
+        """The label as numbers [N]: int64 with -1 where it is missing, or float64 with NaN; None without a label."""
+        label = self.label_column
+        if label is None:
+            return None
+        found = label.numbers(column_of(frame, label.name, "label", source), source)
+        return found if label.numeric else np.where(np.isnan(found), -1, np.nan_to_num(found)).astype(np.int64)
+
+    def frame(self, numbers: np.ndarray, label: np.ndarray | None = None) -> pd.DataFrame:
+        """The table of numbers [N, columns] and of label numbers [N], in the order of the schema."""
+        made = {c.name: c.values(numbers[:, place]) for place, c in enumerate(self.features)}
+        column = self.label_column
+        if column is not None and label is not None:
+            known = np.asarray(label, dtype=np.float64)
+            made[column.name] = column.values(known if column.numeric else np.where(known < 0, np.nan, known))
+        return pd.DataFrame({c.name: made[c.name] for c in self.columns if c.name in made})
+
+    def label_number(self, value: Any) -> float | int:
+        """The number of a label that a user named, such as "malignant".
+
+        Raises:
+            DataError: if there is no such label.
+        """
+        if self.label_column is None:
+            raise DataError("the schema", key="label", expected="a model with a label", got="none", remedy="Drop it.")
+        number = float(self.label_column.numbers(pd.Series([value], name=self.label), "the label asked for")[0])
+        return number if self.label_column.numeric else int(number)
+
+    def describe(self) -> str:
+        """The schema for a terminal, a column a line."""
+        width = max(len(column.name) for column in self.columns)
+        lines = [
+            f"{column.name:{width}}  {column.describe()}" + ("  <- label" if column.name == self.label else "")
+            for column in self.columns
+        ]
+        lines += [f"subject: {self.subject}"] if self.subject else []
+        return "\n".join([*lines, *([f"left out: {', '.join(self.exclude)}"] if self.exclude else [])])
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON, each column with what its kind has."""
+        columns = []
+        for column in self.columns:
+            other = (
+                ("low", "high", "mean", "std", "decimals") if not column.numeric else ("categories", "shares", "type")
+            )
+            facts = asdict(column)
+            columns.append({name: value for name, value in facts.items() if name not in other})
+        return {"label": self.label, "subject": self.subject, "exclude": list(self.exclude), "columns": columns}
+
+    @classmethod
+    def from_dict(cls, content: Any) -> TableSchema:
+        """The inverse of :meth:`as_dict`."""
+        return cls(**{**content, "columns": tuple(Column(**column) for column in content["columns"])})
+
+    def save(self, path: str | Path) -> None:
+        """Writes it as JSON to be read and edited, whole or not at all."""
+        with whole_file(path) as file:
+            file.write((json.dumps(self.as_dict(), indent=4, ensure_ascii=False) + "\n").encode())
+
+    @classmethod
+    def load(cls, path: str | Path) -> TableSchema:
+        """Reads what :meth:`save` wrote and someone may have edited.
+
+        Raises:
+            DataError: if there is none, or an edit makes no sense; says which.
+        """
+        try:
+            return cls.from_dict(json.loads(Path(path).read_text()))
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise DataError(
+                path,
+                key="schema",
+                expected="a schema as training writes it",
+                got=f"{type(error).__name__}: {error}",
+                remedy="Mend the edit, or let it be inferred again (schema null).",
+            ) from error

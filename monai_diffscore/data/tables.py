@@ -1,0 +1,163 @@
+"""Tables in files (CSV, TSV, Parquet): read as they are, split by rows or subjects, written with their provenance."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from monai_diffscore.data.anndata import stratified_split
+from monai_diffscore.data.files import whole_file, whole_path
+from monai_diffscore.data.gene_fields import column_of
+from monai_diffscore.data.matrices import DELIMITERS, delimiter_of, refuse_repeated
+from monai_diffscore.data.problems import DataError
+from monai_diffscore.data.table_schema import TableSchema
+
+#: what stands for a missing value in a text file; "None" may be an answer
+MISSING = ("", "NA", "N/A", "n/a", "NaN", "nan", "<NA>", "null", "NULL")
+_PROVENANCE = "monai_diffscore"
+
+
+def read_table(path: str | Path, delimiter: str | None = None) -> pd.DataFrame:
+    """The rows of a .csv, .tsv (also .gz) or .parquet file.
+
+    Raises:
+        DataError: for another file, a column name twice or empty, rows of different lengths, or no rows.
+    """
+    file = Path(path)
+    if file.suffix == ".parquet":
+        if not file.is_file():
+            raise DataError(file, key="table", expected="a table", got="no such file", remedy="Give an existing one.")
+        frame = pd.read_parquet(file)
+        refuse_repeated(list(frame.columns), file, "column")
+    else:
+        delimiter = delimiter or delimiter_of(file)
+        header = _header(file, delimiter)
+        refuse_repeated(header, file, "column")
+        try:
+            frame = pd.read_csv(
+                file,
+                sep=delimiter,
+                keep_default_na=False,
+                na_values=list(MISSING),
+                float_precision="round_trip",
+                low_memory=False,
+                index_col=False,
+            )
+        except (pd.errors.ParserError, UnicodeDecodeError) as error:
+            raise DataError(
+                file, key="table", expected=f"rows of {len(header)} cells, in UTF-8", got=str(error).strip(),
+                remedy="Write all rows with the same number of cells; quote text that holds the delimiter.",
+            ) from error  # fmt: skip
+    if len(frame) < 2:
+        raise DataError(
+            file, key="table", expected="at least two rows", got=f"{len(frame)}", remedy="Give a table with rows."
+        )
+    return frame
+
+
+def _header(file: Path, delimiter: str) -> list[str]:
+    with gzip.open(file, "rt") if file.suffix == ".gz" else open(file, newline="", encoding="utf-8-sig") as text:
+        header = next(csv.reader(text, delimiter=delimiter), [])
+    if len(header) < 2 or "" in header:
+        raise DataError(
+            file,
+            key="table",
+            expected=f"a first row with the names of two or more columns, and {delimiter!r} between them",
+            got=f"{header[:5]}",
+            remedy="Name all columns, and give the delimiter that the file has (--delimiter).",
+        )
+    return header
+
+
+def split_table(
+    frame: pd.DataFrame, schema: TableSchema, share: float = 0.2, seed: int = 0, source: object = "the table"
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Training and held-out rows: by subject, if the schema names one, else stratified by a categorical label.
+
+    Raises:
+        DataError: if a category of the label has a single row, or there are fewer than two subjects.
+    """
+    from sklearn.model_selection import GroupShuffleSplit, ShuffleSplit
+
+    label = schema.label_column
+    try:
+        if schema.subject is not None:
+            subjects = column_of(frame, schema.subject, "subject", source).astype(str)
+            splitter = GroupShuffleSplit(n_splits=1, test_size=share, random_state=seed)
+            train, held_out = next(splitter.split(frame, groups=subjects))
+        elif label is not None and not label.numeric:
+            train, held_out = stratified_split(frame[label.name].astype(str), share, seed)
+        else:
+            train, held_out = next(ShuffleSplit(n_splits=1, test_size=share, random_state=seed).split(frame))
+    except ValueError as error:
+        raise DataError(
+            source, key=str(schema.subject or schema.label), expected="enough rows on both sides of a split",
+            got=str(error), remedy="Group rare categories, or change validation_share.",
+        ) from error  # fmt: skip
+    return frame.iloc[np.sort(train)], frame.iloc[np.sort(held_out)]
+
+
+def table_rows(frame: pd.DataFrame, encoding: Any, intervals: bool = False) -> list[dict[str, Any]]:
+    """Rows of a table as dictionaries: ``image`` [D] float32, or [2, D] as intervals to be drawn from, ``label`` if
+    there is one.
+
+    Args:
+        frame: the table.
+        encoding: a :class:`~monai_diffscore.transforms.table.TableEncoding`.
+        intervals: for :class:`~monai_diffscore.transforms.table.DitherTabled`.
+    """
+    numbers, labels = encoding.schema.numbers(frame), encoding.schema.label_numbers(frame)
+    images = encoding.bounds(numbers) if intervals else encoding.encode(numbers).astype(np.float32)
+    rows: list[dict[str, Any]] = [{"image": torch.from_numpy(image)} for image in images]
+    if labels is not None:
+        conditions = torch.from_numpy(labels)
+        conditions = conditions.float() if conditions.is_floating_point() else conditions
+        rows = [{**row, "label": label} for row, label in zip(rows, conditions, strict=True)]
+    return rows
+
+
+def write_table(
+    path: str | Path, frame: pd.DataFrame, provenance: Mapping[str, Any] | None = None, synthetic: bool = True
+) -> None:
+    """Writes a table as .csv, .tsv or .parquet, whole or not at all.
+
+    Args:
+        path: of the file.
+        frame: the table.
+        provenance: how it was made (hash of the weights, seed, steps, ...): in Parquet's metadata, or in a JSON file
+            beside a text file, ``<name>.provenance.json``.
+        synthetic: a first column ``synthetic`` says so in each row.
+    Raises:
+        DataError: for another ending.
+    """
+    file = Path(path)
+    made = frame.copy()
+    if synthetic:
+        made.insert(0, "synthetic", True)
+    content = json.dumps(dict(provenance or {}), indent=4, default=str)
+    if file.suffix == ".parquet":
+        import pyarrow
+        from pyarrow import parquet
+
+        table = pyarrow.Table.from_pandas(made, preserve_index=False)
+        table = table.replace_schema_metadata({**(table.schema.metadata or {}), _PROVENANCE: content})
+        with whole_path(file) as temporary:
+            parquet.write_table(table, temporary)
+    elif file.suffix in DELIMITERS:
+        if provenance:
+            with whole_file(file.with_suffix(".provenance.json")) as written:
+                written.write(f"{content}\n".encode())
+        with whole_file(file) as written:
+            made.to_csv(written, sep=DELIMITERS[file.suffix], index=False, na_rep="NA")
+    else:
+        raise DataError(
+            file, key="table", expected="the ending .csv, .tsv or .parquet", got=file.suffix, remedy="Choose one."
+        )
