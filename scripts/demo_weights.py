@@ -17,7 +17,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -30,7 +30,7 @@ MOST_BYTES = 5_000_000
 class Demo(NamedTuple):
     """How long the weights of a bundle are trained, and on what."""
 
-    max_epochs: int
+    max_epochs: int | None  # None: what the bundle has
     data: str
     licence: str
 
@@ -40,6 +40,11 @@ DEMOS = {
     "natural_dit2d": Demo(
         50,
         "scikit-learn's handwritten digits (1,797 images of 8 x 8; UCI Optical Recognition of Handwritten Digits)",
+        "CC BY 4.0",
+    ),
+    "scrna_attention": Demo(
+        None,
+        "pbmc68k_reduced in the package scanpy: 700 blood cells, 765 genes (Zheng et al. 2017, 10x Genomics)",
         "CC BY 4.0",
     ),
     "mri_unet3d": Demo(
@@ -58,15 +63,16 @@ def configs(bundle: Path, name: str) -> list[str]:
 
 def train(bundle: Path, demo: Demo, output_dir: Path, device: str) -> None:
     command = [sys.executable, "-W", "ignore", "-m", "monai.bundle", "run", "training"]
-    options = {
+    options: dict[str, Any] = {
         "bundle_root": bundle,
         "config_file": configs(bundle, "train"),
         "output_dir": output_dir,
         "ckpt_dir": output_dir / "models",
-        "max_epochs": demo.max_epochs,
         "seed": 0,
         "device": f"$torch.device('{device}')",
     }
+    if demo.max_epochs:
+        options["max_epochs"] = demo.max_epochs
     subprocess.run(
         [*command, *[part for name, value in options.items() for part in (f"--{name}", str(value))]], check=True
     )
@@ -80,14 +86,17 @@ def publish(bundle: Path, demo: Demo, output_dir: Path, command: str) -> Path:
     """
     folder = bundle / "models/demo"
     folder.mkdir(parents=True, exist_ok=True)
-    weights = torch.load(output_dir / "models/model.pt", weights_only=True, map_location="cpu")
-    halves = {name: value.half() if value.is_floating_point() else value for name, value in weights.items()}
-    torch.save(halves, folder / "model.pt")
-    shutil.copy(output_dir / "models/data_statistics.json", folder)
-    size = (folder / "model.pt").stat().st_size
+    for file in sorted((output_dir / "models").iterdir()):
+        if file.suffix == ".pt":
+            weights = torch.load(file, weights_only=True, map_location="cpu")
+            halves = {name: value.half() if value.is_floating_point() else value for name, value in weights.items()}
+            torch.save(halves, folder / file.name)
+        else:
+            shutil.copy(file, folder)
+    size = sum(file.stat().st_size for file in folder.glob("*.pt"))
     if size > MOST_BYTES:
         raise ValueError(
-            f"{folder / 'model.pt'} has {size} bytes, more than {MOST_BYTES}: give it a smaller demo.json."
+            f"The weights in {folder} have {size} bytes, more than {MOST_BYTES}: give a smaller demo.json."
         )
     lines = [json.loads(line) for line in (output_dir / "validation.jsonl").read_text().splitlines()]
     before, after = lines[0]["denoising_error"], lines[-1]["denoising_error"]
@@ -96,7 +105,7 @@ def publish(bundle: Path, demo: Demo, output_dir: Path, command: str) -> Path:
 
 Data: {demo.data}.
 Licence of the data: {demo.licence}.
-Made by: `{command}` (seed 0, {lines[-1]["iteration"]} iterations, {demo.max_epochs} epochs).
+Made by: `{command}` (seed 0, {lines[-1]["iteration"]} iterations).
 Held-out denoising error: {before:.3f} before, {after:.3f} after. Weights: EMA, float16, {size / 1e6:.1f} MB,
 {file_hash(folder / "model.pt")}.
 
