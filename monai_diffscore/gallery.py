@@ -146,7 +146,7 @@ def _profiles(figure: Figure, samples: np.ndarray, reference: np.ndarray | None)
         picture = axis.imshow(rows[:, order], cmap="RdBu_r", vmin=-3, vmax=3, aspect="auto", interpolation="nearest")
         axis.set_ylabel(name, fontsize=7)
         axis.tick_params(labelsize=6)
-    axes[-1].set_xlabel("genes, ordered by the first component", fontsize=7)
+    axes[-1].set_xlabel("columns, ordered by the first component", fontsize=7)
     figure.colorbar(picture, ax=list(axes), label="standard deviations").ax.tick_params(labelsize=6)
 
 

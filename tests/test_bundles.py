@@ -21,10 +21,10 @@ from monai.bundle import ConfigWorkflow, ckpt_export, verify_net_in_out
 from PIL import Image
 
 from monai_diffscore.command_line import find_cause
-from monai_diffscore.data import DataError
+from monai_diffscore.data import DataError, TableSchema, infer_schema, read_table
 from monai_diffscore.data.phantom import ct_phantom
 from monai_diffscore.data.simulated_expression import simulate_expression
-from monai_diffscore.transforms import WINDOWS_HU
+from monai_diffscore.transforms import WINDOWS_HU, measure_encoding
 
 ROOT = Path(__file__).parent.parent
 BUNDLES = sorted(path.parent.parent.name for path in ROOT.glob("bundles/*/configs/metadata.json"))
@@ -109,6 +109,8 @@ def dataset(bundle: str, write_volume, write_slide, tmp_path: Path) -> str:
         return "moons"
     if bundle == "scrna_attention":
         return write_cells(tmp_path / "data.h5ad")
+    if bundle == "tabular_mlp":
+        return write_clinical(tmp_path / "clinical.csv")
     if bundle in PROFILES:
         return write_profiles(tmp_path / "simulated_profiles")
     if bundle in ARRAYS:
@@ -145,6 +147,33 @@ def write_cells(path: Path) -> str:
     var = pd.DataFrame(index=[f"gene{number}" for number in range(12)])
     anndata.AnnData(counts, obs=obs, var=var).write_h5ad(path)
     return str(path)
+
+
+def write_clinical(path: Path) -> str:
+    """Sixty patients: whole numbers, decimals with gaps, stages with gaps, an outcome."""
+    clinical().to_csv(path, index=False)
+    return str(path)
+
+
+def clinical() -> pd.DataFrame:
+    generator = np.random.default_rng(0)
+    frame = pd.DataFrame(
+        {
+            "age": generator.integers(20, 90, 60),
+            "bmi": generator.normal(27, 4, 60).round(1),
+            "stage": generator.choice(["I", "II", "III"], 60),
+            "outcome": np.where(np.arange(60) % 3, "alive", "dead"),
+        }
+    )
+    frame.loc[::7, "bmi"] = np.nan
+    frame.loc[::5, "stage"] = None
+    return frame
+
+
+def table_facts() -> dict:
+    """What a training on them writes beside its weights."""
+    schema = infer_schema(clinical(), "outcome")
+    return measure_encoding(schema, schema.numbers(clinical())).as_dict()
 
 
 def write_profiles(folder: Path) -> str:
@@ -218,6 +247,8 @@ def test_monai_finds_its_properties(bundle, kind, tmp_path, dataset):
         }
         if bundle in PROFILES:
             facts = PROFILE_FACTS
+        if bundle == "tabular_mlp":
+            facts = table_facts()
         (tmp_path / "data_statistics.json").write_text(json.dumps(facts))
         made = workflow(bundle, ["inference"], ["smoke"], kind="infer", checkpoint=str(tmp_path / "model.pt"))
     assert made.check_properties() == []
@@ -237,6 +268,7 @@ def test_train_sample_evaluate(bundle, dataset, tmp_path):
         "signal_dit1d": {"window_size": [128]},
         "scrna_attention": {"latent_size": 6},
         "bulk_expression_mlp": {"batch": "batch"},
+        "tabular_mlp": {"label": "outcome"},
         "pathway_gnn": {"batch": "batch", "graph_files": str(Path(dataset).parent / "links.tsv")},
     }
     where |= changed.get(bundle, {"spacing_mm": [2.5] * spatial_dims(bundle)})
@@ -272,6 +304,7 @@ def test_train_sample_evaluate(bundle, dataset, tmp_path):
         "natural_dit2d": check_pictures,
         "signal_dit1d": check_sequences,
         "scrna_attention": check_cells,
+        "tabular_mlp": check_table,
         **dict.fromkeys(PROFILES, check_profiles),
     }.get(bundle, check_volumes)
     check(tmp_path / "samples", json.loads((tmp_path / "models/data_statistics.json").read_text()))
@@ -394,6 +427,18 @@ def test_tasks_of_cells_run_from_their_overlays(bundle, dataset, tmp_path):
     assert len(rows) == 9
     transferred = anndata.read_h5ad(tmp_path / "cells/transferred.h5ad")
     assert transferred.shape == (8, 12)
+
+
+def check_table(folder: Path, statistics: dict) -> None:
+    """Whole numbers whole, in range, with the label; weights named beside."""
+    table = read_table(folder / "table.csv")
+    schema = TableSchema.from_dict(statistics["schema"])
+    assert list(table) == ["synthetic", "age", "bmi", "stage", "outcome"]
+    assert table["synthetic"].all()
+    numbers = schema.numbers(table)  # raises for what the schema does not allow
+    assert numbers.shape == (2, 3)
+    assert (schema.label_numbers(table) >= 0).all()
+    assert json.loads((folder / "table.provenance.json").read_text())["model_hash"].startswith("sha256:")
 
 
 def check_profiles(folder: Path, statistics: dict) -> None:

@@ -33,7 +33,7 @@ from monai_diffscore.data.rows import split_rows, toy_rows
 from monai_diffscore.data.slides import Slide, list_slides
 from monai_diffscore.data.table_inference import find_schema, infer_schema
 from monai_diffscore.data.table_schema import Column, TableSchema
-from monai_diffscore.data.tables import read_table, split_table, table_rows, write_table
+from monai_diffscore.data.tables import read_table, requested_rows, split_table, table_rows, write_table
 from monai_diffscore.data.tiles import SaveTilesd, SlideTiles
 from monai_diffscore.data.volumes import BlankVolumed, LoadVolumed, list_volumes, split_by_subject
 
@@ -81,6 +81,7 @@ __all__ = [
     "read_with_field_of_view",
     "recover_counts",
     "requested_cells",
+    "requested_rows",
     "save_statistics",
     "split_by_subject",
     "split_cells",

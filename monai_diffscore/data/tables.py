@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from monai.data import MetaTensor
 
 from monai_diffscore.data.anndata import stratified_split
 from monai_diffscore.data.files import whole_file, whole_path
@@ -122,6 +123,26 @@ def table_rows(frame: pd.DataFrame, encoding: Any, intervals: bool = False) -> l
         conditions = conditions.float() if conditions.is_floating_point() else conditions
         rows = [{**row, "label": label} for row, label in zip(rows, conditions, strict=True)]
     return rows
+
+
+def requested_rows(encoding: Any, count: int, label: Any = None, seed: int = 0) -> list[dict[str, Any]]:
+    """Dictionaries that ask for synthetic rows: ``image`` [columns] zeros that keep a record of what makes
+    them vectors, ``seed``, and the ``label`` if there is one.
+
+    Args:
+        encoding: of the model.
+        count: number of rows.
+        label: one for all, such as "malignant"; None draws them as often as the training rows have them.
+        seed: of the draws.
+    Raises:
+        DataError: for a label that the schema does not know.
+    """
+    labels = encoding.draw_labels(count, label, seed)
+    rows: list[dict[str, Any]] = [
+        {"image": MetaTensor(torch.zeros(len(encoding.schema.features), dtype=torch.float64)), "seed": number}
+        for number in range(count)
+    ]
+    return [{**row, "label": value} for row, value in zip(rows, labels, strict=True)] if labels else rows
 
 
 def write_table(

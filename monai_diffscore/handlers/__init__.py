@@ -11,6 +11,7 @@ from monai_diffscore.handlers.gallery import SampleGallery, SaveArray, SaveGalle
 from monai_diffscore.handlers.gradients import ClipGradients
 from monai_diffscore.handlers.progress import Progress, TimeLimit, ValidationLog
 from monai_diffscore.handlers.sharded_checkpoint import ShardedCheckpoint
+from monai_diffscore.handlers.tables import SaveSchema, SaveTable
 from monai_diffscore.handlers.tracking import Tracking
 
 __all__ = [
@@ -26,6 +27,8 @@ __all__ = [
     "SaveGallery",
     "SaveProfiles",
     "SaveRows",
+    "SaveSchema",
+    "SaveTable",
     "ShardedCheckpoint",
     "TimeLimit",
     "TrackCases",

@@ -31,6 +31,7 @@ from typing import Any
 import numpy as np
 import torch
 from monai.config import KeysCollection
+from monai.data import MetaTensor
 from monai.transforms import InvertibleTransform, MapTransform, RandomizableTransform
 from monai.utils import TransformBackends, convert_to_numpy
 from scipy.special import ndtr, ndtri
@@ -333,10 +334,16 @@ class EncodeTable(InvertibleTransform):
     def __call__(self, image: Any) -> Tensor:
         numbers = np.asarray(convert_to_numpy(image), dtype=np.float64)
         vectors = self.encoding.encode(np.atleast_2d(numbers), self.unknown)
-        return torch.from_numpy(vectors.reshape(*numbers.shape[:-1], -1).astype(np.float32))
+        made = torch.from_numpy(vectors.reshape(*numbers.shape[:-1], -1).astype(np.float32))
+        if isinstance(image, MetaTensor):
+            made = MetaTensor(made, meta=image.meta, applied_operations=image.applied_operations)
+            self.push_transform(made)
+        return made
 
     def inverse(self, image: Any) -> Tensor:
-        """Numbers, float64; needs no record, so that generated vectors come back too."""
+        """Numbers, float64; takes the record off a ``MetaTensor``, and needs none."""
+        if isinstance(image, MetaTensor) and image.applied_operations:
+            self.pop_transform(image)
         vectors = np.asarray(convert_to_numpy(image), dtype=np.float64)
         numbers = self.encoding.decode(np.atleast_2d(vectors))
         return torch.from_numpy(numbers.reshape(*vectors.shape[:-1], -1))

@@ -1,0 +1,91 @@
+"""Tables beside a training and after sampling: the schema that was found, and the rows that were made."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ignite.distributed as idist
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+from monai.utils import convert_to_numpy
+
+from monai_diffscore.data.files import file_hash
+from monai_diffscore.data.table_schema import TableSchema
+from monai_diffscore.data.tables import write_table
+
+logger = logging.getLogger(__name__)
+
+
+class SaveSchema:
+    """Shows the schema of a table when a training starts, and writes it as JSON to be edited.
+
+    Args:
+        path: of the JSON file.
+        schema: of the table.
+    """
+
+    def __init__(self, path: str | Path, schema: TableSchema) -> None:
+        self.path, self.schema = Path(path), schema
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self.save)
+
+    def save(self, _engine: Engine) -> None:
+        if idist.get_rank() == 0:
+            logger.info(
+                f"the columns (edit {self.path} and give it as --schema to change them):\n{self.schema.describe()}"
+            )
+            self.schema.save(self.path)
+
+
+class SaveTable:
+    """Writes the rows that an evaluator predicted when it is done: types, ranges and categories of the schema.
+
+    Args:
+        path: of the file: .csv, .tsv or .parquet.
+        schema: of the model; a label comes from the batch.
+        provenance: how the rows were made.
+        checkpoint: the weights, whose hash is added to it.
+        key: key of the rows, as numbers [columns], in the evaluator's output.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        schema: TableSchema,
+        provenance: Mapping[str, Any] | None = None,
+        checkpoint: str | Path | None = None,
+        key: str = "pred",
+    ) -> None:
+        self.path, self.schema, self.key = Path(path), schema, key
+        self.provenance, self.checkpoint = dict(provenance or {}), checkpoint
+        self.rows: list[np.ndarray] = []
+        self.labels: list[float] = []
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self.clear)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.collect)
+        engine.add_event_handler(Events.COMPLETED, self.save)
+
+    def clear(self, _engine: Engine) -> None:
+        self.rows, self.labels = [], []
+
+    def collect(self, engine: Engine) -> None:
+        items: Any = engine.state.output
+        batch: Any = engine.state.batch
+        for place, item in enumerate(items):
+            self.rows.append(np.asarray(convert_to_numpy(item[self.key]), dtype=np.float64))
+            asked = batch[place] if isinstance(batch, list) else {name: value[place] for name, value in batch.items()}
+            if "label" in asked:
+                self.labels.append(float(torch.as_tensor(asked["label"])))
+
+    def save(self, _engine: Engine) -> None:
+        if idist.get_rank() != 0 or not self.rows:
+            return
+        frame = self.schema.frame(np.stack(self.rows), np.array(self.labels) if self.labels else None)
+        weights = {} if self.checkpoint is None else {"model_hash": file_hash(self.checkpoint)}
+        write_table(self.path, frame, {**self.provenance, **weights})
