@@ -10,6 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 TEXTS = [ROOT / "README.md", *sorted(ROOT.glob("bundles/*/docs/README.md")), ROOT / "CONTRIBUTING.md"]
+PAGES = sorted(ROOT.glob("docs/*.md"))
 each_text = pytest.mark.parametrize("text", TEXTS, ids=lambda p: str(p.relative_to(ROOT)))
 
 
@@ -22,7 +23,7 @@ def test_python_of_the_readme_runs():
     assert names["nats"].isfinite().all()
 
 
-@each_text
+@pytest.mark.parametrize("text", [*TEXTS, *PAGES], ids=lambda p: str(p.relative_to(ROOT)))
 def test_links_and_pictures_are_there(text):
     for target in re.findall(r"\]\(([^)#]+)\)", text.read_text()):
         assert target.startswith("https://") or (text.parent / target).exists(), target
