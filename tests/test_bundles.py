@@ -470,6 +470,27 @@ def test_tables_are_completed_and_scored(bundle, dataset, tmp_path):
     assert rows["nats_per_dim"].is_monotonic_increasing
 
 
+@pytest.mark.parametrize("bundle", ["tabular_mlp"])
+def test_an_edited_schema_is_taken_and_a_label_may_be_a_number(bundle, dataset, tmp_path, caplog):
+    """The schema of a first training, less two columns, with a wider range and another label."""
+    where = {"ckpt_dir": str(tmp_path), "dataset_dir": dataset}
+    made = workflow(bundle, ["train"], ["smoke"], output_dir=str(tmp_path / "first"), label="outcome", **where)
+    with caplog.at_level("INFO"):
+        made.run()
+    assert "dead 33%" in caplog.text
+    schema = json.loads((tmp_path / "first/schema.json").read_text())
+    schema["columns"] = [column for column in schema["columns"] if column["name"] not in ("marker0", "marker1")]
+    schema["columns"][0]["high"], schema["label"] = 120, "age"
+    (tmp_path / "edited.json").write_text(json.dumps(schema))
+    where |= {"output_dir": str(tmp_path / "second"), "schema": str(tmp_path / "edited.json")}
+    workflow(bundle, ["train"], ["smoke"], **where).run()
+    where = {"checkpoint": str(tmp_path / "model.pt"), "output_dir": str(tmp_path / "made"), "file_format": "parquet"}
+    workflow(bundle, ["inference"], ["smoke"], kind="infer", label_value=110, **where).run()
+    table = pd.read_parquet(tmp_path / "made/table.parquet")
+    assert list(table) == ["synthetic", *clinical().drop(columns=["marker0", "marker1"])]
+    assert table["age"].tolist() == [110, 110]
+
+
 def check_profiles(folder: Path, statistics: dict) -> None:
     """In the units of the data, with the conditions, as a table and as AnnData."""
     table, made = pd.read_csv(folder / "profiles.csv", index_col=0), anndata.read_h5ad(folder / "profiles.h5ad")
