@@ -150,7 +150,7 @@ def write_cells(path: Path) -> str:
 
 
 def write_clinical(path: Path) -> str:
-    """Sixty patients: whole numbers, decimals with gaps, stages with gaps, an outcome."""
+    """Sixty patients: whole numbers, decimals with gaps, stages with gaps, an outcome, markers up to 30 axes."""
     clinical().to_csv(path, index=False)
     return str(path)
 
@@ -163,6 +163,7 @@ def clinical() -> pd.DataFrame:
             "bmi": generator.normal(27, 4, 60).round(1),
             "stage": generator.choice(["I", "II", "III"], 60),
             "outcome": np.where(np.arange(60) % 3, "alive", "dead"),
+            **{f"marker{number}": generator.normal(size=60).round(3) for number in range(22)},
         }
     )
     frame.loc[::7, "bmi"] = np.nan
@@ -433,12 +434,61 @@ def check_table(folder: Path, statistics: dict) -> None:
     """Whole numbers whole, in range, with the label; weights named beside."""
     table = read_table(folder / "table.csv")
     schema = TableSchema.from_dict(statistics["schema"])
-    assert list(table) == ["synthetic", "age", "bmi", "stage", "outcome"]
+    assert list(table) == ["synthetic", *clinical()]
     assert table["synthetic"].all()
     numbers = schema.numbers(table)  # raises for what the schema does not allow
-    assert numbers.shape == (2, 3)
+    assert numbers.shape == (2, 25)
     assert (schema.label_numbers(table) >= 0).all()
     assert json.loads((folder / "table.provenance.json").read_text())["model_hash"].startswith("sha256:")
+
+
+@pytest.mark.parametrize("bundle", ["tabular_mlp"])
+def test_tables_are_completed_and_scored(bundle, dataset, tmp_path):
+    """Gaps are filled, also in a column that had none in training; whatever was given stays; a label may be missing."""
+    where = {"output_dir": str(tmp_path / "out"), "ckpt_dir": str(tmp_path), "dataset_dir": dataset}
+    workflow(bundle, ["train"], ["smoke"], label="outcome", **where).run()
+    given = clinical().drop(columns="outcome").assign(note="kept")
+    given["age"] = given["age"].astype(float).mask(given.index < 4)
+    given.to_csv(tmp_path / "gaps.csv", index=False)
+    where = {"kind": "infer", "checkpoint": str(tmp_path / "model.pt"), "output_dir": str(tmp_path / "made")}
+    workflow(bundle, ["inference", "impute"], ["smoke"], dataset_dir=str(tmp_path / "gaps.csv"), draws=2, **where).run()
+    made, cells = read_table(tmp_path / "made/imputed.csv"), read_table(tmp_path / "made/cells.csv")
+    assert list(made) == list(given)
+    assert made.notna().all().all()
+    assert (made["age"] == made["age"].round()).all()
+    for name in given:
+        there = given[name].notna()
+        assert (made[name][there] == given[name][there]).all()
+    report = json.loads((tmp_path / "made/imputation.json").read_text())
+    assert len(cells) == given.isna().sum().sum() + report["hidden_cells"]
+    assert cells["known"].notna().sum() == report["hidden_cells"] > 0
+    assert np.isfinite([report["rmse"], report["accuracy"]]).all()
+    options = {"dataset_dir": dataset, "likelihood_sigmas#steps": 4}
+    workflow(bundle, ["inference", "likelihood"], ["smoke"], **where, **options).run()
+    rows = pd.read_csv(tmp_path / "made/rows.csv")
+    assert sorted(rows["cell"]) == list(range(60))
+    assert rows["nats_per_dim"].is_monotonic_increasing
+
+
+@pytest.mark.parametrize("bundle", ["tabular_mlp"])
+def test_an_edited_schema_is_taken_and_a_label_may_be_a_number(bundle, dataset, tmp_path, caplog):
+    """The schema of a first training, less two columns, with a wider range and another label."""
+    where = {"ckpt_dir": str(tmp_path), "dataset_dir": dataset}
+    made = workflow(bundle, ["train"], ["smoke"], output_dir=str(tmp_path / "first"), label="outcome", **where)
+    with caplog.at_level("INFO"):
+        made.run()
+    assert "dead 33%" in caplog.text
+    schema = json.loads((tmp_path / "first/schema.json").read_text())
+    schema["columns"] = [column for column in schema["columns"] if column["name"] not in ("marker0", "marker1")]
+    schema["columns"][0]["high"], schema["label"] = 120, "age"
+    (tmp_path / "edited.json").write_text(json.dumps(schema))
+    where |= {"output_dir": str(tmp_path / "second"), "schema": str(tmp_path / "edited.json")}
+    workflow(bundle, ["train"], ["smoke"], **where).run()
+    where = {"checkpoint": str(tmp_path / "model.pt"), "output_dir": str(tmp_path / "made"), "file_format": "parquet"}
+    workflow(bundle, ["inference"], ["smoke"], kind="infer", label_value=110, **where).run()
+    table = pd.read_parquet(tmp_path / "made/table.parquet")
+    assert list(table) == ["synthetic", *clinical().drop(columns=["marker0", "marker1"])]
+    assert table["age"].tolist() == [110, 110]
 
 
 def check_profiles(folder: Path, statistics: dict) -> None:

@@ -33,7 +33,14 @@ from monai_diffscore.data.rows import split_rows, toy_rows
 from monai_diffscore.data.slides import Slide, list_slides
 from monai_diffscore.data.table_inference import find_schema, infer_schema
 from monai_diffscore.data.table_schema import Column, TableSchema
-from monai_diffscore.data.tables import read_table, requested_rows, split_table, table_rows, write_table
+from monai_diffscore.data.tables import (
+    incomplete_rows,
+    read_table,
+    requested_rows,
+    split_table,
+    table_rows,
+    write_table,
+)
 from monai_diffscore.data.tiles import SaveTilesd, SlideTiles
 from monai_diffscore.data.volumes import BlankVolumed, LoadVolumed, list_volumes, split_by_subject
 
@@ -69,6 +76,7 @@ __all__ = [
     "encode_conditions",
     "file_hash",
     "find_schema",
+    "incomplete_rows",
     "infer_schema",
     "list_arrays",
     "list_slides",

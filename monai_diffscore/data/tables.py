@@ -6,6 +6,7 @@ import csv
 import gzip
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -107,8 +108,8 @@ def split_table(
 
 
 def table_rows(frame: pd.DataFrame, encoding: Any, intervals: bool = False) -> list[dict[str, Any]]:
-    """Rows of a table as dictionaries: ``image`` [D] float32, or [2, D] as intervals to be drawn from, ``label`` if
-    there is one.
+    """Rows of a table as dictionaries: ``image`` [D] float32, or [2, D] as intervals to be drawn from, ``name``, their
+    place in the file, and ``label`` if there is one.
 
     Args:
         frame: the table.
@@ -117,12 +118,55 @@ def table_rows(frame: pd.DataFrame, encoding: Any, intervals: bool = False) -> l
     """
     numbers, labels = encoding.schema.numbers(frame), encoding.schema.label_numbers(frame)
     images = encoding.bounds(numbers) if intervals else encoding.encode(numbers).astype(np.float32)
-    rows: list[dict[str, Any]] = [{"image": torch.from_numpy(image)} for image in images]
-    if labels is not None:
-        conditions = torch.from_numpy(labels)
-        conditions = conditions.float() if conditions.is_floating_point() else conditions
-        rows = [{**row, "label": label} for row, label in zip(rows, conditions, strict=True)]
-    return rows
+    rows: list[dict[str, Any]] = [
+        {"image": torch.from_numpy(image), "name": str(place)} for image, place in zip(images, frame.index, strict=True)
+    ]
+    return _labelled(rows, labels)
+
+
+def incomplete_rows(
+    frame: pd.DataFrame, encoding: Any, hidden_share: float = 0.0, seed: int = 0, source: object = "the table"
+) -> list[dict[str, Any]]:
+    """Rows with cells to be found, whether or not the training rows had any.
+
+    Dictionaries of ``image`` [D] (0 where unknown), ``observed`` [D], ``truth`` [columns] (numbers, NaN where the file
+    has none), ``given`` [columns] (which cells the model is told), ``seed``, and ``label`` (missing, if the table has
+    no such column).
+
+    Args:
+        frame: the table.
+        encoding: of the model.
+        hidden_share: share of the known cells that are hidden, to judge imputation by.
+        seed: of the choice of those.
+        source: for messages.
+    """
+    schema = encoding.schema
+    # any cell may be missing in a row that is to be completed
+    relaxed = replace(schema, columns=tuple(replace(c, missing=c.missing or 0.5) for c in schema.columns))
+    if schema.label is not None and schema.label not in frame:
+        frame = frame.assign(**{schema.label: None})
+    truth, labels = relaxed.numbers(frame, source), relaxed.label_numbers(frame, source)
+    given = ~np.isnan(truth) & (np.random.default_rng(seed).random(truth.shape) >= hidden_share)
+    vectors = encoding.encode(np.where(given, truth, np.nan), unknown=True)
+    rows: list[dict[str, Any]] = [
+        {
+            "image": torch.from_numpy(np.nan_to_num(vector).astype(np.float32)),
+            "observed": torch.from_numpy(~np.isnan(vector)),
+            "truth": torch.from_numpy(truth[place]),
+            "given": torch.from_numpy(given[place]),
+            "seed": place,
+        }
+        for place, vector in enumerate(vectors)
+    ]
+    return _labelled(rows, labels)
+
+
+def _labelled(rows: list[dict[str, Any]], labels: np.ndarray | None) -> list[dict[str, Any]]:
+    if labels is None:
+        return rows
+    conditions = torch.from_numpy(labels)
+    conditions = conditions.float() if conditions.is_floating_point() else conditions
+    return [{**row, "label": label} for row, label in zip(rows, conditions, strict=True)]
 
 
 def requested_rows(encoding: Any, count: int, label: Any = None, seed: int = 0) -> list[dict[str, Any]]:

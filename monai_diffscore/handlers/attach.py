@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from ignite.engine import Engine
@@ -15,17 +16,18 @@ class Handler(Protocol):
 
 
 class Attach:
-    """Attaches a handler that other parts of a configuration refer to by its id, such as the EMA.
+    """Attaches handlers that other parts of a configuration refer to by their ids, such as the EMA.
 
     MONAI's checks and MONAI Label expect each entry of ``train#handlers`` to be a dictionary with ``_target_``, which
     a plain reference ``"@ema"`` is not.
 
     Args:
-        handler: the handler.
+        handler: the handler, or several in order.
     """
 
-    def __init__(self, handler: Handler) -> None:
-        self.handler = handler
+    def __init__(self, handler: Handler | Sequence[Handler]) -> None:
+        self.handlers = handler if isinstance(handler, Sequence) else [handler]
 
     def attach(self, engine: Engine) -> None:
-        self.handler.attach(engine)
+        for handler in self.handlers:
+            handler.attach(engine)

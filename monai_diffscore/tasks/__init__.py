@@ -14,6 +14,7 @@ inferer                             postprocessing                    task
 :class:`PatchLikelihoodInferer`     :class:`SaveLikelihood`           nats per dimension, out-of-distribution ranking
 :class:`ImputationInferer`          :class:`SaveImputed`              counts of genes that were not measured
 :class:`ProfileImputationInferer`   :class:`SaveImputedProfiles`      values of genes that were not measured
+the same                            :class:`SaveImputedTable`         cells of a table that are missing
 :class:`TransferInferer`            ``handlers.SaveCells``            cells as another batch would show them
 ``engines.LikelihoodInferer``       :class:`SaveCellLikelihood`       nats per dimension of each cell
 ==================================  ================================  ==================================================
@@ -26,6 +27,7 @@ from monai_diffscore.tasks.imputation import ImputationInferer, SaveImputed
 from monai_diffscore.tasks.likelihood import PatchLikelihoodInferer, SaveLikelihood
 from monai_diffscore.tasks.profile_imputation import ProfileImputationInferer, SaveImputedProfiles
 from monai_diffscore.tasks.restoration import RestorationInferer, SavePosterior, box_mask, estimate_noise, line_angles
+from monai_diffscore.tasks.table_imputation import SaveImputedTable
 from monai_diffscore.tasks.transfer import TransferInferer, noise_up
 
 __all__ = [
@@ -41,6 +43,7 @@ __all__ = [
     "SaveCellLikelihood",
     "SaveImputed",
     "SaveImputedProfiles",
+    "SaveImputedTable",
     "SaveLikelihood",
     "SavePosterior",
     "TransferInferer",

@@ -54,7 +54,7 @@ class ProfileImputationInferer(SamplingInferer):
         network: nn.Module,
         seed: Tensor | None = None,
         observed: Tensor | None = None,
-        **_: Tensor,
+        **condition: Tensor,
     ) -> Tensor:
         if observed is None:
             raise ValueError("ProfileImputationInferer needs observed among the condition_keys.")
@@ -65,7 +65,11 @@ class ProfileImputationInferer(SamplingInferer):
         )
         numbers = [int(number) for number in (range(len(x)) if seed is None else seed)]
         drawn = torch.stack(
-            [self.sample(guided, x, [n * self.draws + draw for n in numbers]) for draw in range(self.draws)], 1
+            [
+                self.sample(guided, x, [n * self.draws + draw for n in numbers], **condition)
+                for draw in range(self.draws)
+            ],
+            1,
         )
         return torch.stack([drawn.mean(1), drawn.std(1)], 1)
 

@@ -1,0 +1,108 @@
+r"""Cells of a table that are missing, from those that are there: draws of the posterior given the others.
+
+A cell's estimate is the posterior mean of its encoding, brought back: near the median of a number, the likeliest of
+several categories. One standard deviation to either side says how far to trust a number.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from ignite.engine import Engine, Events
+
+from monai_diffscore.data.files import whole_file
+from monai_diffscore.data.tables import write_table
+from monai_diffscore.transforms.table import TableEncoding
+
+
+class SaveImputedTable:
+    """Writes a table with its gaps filled, and what was filled.
+
+    ``imputed.csv``: the table as it was given, all its columns, with values in the empty cells of modelled ones.
+    ``cells.csv``: each cell that was imputed (row, column, value, ``low`` and ``high`` of a number one standard
+    deviation to either side, ``known``: what stands there, if it was hidden). ``imputation.json``, of hidden cells: the
+    root mean squared error of numbers in standard deviations of their column, the share of categories that are right,
+    and both for the column's mean or its most frequent category.
+
+    Args:
+        folder: where they go.
+        frame: the table.
+        encoding: of the model.
+    """
+
+    def __init__(self, folder: str | Path, frame: pd.DataFrame, encoding: TableEncoding) -> None:
+        self.folder, self.frame, self.encoding = Path(folder), frame, encoding
+        self.items: dict[str, list[np.ndarray]] = {}
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, lambda _engine: self.items.clear())
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.collect)
+        engine.add_event_handler(Events.COMPLETED, self.save)
+
+    def collect(self, engine: Engine) -> None:
+        batch: Any = engine.state.batch
+        output: Any = engine.state.output
+        given = {"pred": output["pred"], "truth": batch["truth"], "given": batch["given"]}
+        for key, value in given.items():
+            self.items.setdefault(key, []).append(torch.as_tensor(value).detach().cpu().numpy())
+
+    def save(self, _engine: Engine) -> None:
+        if not self.items:
+            return
+        pred, truth, given = (np.concatenate(self.items[key]) for key in ("pred", "truth", "given"))
+        decode, mean, std = self.encoding.decode, pred[:, 0], pred[:, 1]
+        # what is asked for is there: the axes that say so are known
+        found, low, high = decode(mean), decode(mean - std), decode(mean + std)
+        filled = self._fill(np.where(np.isnan(truth), found, truth), np.isnan(truth))
+        write_table(self.folder / "imputed.csv", filled, synthetic=False)
+        self._cells(found, (low, high), truth, given)
+        self._report(found, truth, ~given & ~np.isnan(truth))
+
+    def _fill(self, numbers: np.ndarray, empty: np.ndarray) -> pd.DataFrame:
+        """The table as it was, with values in its empty cells."""
+        made, values = self.frame.copy(), self.encoding.schema.frame(numbers)
+        for place, column in enumerate(self.encoding.schema.features):
+            if empty[:, place].any():
+                rows = pd.Series(empty[:, place], index=made.index)
+                found = pd.Series(values[column.name].to_numpy(dtype=object), index=made.index)
+                made[column.name] = made[column.name].astype(object).mask(rows, found)
+        return made
+
+    def _cells(
+        self, found: np.ndarray, ends: tuple[np.ndarray, np.ndarray], truth: np.ndarray, given: np.ndarray
+    ) -> None:
+        names = ["value", "low", "high", "known"]
+        frames = [self.encoding.schema.frame(numbers) for numbers in (found, *ends, truth)]
+        parts = []
+        for place, column in enumerate(self.encoding.schema.features):
+            rows = np.flatnonzero(~given[:, place])
+            part: dict[str, Any] = {"row": rows, "column": column.name}
+            for name, frame in zip(names, frames, strict=True):
+                meant = column.numeric or name in ("value", "known")
+                part[name] = frame[column.name].astype(object).to_numpy()[rows] if meant else None
+            parts.append(pd.DataFrame(part, dtype=object))
+        write_table(self.folder / "cells.csv", pd.concat(parts, ignore_index=True), synthetic=False)
+
+    def _report(self, found: np.ndarray, truth: np.ndarray, hidden: np.ndarray) -> None:
+        report: dict[str, Any] = {"rows": len(found), "hidden_cells": int(hidden.sum())}
+        errors: list[np.ndarray] = []
+        right: list[np.ndarray] = []
+        for place, column in enumerate(self.encoding.schema.features):
+            rows = hidden[:, place]
+            one, other = found[rows, place], truth[rows, place]
+            if column.numeric and column.std:
+                errors.append(np.stack([one - other, (column.mean or 0.0) - other]) / column.std)
+            elif not column.numeric:
+                right.append(np.stack([one == other, np.argmax(column.shares) == other]))
+        for names, parts in ((("rmse", "rmse_of_mean"), errors), (("accuracy", "accuracy_of_most_frequent"), right)):
+            values = np.concatenate(parts, axis=1) if parts else np.empty((2, 0))
+            if values.shape[1]:
+                each = np.sqrt(np.square(values).mean(1)) if parts is errors else values.mean(1)
+                report |= {name: float(value) for name, value in zip(names, each, strict=True)}
+        with whole_file(self.folder / "imputation.json") as file:
+            file.write((json.dumps(report, indent=4) + "\n").encode())
