@@ -6,10 +6,14 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import anndata
 import nibabel as nib
 import numpy as np
+import pandas as pd
 import pytest
+import scipy.sparse
 from conftest import stained
 from monai.bundle import ConfigWorkflow
 from PIL import Image
@@ -129,6 +133,83 @@ def write_sequences(folder: Path) -> None:
     folder.mkdir(parents=True)
     steps = np.random.default_rng(0).normal(size=(30, 200))
     np.save(folder / "traces.npy", 5 + np.cumsum(steps, axis=1))
+
+
+def write_cells(folder: Path) -> None:
+    """700 cells of 60 genes and three types, counts in X."""
+    folder.mkdir(parents=True)
+    g = np.random.default_rng(0)
+    types = g.integers(0, 3, 700)
+    rate = np.exp(g.normal(0, 1, (3, 60)))[types]
+    counts = g.poisson(rate * g.gamma(4, 0.25, (700, 1))).astype(np.float32)
+    counts[:, 0] += 1  # no cell is empty
+    obs = pd.DataFrame({"cell_type": pd.Categorical([f"type {n}" for n in types])}, index=[f"c{n}" for n in range(700)])
+    var = pd.DataFrame(index=[f"G{n}" for n in range(60)])
+    anndata.AnnData(scipy.sparse.csr_matrix(counts), obs, var).write_h5ad(folder / "cells.h5ad")
+
+
+def write_genes(folder: Path) -> None:
+    """20,000 genes of 24 samples, and edges between neighbouring genes."""
+    folder.mkdir(parents=True)
+    values = np.random.default_rng(0).normal(8, 1, (24, 20_000)).round(2)
+    frame = pd.DataFrame(values, index=[f"s{n}" for n in range(24)], columns=[f"G{n}" for n in range(20_000)])
+    frame.to_csv(folder / "matrix.csv")
+
+
+def write_edges(folder: Path) -> Path:
+    lines = [f"G{n}\tG{(n + step) % 20_000}" for n in range(20_000) for step in (1, 7)]
+    (folder / "edges.tsv").write_text("\n".join(["source\ttarget", *lines]) + "\n")
+    return folder / "edges.tsv"
+
+
+def write_bulk(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    values = np.random.default_rng(0).normal(8, 1, (40, 400)).round(3)
+    frame = pd.DataFrame(values, index=[f"s{n}" for n in range(40)], columns=[f"G{n}" for n in range(400)])
+    frame.to_csv(folder / "bulk.csv")
+
+
+def write_table(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    g = np.random.default_rng(0)
+    age = g.integers(20, 90, 120).astype(float)
+    age[::9] = np.nan
+    frame = pd.DataFrame({"age": age, "dose_mg": g.gamma(2, 5, 120).round(1), "sex": g.choice(["F", "M"], 120)})
+    frame["outcome"] = np.where(frame["dose_mg"] > 9, "better", "same")
+    frame.to_csv(folder / "patients.csv", index=False)
+
+
+#: data of genes and tables: writer, file, graph, conditions, template, network
+ROWS: dict[str, tuple[Any, ...]] = {
+    "700 cells": (write_cells, "cells.h5ad", None, (), "scrna_attention", "SingleCellNet"),
+    "20k genes with edges": (write_genes, "matrix.csv", write_edges, (), "pathway_gnn", "PathwayGNN"),
+    "bulk": (write_bulk, "bulk.csv", None, (), "bulk_expression_mlp", "GeneResidualMLP"),
+    "table": (write_table, "patients.csv", None, ("outcome",), "tabular_mlp", "GeneResidualMLP"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("leaf", ROWS)
+def test_a_plan_for_rows_trains_samples_and_reports(leaf, tmp_path):
+    """Plan, a short training, samples, the panel of profiles: as a user goes."""
+    write, file, edges, conditions, template, network = ROWS[leaf]
+    write(tmp_path / "data")
+    graph = None if edges is None else edges(tmp_path)
+    found = take_fingerprint(tmp_path / "data" / file, conditions=conditions, graph=graph)
+    plan = make_plan(found, Budget(4.0, 1.0), None if graph is None else str(graph))
+    assert plan.template == template
+    assert all(choice.reason for choice in plan.choices.values())
+    bundle = tmp_path / "bundle"
+    write_bundle(plan, bundle, found)
+    assert [str(finding) for finding in inspect_bundle(bundle)] == []
+    short = {"first_stage_epochs": 2} if leaf == "700 cells" else {}
+    run_bundle(bundle, ["train"], "train", max_epochs=1, **short)
+    samples = run_bundle(bundle, ["inference"], "infer", num_samples=16)
+    assert type(samples.parser.get_parsed_content("network").network).__name__ == network
+    assert list((bundle / "output/samples").iterdir())
+    if leaf != "20k genes with edges":  # its panel takes minutes
+        assert main(["report", str(bundle / "output"), "--draws", "5"]) == 0
+        assert (bundle / "output/report/report.html").is_file()
 
 
 #: kind of input: writer of its data, template, network, and what else the plan must say

@@ -19,6 +19,8 @@ from monai_diffscore.planning.plan import Plan
 from monai_diffscore.planning.templates import read_config, template_folder
 
 Config = dict[str, Any]
+#: data whose rows have no place in space
+GENE_KINDS = ("cells", "expression", "table")
 #: overlays of volumes that read cases again; they know one channel
 CASE_TASKS = (
     "cases",
@@ -74,9 +76,12 @@ def _write_values(plan: Plan, configs: dict[str, Config], name: str) -> None:
         "slides": _write_slides,
         "sequences": _write_sequences,
     }
-    _write_common(plan, configs, name)
-    kinds[plan.kind](plan, configs)
-    _write_conditions(plan, configs)
+    if plan.kind in GENE_KINDS:
+        _write_rows(plan, configs, name)
+    else:
+        _write_common(plan, configs, name)
+        kinds[plan.kind](plan, configs)
+        _write_conditions(plan, configs)
     _write_metadata(plan, configs["metadata"], name)
 
 
@@ -103,6 +108,21 @@ def _write_common(plan: Plan, configs: dict[str, Config], name: str) -> None:
     train["tracking"]["prefix"] = name
     for handler in inference["handlers"]:
         if handler["_target_"].endswith("SaveGallery"):
+            handler["title"] = name
+
+
+def _write_rows(plan: Plan, configs: dict[str, Config], name: str) -> None:
+    """The choices for genes and tables are ids of the configurations; the network follows from them and the data."""
+    train, inference = configs["train"], configs["inference"]
+    train["dataset_dir"] = plan.data
+    for key, choice in plan.choices.items():
+        if key in train and key != "network":
+            train[key] = choice.value
+        if key in inference and key in ("hidden_size", "dropout", "checkpointing"):
+            inference[key] = choice.value
+    train["tracking"]["prefix"] = name
+    for handler in inference["handlers"]:
+        if isinstance(handler, dict) and handler["_target_"].endswith("SaveGallery"):
             handler["title"] = name
 
 
@@ -292,6 +312,11 @@ def _write_metadata(plan: Plan, metadata: Config, name: str) -> None:
         data_type=metadata["data_type"],
         intended_use="Research. Not for diagnosis. A planned bundle holds no weights until it is trained.",
     )
+    if plan.kind in GENE_KINDS:
+        if plan.kind != "cells":  # those of cells are of the latents
+            for tensors in (metadata["network_data_format"]["inputs"], metadata["network_data_format"]["outputs"]):
+                next(iter(tensors.values()))["num_channels"] = plan.channels
+        return
     shape = _shape_of(plan)
     for tensor in (
         metadata["network_data_format"]["inputs"]["image"],

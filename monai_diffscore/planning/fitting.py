@@ -27,7 +27,8 @@ def try_bundle(plan: Plan, batch_size: int) -> Trial:
     with tempfile.TemporaryDirectory() as folder:
         bundle = Path(folder) / "trial"
         write_bundle(plan, bundle)
-        return run_trial(bundle, {"batch_size": batch_size})
+        short = {"first_stage_epochs": 1} if plan.kind == "cells" else {}
+        return run_trial(bundle, {"batch_size": batch_size, **short})
 
 
 def fit_plan(
@@ -109,7 +110,7 @@ def smaller(plan: Plan) -> Plan:
             halved = [max(16, 8 * (side // 16)) if at == axis else side for at, side in enumerate(size)]
             return plan.but(**{name: (halved, "halved along its longest axis: the memory does not suffice for more")})
     network = plan["network"]
-    if "channels" in network and network["channels"][0] > 8:
+    if isinstance(network, dict) and "channels" in network and network["channels"][0] > 8:
         narrow = {**network, "channels": [width // 2 for width in network["channels"]], "num_head_channels": 16}
         return plan.but(network=(narrow, "half as wide: the memory does not suffice for more"))
     raise DataError(

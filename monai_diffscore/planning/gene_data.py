@@ -1,37 +1,163 @@
-"""Fingerprints of expression data and tables.
-
-The bundles of these kinds are not among the templates yet; until they are, such data is refused with what to do.
-"""
+"""Fingerprints of expression data and tables: what is in a row, and how much of it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from monai_diffscore.data.anndata import Expression
+from monai_diffscore.data.cells import split_cells
+from monai_diffscore.data.gene_fields import GeneFields
 from monai_diffscore.data.problems import DataError
-from monai_diffscore.planning.fingerprint import Fingerprint
+from monai_diffscore.data.profiles import measure_profiles, split_profiles
+from monai_diffscore.data.table_inference import find_schema
+from monai_diffscore.data.tables import read_table, split_table
+from monai_diffscore.planning.fingerprint import Fingerprint, percentiles_by_name
+from monai_diffscore.transforms.table import measure_encoding
+
+#: columns of obs that are taken for types and batches, if none are named
+TYPES = ("cell_type", "celltype", "cell_types", "bulk_labels", "cell_ontology_class", "leiden", "louvain")
+BATCHES = ("batch", "sample", "donor")
+TOTALS = ("n_counts", "total_counts")
+_MOST_ROWS = 2000  # that percentiles and zeros are counted in
 
 
 def fingerprint_cells(root: Path, conditions: Sequence[str] = ()) -> Fingerprint:
-    """The fingerprint of an AnnData file of single cells. Raises DataError: not planned yet."""
-    raise _not_planned(root, "single cells", "scrna_attention")
+    """The fingerprint of an AnnData file of single cells.
+
+    Args:
+        root: .h5ad or .zarr.
+        conditions: columns of ``obs``: the first with names is the type, the second the batch, numbers are covariates.
+            Empty: the columns that are usually called so.
+    Raises:
+        DataError: if there are no counts in it, or no such column.
+    """
+    plain = Expression(root)
+    roles = _roles(plain.obs, conditions, root)
+    total = next((name for name in TOTALS if name in plain.obs and bool((plain.obs[name] > 0).all())), None)
+    found = Expression(root, GeneFields(total=total, **roles))
+    _, held_out = split_cells(found, 0.1, 0)
+    details = {**_expression_details(found, held_out), **roles, "total": total, "sigma_data": 1.0}
+    return _of_expression(root, "cells", found, details, "counts", 1.0)
 
 
 def fingerprint_expression(root: Path, conditions: Sequence[str] = ()) -> Fingerprint:
-    """The fingerprint of a matrix of expression. Raises DataError: not planned yet."""
-    raise _not_planned(root, "an expression matrix", "bulk_expression_mlp (with a graph: pathway_gnn)")
+    """The fingerprint of a matrix of expression: counts if all of them are, else continuous values.
+
+    Raises:
+        DataError: for what is no such matrix.
+    """
+    content = "counts"
+    try:
+        plain = Expression(root)
+    except DataError:
+        content = "continuous"
+        plain = Expression(root, GeneFields(content=content))
+    roles = _roles(plain.obs, conditions, root) if conditions or root.suffix in (".h5ad", ".zarr") else {}
+    found = Expression(root, GeneFields(content=content, **roles))
+    training, held_out = split_profiles(found, 0.2, 0)
+    sigma_data = float(measure_profiles(found, training)["sigma_data"])
+    details = {**_expression_details(found, held_out), **roles, "content": content, "sigma_data": sigma_data}
+    return _of_expression(root, "expression", found, details, content, sigma_data)
 
 
 def fingerprint_table(root: Path, conditions: Sequence[str] = ()) -> Fingerprint:
-    """The fingerprint of a clinical table. Raises DataError: not planned yet."""
-    raise _not_planned(root, "a table", "tabular_mlp")
+    """The fingerprint of a clinical table: its columns by the schema that is inferred.
+
+    Args:
+        root: CSV, TSV or Parquet.
+        conditions: at most one: the column that generated rows can be asked for.
+    Raises:
+        DataError: if a column cannot be taken as it is, or two conditions are named.
+    """
+    if len(conditions) > 1:
+        raise DataError(root, key="condition", expected="one column", got=", ".join(conditions),
+                        remedy="Name the column that rows are to be asked for by.")  # fmt: skip
+    frame = read_table(root)
+    label = conditions[0] if conditions else None
+    schema = find_schema(frame, None, label=label, source=root)
+    training, held_out = split_table(frame, schema, 0.2, 0, root)
+    numbers = schema.numbers(training, root)
+    encoding = measure_encoding(schema, numbers, schema.label_numbers(training, root))
+    return Fingerprint(
+        data=str(root),
+        kind="table",
+        modality="mixed columns",
+        modality_from="the schema",
+        cases=len(frame),
+        subjects=len(frame),
+        names=[],
+        channels=encoding.size,
+        sizes={name: [len(schema.features)] for name in ("min", "median", "max")},
+        percentiles=percentiles_by_name(numbers[np.isfinite(numbers)]),
+        sigma_data=round(float(encoding.sigma_data), 4),
+        mean=0.0,
+        details={
+            "label": label,
+            "columns": {column.name: column.kind for column in schema.features},
+            "missing_share": round(float(np.isnan(numbers).mean()), 4),
+            "held_out_rows": len(held_out),
+            "sigma_data": round(float(encoding.sigma_data), 4),
+        },
+    )
 
 
-def _not_planned(root: Path, what: str, bundle: str) -> DataError:
-    return DataError(
-        root,
-        key="kind",
-        expected="volumes, pictures, slides or sequences, which are planned",
-        got=what,
-        remedy=f"Run the bundle {bundle} with --dataset_dir on it; --kind if it is something else.",
+def _roles(obs: pd.DataFrame, conditions: Sequence[str], root: Path) -> dict[str, Any]:
+    """Which columns of obs are type, batch and covariates."""
+    missing = [name for name in conditions if name not in obs]
+    if missing:
+        raise DataError(root, key="condition", expected=f"columns of obs: {', '.join(map(str, obs.columns))}",
+                        got=", ".join(missing), remedy="Name others.")  # fmt: skip
+    if not conditions:
+        named = {name.lower(): name for name in map(str, obs.columns)}
+        label = next((named[name] for name in TYPES if name in named), None)
+        return {"label": label, "batch": next((named[name] for name in BATCHES if name in named), None)}
+    numbers = [name for name in conditions if pd.api.types.is_float_dtype(obs[name])]
+    names = [name for name in conditions if name not in numbers]
+    if len(names) > 2:
+        raise DataError(root, key="condition", expected="at most two columns of names: type and batch",
+                        got=", ".join(names), remedy="Join two of them in one column.")  # fmt: skip
+    roles: dict[str, Any] = dict(zip(("label", "batch"), [*names, None, None], strict=False))
+    return {**roles, "covariates": tuple(numbers)}
+
+
+def _expression_details(found: Expression, held_out: np.ndarray) -> dict[str, Any]:
+    values, totals = found.matrix(np.arange(min(len(found), _MOST_ROWS)))
+    filled = values.nnz if sparse.issparse(values) else int((values != 0).sum())
+    details: dict[str, Any] = {
+        "genes": len(found.genes),
+        "zero_share": round(1 - filled / (values.shape[0] * values.shape[1]), 4),
+        "library_sizes": [round(float(value), 1) for value in np.percentile(totals, [0, 50, 100])],
+        "held_out_rows": len(held_out),
+    }
+    if found.fields.label:
+        details["rows_of_each_label"] = found.obs[found.fields.label].astype(str).value_counts().to_dict()
+    return details
+
+
+def _of_expression(
+    root: Path, kind: str, found: Expression, details: dict[str, Any], modality: str, sigma_data: float
+) -> Fingerprint:
+    values, _ = found.matrix(np.arange(min(len(found), _MOST_ROWS)))
+    dense = values.toarray() if sparse.issparse(values) else np.asarray(values)
+    return Fingerprint(
+        data=str(root),
+        kind=kind,
+        modality=modality,
+        modality_from=f"the values of {found.layer}",
+        cases=len(found),
+        subjects=len(found),
+        names=[],
+        channels=len(found.genes),
+        sizes={name: [len(found.genes)] for name in ("min", "median", "max")},
+        percentiles=percentiles_by_name(dense),
+        sigma_data=round(sigma_data, 4),
+        mean=0.0,
+        foreground_share=1 - details["zero_share"],
+        details=details,
     )

@@ -34,7 +34,7 @@ def find_kind(path: str | Path, graph: str | Path | None = None) -> str:
     if not root.exists():
         raise DataError(root, expected="data", got="no such file or folder", remedy="Give an existing path.")
     if root.suffix in CELLS:
-        return "cells"
+        return "cells" if graph is None else "expression"
     files = [file for file in files_below(root) if not file.name.startswith(".")]
     votes = Counter(kind for kind in (_kind_of(file) for file in files) if kind)
     images = {kind: count for kind, count in votes.items() if kind not in ("table", "labels")}
