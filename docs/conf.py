@@ -22,6 +22,7 @@ html_theme = "furo"
 html_title = f"monai_diffscore {release}"
 autosummary_ignore_module_all = True  # else a package with __all__ has no pages for its modules
 autosummary_imported_members = False
+napoleon_use_ivar = True  # attributes of dataclasses are documented once
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_default_options = {"members": True, "undoc-members": True, "show-inheritance": True, "ignore-module-all": True}

@@ -17,7 +17,7 @@ operator                        what it is                                 x to 
 :class:`Downsample`             thick slices, low resolution               [B, C, *S] to [B, C, *S / factors]
 :class:`Blur`                   Gaussian point spread function             [B, C, *S] to the same
 :class:`FourierUndersampling`   accelerated MR, one or several coils       [B, C, *S] to [B, C, coils, *S, 2]
-:class:`Radon`                  CT, sparse-view or limited-angle           [B, C, X, Y, *] to [B, C, angles, bins, *]
+:class:`Radon`                  CT, sparse-view or limited-angle           [B, C, X, Y, Z] to [B, C, angles, bins, Z]
 :class:`GeneDropout`            panels, zeros of single-cell counts        [B, G] to the same
 ==============================  =========================================  ============================================
 

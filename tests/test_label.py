@@ -135,7 +135,7 @@ def test_info_lists_what_bundles_can_do(server):
     assert models["mri_unet3d_denoise"]["type"] == "others"
     assert models["pathology_hierarchical_unet_anomaly"]["pathology"] is True
     panel = models["mri_unet3d_anomaly"]["config"]
-    assert panel["noise_levels"] == "0.2, 0.4, 0.8"  # as anomaly.json has them
+    assert panel["noise_levels"] == "0.1, 0.2"  # as anomaly.json has them
     assert panel["result"] == ["label", "p", "score"]
     assert info["datastore"]["total"] == 5
     assert set(info["strategies"]) == {f"{name}_most_unlike" for name in info["scoring"]}

@@ -202,7 +202,7 @@ def test_a_plan_for_rows_trains_samples_and_reports(leaf, tmp_path):
     bundle = tmp_path / "bundle"
     write_bundle(plan, bundle, found)
     assert [str(finding) for finding in inspect_bundle(bundle)] == []
-    short = {"first_stage_epochs": 2} if leaf == "700 cells" else {}
+    short = {"700 cells": {"first_stage_epochs": 2}, "20k genes with edges": {"repeats": 1}}.get(leaf, {})
     run_bundle(bundle, ["train"], "train", max_epochs=1, **short)
     samples = run_bundle(bundle, ["inference"], "infer", num_samples=16)
     assert type(samples.parser.get_parsed_content("network").network).__name__ == network

@@ -3,13 +3,13 @@ r"""What counts are, and how to tell them from what has been made of them.
 A count matrix x holds the molecules of each gene in each cell: integers :math:`x \ge 0`. What is made of it is not x
 any more, and a model of counts that is trained on it learns something else without a word:
 
-====================  ===========================================  =========================================
-matrix                formula                                      told by
-====================  ===========================================  =========================================
-counts                x                                            integers, none negative
-log-normalised        :math:`\log(1 + s x / l)`, l = total of cell  fractions, none negative
-z-scored              :math:`(y - \bar y_g) / s_g`                  negative values
-====================  ===========================================  =========================================
+==============  ====================================================  ========================
+matrix          formula                                               told by
+==============  ====================================================  ========================
+counts          x                                                     integers, none negative
+log-normalised  :math:`\log(1 + s x / l)`, l the total of the cell    fractions, none negative
+z-scored        :math:`(y - \bar y_g) / s_g`                          negative values
+==============  ====================================================  ========================
 
 The second is undone exactly where the total l of each **whole** cell is known (:func:`recover_counts`); the third is
 not.
