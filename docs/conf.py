@@ -11,13 +11,14 @@ project = "monai_diffscore"
 author = "the authors of monai_diffscore"
 release = version = monai_diffscore.__version__
 extensions = [
-    "myst_parser",
+    "myst_nb",  # myst_parser, and the notebook with the outputs that it was saved with
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
     "sphinx.ext.mathjax",
     "sphinx.ext.napoleon",
 ]
 exclude_patterns = ["_build"]
+nb_execution_mode = "off"  # tests/test_tutorial.py runs the notebook
 html_theme = "furo"
 html_title = f"monai_diffscore {release}"
 autosummary_ignore_module_all = True  # else a package with __all__ has no pages for its modules
@@ -44,5 +45,14 @@ def escape_stars(app: Any, what: str, name: str, obj: Any, options: Any, lines: 
         lines[number] = "".join(parts)
 
 
+def keep_whole(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Napoleon takes what precedes a colon in the comment of an attribute for its type: here it is a sentence's."""
+    before = [line.removeprefix(":type: ") for line in lines if line.startswith(":type: ")]
+    if what in ("attribute", "data", "property") and before:
+        lines[:] = [line for line in lines if not line.startswith(":type: ")]
+        lines[0] = f"{before[0]}: {lines[0]}"
+
+
 def setup(app: Any) -> None:
+    app.connect("autodoc-process-docstring", keep_whole, priority=600)  # after napoleon's 500
     app.connect("autodoc-process-docstring", escape_stars, priority=900)

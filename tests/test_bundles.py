@@ -874,7 +874,7 @@ def test_ctrl_c_saves_closes_the_run_and_ends_with_one_line(tmp_path):
 # ---- the scripts ----
 
 
-@pytest.mark.parametrize("script", ["quickstart", "test"])
+@pytest.mark.parametrize("script", ["quickstart", "test", "docs"])
 @pytest.mark.parametrize(
     ("options", "code", "message"),
     [
