@@ -164,8 +164,8 @@ def write_edges(folder: Path) -> Path:
 
 def write_bulk(folder: Path) -> None:
     folder.mkdir(parents=True)
-    values = np.random.default_rng(0).normal(8, 1, (40, 400)).round(3)
-    frame = pd.DataFrame(values, index=[f"s{n}" for n in range(40)], columns=[f"G{n}" for n in range(400)])
+    values = np.random.default_rng(0).normal(8, 1, (100, 400)).round(3)
+    frame = pd.DataFrame(values, index=[f"s{n}" for n in range(100)], columns=[f"G{n}" for n in range(400)])
     frame.to_csv(folder / "bulk.csv")
 
 
@@ -344,11 +344,25 @@ def test_data_of_no_one_kind_is_refused(content, tmp_path):
         take_fingerprint(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["genes.h5ad", "clinical.csv"])
-def test_kinds_without_rules_yet_are_refused_with_a_way_on(name, tmp_path):
-    (tmp_path / name).write_text("id,age,weight\na,1,2\nb,3,4\n")
-    with pytest.raises(DataError, match="Run the bundle"):
-        take_fingerprint(tmp_path / name)
+def test_several_tables_are_refused_by_name(tmp_path):
+    for name in ("a.csv", "b.csv"):
+        (tmp_path / name).write_text("id,age\na,1\nb,3\n")
+    with pytest.raises(DataError, match=r"one matrix or table, got a\.csv, b\.csv"):
+        take_fingerprint(tmp_path)
+
+
+@pytest.mark.parametrize(("leaf", "folder"), [("table", True), ("bulk", True), ("700 cells", False)])
+def test_the_command_plans_rows(leaf, folder, tmp_path, capsys):
+    """Also from the folder that holds the file."""
+    write, file, _, conditions, template, _ = ROWS[leaf]
+    write(tmp_path / "data")
+    data = tmp_path / "data" if folder else tmp_path / "data" / file
+    named = ["--condition", ",".join(conditions)] if conditions else []
+    assert main(["plan", str(data), "--out", str(tmp_path / "bundle"), "--no-trial", *named]) == 0
+    printed = capsys.readouterr().out
+    assert template in printed
+    assert "python -m monai.bundle run training" in printed
+    assert inspect_bundle(tmp_path / "bundle") == []
 
 
 # ---- conditions ----

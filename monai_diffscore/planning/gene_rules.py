@@ -10,6 +10,7 @@ from typing import Any
 
 from monai_diffscore.planning.fingerprint import Fingerprint
 from monai_diffscore.planning.plan import Budget, Choice, Plan
+from monai_diffscore.planning.templates import network_of
 
 #: rows below which a network learns them by heart unless it is held back
 FEW_ROWS = 1000
@@ -22,6 +23,7 @@ def plan_cells(found: Fingerprint, budget: Budget) -> Plan:
         "latent_size": Choice(24 if few else 32, "numbers that a cell is described by, beside its library size"),
         "validation_share": Choice(0.1, f"of {found.cases} cells, in equal parts of each type"),
         "batch_size": Choice(_batch(0.9 * found.cases, 128), "latents are small: what two cores take at once"),
+        "first_stage_epochs": Choice(200, "of the autoencoder; its time comes before the minutes that are planned"),
     }
     for role in ("label", "batch"):
         name = found.details.get(role)
@@ -91,7 +93,7 @@ def _plan(
         kind=found.kind,
         template=template,
         choices={
-            "network": Choice(template, why),
+            "network": Choice(network_of(template), why),
             **choices,
             "checkpointing": Choice(
                 graph is not None, "sample by sample: a third of the memory" if graph else "not needed"

@@ -11,7 +11,7 @@ from monai_diffscore.data.problems import DataError
 from monai_diffscore.planning.fingerprint import KINDS, Fingerprint
 from monai_diffscore.planning.gene_data import fingerprint_cells, fingerprint_expression, fingerprint_table
 from monai_diffscore.planning.images import fingerprint_pictures, fingerprint_sequences, fingerprint_volumes
-from monai_diffscore.planning.kinds import find_kind
+from monai_diffscore.planning.kinds import CELLS, TABLES, find_kind
 from monai_diffscore.planning.slide_images import fingerprint_slides
 
 
@@ -44,7 +44,7 @@ def take_fingerprint(
     found = kind or find_kind(root, graph)
     if found in ("cells", "expression", "table"):
         takers = {"cells": fingerprint_cells, "expression": fingerprint_expression, "table": fingerprint_table}
-        return takers[found](root, conditions)
+        return takers[found](_only_file(root), conditions)
     if found == "volumes":
         fingerprint = fingerprint_volumes(root, modality)
     elif found == "slides":
@@ -54,6 +54,17 @@ def take_fingerprint(
     if not conditions:
         return fingerprint
     return fingerprint.with_conditions(_declared(root, fingerprint, conditions, participants))
+
+
+def _only_file(root: Path) -> Path:
+    """The file of a folder of genes or tables: one matrix is one data set."""
+    if root.is_file() or root.suffix in CELLS:
+        return root
+    files = [path for path in sorted(root.iterdir()) if path.name.lower().endswith((*CELLS, *TABLES))]
+    if len(files) == 1:
+        return files[0]
+    raise DataError(root, expected="one matrix or table", got=", ".join(path.name for path in files) or "none",
+                    remedy="Give the path of the file.")  # fmt: skip
 
 
 def _declared(root: Path, found: Fingerprint, names: Sequence[str], participants: str | Path | None) -> dict[str, Any]:
