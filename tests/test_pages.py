@@ -1,8 +1,9 @@
 """The commands of the pages for users run as they stand, in a copy of the repository's bundles.
 
-Two things are added to each line: the overlay configs/smoke.json to every --config_file (one short epoch, two steps),
-and --no-trial to `plan` (whose trials have tests of their own). The data of the pages are small and synthetic.
-The commands of CLUSTER.md are run by test_cluster.py and test_sharding.py, those of LABEL.md by test_label.py.
+Three things are added: the overlay configs/smoke.json to every --config_file (one short epoch, two steps), --no-trial
+to `plan` (whose trials have tests of their own) and --draws 20 to `report`. The data of the pages are small and
+synthetic. The commands of CLUSTER.md are run by test_cluster.py, test_ddp.py, test_sharding.py and test_tracking.py,
+those of LABEL.md by test_label.py, from their tests' own lines: with toy2d_mlp, on free ports.
 """
 
 from __future__ import annotations
@@ -14,7 +15,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import anndata
+import numpy as np
+import pandas as pd
 import pytest
+from scipy import sparse
 
 from monai_diffscore.data import samples
 
@@ -27,10 +32,11 @@ def blocks(page: str) -> list[str]:
 
 
 def shortened(line: str) -> str:
-    """The line with the smoke overlay, and without the trials of a plan."""
+    """The line with the smoke overlay, without the trials of a plan, and with a report of few draws."""
     line = re.sub(r'--config_file "\[(.*?)\]"', rf"--config_file \"[\1,'{SMOKE}']\"".replace('\\"', '"'), line)
     line = re.sub(r"--config_file (configs/\S+)", rf"""--config_file "['\1','{SMOKE}']" """, line)
-    return f"{line} --no-trial" if " plan " in line else line
+    added = {"plan": "--no-trial", "report": "--draws 20"}
+    return " ".join([line, *(flag for name, flag in added.items() if f"monai_diffscore {name} " in line)])
 
 
 @pytest.fixture
@@ -59,6 +65,7 @@ def test_the_lines_are_shortened_and_nothing_else():
     several = "python x --config_file \"['a.json','b.json']\" --steps 3"
     assert shortened(several) == f"python x --config_file \"['a.json','b.json','{SMOKE}']\" --steps 3"
     assert shortened("cd my_mri") == "cd my_mri"
+    assert shortened("python -m monai_diffscore report output") == "python -m monai_diffscore report output --draws 20"
 
 
 @pytest.mark.slow
@@ -78,12 +85,50 @@ def test_pathology(sandbox):
     shutil.copy(samples.ihc_slide(), sandbox / "data/slides")
     for block in blocks("PATHOLOGY.md"):
         run(block, sandbox)
+    for folder in ("bundles/pathology_hierarchical_unet", "my_slides"):
+        assert list((sandbox / folder / "output/samples").glob("*.png"))
+
+
+def write_cells(file: Path) -> None:
+    random = np.random.default_rng(0)
+    types = random.integers(0, 3, 300)
+    counts = random.poisson(random.gamma(1, 2, size=(3, 100))[types])
+    obs = pd.DataFrame({"cell_type": np.array(["B", "NK", "T"])[types]}, index=[f"cell{n}" for n in range(300)])
+    var = pd.DataFrame(index=[f"gene{n}" for n in range(100)])
+    anndata.AnnData(sparse.csr_matrix(counts.astype("float32")), obs, var).write_h5ad(file)
+
+
+def write_patients(file: Path) -> None:
+    random = np.random.default_rng(0)
+    crp = np.exp(random.normal(1, 1, 200)).round(2)
+    crp[::9] = np.nan
+    table = {"age": random.integers(20, 90, 200), "sex": random.choice(["f", "m"], 200), "crp_mg_l": crp}
+    pd.DataFrame(table).to_csv(file, index=False)
+
+
+#: which blocks of OMICS.md go together, and what they leave
+OMICS = {
+    "cells": (slice(0, 2), ["samples/cells.h5ad", "report/report.html"]),
+    "own cells": (slice(2, 3), ["samples/cells.h5ad", "report/report.html"]),
+    "bulk": (slice(3, 4), ["samples/profiles.h5ad"]),
+    "graph": (slice(4, 5), ["samples/profiles.h5ad"]),
+    "own table": (slice(5, 6), ["samples/table.csv", "report/report.html"]),
+}
+
+
+def test_every_block_of_the_omics_page_has_its_turn():
+    count = len(blocks("OMICS.md"))
+    assert [n for which, _ in OMICS.values() for n in range(count)[which]] == list(range(count))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", range(4))
-def test_omics(number, sandbox):
-    found = blocks("OMICS.md")
-    assert len(found) == 4
-    run(found[number], sandbox)
-    assert list(sandbox.glob("bundles/*/output/samples/*"))
+@pytest.mark.parametrize("name", OMICS)
+def test_omics(name, sandbox):
+    (sandbox / "data").mkdir()
+    write_cells(sandbox / "data/cells.h5ad")
+    write_patients(sandbox / "data/patients.csv")
+    which, made = OMICS[name]
+    for block in blocks("OMICS.md")[which]:
+        run(block, sandbox)
+    for file in made:
+        assert list(sandbox.glob(f"bundles/*/output/{file}")) + list(sandbox.glob(f"my_*/output/{file}")), file
