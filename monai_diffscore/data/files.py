@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from monai_diffscore.data.problems import DataError
 
@@ -43,6 +44,12 @@ def whole_file(path: str | Path) -> Iterator[BinaryIO]:
     """A binary file to write, otherwise as :func:`whole_path`."""
     with whole_path(path) as temporary, open(temporary, "wb") as file:
         yield file
+
+
+def write_json(path: str | Path, content: Any, **options: Any) -> None:
+    """Writes JSON to be read by people, four spaces to a level, whole or not at all; options are ``json.dumps``'s."""
+    with whole_file(path) as file:
+        file.write((json.dumps(content, indent=4, **options) + "\n").encode())
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from monai_diffscore.data.files import whole_file
+from monai_diffscore.data.files import write_json
 from monai_diffscore.data.matrices import refuse_repeated
 from monai_diffscore.data.problems import DataError
 
@@ -125,8 +125,7 @@ class GeneFields:
 
     def save(self, path: str | Path) -> None:
         """Writes it as JSON, whole or not at all."""
-        with whole_file(path) as file:
-            file.write((json.dumps(self.as_dict(), indent=4) + "\n").encode())
+        write_json(path, self.as_dict())
 
     @classmethod
     def load(cls, path: str | Path) -> GeneFields:

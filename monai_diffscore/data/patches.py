@@ -18,7 +18,7 @@ from monai.data import MetaTensor, iter_patch_position
 from monai.transforms import MapTransform, SpatialCrop
 from tqdm import tqdm
 
-from monai_diffscore.data.files import whole_file
+from monai_diffscore.data.files import write_json
 from monai_diffscore.data.problems import DataError
 
 
@@ -198,8 +198,7 @@ def measure_statistics(cases: Sequence[Mapping[str, Any]], key: str = "image") -
 
 def save_statistics(statistics: Mapping[str, Any], path: str | Path) -> None:
     """Writes the statistics as JSON beside the weights, whole or not at all."""
-    with whole_file(path) as file:
-        file.write((json.dumps(dict(statistics), indent=4) + "\n").encode())
+    write_json(path, dict(statistics))
 
 
 def load_statistics(path: str | Path) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from monai_diffscore.data.files import whole_file
+from monai_diffscore.data.files import write_json
 from monai_diffscore.data.gene_fields import column_of
 from monai_diffscore.data.problems import DataError
 
@@ -288,8 +288,7 @@ class TableSchema:
 
     def save(self, path: str | Path) -> None:
         """Writes it as JSON to be read and edited, whole or not at all."""
-        with whole_file(path) as file:
-            file.write((json.dumps(self.as_dict(), indent=4, ensure_ascii=False) + "\n").encode())
+        write_json(path, self.as_dict(), ensure_ascii=False)
 
     @classmethod
     def load(cls, path: str | Path) -> TableSchema:

@@ -18,7 +18,7 @@ from scipy import ndimage
 from torch import Tensor, nn
 
 from monai_diffscore.anomaly import BallScan, HealthyReference, HealthyScores, healthy_residuals, smoothed
-from monai_diffscore.data.files import whole_file
+from monai_diffscore.data.files import write_json
 from monai_diffscore.data.problems import DataError
 from monai_diffscore.data.tiles import tissue_mask
 from monai_diffscore.engines import Progress, progress_bar, random_stream
@@ -144,8 +144,7 @@ class CalibrateAnomaly:
                 remedy="Give healthy images with content in --healthy_dir.",
             ) from error
         content = {"settings": self.settings, "cases": len(self.scores), **reference.as_dict()}
-        with whole_file(self.path) as file:
-            file.write((json.dumps(content, indent=4) + "\n").encode())
+        write_json(self.path, content)
         return item
 
 

@@ -8,7 +8,6 @@ measured carries no information, where a measured zero does: the operator is
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,7 +17,7 @@ from ignite.engine import Engine, Events
 from monai.engines import IterationEvents
 from torch import Tensor, nn
 
-from monai_diffscore.data.files import whole_file, whole_path
+from monai_diffscore.data.files import whole_path, write_json
 from monai_diffscore.engines import SamplingInferer
 from monai_diffscore.guidance import LikelihoodGuidance
 from monai_diffscore.handlers.cells import SaveCells
@@ -122,8 +121,7 @@ class SaveImputed(SaveCells):
             "correlation": correlation(mean),
             "correlation_of_mean_profile": correlation(profile),
         }
-        with whole_file(self.path.with_name("imputation.json")) as file:
-            file.write((json.dumps(report, indent=4) + "\n").encode())
+        write_json(self.path.with_name("imputation.json"), report)
 
 
 __all__ = ["ImputationInferer", "SaveImputed"]

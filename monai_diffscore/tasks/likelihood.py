@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,7 @@ from monai.utils import convert_to_tensor
 from torch import Tensor, nn
 
 from monai_diffscore.data import spread
-from monai_diffscore.data.files import whole_file
+from monai_diffscore.data.files import write_json
 from monai_diffscore.engines import LikelihoodInferer, Progress
 from monai_diffscore.gallery import save_gallery
 from monai_diffscore.tasks.anomaly import foreground, load_scores
@@ -168,8 +167,7 @@ class SaveLikelihood:
             "patch_std": float(values.std()),
             "patches": len(values),
         }
-        with whole_file(self.path) as file:
-            file.write((json.dumps(content, indent=4) + "\n").encode())
+        write_json(self.path, content)
 
     def _rank(self) -> None:
         rows = self.table.rows

@@ -6,7 +6,6 @@ estimate, their standard deviation says how far to trust it, gene by gene.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +16,7 @@ from ignite.engine import Engine, Events
 from monai.utils import convert_to_tensor
 from torch import Tensor, nn
 
-from monai_diffscore.data.files import whole_file, whole_path
+from monai_diffscore.data.files import whole_file, whole_path, write_json
 from monai_diffscore.engines import SamplingInferer
 from monai_diffscore.guidance import PosteriorGuidance
 from monai_diffscore.operators import GeneDropout
@@ -134,5 +133,4 @@ class SaveImputedProfiles:
             "rmse": float(np.sqrt(np.mean(error**2))),
             "rmse_of_mean": float(np.sqrt(np.mean(of_mean**2))),
         }
-        with whole_file(self.folder / "imputation.json") as file:
-            file.write((json.dumps(report, indent=4) + "\n").encode())
+        write_json(self.folder / "imputation.json", report)

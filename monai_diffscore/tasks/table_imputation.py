@@ -6,7 +6,6 @@ several categories. One standard deviation to either side says how far to trust 
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import pandas as pd
 import torch
 from ignite.engine import Engine, Events
 
-from monai_diffscore.data.files import whole_file
+from monai_diffscore.data.files import write_json
 from monai_diffscore.data.tables import write_table
 from monai_diffscore.transforms.table import TableEncoding
 
@@ -104,5 +103,4 @@ class SaveImputedTable:
             if values.shape[1]:
                 each = np.sqrt(np.square(values).mean(1)) if parts is errors else values.mean(1)
                 report |= {name: float(value) for name, value in zip(names, each, strict=True)}
-        with whole_file(self.folder / "imputation.json") as file:
-            file.write((json.dumps(report, indent=4) + "\n").encode())
+        write_json(self.folder / "imputation.json", report)

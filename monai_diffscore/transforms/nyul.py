@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from monai.config import KeysCollection
 
-from monai_diffscore.data.files import whole_file
+from monai_diffscore.data.files import write_json
 from monai_diffscore.data.problems import DataError
 from monai_diffscore.transforms.intensity import (
     IntensityTransform,
@@ -95,8 +95,7 @@ class NyulStandardize(IntensityTransform):
 
     def save(self, path: str | Path) -> None:
         """Writes the landmarks as JSON, whole or not at all."""
-        with whole_file(path) as file:
-            file.write((json.dumps(self.landmarks, indent=4) + "\n").encode())
+        write_json(path, self.landmarks)
 
     def measure(self, image: torch.Tensor, key: str) -> dict[str, Any]:
         standard = np.array(self.landmarks["standard"])

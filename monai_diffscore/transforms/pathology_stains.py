@@ -34,7 +34,7 @@ import torch
 from torch import Tensor
 
 from monai_diffscore.data.colours import optical_density
-from monai_diffscore.data.files import whole_file
+from monai_diffscore.data.files import write_json
 from monai_diffscore.data.problems import DataError
 from monai_diffscore.data.tiles import tissue_pixels
 
@@ -243,9 +243,7 @@ def fit_slides(
             records[file] = fit_slide(file, method, mpp_um, **options)
             logger.info(f"fitted the stains of {file}: {records[file]}")
     if path and any(file not in kept or kept[file]["method"] != method for file in records):
-        with whole_file(path) as out:
-            text = json.dumps({**kept, **{file: asdict(record) for file, record in records.items()}}, indent=4)
-            out.write((text + "\n").encode())
+        write_json(path, {**kept, **{file: asdict(record) for file, record in records.items()}})
     return records
 
 

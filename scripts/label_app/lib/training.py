@@ -9,7 +9,6 @@ The ones before stay beside them as ``model_before.pt``.
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import shutil
@@ -31,7 +30,7 @@ from lib.options import Option, changes
 from lib.problems import cause_of
 from lib.served import ServedBundle
 from monai_diffscore.data import DataError, load_statistics, split_by_subject
-from monai_diffscore.data.files import whole_file
+from monai_diffscore.data.files import whole_file, write_json
 from monai_diffscore.handlers.checkpoint import save_atomically
 
 logger = logging.getLogger(__name__)
@@ -151,8 +150,7 @@ class PriorTrainTask(BundleTrainTask):
             self.serve(folder / "best.pt")
         else:
             logger.warning("the weights served before are better on the held-out images, and stay")
-        with whole_file(folder / "report.json") as file:
-            file.write((json.dumps(report, indent=4) + "\n").encode())
+        write_json(folder / "report.json", report)
         logger.info(f"training of {self.served.name}: {report}")
         return report
 
