@@ -34,7 +34,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from types import EllipsisType
 from typing import Any, Literal
@@ -109,7 +109,7 @@ def smoothed(x: Tensor, std: float) -> Tensor:
 def ball_sum(x: Tensor, radius: float) -> Tensor:
     """The sum of x [B, C, *S] over the voxels within ``radius`` voxels of each; outside of the image x is 0."""
     total = torch.zeros_like(x)
-    for width, shifts in _rows_of_a_ball(x, radius):
+    for width, shifts in _rows_of_a_ball(x, radius).items():
         rows = functional.avg_pool1d(_rows(x), width, 1, width // 2).view_as(x) * width
         for here, there in shifts:
             total[here] += rows[there]
@@ -119,7 +119,7 @@ def ball_sum(x: Tensor, radius: float) -> Tensor:
 def ball_maximum(x: Tensor, radius: float) -> Tensor:
     """The largest value of x [B, C, *S] within ``radius`` voxels of each voxel."""
     largest = x.clone()
-    for width, shifts in _rows_of_a_ball(x, radius):
+    for width, shifts in _rows_of_a_ball(x, radius).items():
         rows = functional.max_pool1d(_rows(x), width, 1, width // 2).view_as(x)
         for here, there in shifts:
             largest[here] = torch.maximum(largest[here], rows[there])
@@ -134,7 +134,7 @@ Place = tuple[slice | EllipsisType, ...]
 Shift = tuple[Place, Place]  # where rows go, and which
 
 
-def _rows_of_a_ball(x: Tensor, radius: float) -> Iterator[tuple[int, list[Shift]]]:
+def _rows_of_a_ball(x: Tensor, radius: float) -> dict[int, list[Shift]]:
     """A ball is a stack of rows along the last axis: their widths in voxels, and where the rows of a width lie.
 
     A ball of radius R then costs about pi R^2 additions of images in 3-D, not 4 R^3."""
@@ -146,7 +146,7 @@ def _rows_of_a_ball(x: Tensor, radius: float) -> Iterator[tuple[int, list[Shift]
             continue
         half = min(math.floor(math.sqrt(left)), x.shape[-1] - 1)
         shifts.setdefault(2 * half + 1, []).append((_moved(x, offset), _moved(x, [-step for step in offset])))
-    yield from shifts.items()
+    return shifts
 
 
 def _moved(x: Tensor, offset: Sequence[int]) -> Place:
@@ -176,13 +176,13 @@ class BallScan:
         if not radii or min(radii) < 0:
             raise ValueError(f"BallScan needs radii >= 0 in voxels, got {list(radii)}.")
         level_spreads = _spreads(residuals, inside)
-        mean = (residuals / _along(residuals, level_spreads)).mean(1, keepdim=True)
+        mean = _mean_of_levels(residuals, level_spreads)
         ball_spreads = [_spreads(ball_sum(mean, radius), inside)[0] for radius in radii]
         return cls(tuple(map(float, radii)), level_spreads, tuple(ball_spreads))
 
     def __call__(self, residuals: Tensor) -> Tensor:
         """s [B, 1, *S] of residuals [B, L, *S]: > 0 brighter than healthy, < 0 darker."""
-        mean = (residuals / _along(residuals, self.level_spreads)).mean(1, keepdim=True)
+        mean = _mean_of_levels(residuals, self.level_spreads)
         brighter, darker = torch.full_like(mean, -math.inf), torch.full_like(mean, -math.inf)
         for radius, spread in zip(self.radii, self.ball_spreads, strict=True):
             sums = ball_sum(mean, radius) / spread
@@ -191,8 +191,10 @@ class BallScan:
         return torch.where(brighter >= darker, brighter, -darker)
 
 
-def _along(residuals: Tensor, spreads: Sequence[float]) -> Tensor:
-    return residuals.new_tensor(spreads).reshape(1, -1, *[1] * (residuals.ndim - 2))
+def _mean_of_levels(residuals: Tensor, spreads: Sequence[float]) -> Tensor:
+    """r [B, 1, *S] of residuals [B, L, *S]."""
+    along = residuals.new_tensor(spreads).reshape(1, -1, *[1] * (residuals.ndim - 2))
+    return (residuals / along).mean(1, keepdim=True)
 
 
 def _spreads(maps: Tensor, inside: Tensor) -> tuple[float, ...]:

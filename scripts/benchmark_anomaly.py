@@ -30,7 +30,7 @@ from sklearn.metrics import precision_recall_curve, roc_auc_score
 from torch import Tensor
 from torch.nn import functional
 
-from monai_diffscore.anomaly import BallScan, HealthyScores, healthy_residuals, smoothed
+from monai_diffscore.anomaly import HealthyReference, healthy_residuals, smoothed
 from monai_diffscore.data import load_statistics, samples
 from monai_diffscore.tasks.anomaly import foreground
 
@@ -158,11 +158,12 @@ def main() -> None:
     with torch.no_grad():
         for name, (method, sizes) in methods.items():
             residuals = in_batches(method, [patch for patch, _ in healthy])
-            scan = BallScan.of(residuals, inside, sizes)
-            calibrated = HealthyScores.of(scan(residuals)[inside])
+            reference = HealthyReference.of(residuals, inside, sizes)
             outside = []
-            for lesion, scores in zip(sick, scan(in_batches(method, [lesion.image for lesion in sick])), strict=True):
-                p = calibrated.p_value(scores)[lesion.counted].numpy()
+            for lesion, scores in zip(
+                sick, reference.scan(in_batches(method, [lesion.image for lesion in sick])), strict=True
+            ):
+                p = reference.healthy.p_value(scores)[lesion.counted].numpy()
                 score = scores.abs()[lesion.counted].numpy()
                 truth = lesion.mask[lesion.counted].numpy()
                 far = ~smoothed(lesion.mask[None].float(), 3.0)[0].gt(1e-3)[lesion.counted].numpy()
