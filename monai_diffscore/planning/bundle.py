@@ -76,18 +76,27 @@ def _write_values(plan: Plan, configs: dict[str, Config], name: str) -> None:
         "slides": _write_slides,
         "sequences": _write_sequences,
     }
+    _write_name(plan, configs, name)
     if plan.kind in GENE_KINDS:
-        _write_rows(plan, configs, name)
+        _write_rows(plan, configs)
     else:
-        _write_common(plan, configs, name)
+        _write_common(plan, configs)
         kinds[plan.kind](plan, configs)
         _write_conditions(plan, configs)
     _write_metadata(plan, configs["metadata"], name)
 
 
-def _write_common(plan: Plan, configs: dict[str, Config], name: str) -> None:
+def _write_name(plan: Plan, configs: dict[str, Config], name: str) -> None:
+    """The data, and the name of the bundle where runs and pictures bear it."""
+    configs["train"]["dataset_dir"] = plan.data
+    configs["train"]["tracking"]["prefix"] = name
+    for handler in configs["inference"]["handlers"]:
+        if isinstance(handler, dict) and handler["_target_"].endswith("SaveGallery"):
+            handler["title"] = name
+
+
+def _write_common(plan: Plan, configs: dict[str, Config]) -> None:
     train, inference = configs["train"], configs["inference"]
-    train["dataset_dir"] = plan.data
     train["left_out"] = list(plan.left_out)
     for config in (train, inference):
         config["network_def"]["network"] = json.loads(json.dumps(plan["network"]))
@@ -105,25 +114,16 @@ def _write_common(plan: Plan, configs: dict[str, Config], name: str) -> None:
                 "gallery_every", "time_limit_seconds"):  # fmt: skip
         if key in plan.choices and key in train:
             train[key] = plan[key]
-    train["tracking"]["prefix"] = name
-    for handler in inference["handlers"]:
-        if handler["_target_"].endswith("SaveGallery"):
-            handler["title"] = name
 
 
-def _write_rows(plan: Plan, configs: dict[str, Config], name: str) -> None:
+def _write_rows(plan: Plan, configs: dict[str, Config]) -> None:
     """The choices for genes and tables are ids of the configurations; the network follows from them and the data."""
     train, inference = configs["train"], configs["inference"]
-    train["dataset_dir"] = plan.data
     for key, choice in plan.choices.items():
         if key in train and key != "network":
             train[key] = choice.value
         if key in inference and key in ("hidden_size", "dropout", "checkpointing"):
             inference[key] = choice.value
-    train["tracking"]["prefix"] = name
-    for handler in inference["handlers"]:
-        if isinstance(handler, dict) and handler["_target_"].endswith("SaveGallery"):
-            handler["title"] = name
 
 
 def find(transforms: list[Any], target: str) -> Config:

@@ -89,7 +89,7 @@ def _choices(plan: Plan) -> list[tuple[str, str]]:
     rows = []
     for name, choice in plan.choices.items():
         value = choice.value
-        if name == "network" and isinstance(value, dict):
+        if name == "network":
             shown = [value["_target_"].rsplit(".", 1)[-1]]
             told = ("channels", "num_res_blocks", "hidden_size", "depth", "patch_size")
             shown += [f"{key} {value[key]}" for key in told if key in value]

@@ -110,7 +110,7 @@ def smaller(plan: Plan) -> Plan:
             halved = [max(16, 8 * (side // 16)) if at == axis else side for at, side in enumerate(size)]
             return plan.but(**{name: (halved, "halved along its longest axis: the memory does not suffice for more")})
     network = plan["network"]
-    if isinstance(network, dict) and "channels" in network and network["channels"][0] > 8:
+    if "channels" in network and network["channels"][0] > 8:
         narrow = {**network, "channels": [width // 2 for width in network["channels"]], "num_head_channels": 16}
         return plan.but(network=(narrow, "half as wide: the memory does not suffice for more"))
     raise DataError(

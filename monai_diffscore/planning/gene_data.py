@@ -24,6 +24,8 @@ from monai_diffscore.transforms.table import measure_encoding
 TYPES = ("cell_type", "celltype", "cell_types", "bulk_labels", "cell_ontology_class", "leiden", "louvain")
 BATCHES = ("batch", "sample", "donor")
 TOTALS = ("n_counts", "total_counts")
+#: shares of cells and of other rows that are held out
+CELLS_HELD_OUT, ROWS_HELD_OUT = 0.1, 0.2
 _MOST_ROWS = 2000  # that percentiles and zeros are counted in
 
 
@@ -41,9 +43,8 @@ def fingerprint_cells(root: Path, conditions: Sequence[str] = ()) -> Fingerprint
     roles = _roles(plain.obs, conditions, root)
     total = next((name for name in TOTALS if name in plain.obs and bool((plain.obs[name] > 0).all())), None)
     found = Expression(root, GeneFields(total=total, **roles))
-    _, held_out = split_cells(found, 0.1, 0)
-    details = {**_expression_details(found, held_out), **roles, "total": total, "sigma_data": 1.0}
-    return _of_expression(root, "cells", found, details, "counts", 1.0)
+    _, held_out = split_cells(found, CELLS_HELD_OUT, 0)
+    return _of_expression(root, "cells", found, held_out, "counts", 1.0, {**roles, "total": total})
 
 
 def fingerprint_expression(root: Path, conditions: Sequence[str] = ()) -> Fingerprint:
@@ -60,10 +61,9 @@ def fingerprint_expression(root: Path, conditions: Sequence[str] = ()) -> Finger
         plain = Expression(root, GeneFields(content=content))
     roles = _roles(plain.obs, conditions, root) if conditions or root.suffix in (".h5ad", ".zarr") else {}
     found = Expression(root, GeneFields(content=content, **roles))
-    training, held_out = split_profiles(found, 0.2, 0)
+    training, held_out = split_profiles(found, ROWS_HELD_OUT, 0)
     sigma_data = float(measure_profiles(found, training)["sigma_data"])
-    details = {**_expression_details(found, held_out), **roles, "content": content, "sigma_data": sigma_data}
-    return _of_expression(root, "expression", found, details, content, sigma_data)
+    return _of_expression(root, "expression", found, held_out, content, sigma_data, {**roles, "content": content})
 
 
 def fingerprint_table(root: Path, conditions: Sequence[str] = ()) -> Fingerprint:
@@ -81,7 +81,7 @@ def fingerprint_table(root: Path, conditions: Sequence[str] = ()) -> Fingerprint
     frame = read_table(root)
     label = conditions[0] if conditions else None
     schema = find_schema(frame, None, label=label, source=root)
-    training, held_out = split_table(frame, schema, 0.2, 0, root)
+    training, held_out = split_table(frame, schema, ROWS_HELD_OUT, 0, root)
     numbers = schema.numbers(training, root)
     encoding = measure_encoding(schema, numbers, schema.label_numbers(training, root))
     return Fingerprint(
@@ -126,38 +126,39 @@ def _roles(obs: pd.DataFrame, conditions: Sequence[str], root: Path) -> dict[str
     return {**roles, "covariates": tuple(numbers)}
 
 
-def _expression_details(found: Expression, held_out: np.ndarray) -> dict[str, Any]:
+def _of_expression(
+    root: Path,
+    kind: str,
+    found: Expression,
+    held_out: np.ndarray,
+    content: str,
+    sigma_data: float,
+    declared: dict[str, Any],
+) -> Fingerprint:
     values, totals = found.matrix(np.arange(min(len(found), _MOST_ROWS)))
     filled = values.nnz if sparse.issparse(values) else int((values != 0).sum())
+    zero_share = round(1 - filled / (values.shape[0] * values.shape[1]), 4)
     details: dict[str, Any] = {
         "genes": len(found.genes),
-        "zero_share": round(1 - filled / (values.shape[0] * values.shape[1]), 4),
+        "zero_share": zero_share,
         "library_sizes": [round(float(value), 1) for value in np.percentile(totals, [0, 50, 100])],
         "held_out_rows": len(held_out),
     }
     if found.fields.label:
         details["rows_of_each_label"] = found.obs[found.fields.label].astype(str).value_counts().to_dict()
-    return details
-
-
-def _of_expression(
-    root: Path, kind: str, found: Expression, details: dict[str, Any], modality: str, sigma_data: float
-) -> Fingerprint:
-    values, _ = found.matrix(np.arange(min(len(found), _MOST_ROWS)))
-    dense = values.toarray() if sparse.issparse(values) else np.asarray(values)
     return Fingerprint(
         data=str(root),
         kind=kind,
-        modality=modality,
+        modality=content,
         modality_from=f"the values of {found.layer}",
         cases=len(found),
         subjects=len(found),
         names=[],
         channels=len(found.genes),
         sizes={name: [len(found.genes)] for name in ("min", "median", "max")},
-        percentiles=percentiles_by_name(dense),
+        percentiles=percentiles_by_name(values.toarray() if sparse.issparse(values) else np.asarray(values)),
         sigma_data=round(sigma_data, 4),
         mean=0.0,
-        foreground_share=1 - details["zero_share"],
-        details=details,
+        foreground_share=1 - zero_share,
+        details={**details, **declared, "sigma_data": sigma_data},
     )

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from monai_diffscore.data.problems import DataError
+from monai_diffscore.data.volumes import split_by_subject
+from monai_diffscore.planning.fingerprint import Fingerprint
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,35 @@ class Plan:
     modality: str = ""
     channels: int = 1
     details: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        found: Fingerprint,
+        budget: Budget,
+        template: str,
+        choices: dict[str, Choice],
+        graph: str | None = None,
+    ) -> Plan:
+        """The plan for a fingerprint; who is held out follows from its names and the chosen share."""
+        held_out: list[str] = []
+        if len(found.names) > 1:
+            cases = [{"subject": name} for name in found.names]
+            held_out = [case["subject"] for case in split_by_subject(cases, choices["validation_share"].value, 0)[1]]
+        return cls(
+            data=found.data,
+            kind=found.kind,
+            template=template,
+            choices=choices,
+            budget=budget,
+            left_out=found.left_out,
+            conditions=found.conditions,
+            held_out=held_out,
+            graph=graph,
+            modality=found.modality,
+            channels=found.channels,
+            details={"sigma_data": found.sigma_data, **found.details},
+        )
 
     def __getitem__(self, name: str) -> Any:
         return self.choices[name].value

@@ -30,7 +30,6 @@ from typing import Any
 
 import torch
 
-from monai_diffscore.data.volumes import split_by_subject
 from monai_diffscore.planning.fingerprint import Fingerprint
 from monai_diffscore.planning.gene_rules import plan_cells, plan_expression, plan_table
 from monai_diffscore.planning.plan import Budget, Choice, Plan
@@ -102,7 +101,7 @@ def plan_volumes(found: Fingerprint, budget: Budget) -> Plan:
         "patches_per_volume": Choice(max(2, math.ceil(128 / training)), "an epoch has at least about 128 patches"),
         **_common(found, budget, patch, 8 if budget.accelerator else 4),
     }
-    return _plan(found, budget, template, choices)
+    return Plan.of(found, budget, template, choices)
 
 
 def _spacing_and_patch(found: Fingerprint, axes: Sequence[int], edge: int) -> tuple[list[float], list[int], str]:
@@ -175,7 +174,7 @@ def plan_pictures(found: Fingerprint, budget: Budget) -> Plan:
         "normalisation": Choice({"range": [0.0, 255.0]}, "brightness has a range: 0 to 255 to [-1, 1]"),
         **_common(found, budget, size, batch if alone else min(batch, max(1, training // 2))),
     }
-    return _plan(found, budget, "natural_dit2d", choices)
+    return Plan.of(found, budget, "natural_dit2d", choices)
 
 
 def _even(side: float) -> int:
@@ -203,7 +202,7 @@ def plan_slides(found: Fingerprint, budget: Budget) -> Plan:
         "normalisation": Choice({"range": [0.0, 255.0]}, "exactly invertible; stains vary by augmentation instead"),
         **_common(found, budget, [tile, tile], 16 if budget.accelerator else 8, channels=3),
     }  # fmt: skip
-    return _plan(found, budget, "pathology_hierarchical_unet", choices)
+    return Plan.of(found, budget, "pathology_hierarchical_unet", choices)
 
 
 def plan_sequences(found: Fingerprint, budget: Budget) -> Plan:
@@ -224,7 +223,7 @@ def plan_sequences(found: Fingerprint, budget: Budget) -> Plan:
         "windows_per_sequence": Choice(max(2, math.ceil(1024 / training)), "an epoch has at least about 1024 windows"),
         **_common(found, budget, [window], 32),
     }  # fmt: skip
-    return _plan(found, budget, "signal_dit1d", choices)
+    return Plan.of(found, budget, "signal_dit1d", choices)
 
 
 def _unet(budget: Budget, size: Sequence[int], name: str) -> tuple[dict[str, Any], str]:
@@ -304,23 +303,3 @@ def precision(accelerator: bool) -> Choice:
     if able:
         return Choice("bfloat16", "the device computes in it; only the network does, all else is float32")
     return Choice(None, "the device has no bfloat16: float32")
-
-
-def _plan(found: Fingerprint, budget: Budget, template: str, choices: dict[str, Choice]) -> Plan:
-    held_out: list[str] = []
-    if len(found.names) > 1:
-        cases = [{"subject": name} for name in found.names]
-        held_out = [case["subject"] for case in split_by_subject(cases, choices["validation_share"].value, 0)[1]]
-    return Plan(
-        data=found.data,
-        kind=found.kind,
-        template=template,
-        choices=choices,
-        budget=budget,
-        left_out=found.left_out,
-        conditions=found.conditions,
-        held_out=held_out,
-        modality=found.modality,
-        channels=found.channels,
-        details={"sigma_data": found.sigma_data, **found.details},
-    )
