@@ -366,6 +366,13 @@ class SamplingInferer(Inferer):
                 partial(denoiser, **condition), start, self.sigmas, generator=generators, callback=on_step
             )
 
+    def draws(
+        self, denoiser: nn.Module, like: Tensor, numbers: Sequence[int], count: int, **condition: Tensor
+    ) -> Tensor:
+        """``count`` samples for each number, [B, count, ...]: draw d of number i is sample i * count + d."""
+        drawn = [self.sample(denoiser, like, [i * count + d for i in numbers], **condition) for d in range(count)]
+        return torch.stack(drawn, 1)
+
     def _stop(self) -> None:
         self.stopped = True
 

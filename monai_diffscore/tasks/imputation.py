@@ -39,7 +39,7 @@ class ImputationInferer(SamplingInferer):
         super().__init__(**options)
         if draws < 1:
             raise ValueError(f"ImputationInferer needs at least one draw, got {draws}.")
-        self.autoencoder, self.draws, self.iterations = autoencoder, draws, iterations
+        self.autoencoder, self.count, self.iterations = autoencoder, draws, iterations
 
     @torch.no_grad()
     def __call__(  # type: ignore[override]
@@ -53,16 +53,12 @@ class ImputationInferer(SamplingInferer):
     ) -> Tensor:
         if counts is None or observed is None:
             raise ValueError("ImputationInferer needs counts and observed among the condition_keys.")
-        numbers = range(len(inputs)) if seed is None else seed.tolist()
+        numbers = range(len(inputs)) if seed is None else [int(number) for number in seed]
         guided = LikelihoodGuidance(
             network, self.autoencoder.mean, self.autoencoder.variance, GeneDropout(observed), counts,
             iterations=self.iterations,
         ).to(inputs.device)  # fmt: skip
-        drawn = [
-            self.sample(guided, inputs.float(), [int(number) * self.draws + draw for number in numbers], **condition)
-            for draw in range(self.draws)
-        ]
-        return torch.stack(drawn, 1)
+        return self.draws(guided, inputs.float(), numbers, self.count, **condition)
 
 
 class SaveImputed(SaveCells):

@@ -44,7 +44,7 @@ class ProfileImputationInferer(SamplingInferer):
         super().__init__(**options)
         if draws < 2:
             raise ValueError(f"ProfileImputationInferer needs at least two draws, for their spread, got {draws}.")
-        self.draws, self.noise_std, self.method, self.sigma_data = draws, noise_std, method, sigma_data
+        self.count, self.noise_std, self.method, self.sigma_data = draws, noise_std, method, sigma_data
 
     @torch.no_grad()
     def __call__(  # type: ignore[override]
@@ -63,13 +63,7 @@ class ProfileImputationInferer(SamplingInferer):
             network, operator.to(x.device), operator(x), self.noise_std, self.method, self.sigma_data
         )
         numbers = [int(number) for number in (range(len(x)) if seed is None else seed)]
-        drawn = torch.stack(
-            [
-                self.sample(guided, x, [n * self.draws + draw for n in numbers], **condition)
-                for draw in range(self.draws)
-            ],
-            1,
-        )
+        drawn = self.draws(guided, x, numbers, self.count, **condition)
         return torch.stack([drawn.mean(1), drawn.std(1)], 1)
 
 
