@@ -20,15 +20,8 @@ from typing import Any
 import anndata
 import numpy as np
 import torch
-from scipy.spatial.distance import cdist, pdist
 from scipy.stats import norm
-from sklearn.decomposition import PCA
-from sklearn.ensemble import RandomForestClassifier
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import f1_score, roc_auc_score
-from sklearn.model_selection import StratifiedKFold, StratifiedShuffleSplit, cross_val_predict
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.model_selection import StratifiedShuffleSplit
 
 from monai_diffscore import (
     ConditionEncoder,
@@ -42,6 +35,17 @@ from monai_diffscore import (
     sample_heun,
 )
 from monai_diffscore.data.samples import leukaemia
+from monai_diffscore.metrics import (
+    ClosestRecord,
+    Comparison,
+    ForestTwoSample,
+    KernelDiscrepancy,
+    LogisticTwoSample,
+    Profiles,
+    Reference,
+    TrainOnSyntheticF1,
+    VarianceRatio,
+)
 
 SHARE = 0.79  # components over training rows
 ITERATIONS = 200
@@ -152,35 +156,20 @@ def generate(rows: np.ndarray, groups: np.ndarray, asked: np.ndarray, seed: int)
     return latent.decode(drawn, asked, seed)
 
 
-def figures(
-    train_rows: np.ndarray, real: np.ndarray, groups: np.ndarray, made: np.ndarray, every: np.ndarray
-) -> dict[str, float]:
-    """The figures of the omics tables; ``every`` are all real rows."""
-    space = PCA(30, random_state=0).fit(every)
-    r, s, t = (space.transform(rows) for rows in (real, made, train_rows))
-    width = 1 / np.median(pdist(t, "sqeuclidean"))
+FIGURES = (
+    ForestTwoSample(),
+    LogisticTwoSample(),
+    KernelDiscrepancy(),
+    TrainOnSyntheticF1(),
+    ClosestRecord(),
+    VarianceRatio(),
+)
 
-    def kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        return np.mean([np.exp(-q * width * cdist(a, b, "sqeuclidean")) for q in (0.25, 1, 4)], axis=0)
 
-    within = [(kernel(a, a).sum() - len(a)) / (len(a) * (len(a) - 1)) for a in (r, s)]
-    both, truth = np.concatenate([real, made]), np.repeat([0, 1], [len(real), len(made)])
-    folds = StratifiedKFold(5, shuffle=True, random_state=0)
-    forest = RandomForestClassifier(100, min_samples_leaf=3, max_features=0.05, random_state=0)
-    linear = make_pipeline(StandardScaler(), PCA(30, random_state=0), LogisticRegression(C=0.1, max_iter=500))
-    auc = [
-        roc_auc_score(truth, cross_val_predict(model, both, truth, cv=folds, method="predict_proba")[:, 1])
-        for model in (forest, linear)
-    ]
-    classifier = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=500)).fit(made, groups)
-    return {
-        "c2st_rf": auc[0],
-        "c2st_lr": auc[1],
-        "mmd2_x1e3": 1000 * (sum(within) - 2 * kernel(r, s).mean()),
-        "tstr_f1": f1_score(groups, classifier.predict(real), average="macro"),
-        "dcr_ratio": float(np.median(cdist(s, t).min(1)) / np.median(cdist(r, t).min(1))),
-        "var_ratio": float(np.median(made.var(0) / np.maximum(real.var(0), 1e-6))),
-    }
+def figures(train: Profiles, real: Profiles, made: Profiles) -> dict[str, float]:
+    """The figures of the omics tables."""
+    comparison = Comparison(Reference(real, train), made)
+    return {figure.name: figure(comparison) for figure in FIGURES}
 
 
 def draw(curves: np.ndarray, path: Path) -> None:
@@ -227,9 +216,8 @@ def main() -> None:
     runs = [(a, b, seed) for seed, (a, b) in enumerate(chosen)]
     found = []
     for a, b, seed in runs:
-        made = generate(values[a], groups[a], groups[b], seed)
-        every = values[train_rows] if part == "inner" else values
-        found.append(figures(values[a], values[b], groups[b], made, every))
+        made = Profiles(generate(values[a], groups[a], groups[b], seed), groups[b])
+        found.append(figures(Profiles(values[a], groups[a]), Profiles(values[b], groups[b]), made))
         print({name: round(value, 3) for name, value in found[-1].items()}, flush=True)
     for name in found[0]:
         column = [one[name] for one in found]
