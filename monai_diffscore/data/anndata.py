@@ -29,6 +29,7 @@ from monai_diffscore.data.files import whole_folder, whole_path
 from monai_diffscore.data.gene_fields import GeneFields, column_of
 from monai_diffscore.data.matrices import DELIMITERS
 from monai_diffscore.data.problems import DataError
+from monai_diffscore.data.rows import split_indices
 
 #: where counts are looked for, if no layer is declared
 PLACES = ("counts", "raw", "X")
@@ -210,11 +211,8 @@ class ExpressionRows(Dataset):
 
 def stratified_split(labels: Any, share: float = 0.4, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Indices of training and held-out rows, ``share`` of them held out of each label (scikit-learn's)."""
-    from sklearn.model_selection import StratifiedShuffleSplit
-
     values = np.asarray(labels)
-    train, held_out = next(StratifiedShuffleSplit(n_splits=1, test_size=share, random_state=seed).split(values, values))
-    return np.sort(train), np.sort(held_out)
+    return split_indices(len(values), share, seed, labels=values)
 
 
 def write_expression(

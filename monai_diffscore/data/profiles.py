@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 from monai_diffscore.data.anndata import Expression
 from monai_diffscore.data.gene_fields import GeneFields, column_of
 from monai_diffscore.data.problems import DataError
+from monai_diffscore.data.rows import split_indices
 from monai_diffscore.transforms.omics import LogNormalize, LogNormalized, StandardizeGenesd, measure_gene_scale
 from monai_diffscore.transforms.principal import PrincipalComponentsd, measure_components
 
@@ -35,24 +36,18 @@ def split_profiles(
     Raises:
         DataError: if a side would be empty.
     """
-    from sklearn.model_selection import GroupShuffleSplit, ShuffleSplit, StratifiedShuffleSplit
-
-    rows = np.arange(len(expression))
-    fields, options = expression.fields, {"n_splits": 1, "test_size": share, "random_state": seed}
-    codes = fields.codes(expression.obs, "label", expression.source) if fields.label else np.zeros(len(rows), int)
-    strata = bool(fields.label) and np.unique(codes, return_counts=True)[1].min() >= 2
+    fields, obs, source = expression.fields, expression.obs, expression.source
+    labels = fields.codes(obs, "label", source) if fields.label else None
+    if labels is not None and np.unique(labels, return_counts=True)[1].min() < 2:
+        labels = None
     try:
-        if subject is not None:
-            groups = column_of(expression.obs, subject, "subject", expression.source).astype(str)
-            train, held_out = next(GroupShuffleSplit(**options).split(rows, groups=groups))
-        else:
-            train, held_out = next((StratifiedShuffleSplit if strata else ShuffleSplit)(**options).split(rows, codes))
+        groups = None if subject is None else column_of(obs, subject, "subject", source).astype(str)
+        return split_indices(len(expression), share, seed, labels, groups)
     except ValueError as error:
         raise DataError(
             expression.source, expected=f"rows for training, and a share of {share:g} held out of them", got=str(error),
             remedy="Give more rows, another validation_share, or no label.",
         ) from error  # fmt: skip
-    return np.sort(train), np.sort(held_out)
 
 
 def measure_profiles(

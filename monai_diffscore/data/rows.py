@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -76,6 +77,29 @@ def split_rows(
     rows = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))]
     held_out = min(validation, max(1, len(rows) // 5))
     return rows[held_out : held_out + training], rows[:held_out]
+
+
+def split_indices(
+    count: int, share: float, seed: int, labels: Any = None, groups: Any = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of training and held-out rows, in order, by scikit-learn's splitters.
+
+    Args:
+        count: number of rows.
+        share: of rows, or of groups, that is held out.
+        seed: of the split.
+        labels: [count]; each keeps its share, if there are no groups.
+        groups: [count]; rows of one group stay on one side.
+    Raises:
+        ValueError: if a label has a single row, or a side would be empty.
+    """
+    from sklearn.model_selection import GroupShuffleSplit, ShuffleSplit, StratifiedShuffleSplit
+
+    splitter = ShuffleSplit if labels is None else StratifiedShuffleSplit
+    splitter = splitter if groups is None else GroupShuffleSplit
+    made = splitter(n_splits=1, test_size=share, random_state=seed)
+    train, held_out = next(made.split(np.arange(count), labels, groups))
+    return np.sort(train), np.sort(held_out)
 
 
 def _read_rows(path: Path, columns: int) -> Tensor:

@@ -15,11 +15,11 @@ import pandas as pd
 import torch
 from monai.data import MetaTensor
 
-from monai_diffscore.data.anndata import stratified_split
 from monai_diffscore.data.files import whole_file, whole_path
 from monai_diffscore.data.gene_fields import column_of
 from monai_diffscore.data.matrices import DELIMITERS, delimiter_of, refuse_repeated
 from monai_diffscore.data.problems import DataError
+from monai_diffscore.data.rows import split_indices
 from monai_diffscore.data.table_schema import TableSchema
 
 #: what stands for a missing value in a text file; "None" may be an answer
@@ -87,24 +87,17 @@ def split_table(
     Raises:
         DataError: if a category of the label has a single row, or there are fewer than two subjects.
     """
-    from sklearn.model_selection import GroupShuffleSplit, ShuffleSplit
-
     label = schema.label_column
+    labels = None if label is None or label.numeric else frame[label.name].astype(str)
     try:
-        if schema.subject is not None:
-            subjects = column_of(frame, schema.subject, "subject", source).astype(str)
-            splitter = GroupShuffleSplit(n_splits=1, test_size=share, random_state=seed)
-            train, held_out = next(splitter.split(frame, groups=subjects))
-        elif label is not None and not label.numeric:
-            train, held_out = stratified_split(frame[label.name].astype(str), share, seed)
-        else:
-            train, held_out = next(ShuffleSplit(n_splits=1, test_size=share, random_state=seed).split(frame))
+        subjects = None if schema.subject is None else column_of(frame, schema.subject, "subject", source).astype(str)
+        train, held_out = split_indices(len(frame), share, seed, labels, subjects)
     except ValueError as error:
         raise DataError(
             source, key=str(schema.subject or schema.label), expected="enough rows on both sides of a split",
             got=str(error), remedy="Group rare categories, or change validation_share.",
         ) from error  # fmt: skip
-    return frame.iloc[np.sort(train)], frame.iloc[np.sort(held_out)]
+    return frame.iloc[train], frame.iloc[held_out]
 
 
 def table_rows(frame: pd.DataFrame, encoding: Any, intervals: bool = False) -> list[dict[str, Any]]:
