@@ -11,6 +11,7 @@ import difflib
 import inspect
 import os
 import re
+import signal
 import sys
 from pathlib import Path
 from types import TracebackType
@@ -110,5 +111,7 @@ def _one_line(kind: type[BaseException], error: BaseException, traceback: Traceb
         sys.__excepthook__(kind, error, traceback)
     elif isinstance(cause, KeyboardInterrupt):
         print("\ninterrupted: the same command continues from the last checkpoint in output_dir.", file=sys.stderr)
+        # the interpreter ends by the signal only if nothing evaluates a string between here and its end: libraries do
+        raise SystemExit(128 + signal.SIGINT)
     else:
         print(f"\nerror: {cause}\n(MONAI_DIFFSCORE_TRACEBACK=1 shows the whole traceback)", file=sys.stderr)

@@ -861,7 +861,7 @@ def test_ctrl_c_saves_closes_the_run_and_ends_with_one_line(tmp_path):
         time.sleep(3)
         process.send_signal(signal.SIGINT)
         _, stderr = process.communicate(timeout=60)
-    assert process.returncode in (-signal.SIGINT, 130)
+    assert process.returncode == 130, stderr
     assert stderr.strip().splitlines()[-1].startswith("interrupted: the same command continues")
     assert "Traceback" not in stderr
     (checkpoint, *_) = sorted((tmp_path / "checkpoints").glob("iteration_*.pt"))[-1:]
