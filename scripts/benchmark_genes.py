@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from monai_diffscore import Denoiser, DenoisingLoss, EDMPreconditioning, LogNormalNoise, edm_weight
 from monai_diffscore.data.simulated_expression import attachment_edges, draw_field, field_precision
+from monai_diffscore.memory import peak_memory_bytes
 from monai_diffscore.networks import GeneResidualMLP, PathwayGNN
 
 DEPTH, HIDDEN, BATCH = 3, 64, 16
@@ -111,7 +112,7 @@ def one_graph(name: str) -> None:
     x = torch.randn(BATCH, 20_000)
     resident = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
     seconds = step_seconds(network, x)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - resident
+    peak = peak_memory_bytes() - resident
     print(json.dumps({"seconds": seconds, "megabytes": peak / 1e6}))
 
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -36,6 +35,7 @@ from monai_diffscore import Denoiser, DenoisingLoss, EDMPreconditioning, LogNorm
 from monai_diffscore.data import HeldOutSlabd, LoadVolumed, samples
 from monai_diffscore.discrete import DiscretePreconditioning, TimestepNetwork
 from monai_diffscore.handlers import PowerEMA
+from monai_diffscore.memory import peak_memory_bytes
 from monai_diffscore.optimizers import MuonAdamW
 from monai_diffscore.transforms import PercentileScaled
 
@@ -343,12 +343,12 @@ def memory_case(case: str, edge: int) -> None:
         return network
 
     contestant = Contestant(case, build, case != "monai")
-    baseline = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    baseline = peak_memory_bytes()
     step = one_step(contestant, x)
     step()
     seconds = min(timed(step, 3))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(json.dumps({"mb": (peak - baseline) / 1024, "seconds": seconds, "millions": millions(build())}))
+    peak = peak_memory_bytes()
+    print(json.dumps({"mb": (peak - baseline) / 2**20, "seconds": seconds, "millions": millions(build())}))
 
 
 def measure_error(dims: int, seconds: dict[str, float], seeds: int) -> None:

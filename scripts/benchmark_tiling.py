@@ -18,7 +18,6 @@ import itertools
 import json
 import multiprocessing
 import os
-import resource
 import time
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from monai.bundle import ConfigParser
 from torch.profiler import ProfilerActivity, profile
 
 from monai_diffscore import TiledDenoiser, asinh_sigmas, sample_adams
+from monai_diffscore.memory import peak_memory_bytes
 from monai_diffscore.metrics import seam_ratio
 from monai_diffscore.tiling import window_starts
 
@@ -50,7 +50,7 @@ def peak_of(job: str, patch: int, batch_size: int, overlap: float, pipe: object)
     network = load(None)
     with torch.no_grad():
         network(torch.zeros(1, 1, 8, 8, 8), 1.0)  # what the libraries allocate once
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        before = peak_memory_bytes()
         start = time.perf_counter()
         if job == "window":
             network(torch.zeros(batch_size, 1, patch, patch, patch), 1.0)
@@ -62,7 +62,7 @@ def peak_of(job: str, patch: int, batch_size: int, overlap: float, pipe: object)
             else:
                 sample_adams(tiled, x, asinh_sigmas(5))
         seconds = time.perf_counter() - start
-    pipe.send((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before, seconds))  # type: ignore[attr-defined]
+    pipe.send((peak_memory_bytes() - before, seconds))  # type: ignore[attr-defined]
 
 
 def peak_of_tensors(job: str, patch: int, batch_size: int, overlap: float) -> int:

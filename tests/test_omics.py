@@ -254,10 +254,11 @@ def test_memory_of_backed_reading_is_that_of_a_few_blocks(tmp_path):
     assert size == 120
     anndata.AnnData(matrix).write_h5ad(tmp_path / "large.h5ad")
     script = """
-        import resource, sys
+        import sys
+        from monai_diffscore.memory import peak_memory_bytes
         from monai_diffscore.data import Expression, ExpressionRows, ResumableLoader
         import anndata.io, h5py
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        before = peak_memory_bytes()
         expression = Expression(sys.argv[1], blocks=5)
         loader = ResumableLoader(ExpressionRows(expression), 256, block_size=512)
         total = 0
@@ -266,7 +267,7 @@ def test_memory_of_backed_reading_is_that_of_a_few_blocks(tmp_path):
             if number == 30:
                 break
         assert total == 31 * 256 * 1000, total
-        print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1e3)
+        print((peak_memory_bytes() - before) / 1e6)
     """
     command = [sys.executable, "-c", textwrap.dedent(script), str(tmp_path / "large.h5ad")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -13,7 +13,6 @@ import json
 import logging
 import os
 import platform
-import resource
 import secrets
 import subprocess
 import time
@@ -30,6 +29,7 @@ from monai_diffscore.data import spread
 from monai_diffscore.engines import ScoreTrainer, TrainingEvents
 from monai_diffscore.handlers.ema import PowerEMA
 from monai_diffscore.handlers.spool import Courier, Spool
+from monai_diffscore.memory import peak_memory_bytes
 
 logger = logging.getLogger(__name__)
 _SCHEMES = ("sqlite:", "http:", "https:", "postgresql", "mysql", "mssql", "databricks")
@@ -264,7 +264,7 @@ def _now() -> int:
 
 def _memory() -> dict[str, float]:
     """Largest memory so far, in MiB: of this process, and of the device where it has one of its own."""
-    used = {"peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+    used = {"peak_memory_mib": peak_memory_bytes() / 2**20}
     if torch.accelerator.is_available():
         statistics = torch.get_device_module().memory_stats()
         used["peak_device_memory_mib"] = statistics.get("allocated_bytes.all.peak", 0) / 2**20

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import math
-import resource
 import subprocess
 import sys
 import tempfile
@@ -26,6 +25,7 @@ from typing import Any
 import torch
 
 from monai_diffscore.data.problems import DataError
+from monai_diffscore.memory import peak_memory_bytes
 
 #: iterations that are timed, after one that warms up, and seconds after which no more are begun
 TIMED, ENOUGH_SECONDS = 5, 20.0
@@ -153,8 +153,7 @@ def peak_gb() -> float:
     """The largest memory this process has held, in 10^9 bytes: of the accelerator if it used one."""
     if torch.cuda.is_available() and torch.cuda.max_memory_reserved():
         return torch.cuda.max_memory_reserved() / 1e9
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+    return peak_memory_bytes() / 1e9
 
 
 if __name__ == "__main__":
