@@ -208,6 +208,19 @@ def test_preprocessed_cases_are_kept_in_memory_or_on_disk_by_size(tmp_path):
     cases = [{"image": np.full((1, 1000), index, np.float64)} for index in range(4)] * 3  # 4 cases of 8 kB
     for memory_gb, kind in ((33e-6, CacheDataset), (31e-6, PersistentDataset), (0, PersistentDataset)):
         made = cached_dataset(cases, [ToTensord("image")], tmp_path, memory_gb)
-        assert type(made) is kind
+        assert isinstance(made, kind)
         assert [float(item["image"].mean()) for item in made] == [0, 1, 2, 3] * 3
     assert len(list(tmp_path.glob("*.pt"))) == 4
+
+
+def test_a_batch_holds_cases_from_files_and_cases_just_prepared(tmp_path):
+    from monai.data import DataLoader
+    from monai.transforms import Identityd
+
+    from monai_diffscore.data import cached_dataset
+
+    cases = [{"image": np.zeros(3), "spacing": np.full(3, index, np.float64)} for index in range(2)]
+
+    cached_dataset(cases[:1], Identityd("image"), tmp_path, memory_gb=0)[0]  # the first is on the disk
+    for batch in DataLoader(cached_dataset(cases, Identityd("image"), tmp_path, memory_gb=0), batch_size=2):
+        assert batch["spacing"].tolist() == [[0.0] * 3, [1.0] * 3]

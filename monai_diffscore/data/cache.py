@@ -11,6 +11,7 @@ import torch
 from monai.data import CacheDataset, Dataset, PersistentDataset
 from monai.data.utils import pickle_hashing
 from monai.transforms import Compose, RandomizableTrait, Transform
+from monai.utils import convert_to_tensor
 
 from monai_diffscore.data.patches import spread
 
@@ -50,7 +51,7 @@ def cached_dataset(
             f"{len(distinct)} preprocessed cases take about {estimated_gb:.1f} GB, more than cache_memory_gb "
             f"{memory_gb:g}: they are kept in {folder}"
         )
-    return PersistentDataset(
+    return _FileDataset(
         data=data,
         transform=transform,
         cache_dir=folder,
@@ -58,6 +59,15 @@ def cached_dataset(
         track_meta=True,
         weights_only=False,  # files of our own; the geometry in a MetaTensor is more than weights
     )
+
+
+class _FileDataset(PersistentDataset):
+    """Gives a case just prepared as it gives one from a file, arrays as tensors: or the two do not collate."""
+
+    def _cachecheck(self, item_transformed: Any) -> Any:
+        return convert_to_tensor(
+            super()._cachecheck(item_transformed), convert_numeric=False, track_meta=self.track_meta
+        )
 
 
 def _deterministic(transform: Callable | Sequence[Callable]) -> list[Callable]:
