@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 import torch
 from browser import check_page
+from mlflow.tracking import MlflowClient
 
 from monai_diffscore.__main__ import main
 from monai_diffscore.data import DataError
 from monai_diffscore.report import Cell, Page, Section, render
 from monai_diffscore.report.card import BEGIN, END
 from monai_diffscore.report.page import table
-from monai_diffscore.report.sources import find_run, find_samples, gather, random_windows, read_images
+from monai_diffscore.report.sources import find_run, find_samples, gather, random_windows, read_images, run_parser
 
 
 def blobs(count: int, seed: int, size: int = 16) -> np.ndarray:
@@ -127,6 +128,22 @@ def test_a_record_that_cannot_be_opened_is_named(tmp_path):
     (tmp_path / "mlflow_run.json").write_text(json.dumps({"uri": "nowhere://server", "run_id": "0"}))
     with pytest.raises(DataError, match=r"mlflow_run.json .* the MLflow run"):
         find_run(tmp_path)
+
+
+@pytest.mark.parametrize("commands", [0, 2])
+def test_a_run_is_read_with_the_flags_of_its_last_command(tmp_path, commands):
+    """A training that was started from Python has no command: then recorded parameters complete its train.json."""
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlruns.db")
+    run = client.create_run(client.create_experiment("e", f"{tmp_path}/artifacts")).info.run_id
+    client.log_param(run, "patch_size", "[8, 8]")
+    client.log_dict(run, {"patch_size": [4, 4], "label_key": None}, "train.json")
+    for iteration in range(commands):
+        configuration = {"patch_size": [16, 16], "label_key": f"kind{iteration}"}
+        client.log_dict(run, configuration, f"configuration_{7 * iteration:08d}.json")
+    (tmp_path / "mlflow_run.json").write_text(json.dumps({"uri": f"sqlite:///{tmp_path}/mlruns.db", "run_id": run}))
+    parser = run_parser(find_run(tmp_path / "samples"))
+    found = parser["patch_size"], parser["label_key"]
+    assert found == (([16, 16], "kind1") if commands else ([8, 8], None))
 
 
 def test_nifti_pictures_lose_their_third_axis(tmp_path):

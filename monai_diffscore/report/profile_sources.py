@@ -118,7 +118,7 @@ def gather_profiles(
 def gather_run_profiles(
     record: RunRecord, synthetic: Sequence[str | Path], fields: ProfileFields, count: int = 1000, seed: int = 0
 ) -> ProfileMaterial:
-    """The same, with the real rows that a training had, and those that it held out: its train.json has the ids
+    """The same, with the real rows that a training had, and those that it held out: its configuration has the ids
     ``cases`` (training and validation), either rows of ``expression`` or two tables.
 
     Args:
@@ -136,7 +136,7 @@ def gather_run_profiles(
     if "cases" not in parser:
         raise DataError(
             record.name, key="cases", expected="a training of cells, profiles or tables, with the id 'cases'",
-            got="none in its train.json", remedy="Give the real rows with --real TRAIN TEST.",
+            got="none in its configuration", remedy="Give the real rows with --real TRAIN TEST.",
         )  # fmt: skip
     left_out: list[str] = []
     cases: Any = parser.get_parsed_content("cases")

@@ -1,8 +1,8 @@
 """What a report compares: generated images, unseen real ones and training volumes, of a run or of folders.
 
 The records of a training are in its output folder: ``mlflow_run.json`` leads to the run, whose parameters hold the
-data folder and the intensity range, and whose artifact ``train.json`` the preprocessing. So real images pass through
-the very transforms that the model was trained with.
+intensity range, and whose artifact ``configuration_*.json`` all that the command gave, flags and overlays merged. So
+real images pass through the very transforms that the model was trained with.
 """
 
 from __future__ import annotations
@@ -25,19 +25,20 @@ from torch import Tensor
 from monai_diffscore.data import DataError, list_volumes, spread
 
 _SUFFIXES = (".nii", ".nii.gz", ".npy")
-#: parameters of a run that override the ids of the same name in its train.json
+#: parameters that override the ids of the same name where a training, started from Python, left its train.json alone
 _RECORDED_IDS = ("dataset_dir", "seed", "patch_size", "spacing_mm", "validation_share")
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What MLflow knows of a training: where it is, its parameters, its train.json."""
+    """What MLflow knows of a training: where it is, its parameters, its configuration."""
 
     uri: str
     run_id: str
     name: str
     parameters: dict[str, str]
-    config: str | None = None  # the text of train.json
+    config: str | None = None  # a JSON text
+    executed: bool = False  # whether that is what the command ran, and not the bundle's train.json
 
     @property
     def intensity_range(self) -> tuple[float, float] | None:
@@ -164,7 +165,7 @@ def find_run(path: str | Path) -> RunRecord | None:
             try:
                 client = MlflowClient(known["uri"])
                 run = client.get_run(known["run_id"])
-                config = _artifact(client, known["run_id"], "train.json")
+                name, config = _configuration(client, known["run_id"])
             except Exception as error:
                 raise DataError(
                     file,
@@ -173,7 +174,10 @@ def find_run(path: str | Path) -> RunRecord | None:
                     got=f"{type(error).__name__}: {error}",
                     remedy="Start the tracking server or move the database back, or copy the samples elsewhere.",
                 ) from error
-            return RunRecord(known["uri"], known["run_id"], run.info.run_name or "", dict(run.data.params), config)
+            return RunRecord(
+                known["uri"], known["run_id"], run.info.run_name or "", dict(run.data.params), config,
+                executed=name != "train.json",
+            )  # fmt: skip
     return None
 
 
@@ -291,7 +295,7 @@ def _volumes(record: RunRecord | None, part: int, given: str | Path | None, most
         raise DataError(
             "the run's records" if record else "the folder",
             key="real",
-            expected="a training's mlflow_run.json with its train.json, to read real images from",
+            expected="a training's mlflow_run.json with its configuration, to read real images from",
             got="none",
             remedy=f"Give a folder of {what} images with {flag}.",
         )
@@ -316,10 +320,10 @@ def _volumes(record: RunRecord | None, part: int, given: str | Path | None, most
 
 
 def run_parser(record: RunRecord) -> ConfigParser:
-    """The train.json of a run with the parameters that it was given."""
+    """The configuration of a run, with the flags that it was given."""
     parser = ConfigParser()
     parser.read_config(json.loads(record.config or "{}"))
-    for name in _RECORDED_IDS:
+    for name in () if record.executed else _RECORDED_IDS:
         if name in record.parameters and name in parser:
             parser[name] = _literal(record.parameters[name])
     return parser
@@ -332,11 +336,14 @@ def _literal(text: str) -> Any:
         return text
 
 
-def _artifact(client: MlflowClient, run_id: str, name: str) -> str | None:
-    if name not in {artifact.path for artifact in client.list_artifacts(run_id)}:
-        return None
+def _configuration(client: MlflowClient, run_id: str) -> tuple[str, str | None]:
+    """Name and text of what the last command of a run executed, else of the bundle's train.json, if it is there."""
+    names = {artifact.path for artifact in client.list_artifacts(run_id)}
+    name = max((name for name in names if name.startswith("configuration_")), default="train.json")
+    if name not in names:
+        return name, None
     with tempfile.TemporaryDirectory() as folder:
-        return Path(client.download_artifacts(run_id, name, folder)).read_text()
+        return name, Path(client.download_artifacts(run_id, name, folder)).read_text()
 
 
 def _percentiles(volumes: Sequence[Tensor]) -> tuple[float, float]:
