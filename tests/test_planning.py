@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from monai_diffscore.planning import (
     take_fingerprint,
     write_bundle,
 )
+from monai_diffscore.planning.gene_data import MOST_HELD_OUT, held_out_share
 from monai_diffscore.planning.trial import estimate
 
 ROOT = Path(__file__).parent.parent
@@ -447,6 +449,30 @@ def test_a_plan_gives_way_until_it_fits(plan, per_sample, batch, checkpointing):
     assert fitted["max_epochs"] == math.ceil(fitted.measured["iterations"] / 100)
 
 
+@pytest.mark.parametrize(("epoch", "epochs", "seconds"), [(0.0, 200, 0.0), (0.1, 200, 20.0), (9.0, 100, 900.0)])
+def test_a_first_stage_has_half_of_the_minutes_at_most(plan, epoch, epochs, seconds):
+    plan = plan.but(first_stage_epochs=(200, "as the rules have it"))
+    measured = replace(trial(4, 1.5), first_stage_seconds=epoch or 1e-9)
+    fitted = fit_plan(plan, try_batch=lambda made, size: measured, say=lambda _: None)
+    assert fitted["first_stage_epochs"] == epochs
+    assert fitted.measured["first_stage_seconds"] == seconds
+    assert fitted.measured["iterations"] == pytest.approx((1800 - seconds - 11) / 0.1, abs=1)
+
+
+@pytest.mark.parametrize(("rows", "share"), [(20, 0.4), (42, 0.4), (60, 0.28), (100, 0.2), (10**6, 0.2)])
+def test_as_many_rows_are_held_out_as_a_report_needs_if_there_are_enough(rows, share):
+    assert held_out_share(rows, 0.2) == share
+    assert rows * share >= 16 or share == MOST_HELD_OUT
+
+
+def test_few_rows_and_rare_types_are_problems(tmp_path):
+    frame = pd.DataFrame({"dose": np.arange(30.0), "kind": ["a"] * 26 + ["b"] * 4})
+    frame.to_csv(tmp_path / "small.csv", index=False)
+    few, rare = take_fingerprint(tmp_path, conditions=["kind"]).problems
+    assert (few.file, few.got, few.left_out) == ("small.csv", "12", False)
+    assert (rare.expected, rare.got) == ("8 rows of each type of kind", "b 4")
+
+
 def test_what_does_not_fit_at_all_is_said(plan):
     with pytest.raises(DataError, match="--memory-gb"):
         fit_plan(plan, try_batch=lambda made, size: trial(size, 5.0), say=lambda _: None)
@@ -460,6 +486,17 @@ def test_a_real_step_fits_and_is_as_estimated(plan):
     assert found["memory_gb"] <= plan.budget.memory_gb
     assert found["estimated_memory_gb"] == pytest.approx(found["memory_gb"], rel=0.15)
     assert found["iterations"] * found["seconds_per_iteration"] <= 60 * plan.budget.minutes
+
+
+@pytest.mark.slow
+def test_a_trial_times_the_stage_before(tmp_path):
+    """Few iterations of both stages, in a process of its own."""
+    write_cells(tmp_path / "data")
+    plan = make_plan(take_fingerprint(tmp_path / "data" / "cells.h5ad"), Budget(4.0, 1.0))
+    write_bundle(plan, tmp_path / "bundle")
+    measured = run_trial(tmp_path / "bundle", {"batch_size": 32})
+    assert 0 < measured.first_stage_seconds < 60
+    assert 0 < measured.seconds < 10
 
 
 @pytest.mark.slow

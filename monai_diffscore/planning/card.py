@@ -32,10 +32,10 @@ def describe(plan: Plan, fingerprint: Fingerprint | None = None) -> str:
 def _fingerprint_lines(found: Fingerprint) -> list[str]:
     text = ["Fingerprint", *_columns([("data", found.data), *_facts(found)])]
     if found.problems:
-        text += ["", f"{len(found.problems)} file(s) with a problem"]
+        text += ["", f"{len(found.problems)} problem(s)"]
     for problem in found.problems:
-        fate = "left out" if problem.left_out else "NOT left out"
-        line = f"{fate}: {problem.file}: expected {problem.expected}, got {problem.got}. {problem.remedy}"
+        fate = "left out: " if problem.left_out else ""
+        line = f"{fate}{problem.file}: expected {problem.expected}, got {problem.got}. {problem.remedy}"
         text += textwrap.wrap(line, 112, initial_indent="  ", subsequent_indent="      ")
     return text
 

@@ -25,7 +25,7 @@ _MOST_NAMES = 200
 
 @dataclass(frozen=True)
 class Problem:
-    """A file that cannot be trained on as it is."""
+    """A file that cannot be trained on as it is; or, where nothing is left out, what there is too little of in it."""
 
     file: str
     expected: str

@@ -27,8 +27,7 @@ def try_bundle(plan: Plan, batch_size: int) -> Trial:
     with tempfile.TemporaryDirectory() as folder:
         bundle = Path(folder) / "trial"
         write_bundle(plan, bundle)
-        short = {"first_stage_epochs": 1} if plan.kind == "cells" else {}
-        return run_trial(bundle, {"batch_size": batch_size, **short})
+        return run_trial(bundle, {"batch_size": batch_size})
 
 
 def fit_plan(
@@ -88,6 +87,19 @@ def _batch_that_fits(plan: Plan, first: Trial, second: Trial) -> int:
     return batch
 
 
+def _with_first_stage(plan: Plan, trial: Trial) -> tuple[Plan, float]:
+    """The plan with a first stage, if it has one, of half the minutes at most; and its seconds."""
+    wanted = plan.get("first_stage_epochs")
+    if wanted is None:
+        return plan, 0.0
+    epochs = max(1, min(wanted, int(0.5 * 60 * plan.budget.minutes / trial.first_stage_seconds)))
+    seconds = epochs * trial.first_stage_seconds
+    reason = f"of {trial.first_stage_seconds:.3g} s: {seconds / 60:.2g} of the {plan.budget.minutes:g} minutes"
+    if epochs < wanted:
+        reason += f", half of them; the rules have {wanted}"
+    return plan.but(first_stage_epochs=(epochs, reason)), seconds
+
+
 def _with_batch(plan: Plan, batch: int) -> Plan:
     if batch == plan["batch_size"]:
         return plan
@@ -121,9 +133,11 @@ def smaller(plan: Plan) -> Plan:
 
 
 def scheduled(plan: Plan, trial: Trial, memory_gb: float, seconds: float) -> Plan:
-    """The plan with its length: iterations in the minutes that there are, without what validation takes."""
+    """The plan with its length: iterations in the minutes that a first stage leaves, without what validation takes."""
     validations = 10
-    free = max(0.5 * 60 * plan.budget.minutes, 60 * plan.budget.minutes - (validations + 1) * trial.validation_seconds)
+    plan, first_stage = _with_first_stage(plan, trial)
+    left = 60 * plan.budget.minutes - first_stage
+    free = max(0.5 * left, left - (validations + 1) * trial.validation_seconds)
     iterations = max(1, int(free / trial.seconds))
     epochs = max(1, math.ceil(iterations / max(1, trial.epoch_length)))
     plan = plan.but(
@@ -143,6 +157,7 @@ def scheduled(plan: Plan, trial: Trial, memory_gb: float, seconds: float) -> Pla
             "validation_seconds": round(trial.validation_seconds, 3),
             "iterations": iterations,
             "epoch_length": trial.epoch_length,
+            "first_stage_seconds": round(first_stage, 1),
             "parameters": trial.parameters,
         },
     )

@@ -17,7 +17,7 @@ from monai_diffscore.data.problems import DataError
 from monai_diffscore.data.profiles import measure_profiles, split_profiles
 from monai_diffscore.data.table_inference import find_schema
 from monai_diffscore.data.tables import read_table, split_table
-from monai_diffscore.planning.fingerprint import Fingerprint, percentiles_by_name
+from monai_diffscore.planning.fingerprint import Fingerprint, Problem, percentiles_by_name
 from monai_diffscore.transforms.table import measure_encoding
 
 #: columns of obs that are taken for types and batches, if none are named
@@ -26,7 +26,14 @@ BATCHES = ("batch", "sample", "donor")
 TOTALS = ("n_counts", "total_counts")
 #: shares of cells and of other rows that are held out
 CELLS_HELD_OUT, ROWS_HELD_OUT = 0.1, 0.2
+#: held-out rows that a report needs, and a larger share than which is not held out for them; rows of a type to learn it
+ENOUGH_HELD_OUT, MOST_HELD_OUT, FEW_OF_A_TYPE = 16, 0.4, 8
 _MOST_ROWS = 2000  # that percentiles and zeros are counted in
+
+
+def held_out_share(rows: int, usual: float) -> float:
+    """The usual share, or as much more as gives 16 rows."""
+    return round(max(usual, min(MOST_HELD_OUT, 1.05 * ENOUGH_HELD_OUT / rows)), 3)
 
 
 def fingerprint_cells(root: Path, conditions: Sequence[str] = ()) -> Fingerprint:
@@ -43,7 +50,7 @@ def fingerprint_cells(root: Path, conditions: Sequence[str] = ()) -> Fingerprint
     roles = _roles(plain.obs, conditions, root)
     total = next((name for name in TOTALS if name in plain.obs and bool((plain.obs[name] > 0).all())), None)
     found = Expression(root, GeneFields(total=total, **roles))
-    _, held_out = split_cells(found, CELLS_HELD_OUT, 0)
+    _, held_out = split_cells(found, held_out_share(len(found), CELLS_HELD_OUT), 0)
     return _of_expression(root, "cells", found, held_out, "counts", 1.0, {**roles, "total": total})
 
 
@@ -61,7 +68,7 @@ def fingerprint_expression(root: Path, conditions: Sequence[str] = ()) -> Finger
         plain = Expression(root, GeneFields(content=content))
     roles = _roles(plain.obs, conditions, root) if conditions or root.suffix in (".h5ad", ".zarr") else {}
     found = Expression(root, GeneFields(content=content, **roles))
-    training, held_out = split_profiles(found, ROWS_HELD_OUT, 0)
+    training, held_out = split_profiles(found, held_out_share(len(found), ROWS_HELD_OUT), 0)
     sigma_data = float(measure_profiles(found, training)["sigma_data"])
     return _of_expression(root, "expression", found, held_out, content, sigma_data, {**roles, "content": content})
 
@@ -81,7 +88,7 @@ def fingerprint_table(root: Path, conditions: Sequence[str] = ()) -> Fingerprint
     frame = read_table(root)
     label = conditions[0] if conditions else None
     schema = find_schema(frame, None, label=label, source=root)
-    training, held_out = split_table(frame, schema, ROWS_HELD_OUT, 0, root)
+    training, held_out = split_table(frame, schema, held_out_share(len(frame), ROWS_HELD_OUT), 0, root)
     numbers = schema.numbers(training, root)
     encoding = measure_encoding(schema, numbers, schema.label_numbers(training, root))
     return Fingerprint(
@@ -104,6 +111,7 @@ def fingerprint_table(root: Path, conditions: Sequence[str] = ()) -> Fingerprint
             "held_out_rows": len(held_out),
             "sigma_data": round(float(encoding.sigma_data), 4),
         },
+        problems=_problems(root, len(held_out), None if label is None else frame[label]),
     )
 
 
@@ -136,6 +144,7 @@ def _of_expression(
     declared: dict[str, Any],
 ) -> Fingerprint:
     values, totals = found.matrix(np.arange(min(len(found), _MOST_ROWS)))
+    labels = None
     filled = values.nnz if sparse.issparse(values) else int((values != 0).sum())
     zero_share = round(1 - filled / (values.shape[0] * values.shape[1]), 4)
     details: dict[str, Any] = {
@@ -145,7 +154,8 @@ def _of_expression(
         "held_out_rows": len(held_out),
     }
     if found.fields.label:
-        details["rows_of_each_label"] = found.obs[found.fields.label].astype(str).value_counts().to_dict()
+        labels = found.obs[found.fields.label].astype(str)
+        details["rows_of_each_label"] = labels.value_counts().to_dict()
     return Fingerprint(
         data=str(root),
         kind=kind,
@@ -161,4 +171,28 @@ def _of_expression(
         mean=0.0,
         foreground_share=1 - zero_share,
         details={**details, **declared, "sigma_data": sigma_data},
+        problems=_problems(root, len(held_out), labels),
     )
+
+
+def _problems(root: Path, held_out: int, labels: pd.Series | None) -> list[Problem]:
+    """What a training will not fail at, but its user should know before."""
+    found = []
+    if held_out < ENOUGH_HELD_OUT:
+        found.append(
+            Problem(
+                root.name, f"{ENOUGH_HELD_OUT} rows to hold out", f"{held_out}",
+                "Add rows, or report with rows of your own (--real TRAIN TEST).", left_out=False,
+            )
+        )  # fmt: skip
+    numbers = labels is None or (pd.api.types.is_float_dtype(labels) and labels.nunique() > FEW_OF_A_TYPE)
+    rows = {} if numbers else labels.dropna().value_counts().to_dict()  # type: ignore[union-attr]
+    rare = [f"{name} {number}" for name, number in rows.items() if number < FEW_OF_A_TYPE]
+    if rare:
+        found.append(
+            Problem(
+                root.name, f"{FEW_OF_A_TYPE} rows of each type of {labels.name}", ", ".join(rare),  # type: ignore[union-attr]
+                "Join types, or leave rare ones out: what is generated of them repeats what they have.", left_out=False,
+            )
+        )  # fmt: skip
+    return found

@@ -9,7 +9,7 @@ import math
 from typing import Any
 
 from monai_diffscore.planning.fingerprint import Fingerprint
-from monai_diffscore.planning.gene_data import CELLS_HELD_OUT, ROWS_HELD_OUT
+from monai_diffscore.planning.gene_data import CELLS_HELD_OUT, ROWS_HELD_OUT, held_out_share
 from monai_diffscore.planning.plan import Budget, Choice, Plan
 from monai_diffscore.planning.templates import network_of
 
@@ -22,11 +22,14 @@ def plan_cells(found: Fingerprint, budget: Budget) -> Plan:
     few = found.cases < FEW_ROWS
     choices = {
         "latent_size": Choice(24 if few else 32, "numbers that a cell is described by, beside its library size"),
-        "validation_share": Choice(CELLS_HELD_OUT, f"of {found.cases} cells, in equal parts of each type"),
-        "batch_size": Choice(
-            _batch((1 - CELLS_HELD_OUT) * found.cases, 128), "latents are small: what two cores take at once"
+        "validation_share": Choice(
+            held_out_share(found.cases, CELLS_HELD_OUT), f"of {found.cases} cells, in equal parts of each type"
         ),
-        "first_stage_epochs": Choice(200, "of the autoencoder; its time comes before the minutes that are planned"),
+        "batch_size": Choice(
+            _batch((1 - held_out_share(found.cases, CELLS_HELD_OUT)) * found.cases, 128),
+            "latents are small: what two cores take at once",
+        ),
+        "first_stage_epochs": Choice(200, "of the autoencoder, if they take half of the minutes at most"),
     }
     for role in ("label", "batch"):
         name = found.details.get(role)
@@ -40,7 +43,7 @@ def plan_cells(found: Fingerprint, budget: Budget) -> Plan:
 
 def plan_expression(found: Fingerprint, budget: Budget, graph: str | None = None) -> Plan:
     """A matrix of expression: message passing where there is a graph, else a residual MLP."""
-    few, training = found.cases < FEW_ROWS, (1 - ROWS_HELD_OUT) * found.cases
+    few, training = found.cases < FEW_ROWS, (1 - held_out_share(found.cases, ROWS_HELD_OUT)) * found.cases
     repeats = max(1, math.ceil(512 / training))
     choices = {
         "content": Choice(
@@ -49,7 +52,9 @@ def plan_expression(found: Fingerprint, budget: Budget, graph: str | None = None
         "label": Choice(found.details.get("label"), "what profiles can be asked for by"),
         "batch": Choice(found.details.get("batch"), "the column of batches, if there is one"),
         "repeats": Choice(repeats, "times that an epoch sees each row, so that it has 512 at least"),
-        "validation_share": Choice(ROWS_HELD_OUT, f"of {found.cases} rows; training stops when their error rises"),
+        "validation_share": Choice(
+            held_out_share(found.cases, ROWS_HELD_OUT), f"of {found.cases} rows; training stops when their error rises"
+        ),
         "batch_size": Choice(
             _batch(training * repeats, 64 if graph is None else 16), "small: more steps in the same time"
         ),
@@ -76,7 +81,9 @@ def plan_table(found: Fingerprint, budget: Budget) -> Plan:
         "label": Choice(found.details["label"], "what rows can be asked for by"),
         "hidden_size": Choice(128 if few else 256, f"for {found.cases} rows"),
         "dropout": Choice(0.2 if few else 0.1, "few rows are learned by heart without" if few else "a little"),
-        "validation_share": Choice(ROWS_HELD_OUT, f"of {found.cases} rows; training stops when their error rises"),
+        "validation_share": Choice(
+            held_out_share(found.cases, ROWS_HELD_OUT), f"of {found.cases} rows; training stops when their error rises"
+        ),
         "batch_size": Choice(256, "rows are small"),
     }
     why = "a table: a residual MLP over scaled numbers and coded categories"

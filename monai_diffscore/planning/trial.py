@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from ignite.engine import Events
 
 from monai_diffscore.data.problems import DataError
 from monai_diffscore.memory import peak_memory_bytes
@@ -42,6 +44,7 @@ class Trial:
         validation_seconds: of one validation.
         epoch_length: iterations in an epoch.
         parameters: of the network.
+        first_stage_seconds: of an epoch of what is trained before the network, such as an autoencoder of counts.
     """
 
     batch_size: int
@@ -50,6 +53,7 @@ class Trial:
     validation_seconds: float
     epoch_length: int
     parameters: int
+    first_stage_seconds: float = 0.0
 
 
 def run_trial(bundle: str | Path, overrides: dict[str, Any] | None = None, limit_seconds: float = 900.0) -> Trial:
@@ -95,7 +99,6 @@ def estimate(first: Trial, second: Trial, batch_size: int) -> tuple[float, float
 
 def _train(bundle: str, overrides: dict[str, Any], folder: str) -> Trial:
     """A few iterations of the bundle's training, in this process."""
-    from ignite.engine import Events
     from monai.bundle import ConfigWorkflow
 
     where: dict[str, Any] = {
@@ -113,16 +116,11 @@ def _train(bundle: str, overrides: dict[str, Any], folder: str) -> Trial:
         **overrides,
     )
     workflow.initialize()
-    trainer = workflow.parser.get_parsed_content("train#trainer")
-    validator = workflow.parser.get_parsed_content("validate#evaluator")
-    times: list[float] = []
+    content = workflow.parser.get_parsed_content
+    stage = _Stopwatch(content("train#trainer"))
+    earlier = _Stopwatch(content("first_stage#trainer")) if "first_stage#trainer" in workflow.parser else None
+    validator = content("validate#evaluator")
     validation = [0.0, 0.0]
-
-    def stamp() -> None:
-        times.append(time.perf_counter())
-        spent = times[-1] - times[0]
-        if len(times) > TIMED or (len(times) > 2 and spent > ENOUGH_SECONDS):
-            trainer.terminate()
 
     def begin() -> None:
         validation[0] = time.perf_counter()
@@ -130,23 +128,40 @@ def _train(bundle: str, overrides: dict[str, Any], folder: str) -> Trial:
     def end() -> None:
         validation[1] = time.perf_counter() - validation[0]
 
-    trainer.add_event_handler(Events.ITERATION_COMPLETED, stamp)
     validator.add_event_handler(Events.STARTED, begin)
     validator.add_event_handler(Events.COMPLETED, end)
-    epoch_length = trainer.state.epoch_length
-    # the same few iterations whatever the length of an epoch
-    trainer.state.max_epochs = math.ceil((TIMED + 1) / max(1, epoch_length))
     workflow.run()
-    network = workflow.parser.get_parsed_content("network")
-    gaps = sorted(later - sooner for sooner, later in pairwise(times))
     return Trial(
-        batch_size=int(workflow.parser.get_parsed_content("batch_size")),
+        batch_size=int(content("batch_size")),
         memory_gb=peak_gb(),
-        seconds=gaps[len(gaps) // 2] if gaps else times[0],
+        seconds=stage.seconds,
         validation_seconds=validation[1],
-        epoch_length=int(epoch_length),
-        parameters=sum(parameter.numel() for parameter in network.parameters()),
+        epoch_length=stage.epoch_length,
+        parameters=sum(parameter.numel() for parameter in content("network").parameters()),
+        first_stage_seconds=0.0 if earlier is None else earlier.seconds * earlier.epoch_length,
     )
+
+
+class _Stopwatch:
+    """Times a few iterations of a trainer, whatever the length of its epoch, and ends it."""
+
+    def __init__(self, trainer: Any) -> None:
+        self.trainer = trainer
+        self.times: list[float] = []
+        self.epoch_length = int(trainer.state.epoch_length)
+        trainer.state.max_epochs = math.ceil((TIMED + 1) / max(1, self.epoch_length))
+        trainer.add_event_handler(Events.ITERATION_COMPLETED, self.stamp)
+
+    def stamp(self) -> None:
+        self.times.append(time.perf_counter())
+        spent = self.times[-1] - self.times[0]
+        if len(self.times) > TIMED or (len(self.times) > 2 and spent > ENOUGH_SECONDS):
+            self.trainer.terminate()
+
+    @property
+    def seconds(self) -> float:
+        """Of an iteration: the median."""
+        return statistics.median(later - sooner for sooner, later in pairwise(self.times))
 
 
 def peak_gb() -> float:
