@@ -25,6 +25,10 @@ def add_plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     parser.add_argument("--minutes", type=float, default=30.0, help="how long it may take (default: 30)")
     parser.add_argument("--condition", default="", metavar="A,B", help="columns to condition on, such as age,sex")
     parser.add_argument("--participants", type=Path, metavar="TABLE", help="of the subjects (default: beside the data)")
+    parser.add_argument(
+        "--subject", metavar="COLUMN", help="rows of one stay together (tables, matrices of expression)"
+    )
+    parser.add_argument("--exclude", default="", metavar="A,B", help="columns of a table to leave out, such as names")
     parser.add_argument("--graph", type=Path, metavar="EDGES", help="edges between genes (.tsv, .gmt)")
     parser.add_argument("--kind", help="of the data, where it is not found out: volumes, pictures, slides, ...")
     parser.add_argument("--modality", help="of volumes, where the files do not say it: CT, MR, PT")
@@ -53,11 +57,13 @@ def _plan(chosen: argparse.Namespace) -> int:
         fingerprint = planning.take_fingerprint(
             chosen.data,
             chosen.kind,
-            [name.strip() for name in chosen.condition.split(",") if name.strip()],
+            _names(chosen.condition),
             chosen.modality,
             chosen.participants,
             chosen.mpp_um,
             graph,
+            chosen.subject,
+            _names(chosen.exclude),
         )
         plan = planning.make_plan(fingerprint, budget, graph)
     plan = edited or plan
@@ -66,6 +72,10 @@ def _plan(chosen: argparse.Namespace) -> int:
     planning.write_bundle(plan, chosen.out, fingerprint)
     print("\n".join([planning.describe(plan, fingerprint), "", "Next", *planning.commands(plan, chosen.out)]))
     return 0
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def add_check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -50,28 +50,30 @@ def profiles(cells: Any) -> Any:
     return log_profiles(cells.layers["counts"], cells.obs[TOTAL].to_numpy(), labels, list(cells.var_names))
 
 
-def run(run_id: str, configuration: str, **options: Any) -> float:
+def run(bundle: Path, run_id: str, configuration: str, **options: Any) -> float:
     """``python -m monai.bundle run``; the CPU seconds that it took."""
     flags = [part for name, value in options.items() for part in (f"--{name}", str(value))]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     command = [sys.executable, "-m", "monai.bundle", "run", run_id, "--config_file", f"configs/{configuration}.json"]
-    done = subprocess.run([*command, *flags], cwd=BUNDLE, capture_output=True, text=True, check=False, env=os.environ)
+    done = subprocess.run([*command, *flags], cwd=bundle, capture_output=True, text=True, check=False, env=os.environ)
     if done.returncode:
         raise SystemExit(done.stderr[-3000:])
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def generate(train: Any, held_out: Any, folder: Path, seed: int, settings: dict[str, str]) -> tuple[Any, float]:
+def generate(
+    train: Any, held_out: Any, folder: Path, seed: int, settings: dict[str, str], bundle: Path = BUNDLE
+) -> tuple[Any, float]:
     """Cells of the bundle trained with a seed, and the CPU seconds of the training."""
     folder.mkdir(parents=True, exist_ok=True)
     train.write_h5ad(folder / "train.h5ad")
     models = {"output_dir": folder / "training", "ckpt_dir": folder / "models", "dataset_dir": folder / "train.h5ad"}
-    seconds = run("training", "train", seed=seed, **models, **settings)
+    seconds = run(bundle, "training", "train", seed=seed, **models, **settings)
     wanted = {str(name): int(count) for name, count in held_out.obs[LABEL].value_counts().items() if count}
     where = {"output_dir": folder / "samples", "checkpoint": folder / "models/model.pt", "dataset_dir": "train.h5ad"}
     where["dataset_dir"] = folder / "train.h5ad"
-    run("sampling", "inference", seed=seed, cells_per_type=wanted, **where)
+    run(bundle, "sampling", "inference", seed=seed, cells_per_type=wanted, **where)
     return anndata.read_h5ad(folder / "samples/cells.h5ad"), seconds
 
 

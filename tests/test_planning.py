@@ -473,6 +473,27 @@ def test_few_rows_and_rare_types_are_problems(tmp_path):
     assert (rare.expected, rare.got) == ("8 rows of each type of kind", "b 4")
 
 
+def test_rows_of_a_patient_stay_together_and_names_are_left_out(tmp_path):
+    frame = pd.DataFrame({"patient": np.repeat(np.arange(50), 2), "dose": np.arange(100.0) % 13})
+    frame["name"] = [f"name {number}" for number in range(100)]
+    frame.to_csv(tmp_path / "visits.csv", index=False)
+    command = ["plan", str(tmp_path / "visits.csv"), "--out", str(tmp_path / "made"), "--no-trial"]
+    assert main([*command, "--kind", "table", "--subject", "patient"]) == 1  # names are no categories
+    assert main([*command, "--kind", "table", "--subject", "patient", "--exclude", "name"]) == 0
+    train = json.loads((tmp_path / "made/configs/train.json").read_text())
+    assert (train["subject"], train["exclude"]) == ("patient", ["name"])
+    found = json.loads((tmp_path / "made/docs/fingerprint.json").read_text())
+    assert (found["cases"], found["subjects"]) == (100, 50)
+    cases = run_bundle(tmp_path / "made", ["train"], "train").parser.get_parsed_content("cases")
+    assert not set(cases[0]["patient"]) & set(cases[1]["patient"])
+
+
+def test_a_subject_of_pictures_is_refused(tmp_path):
+    write_mri(tmp_path)
+    with pytest.raises(DataError, match="names of their folders"):
+        take_fingerprint(tmp_path, subject="patient")
+
+
 def test_what_does_not_fit_at_all_is_said(plan):
     with pytest.raises(DataError, match="--memory-gb"):
         fit_plan(plan, try_batch=lambda made, size: trial(size, 5.0), say=lambda _: None)

@@ -54,7 +54,7 @@ def fingerprint_cells(root: Path, conditions: Sequence[str] = ()) -> Fingerprint
     return _of_expression(root, "cells", found, held_out, "counts", 1.0, {**roles, "total": total})
 
 
-def fingerprint_expression(root: Path, conditions: Sequence[str] = ()) -> Fingerprint:
+def fingerprint_expression(root: Path, conditions: Sequence[str] = (), subject: str | None = None) -> Fingerprint:
     """The fingerprint of a matrix of expression: counts if all of them are, else continuous values.
 
     Raises:
@@ -68,17 +68,23 @@ def fingerprint_expression(root: Path, conditions: Sequence[str] = ()) -> Finger
         plain = Expression(root, GeneFields(content=content))
     roles = _roles(plain.obs, conditions, root) if conditions or root.suffix in (".h5ad", ".zarr") else {}
     found = Expression(root, GeneFields(content=content, **roles))
-    training, held_out = split_profiles(found, held_out_share(len(found), ROWS_HELD_OUT), 0)
+    training, held_out = split_profiles(found, held_out_share(len(found), ROWS_HELD_OUT), 0, subject)
     sigma_data = float(measure_profiles(found, training)["sigma_data"])
-    return _of_expression(root, "expression", found, held_out, content, sigma_data, {**roles, "content": content})
+    return _of_expression(
+        root, "expression", found, held_out, content, sigma_data, {**roles, "content": content, "subject": subject}
+    )
 
 
-def fingerprint_table(root: Path, conditions: Sequence[str] = ()) -> Fingerprint:
+def fingerprint_table(
+    root: Path, conditions: Sequence[str] = (), subject: str | None = None, exclude: Sequence[str] = ()
+) -> Fingerprint:
     """The fingerprint of a clinical table: its columns by the schema that is inferred.
 
     Args:
         root: CSV, TSV or Parquet.
         conditions: at most one: the column that generated rows can be asked for.
+        subject: the column of patients, which is not generated.
+        exclude: other columns that are not.
     Raises:
         DataError: if a column cannot be taken as it is, or two conditions are named.
     """
@@ -87,7 +93,7 @@ def fingerprint_table(root: Path, conditions: Sequence[str] = ()) -> Fingerprint
                         remedy="Name the column that rows are to be asked for by.")  # fmt: skip
     frame = read_table(root)
     label = conditions[0] if conditions else None
-    schema = find_schema(frame, None, label=label, source=root)
+    schema = find_schema(frame, None, label=label, subject=subject, exclude=exclude, source=root)
     training, held_out = split_table(frame, schema, held_out_share(len(frame), ROWS_HELD_OUT), 0, root)
     numbers = schema.numbers(training, root)
     encoding = measure_encoding(schema, numbers, schema.label_numbers(training, root))
@@ -97,7 +103,7 @@ def fingerprint_table(root: Path, conditions: Sequence[str] = ()) -> Fingerprint
         modality="mixed columns",
         modality_from="the schema",
         cases=len(frame),
-        subjects=len(frame),
+        subjects=len(frame) if subject is None else int(frame[subject].nunique()),
         names=[],
         channels=encoding.size,
         sizes={name: [len(schema.features)] for name in ("min", "median", "max")},
@@ -106,6 +112,8 @@ def fingerprint_table(root: Path, conditions: Sequence[str] = ()) -> Fingerprint
         mean=0.0,
         details={
             "label": label,
+            "subject": subject,
+            "exclude": list(exclude),
             "columns": {column.name: column.kind for column in schema.features},
             "missing_share": round(float(np.isnan(numbers).mean()), 4),
             "held_out_rows": len(held_out),

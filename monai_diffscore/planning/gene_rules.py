@@ -50,6 +50,7 @@ def plan_expression(found: Fingerprint, budget: Budget, graph: str | None = None
             found.details["content"], "counts are log-normalised first; other values are taken as they are"
         ),
         "label": Choice(found.details.get("label"), "what profiles can be asked for by"),
+        "subject": _subject(found),
         "batch": Choice(found.details.get("batch"), "the column of batches, if there is one"),
         "repeats": Choice(repeats, "times that an epoch sees each row, so that it has 512 at least"),
         "validation_share": Choice(
@@ -79,6 +80,8 @@ def plan_table(found: Fingerprint, budget: Budget) -> Plan:
     few = found.cases < FEW_ROWS
     choices = {
         "label": Choice(found.details["label"], "what rows can be asked for by"),
+        "subject": _subject(found),
+        "exclude": Choice(found.details["exclude"], "columns that are not generated"),
         "hidden_size": Choice(128 if few else 256, f"for {found.cases} rows"),
         "dropout": Choice(0.2 if few else 0.1, "few rows are learned by heart without" if few else "a little"),
         "validation_share": Choice(
@@ -88,6 +91,11 @@ def plan_table(found: Fingerprint, budget: Budget) -> Plan:
     }
     why = "a table: a residual MLP over scaled numbers and coded categories"
     return _plan(found, budget, "tabular_mlp", why, choices)
+
+
+def _subject(found: Fingerprint) -> Choice:
+    name = found.details["subject"]
+    return Choice(name, "rows of one stay together" if name else "each row is taken for a patient of its own")
 
 
 def _batch(rows: float, most: int) -> int:
