@@ -18,6 +18,7 @@ import scipy.sparse
 from conftest import stained
 from monai.bundle import ConfigWorkflow
 from PIL import Image
+from test_zoo import check_for_zoo
 
 from monai_diffscore.__main__ import main
 from monai_diffscore.data import DataError, attach_participants, encode_conditions, list_volumes
@@ -291,6 +292,17 @@ def test_a_planned_bundle_trains_samples_and_reports(leaf, tmp_path):
         real = ["--real", str(tmp_path / "real")]
     assert main(["report", str(bundle / "output"), "--draws", "5", *real]) == 0
     assert (bundle / "output/report/report.html").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("leaf", ["four channels", "one rgb picture", "anisotropic ct", "sequences"])
+def test_a_planned_bundle_is_fit_for_the_model_zoo(leaf, tmp_path, monkeypatch):
+    _, plan = planned(leaf, tmp_path / "data")
+    bundle = tmp_path / "bundle"
+    write_bundle(plan, bundle)
+    run_bundle(bundle, ["train"], "train", time_limit_seconds=1)
+    monkeypatch.chdir(bundle)
+    check_for_zoo(bundle, tmp_path)
 
 
 #: two samples need four unseen images: volumes as small as a patch have one each
