@@ -45,7 +45,7 @@ CPU = Budget(8.0, 30.0, accelerator=False)
 def volume(
     path: Path, shape=(24, 32, 24), spacing=(2.0, 2.0, 2.0), seed: int = 0, channels: int = 1, ct: bool = False
 ) -> None:
-    axes = np.meshgrid(*[np.linspace(-1, 1, size) for size in shape], indexing="ij")
+    axes = np.meshgrid(*[np.linspace(-1, 1, size) if size > 1 else [0.0] for size in shape], indexing="ij")
     radius = np.sqrt(sum(axis**2 for axis in axes))
     noise = np.random.default_rng(seed).normal(size=shape)
     array = np.where(radius < 0.95, 600 + 300 * np.cos(6 * radius) + 30 * noise, 0.0)
@@ -151,6 +151,11 @@ def write_cells(folder: Path) -> None:
     anndata.AnnData(scipy.sparse.csr_matrix(counts), obs, var).write_h5ad(folder / "cells.h5ad")
 
 
+def write_single_slices(folder: Path) -> None:
+    for subject in range(5):
+        volume(folder / f"sub-{subject}/anat.nii.gz", (48, 48, 1), (1.0, 1.0, 5.0), subject)
+
+
 def write_genes(folder: Path) -> None:
     """20,000 genes of 24 samples, and edges between neighbouring genes."""
     folder.mkdir(parents=True)
@@ -229,6 +234,7 @@ LEAVES: dict[str, tuple[Callable[[Path], None], str, str, Callable[[Plan], bool]
     "ct": (write_ct, "ct_unet3d", "ScoreUNet", lambda p: p["normalisation"] == {"window_hu": [-1000.0, 1000.0]}),
     "anisotropic ct": (write_thick_ct, "ct_unet2d", "ScoreUNet", lambda p: p["spacing_mm"] == [1.0, 1.0]),
     "four channels": (write_four_channels, "mri_unet3d", "ScoreUNet", lambda p: p.channels == 4),
+    "single slices": (write_single_slices, "ct_unet2d", "ScoreUNet", lambda p: p["patch_size"] == [48, 48]),
     "many volumes": (write_many_volumes, "mri_dit3d", "ScoreDiT", lambda p: p["patch_size"] == [16, 16, 16]),
     "one rgb picture": (write_one_rgb, "natural_dit2d", "ScoreUNet", lambda p: p["patches_per_image"] > 0),
     "few pictures": (write_pictures, "natural_dit2d", "ScoreUNet", lambda p: p["fit"]),
@@ -306,7 +312,7 @@ def test_a_planned_bundle_is_fit_for_the_model_zoo(leaf, tmp_path, monkeypatch):
 
 
 #: two samples need four unseen images: volumes as small as a patch have one each
-FEW_REAL = {"mri", "mixed spacings", "one corrupt file", "conditions", "ct", "four channels"}
+FEW_REAL = {"mri", "single slices", "mixed spacings", "one corrupt file", "conditions", "ct", "four channels"}
 
 
 # ---- fingerprints ----

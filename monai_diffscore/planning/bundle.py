@@ -50,6 +50,8 @@ def write_bundle(plan: Plan, folder: str | Path, fingerprint: Fingerprint | None
     configs = {file.stem: read_config(source, file.stem) for file in sorted((source / "configs").glob("*.json"))}
     for name in [name for name in configs if name.startswith("organ_") or name == "demo"]:
         del configs[name]  # they set what the plan sets, and the weights of another network
+    if plan.modality != "CT":
+        configs.pop("reconstruct_ct", None)
     if plan.channels > 1:
         for name in CASE_TASKS:
             configs.pop(name, None)
@@ -141,14 +143,17 @@ def _write_volumes(plan: Plan, configs: dict[str, Config]) -> None:
     inference["sample_size"] = plan["patch_size"]
     for config in (train, inference):
         config["image_channels"] = plan.channels
+    if plan.modality != "CT" and plan.template.startswith("ct_"):
+        _percentiles_for_hounsfield(configs)
     steps = train["train"]["deterministic_transforms"]
     find(steps, "LoadVolumed").update(channels=plan.channels, modality=plan.modality)
     limits = plan["normalisation"]
     if "window_hu" in limits:
         train["window_hu"] = limits["window_hu"]
     else:
-        scale = find(steps, "PercentileScaled")
-        scale["lower"], scale["upper"] = limits["percentiles"]
+        for chain in (steps, *_chains_of_cases(configs)):
+            scale = find(chain, "PercentileScaled")
+            scale["lower"], scale["upper"] = limits["percentiles"]
     gallery = find(train["train"]["handlers"], "SampleGallery")
     gallery["shape"] = "$[@image_channels, *@patch_size]"
     blank = find(inference["preprocessing"]["transforms"], "BlankVolumed")
@@ -156,11 +161,55 @@ def _write_volumes(plan: Plan, configs: dict[str, Config]) -> None:
     if plan.channels > 1:
         find(steps, "PercentileScaled")["channel_wise"] = True
         blank["value"] = "$min(@statistics['low'])"
-    for name in ("save_dicom",):
-        inference[name]["modality"] = "MR" if plan.modality not in ("CT", "MR") else plan.modality
+    inference["save_dicom"]["modality"] = "CT" if plan.modality == "CT" else "MR"
+    for chain in _chains_of_cases(configs):
+        find(chain, "LoadVolumed")["modality"] = plan.modality
     for name, config in configs.items():
         if name in ("generate", *CASE_TASKS):
             _adapt_task(plan, config)
+
+
+def _percentiles_for_hounsfield(configs: dict[str, Config]) -> None:
+    """Gives the slices of a CT bundle the intensities of any other modality: percentiles of each volume.
+
+    The window of CT comes last, so that noise and interpolation are in HU; percentiles are of whole volumes and come
+    before anything is cut out.
+    """
+    train = configs["train"]
+    steps = [step for step in train["train"]["deterministic_transforms"] if not _of_hounsfield(step)]
+    crop = find(steps, "CropForegroundd")
+    del crop["select_fn"]
+    steps.insert(steps.index(crop) + 1, _percentiles())
+    find(steps, "SpatialPadd")["value"] = -1.0
+    train["train"]["deterministic_transforms"] = steps
+    train["train"]["intensity"] = {"_target_": "Identityd", "keys": "image"}
+    del train["window_hu"]
+    train["noise_std"] = train.pop("noise_hu")
+    find(train["train"]["random_transforms"], "RandGaussianNoised")["std"] = "@noise_std"
+    for part in (train["tracking"], find(train["train"]["handlers"], "ResumableCheckpoint")):
+        key = "parameters" if "parameters" in part else "settings"
+        part[key] = part[key].replace(" window_hu=@window_hu,", "")
+    for chain in _chains_of_cases(configs):
+        del find(chain, "CropForegroundd")["select_fn"]
+        chain[:] = [
+            _percentiles() if step["_target_"].endswith("WindowHUd") else step
+            for step in chain
+            if not _of_hounsfield(step)
+        ]
+
+
+def _chains_of_cases(configs: dict[str, Config]) -> list[list[Config]]:
+    """The transforms that tasks and MONAI Label read cases with."""
+    chains = [configs["inference"]["pre_transforms"]["transforms"]]
+    return [*chains, configs["cases"]["preprocessing"]["transforms"]] if "cases" in configs else chains
+
+
+def _of_hounsfield(step: Config) -> bool:
+    return step["_target_"].endswith(("HounsfieldUnitsd", "ReplacePaddingd"))
+
+
+def _percentiles() -> Config:
+    return {"_target_": "monai_diffscore.transforms.PercentileScaled", "keys": "image", "lower": 0.5, "upper": 99.5}
 
 
 def _adapt_task(plan: Plan, config: Config) -> None:
@@ -173,8 +222,8 @@ def _adapt_task(plan: Plan, config: Config) -> None:
     }.items():
         if key in config:
             config[key] = value
-    if "preprocessing" in config:
-        find(config["preprocessing"]["transforms"], "LoadVolumed")["modality"] = plan.modality
+    if "save_dicom" in config:
+        config["save_dicom"]["modality"] = "CT" if plan.modality == "CT" else "MR"
 
 
 def _write_pictures(plan: Plan, configs: dict[str, Config]) -> None:
@@ -312,6 +361,10 @@ def _write_metadata(plan: Plan, metadata: Config, name: str) -> None:
         data_type=metadata["data_type"],
         intended_use="Research. Not for diagnosis. A planned bundle holds no weights until it is trained.",
     )
+    if plan.modality != "CT" and plan.template.startswith("ct_"):
+        metadata["task"] = f"Unconditional synthesis of {plan.modality} slices by continuous-time score-based diffusion"
+        metadata["description"] = "A 2-D U-Net denoiser of slices, planned by monai_diffscore."
+        metadata["image_classes"] = f"{plan.channels} channel(s), percentiles of each volume mapped to [-1, 1]"
     if plan.kind in GENE_KINDS:
         if plan.kind != "cells":  # those of cells are of the latents
             for tensors in (metadata["network_data_format"]["inputs"], metadata["network_data_format"]["outputs"]):
@@ -329,6 +382,7 @@ def _write_metadata(plan: Plan, metadata: Config, name: str) -> None:
             tensor["format"] = "RGB" if plan.channels == 3 else "magnitude"
         if plan.kind == "volumes":
             tensor["modality"] = plan.modality
+            tensor["format"] = "hounsfield" if plan.modality == "CT" else "magnitude"
         if len(tensor["channel_def"]) != plan.channels:
             names = (
                 ["red", "green", "blue"] if plan.modality == "RGB" else [f"channel {i}" for i in range(plan.channels)]

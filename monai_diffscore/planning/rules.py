@@ -4,7 +4,7 @@ r"""Fingerprint to plan: the rules, one function a kind of data.
 data                                                   network
 =====================================================  ==================================================
 volumes                                                3-D U-Net; DiT where data and compute are large
-CT of thick slices                                     2-D U-Net of slices
+volumes of few slices, CT of thick ones                2-D U-Net of slices
 pictures: a small set                                  2-D U-Net
 pictures: a large set                                  2-D DiT
 whole slides                                           hierarchical U-Net with its surroundings
@@ -74,7 +74,7 @@ def plan_volumes(found: Fingerprint, budget: Budget) -> Plan:
     assert found.spacing_mm is not None
     native = found.spacing_mm["median"]
     flat = found.modality == "CT" and max(native) / min(native) >= THICK and native.index(max(native)) == 2
-    thin = found.modality == "CT" and found.foreground_sizes["median"][2] < 8
+    thin = found.foreground_sizes["median"][2] < 8
     slices = flat or thin
     axes = (0, 1) if slices else (0, 1, 2)
     edge = 3 * PATCH_EDGE[budget.accelerator] if slices else PATCH_EDGE[budget.accelerator]
@@ -87,9 +87,10 @@ def plan_volumes(found: Fingerprint, budget: Budget) -> Plan:
     else:
         network, why = _unet(budget, patch, "3-D U-Net" if not slices else "2-D U-Net of slices")
         why += f"; a transformer is planned from {MANY_SUBJECTS} subjects and {MUCH_COMPUTE} core minutes"
-    template = ("ct_unet2d" if slices else "ct_unet3d") if found.modality == "CT" else "mri_unet3d"
+    template = ("ct_unet2d" if slices else "ct_unet3d") if found.modality == "CT" or slices else "mri_unet3d"
     template = "mri_dit3d" if large and found.modality != "CT" else template
     reason = "thick slices: an anatomy changes more from one to the next than a 3-D kernel can follow" if flat else ""
+    reason = "fewer than 8 slices" if thin else reason
     training = max(1, round(0.8 * found.cases))
     choices = {
         "network": Choice(network, f"{why}{'; ' + reason if reason else ''}"),
