@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from skimage.draw import polygon2mask
 
 ROOT = Path(__file__).parent.parent
@@ -176,6 +177,25 @@ def test_bundles_without_weights_or_tasks_are_named_with_the_command_that_makes_
     (tmp_path / "bundles").mkdir()
     with pytest.raises(NothingToServe, match="no image bundle has weights yet"):
         find_bundles("", tmp_path)
+
+
+def test_demonstration_weights_serve_until_there_are_others(tmp_path):
+    bundle = ServedBundle(bundle_with_demo_weights(tmp_path))
+    assert bundle.for_a_first_look
+    assert "demonstration weights" in bundle.title
+    configuration = configure(bundle, "anomaly")
+    network = configuration.get_parsed_content("network_def")
+    assert not any(network.load_state_dict(torch.load(configuration["checkpoint"], weights_only=True)))
+    (bundle.folder / "models/model.pt").write_bytes(b"trained")
+    assert not bundle.for_a_first_look
+    assert bundle.weights.read_bytes() == b"trained"
+
+
+def bundle_with_demo_weights(folder: Path) -> Path:
+    bundle = bundle_without_weights(folder)
+    return shutil.copytree(ROOT / "bundles/mri_unet3d/models/demo", bundle / "models/demo", dirs_exist_ok=True).parents[
+        1
+    ]
 
 
 def bundle_without_weights(folder: Path) -> Path:

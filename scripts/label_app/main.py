@@ -116,7 +116,7 @@ class DiffscoreApp(MONAILabelApp):
         return self._plainly(super().scoring, request, datastore)
 
     def train(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        self._known(request.get("model"), self._trainers, "model")
+        self._known(request.get("model"), self._trainers, "model").check()
         return self._plainly(super().train, request)
 
     def next_sample(self, request: Mapping[str, Any]) -> dict[str, Any]:
