@@ -193,9 +193,8 @@ def test_demonstration_weights_serve_until_there_are_others(tmp_path):
 
 def bundle_with_demo_weights(folder: Path) -> Path:
     bundle = bundle_without_weights(folder)
-    return shutil.copytree(ROOT / "bundles/mri_unet3d/models/demo", bundle / "models/demo", dirs_exist_ok=True).parents[
-        1
-    ]
+    shutil.copytree(ROOT / "bundles/mri_unet3d/models/demo", bundle / "models/demo", dirs_exist_ok=True)
+    return bundle
 
 
 def bundle_without_weights(folder: Path) -> Path:
