@@ -12,7 +12,8 @@ makes a ranking harder. Five cases of a set are corrupted, one in each way: a br
 middle tenth of the intensities), a wrong body part (a block of the drawn chest phantom), noise of 10 % of the range.
 
 **The rankings.** ``u`` is what the server ranks by (:mod:`lib.ranking`), with its defaults and calibrated, as it does
-by default, on four of the cases themselves, which may be corrupted ones; ``evidence`` and ``nats`` are its two parts.
+by default, on four of the cases themselves, which may be corrupted ones; ``largest_score`` and ``nats`` are its two
+parts. ``evidence``, the mean of the map, is what it once was in the place of the largest score.
 ``variance`` ranks by how far the variance of an image lies from the median one (two-sided, like nats), ``random`` is
 the mean over permutations. Average precision: of the corrupted cases, 1 if they are the first five.
 """
@@ -47,10 +48,17 @@ from monai_diffscore.data.phantom import ct_phantom  # noqa: E402
 SIDE, SPACING_MM = 64, 2.0
 
 
-def pseudo_subject(head: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A case [64, 64, 64] of the head [X, Y, Z] of 1 mm, whose intensities are scaled to 0..1."""
+def colin27() -> np.ndarray:
+    """The head [X, Y, Z] of 1 mm, its intensities scaled to 0..1."""
+    image = nib.as_closest_canonical(nib.load(samples.sample_path("colin27")))
+    head = np.asarray(image.dataobj).astype(np.float64)
+    return (head / np.quantile(head[head > 0], 0.99)).clip(0, 1.2)
+
+
+def pseudo_subject(head: np.ndarray, rng: np.random.Generator, side: int = SIDE) -> np.ndarray:
+    """A case [side, side, side] of the head [X, Y, Z] of 1 mm."""
     turn = Rotation.from_euler("xyz", rng.uniform(-10, 10, 3), degrees=True).as_matrix() * rng.uniform(0.93, 1.07, 3)
-    grid = np.stack(np.meshgrid(*[SPACING_MM * (np.arange(SIDE) - (SIDE - 1) / 2)] * 3, indexing="ij"))
+    grid = np.stack(np.meshgrid(*[SPACING_MM * (np.arange(side) - (side - 1) / 2)] * 3, indexing="ij"))
     centre = np.array(head.shape) / 2 + rng.uniform(-8, 8, 3)
     waves = np.stack([gaussian_filter(rng.normal(size=grid.shape[1:]), 8) for _ in range(3)])
     place = np.einsum("ij,jxyz->ixyz", turn, grid) + centre[:, None, None, None] + 2 * waves / waves.std()
@@ -97,9 +105,7 @@ CORRUPTIONS: tuple[Callable[[np.ndarray, np.random.Generator], np.ndarray], ...]
 
 def write_cases(folder: Path, count: int, seed: int) -> dict[str, str]:
     """Writes a set; file to the name of what was done to it ("" if nothing was)."""
-    image = nib.as_closest_canonical(nib.load(samples.sample_path("colin27")))
-    head = np.asarray(image.dataobj).astype(np.float64)
-    head = (head / np.quantile(head[head > 0], 0.99)).clip(0, 1.2)
+    head = colin27()
     rng = np.random.default_rng(seed)
     cases = {}
     for number in range(count):
@@ -108,10 +114,15 @@ def write_cases(folder: Path, count: int, seed: int) -> dict[str, str]:
         if number < len(CORRUPTIONS):
             case, done = CORRUPTIONS[number](case, rng), CORRUPTIONS[number].__name__
         path = folder / f"case{rng.integers(10**9):09d}.nii.gz"  # the order of names tells nothing
-        affine = np.diag([SPACING_MM] * 3 + [1.0])
-        nib.save(nib.Nifti1Image((1000 * case).clip(0, None).astype(np.float32), affine), path)
+        write_volume(1000 * case, path)
         cases[str(path)] = done
     return cases
+
+
+def write_volume(image: np.ndarray, path: Path) -> None:
+    """Writes an image with voxels of 2 mm; signals are not negative."""
+    volume = image.clip(0, None).astype(np.float32)
+    nib.save(nib.Nifti1Image(volume, np.diag([SPACING_MM] * 3 + [1.0])), path)
 
 
 def main() -> None:
@@ -145,6 +156,7 @@ def main() -> None:
             variances = np.array([nib.load(file).get_fdata().var() for file in sorted(cases)])
             ranks = {
                 "u": surprise(scores),
+                "largest_score": np.array([score["largest_score"] for score in scores]),
                 "evidence": np.array([score["evidence"] for score in scores]),
                 "nats": np.abs(robust_z(np.array([score["nats_per_dim"] for score in scores]))),
                 "variance": np.abs(robust_z(variances)),
@@ -159,7 +171,7 @@ def main() -> None:
                 if cases[file]:
                     places.setdefault(cases[file], []).append(int(place) + 1)
     lines = ["| ranking | average precision, mean | of each set |", "|---|---|---|"]
-    for name in ("u", "evidence", "nats", "variance", "random"):
+    for name in ("u", "nats", "largest_score", "evidence", "variance", "random"):
         values = precision[name]
         lines.append(f"| {name} | {np.mean(values):.2f} | {', '.join(f'{value:.2f}' for value in values)} |")
     lines += ["", "| corruption | place by u, of each set |", "|---|---|"]

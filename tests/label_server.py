@@ -17,6 +17,8 @@ import requests
 import torch
 from monai.bundle import ConfigWorkflow
 
+from monai_diffscore.memory import peak_memory_bytes
+
 ROOT = Path(__file__).parent.parent
 VENV = Path(os.environ.get("MONAI_DIFFSCORE_LABEL_VENV", ROOT / ".venv-label"))
 PATIENCE = 180  # seconds that a server may take to start
@@ -147,8 +149,7 @@ class LabelServer(Process):
 
     def most_memory_mb(self) -> float:
         """The largest resident memory of the server so far."""
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
-        return int(status.split("VmHWM:")[1].split()[0]) / 1024
+        return peak_memory_bytes(self.process.pid) / 2**20
 
 
 def ours(studies: str, bundles: Sequence[Path], *options: str) -> Callable[[int], list[str]]:

@@ -11,6 +11,7 @@ import gzip
 import io
 import json
 import math
+import shutil
 import time
 import xml.etree.ElementTree as ElementTree
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +24,7 @@ import pytest
 import requests
 import torch
 from conftest import stained
-from label_server import LabelServer, Orthanc, missing, orthanc, ours, small_bundle, stock
+from label_server import ROOT, LabelServer, Orthanc, missing, orthanc, ours, small_bundle, stock
 from monai.data import MetaTensor
 
 from monai_diffscore.data import write_dicom_series
@@ -359,6 +360,20 @@ def test_a_restarted_server_knows_scores_leases_and_weights(server, command, wor
         assert again_offered.get("id") == offered.get("id")
         again.post("/scoring/mri_unet3d?run_sync=true", json=QUICK_SCORES)
     assert sorted((work / "kept/scores").rglob("*.json")) == files
+
+
+def test_a_bundle_that_nobody_has_trained_serves_its_demonstration_weights(work, studies):
+    bundle = work / "untrained/mri_unet3d"
+    shutil.copytree(ROOT / "bundles/mri_unet3d", bundle, ignore=shutil.ignore_patterns("output"))
+    (bundle / "models/model.pt").unlink(missing_ok=True)
+    conf = {"work_dir": work / "kept_demo", "calibration_cases": 1}
+    options = [part for name, value in conf.items() for part in ("--conf", name, str(value))]
+    with LabelServer(ours(str(studies), [bundle], *options), work / "demo.log") as server:
+        description = server.get("/info/").json()["models"]["mri_unet3d_anomaly"]["description"]
+        assert "demonstration weights" in description
+        assert read(server.infer("mri_unet3d_anomaly", "lesion", "image", **QUICK)).shape == (40, 48, 40)
+        refused = server.post("/train/mri_unet3d", json={"max_epochs": 1})
+        assert (refused.status_code, "Train it first" in refused.text) == (422, True)
 
 
 # ---- DICOMweb

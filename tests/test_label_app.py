@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from skimage.draw import polygon2mask
 
 ROOT = Path(__file__).parent.parent
@@ -19,8 +20,9 @@ from lib.leases import Leases  # noqa: E402
 from lib.options import OPTIONS, Option, changes, panel, usable  # noqa: E402
 from lib.outlines import polygons  # noqa: E402
 from lib.ranking import case_p_values, choose, ranked, robust_z  # noqa: E402
+from lib.scores import ScoreFolder  # noqa: E402
 from lib.served import NothingToServe, ServedBundle, find_bundles  # noqa: E402
-from lib.workflow import configure  # noqa: E402
+from lib.workflow import Calibration, configure  # noqa: E402
 
 from monai_diffscore.data import DataError  # noqa: E402
 
@@ -100,13 +102,30 @@ def test_distances_are_standard_deviations_of_normal_values_whatever_the_outlier
     assert robust_z(np.array([3.0])).tolist() == [0.0]
 
 
-def test_too_likely_is_as_unusual_as_too_unlikely_but_little_evidence_is_not_unusual():
-    bulk = {f"case{n}": {"nats_per_dim": n / 10, "evidence": 0.4 + n / 100} for n in range(-4, 5)}
-    odd = {"blurred": {"nats_per_dim": 3.0, "evidence": 0.4}, "noisy": {"nats_per_dim": -4.0, "evidence": 0.4}}
-    odd |= {"lesion": {"nats_per_dim": 0.0, "evidence": 0.9}, "calm": {"nats_per_dim": 0.0, "evidence": 0.1}}
+def test_too_likely_is_as_unusual_as_too_unlikely_but_a_calm_map_is_not_unusual():
+    bulk = {f"case{n}": {"nats_per_dim": n / 10, "largest_score": 0.4 + n / 100} for n in range(-4, 5)}
+    pairs = {"blurred": (3.0, 0.4), "noisy": (-4.0, 0.4), "lesion": (0.0, 0.9), "calm": (0.0, 0.1)}
+    odd = {name: {"nats_per_dim": nats, "largest_score": score} for name, (nats, score) in pairs.items()}
     order = list(ranked({**bulk, **odd}))
     assert set(order[:3]) == {"blurred", "noisy", "lesion"}
     assert order.index("calm") > 2
+
+
+def test_slides_have_no_scan_and_are_ranked_by_the_evidence_of_their_map():
+    slides = {f"slide{n}": {"evidence": 0.4 + n / 100} for n in range(5)} | {"stained": {"evidence": 2.0}}
+    assert next(iter(ranked(slides))) == "stained"
+
+
+def test_scores_of_another_calibration_are_not_taken_for_those_of_this_one(tmp_path):
+    bundle = ServedBundle(bundle_without_weights(tmp_path))
+    bundle.weights.write_bytes(b"weights")
+    image = tmp_path / "image.nii.gz"
+    image.write_bytes(b"image")
+    folders = [ScoreFolder(tmp_path / "scores", Calibration(tmp_path, healthy)) for healthy in ("", "healthy")]
+    folders[0].write(bundle, str(image), {"largest_score": 3.0})
+    assert [folder.read(bundle, str(image)) for folder in folders] == [{"largest_score": 3.0}, None]
+    bundle.weights.with_name("anomaly_calibration.json").write_text("{}")
+    assert folders[0].read(bundle, str(image)) is None
 
 
 def test_case_p_values_are_shares_of_cases_as_unusual():
@@ -114,10 +133,10 @@ def test_case_p_values_are_shares_of_cases_as_unusual():
 
 
 def test_the_next_case_is_the_most_unusual_and_of_tied_ones_the_most_different():
-    scores = {name: {"nats_per_dim": 0.01 * n, "evidence": 0.4} for n, name in enumerate("abcdefg")}
-    scores["h"] = {"nats_per_dim": 2.0, "evidence": 0.4, "thumbnail": [0.0, 0.0]}
-    scores["i"] = {"nats_per_dim": 2.01, "evidence": 0.4, "thumbnail": [0.1, 0.0]}
-    scores["j"] = {"nats_per_dim": 1.99, "evidence": 0.4, "thumbnail": [5.0, 0.0]}
+    scores = {name: {"nats_per_dim": 0.01 * n, "largest_score": 0.4} for n, name in enumerate("abcdefg")}
+    scores["h"] = {"nats_per_dim": 2.0, "largest_score": 0.4, "thumbnail": [0.0, 0.0]}
+    scores["i"] = {"nats_per_dim": 2.01, "largest_score": 0.4, "thumbnail": [0.1, 0.0]}
+    scores["j"] = {"nats_per_dim": 1.99, "largest_score": 0.4, "thumbnail": [5.0, 0.0]}
     for score in scores.values():
         score.setdefault("thumbnail", [1.0, 1.0])
     scores["refused"] = {"refused": "no image"}
@@ -158,6 +177,24 @@ def test_bundles_without_weights_or_tasks_are_named_with_the_command_that_makes_
     (tmp_path / "bundles").mkdir()
     with pytest.raises(NothingToServe, match="no image bundle has weights yet"):
         find_bundles("", tmp_path)
+
+
+def test_demonstration_weights_serve_until_there_are_others(tmp_path):
+    bundle = ServedBundle(bundle_with_demo_weights(tmp_path))
+    assert bundle.for_a_first_look
+    assert "demonstration weights" in bundle.title
+    configuration = configure(bundle, "anomaly")
+    network = configuration.get_parsed_content("network_def")
+    assert not any(network.load_state_dict(torch.load(configuration["checkpoint"], weights_only=True)))
+    (bundle.folder / "models/model.pt").write_bytes(b"trained")
+    assert not bundle.for_a_first_look
+    assert bundle.weights.read_bytes() == b"trained"
+
+
+def bundle_with_demo_weights(folder: Path) -> Path:
+    bundle = bundle_without_weights(folder)
+    shutil.copytree(ROOT / "bundles/mri_unet3d/models/demo", bundle / "models/demo", dirs_exist_ok=True)
+    return bundle
 
 
 def bundle_without_weights(folder: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -15,6 +16,7 @@ def test_the_peak_stays_when_the_memory_is_given_back():
     size = len(held)
     del held
     assert peak_memory_bytes() >= size
+    assert peak_memory_bytes(os.getpid()) >= size
 
 
 def test_a_child_does_not_inherit_the_peak_of_its_parent():

@@ -177,7 +177,8 @@ class SaveAnomaly:
     On the grid of the source: ``<case>_p`` (1 outside of the foreground), ``<case>_score`` (signed: > 0 brighter than
     healthy) and ``<case>_label`` (1 where p <= alpha in connected groups of at least ``min_volume_ml``); ``<case>.png``
     (the image, the signed score from -8 to 8, -log10 p from 0 to 4, the label; through where the evidence is
-    strongest), and the table ``cases.csv``. Its ``evidence`` is the mean of -log10 p over the foreground, at most
+    strongest), and the table ``cases.csv``. Its ``largest_score`` is the scan statistic of the case, max |s| over the
+    foreground, which has no floor as p has; ``evidence`` is the mean of -log10 p over the foreground, at most
     1/ln 10 = 0.434 in expectation for voxels exchangeable with the healthy ones.
 
     Args:
@@ -241,6 +242,7 @@ class SaveAnomaly:
             {
                 "case": case,
                 "smallest_p": float(p_value.min()),
+                "largest_score": float(score.abs().max()),
                 "share_below_alpha": float((voxels >= -np.log10(self.alpha)).float().mean()),
                 "share_expected_if_healthy": self.alpha,
                 "evidence": float(voxels.mean()),

@@ -61,6 +61,9 @@ class DiffscoreApp(MONAILabelApp):
         healthy = self.conf.get(f"healthy_dir_{bundle.name}", self.conf.get("healthy_dir", ""))
         return Calibration(self.work, healthy, int(self.conf.get("calibration_cases", "4")))
 
+    def scores(self, bundle: ServedBundle) -> ScoreFolder:
+        return ScoreFolder(self.work / "scores", self.calibration(bundle))
+
     def images(self) -> list[str]:
         """The files of all images of the datastore."""
         return [self.datastore().get_image_uri(image) for image in self.datastore().list_images()]
@@ -77,17 +80,14 @@ class DiffscoreApp(MONAILabelApp):
         return {bundle.name: PriorTrainTask(bundle, self.work / "training", self.conf) for bundle in self.served}
 
     def init_scoring_methods(self) -> dict[str, ScoringMethod]:
-        scores = ScoreFolder(self.work / "scores")
         return {
-            bundle.name: PriorScoring(bundle, scores, self.calibration(bundle), self.images) for bundle in self.served
+            bundle.name: PriorScoring(bundle, self.scores(bundle), self.calibration(bundle), self.images)
+            for bundle in self.served
         }
 
     def init_strategies(self) -> dict[str, Strategy]:
         leases = Leases(self.work / "leases.json", 60 * float(self.conf.get("lease_minutes", "60")))
-        return {
-            f"{bundle.name}_most_unlike": MostUnlike(bundle, ScoreFolder(self.work / "scores"), leases)
-            for bundle in self.served
-        }
+        return {f"{bundle.name}_most_unlike": MostUnlike(bundle, self.scores(bundle), leases) for bundle in self.served}
 
     # ---- requests: what is asked for is checked first, and problems with data keep their own words
 
@@ -116,7 +116,7 @@ class DiffscoreApp(MONAILabelApp):
         return self._plainly(super().scoring, request, datastore)
 
     def train(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        self._known(request.get("model"), self._trainers, "model")
+        self._known(request.get("model"), self._trainers, "model").check()
         return self._plainly(super().train, request)
 
     def next_sample(self, request: Mapping[str, Any]) -> dict[str, Any]:

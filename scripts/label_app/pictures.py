@@ -3,8 +3,10 @@
 
     scripts/label_app/pictures.py --studies FOLDER --model mri_unet3d_anomaly --image CASE --out PICTURE.png
 
-A volume is shown as three slices through the largest proposed region (or ``--at``), above the image, below the answer;
-a slide (``--wsi``) with the polygons of the answer. Needs requests, nibabel, matplotlib, and openslide for slides.
+A volume is shown as three slices through the finding of ``--truth`` (or the largest proposed region, or ``--at``),
+above the image, below the answer; with a mask ``--truth``, drawn yellow, the AUROC of the score and the Dice
+coefficient of the proposal are printed. A slide (``--wsi``) is shown with the polygons of the answer. Needs requests,
+nibabel, scikit-learn, matplotlib, and openslide for slides. scripts/label_app/examples.py writes studies.
 """
 
 from __future__ import annotations
@@ -21,11 +23,13 @@ import numpy as np
 import requests
 from PIL import Image
 from scipy import ndimage
+from sklearn.metrics import roc_auc_score
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 _RED = np.array([1.0, 0.15, 0.1])
+_PLANES = ("sagittal", "coronal", "axial")
 
 
 def ask(a: argparse.Namespace, path: str, **parts: str) -> requests.Response:
@@ -37,35 +41,67 @@ def ask(a: argparse.Namespace, path: str, **parts: str) -> requests.Response:
     return answer
 
 
+def received(a: argparse.Namespace, **changed: str) -> np.ndarray:
+    """The volume of the answer, its axes to the right, to the front and up."""
+    params = json.dumps({**json.loads(a.params), **changed})
+    answer = ask(a, f"/infer/{a.model}?image={a.image}&output=image", params=params)
+    return volume_of(nib.Nifti1Image.from_stream(io.BytesIO(gzip.decompress(answer.content))))
+
+
+def volume_of(image: nib.Nifti1Image) -> np.ndarray:
+    return np.asarray(nib.as_closest_canonical(image).dataobj)
+
+
 def volume(a: argparse.Namespace) -> None:
-    answer = ask(a, f"/infer/{a.model}?image={a.image}&output=image", params=a.params)
-    received = np.asarray(nib.Nifti1Image.from_stream(io.BytesIO(gzip.decompress(answer.content))).dataobj)
-    source = nib.load(next(a.studies.glob(f"{a.image}.nii*")))
-    image = np.asarray(source.dataobj, dtype=np.float64)
-    marked = received.dtype == np.uint8
-    groups, count = ndimage.label(received) if marked else (np.zeros_like(received, dtype=int), 0)
-    sizes = np.bincount(groups.ravel(), minlength=2)
-    sizes[0] = 0
-    where = groups == sizes.argmax() if count else image > np.quantile(image, 0.9)
-    at = np.rint(ndimage.center_of_mass(where)).astype(int) if a.at is None else np.array(a.at)
+    source = nib.as_closest_canonical(nib.load(next(a.studies.glob(f"{a.image}.nii*"))))
+    image = volume_of(source).astype(np.float64)
+    answer = received(a)
+    truth = None if a.truth is None else volume_of(nib.load(a.truth)) > 0
+    marked = answer.dtype == np.uint8
+    if truth is not None and marked:
+        print(agreement(answer > 0, np.abs(received(a, result="score")), truth))
+    at = np.array(a.at) if a.at else centre(answer > 0 if truth is None else truth, marked or truth is not None)
+    # a noisy image has a wider range than what is in it
+    low, high = np.quantile((image if marked else answer)[image > image.min()], [0.01, 0.995])
+    rows = {"the image": image, f"the answer of {a.model}{' on it' if marked else ''}": answer}
+    if not marked:
+        rows["their difference, in the same greys about 0"] = image - answer + (low + high) / 2
+    figure, panels = plt.subplots(len(rows), 3, figsize=(9, 3.15 * len(rows)), facecolor="white", layout="constrained")
     spacing = source.header.get_zooms()
-    low, high = np.quantile(image[image > image.min()], [0.01, 0.995])
-    figure, panels = plt.subplots(2, 3, figsize=(9, 6.4), facecolor="white")
-    for axis, column in zip(range(3), panels.T, strict=True):
+    for axis, column in enumerate(panels.T):
         others = [spacing[i] for i in range(3) if i != axis]
         grey = ((np.take(image, at[axis], axis).T - low) / (high - low)).clip(0, 1)
-        other = np.take(received, at[axis], axis).T
-        if marked:
-            answered = np.repeat(grey[..., None], 3, axis=-1)
-            answered[other > 0] = 0.45 * answered[other > 0] + 0.55 * _RED
-        else:
-            answered = ((other - low) / (high - low)).clip(0, 1)
-        for panel, shown in zip(column, (grey, answered), strict=True):
-            panel.imshow(shown, cmap="gray", origin="lower", aspect=others[1] / others[0], vmin=0, vmax=1)
+        for panel, (name, shown) in zip(column, rows.items(), strict=True):
+            slice_ = np.take(shown, at[axis], axis).T
+            if marked and shown is answer:
+                drawn = np.repeat(grey[..., None], 3, axis=-1)
+                drawn[slice_ > 0] = 0.45 * drawn[slice_ > 0] + 0.55 * _RED
+            else:
+                drawn = ((slice_ - low) / (high - low)).clip(0, 1)
+            panel.imshow(drawn, cmap="gray", origin="lower", aspect=others[1] / others[0], vmin=0, vmax=1)
+            if truth is not None:
+                panel.contour(np.take(truth, at[axis], axis).T, [0.5], colors="yellow", linewidths=1)
             panel.set_axis_off()
-    panels[0, 0].set_title("the image", loc="left", fontsize=10)
-    panels[1, 0].set_title(f"the answer of {a.model}{' on it' if marked else ''}", loc="left", fontsize=10)
+            panel.set_title(f"{name}: {_PLANES[axis]}" if axis == 0 else _PLANES[axis], loc="left", fontsize=10)
     save(figure, a.out)
+
+
+def centre(where: np.ndarray, of_groups: bool) -> np.ndarray:
+    """The middle of the largest connected group of a mask; of the volume, if there is none."""
+    groups, count = ndimage.label(where) if of_groups else (where, 0)
+    if not count:
+        return np.array(where.shape) // 2
+    return np.rint(ndimage.center_of_mass(groups == 1 + np.bincount(groups.ravel())[1:].argmax())).astype(int)
+
+
+def agreement(found: np.ndarray, score: np.ndarray, truth: np.ndarray) -> str:
+    """AUROC of a score among the voxels that have one, and how far what is marked is what is true."""
+    inside = score > 0
+    dice = 2 * (found & truth).sum() / max(found.sum() + truth.sum(), 1)
+    return (
+        f"AUROC {roc_auc_score(truth[inside], score[inside]):.3f}, Dice {dice:.2f}, {(found & truth).sum()} of "
+        f"{truth.sum()} voxels of the finding marked, {(found & ~truth).sum()} others of {inside.sum()}"
+    )
 
 
 def slide(a: argparse.Namespace) -> None:
@@ -75,7 +111,7 @@ def slide(a: argparse.Namespace) -> None:
     answer = ask(a, f"/infer/wsi_v2/{a.model}?image={a.image}&output=dsa", wsi=json.dumps(body)).json()
     opened = openslide.OpenSlide(str(next(a.studies.glob(f"{a.image}.*"))))
     pixels = np.asarray(opened.read_region((0, 0), 0, opened.dimensions).convert("RGB"))
-    figure, panels = plt.subplots(1, 2, figsize=(9, 4.8), facecolor="white")
+    figure, panels = plt.subplots(1, 2, figsize=(9, 4.75), facecolor="white", layout="constrained")
     for panel in panels:
         panel.imshow(pixels)
         panel.set_axis_off()
@@ -89,7 +125,6 @@ def slide(a: argparse.Namespace) -> None:
 
 def save(figure: plt.Figure, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.tight_layout()
     drawn = io.BytesIO()
     figure.savefig(drawn, dpi=100)
     Image.open(drawn).convert("RGB").quantize(256).save(path, optimize=True)  # a quarter of the size
@@ -103,7 +138,8 @@ def main() -> None:
     parser.add_argument("--model", required=True)
     parser.add_argument("--image", required=True)
     parser.add_argument("--params", default="{}", help="JSON")
-    parser.add_argument("--at", type=int, nargs=3, help="voxel to show slices through (default: the largest region)")
+    parser.add_argument("--at", type=int, nargs=3, help="voxel to show slices through (default: a finding)")
+    parser.add_argument("--truth", type=Path, help="a mask of what there is to find")
     parser.add_argument("--wsi", action="store_true", help="the image is a slide")
     parser.add_argument("--out", type=Path, required=True)
     a = parser.parse_args()

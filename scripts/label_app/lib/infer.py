@@ -43,7 +43,7 @@ class OverlayInferTask(InferTask):
             type=InferType.SEGMENTATION if anomaly else InferType.OTHERS,
             labels={"anomaly": 1} if anomaly else [],
             dimension=3,  # volumes, also where the network takes their slices
-            description=f"{task} by {bundle.metadata['name']}",
+            description=f"{task} by {bundle.title}",
             config={"device": device_list(), "result_extension": ".nii.gz", **panel(self.options, configuration)},
         )
         self.bundle, self.task, self.calibration, self.studies = bundle, task, calibration, studies

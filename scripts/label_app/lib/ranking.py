@@ -5,11 +5,12 @@ Two numbers say so, which see different things:
 - **nats per dimension** of patches, by the score model's likelihood. It is two-sided: noise and foreign structure are
   less likely than what the model knows, a blurred or empty image is more likely (Nalisnick et al. 2019,
   arXiv:1906.02994).
-- **evidence**, the mean of :math:`-\log_{10} p` over the foreground, of the anomaly task's p-value at each voxel. For
-  voxels exchangeable with the healthy ones p is uniform at most, so its expectation is at most
-  :math:`1/\ln 10 = 0.434`.
+- **largest_score**, :math:`\max_v |s(v)|` of the anomaly map over the foreground: the scan statistic of the whole image
+  (Kulldorff 1997), which one small lesion raises, where a mean over the volume hardly moves. It has no floor, as
+  p-values have, and does not saturate when the calibration holds cases like it. Slides are looked at by a few tiles
+  without a scan, and are ranked by **evidence** instead, the mean of :math:`-\log_{10} p` in tissue.
 
-Among N scored images the more unusual has the larger :math:`u = \max(|z_{nats}|, z_{evidence})`, with z the distance
+Among N scored images the more unusual has the larger :math:`u = \max(|z_{nats}|, z_{map})`, with z the distance
 from the median in units of 1.4826 times the median absolute deviation: the bulk of the images, not their worst, is what
 they are compared with. The **case p-value** is conformal, :math:`(1 + \#\{\text{others with a larger } u\}) / N`: what
 share of the images is as unusual.
@@ -32,7 +33,8 @@ _TIE = 0.1
 def surprise(scores: Sequence[Mapping[str, Any]]) -> np.ndarray:
     """u of each of the scores; of one alone 0."""
     parts = []
-    for name, two_sided in (("nats_per_dim", True), ("evidence", False)):
+    of_map = "largest_score" if all("largest_score" in score for score in scores) else "evidence"
+    for name, two_sided in (("nats_per_dim", True), (of_map, False)):
         if all(name in score for score in scores):
             z = robust_z(np.array([score[name] for score in scores], dtype=np.float64))
             parts.append(np.abs(z) if two_sided else z)

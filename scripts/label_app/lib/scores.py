@@ -23,14 +23,22 @@ _QUICK = {"patches": 4, "probes": 1, "likelihood_sigmas#steps": 10}
 
 
 class ScoreFolder:
-    """Scores as one small JSON file each, named by what they were made of: a file that is there is not made again."""
+    """Scores as one small JSON file each, named by what they were made of: a file that is there is not made again.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    Args:
+        folder: where they are.
+        calibration: whose units the scores have; others have files of their own.
+    """
+
+    def __init__(self, folder: Path, calibration: Calibration) -> None:
+        self.folder, self.calibration = folder, calibration
 
     def path(self, bundle: ServedBundle, image: str) -> Path:
         """Where the score of an image file by the present weights of a bundle is, or goes."""
-        key = f"{content_hash(image)} {content_hash(str(bundle.weights))}"
+        key = f"{content_hash(image)} {content_hash(str(bundle.weights))} {self.calibration.healthy_dir}"
+        own = bundle.weights.with_name("anomaly_calibration.json")
+        if own.is_file():
+            key += f" {content_hash(str(own))}"
         return self.folder / bundle.name / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
 
     def read(self, bundle: ServedBundle, image: str) -> dict[str, Any] | None:
@@ -62,7 +70,7 @@ def volume_score(
 ) -> dict[str, Any]:
     """The score of a volume, by the overlays anomaly (one pair of noise) and likelihood (at an eighth of its cost).
 
-    ``evidence``, ``nats_per_dim`` (where the bundle has the overlay) with ``patch_standard_error``, what else the
+    ``largest_score``, ``nats_per_dim`` (where the bundle has the overlay) with ``patch_standard_error``, what else the
     anomaly task says of a case, and a ``thumbnail`` of numbers.
 
     Args:
@@ -77,7 +85,7 @@ def volume_score(
         parser = configure(bundle, "anomaly", {**changes(options, request), "noise_pairs": 1})
         calibration.provide(parser, studies, file)
         outcome = run_case(parser, file, Path(folder))
-    names = ("evidence", "smallest_p", "share_below_alpha", "marked_ml")
+    names = ("largest_score", "evidence", "smallest_p", "share_below_alpha", "marked_ml")
     score = {name: outcome.row[name] for name in names}
     image = outcome.image.as_tensor()[None]  # type: ignore[attr-defined]
     thumbnail = torch.nn.functional.adaptive_avg_pool3d(image, _SIDE).flatten()

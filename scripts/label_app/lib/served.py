@@ -1,5 +1,7 @@
 """Which bundles are served, and what each can do: those with task overlays beside their configurations, and weights.
 
+Where nobody has trained a bundle yet, the small weights that come along with some of them serve for a first look.
+
 Run as a program (scripts/label does), it says what will be served, or why nothing can be.
 """
 
@@ -31,7 +33,18 @@ class ServedBundle:
 
     @property
     def weights(self) -> Path:
-        return self.folder / "models" / "model.pt"
+        """The trained ones; without them the demonstration weights, if it has some."""
+        trained, demo = self.folder / "models/model.pt", self.folder / "models/demo/model.pt"
+        return demo if demo.is_file() and not trained.is_file() else trained
+
+    @property
+    def for_a_first_look(self) -> bool:
+        """Whether its weights are the demonstration weights, of a smaller network."""
+        return self.weights.parent.name == "demo"
+
+    @property
+    def title(self) -> str:
+        return f"{self.metadata['name']}{' (demonstration weights)' if self.for_a_first_look else ''}"
 
     @property
     def of_slides(self) -> bool:
@@ -57,7 +70,7 @@ class ServedBundle:
 
     def configurations(self, task: str) -> list[str]:
         """The files that ``python -m monai.bundle run`` would be given, in their order."""
-        names = ["inference"] + ([] if self.of_slides else ["cases"]) + [task]
+        names = ["inference", *["demo"] * self.for_a_first_look, *["cases"] * (not self.of_slides), task]
         return [str(self.folder / f"configs/{name}.json") for name in names]
 
 
@@ -113,4 +126,5 @@ if __name__ == "__main__":
         print(*sorted({one.modality for one in served} - {None}))
     else:
         for one in served:
-            print(f"== serving {one.name}: {', '.join(one.tasks)}")
+            look = " for a first look (demonstration weights, models/demo/README.md)" if one.for_a_first_look else ""
+            print(f"== serving {one.name}{look}: {', '.join(one.tasks)}")

@@ -61,11 +61,22 @@ class SlideInferTask(InferTask):
             type=InferType.SEGMENTATION,
             labels={"anomaly": 1},
             dimension=2,
-            description=f"{task} by {bundle.metadata['name']}",
+            description=f"{task} by {bundle.title}",
             config={"device": device_list(), "multi_gpu": torch.cuda.device_count() > 1, "max_workers": 1,
                     "label_colors": _COLOUR, **panel(OPTIONS, configuration)},
         )  # fmt: skip
         self.bundle, self.task, self.calibration, self.studies = bundle, task, calibration, studies
+        self.kept: tuple[Any, SlideRegion | None] = (None, None)
+
+    def region(self, changed: Mapping[str, Any], device: Any) -> SlideRegion:
+        """The network and the reference of a request; its tiles, which come one by one, share them."""
+        files = [self.bundle.weights, self.bundle.weights.with_name("anomaly_calibration.json")]
+        made_of = [dict(changed), device, *(file.stat().st_mtime_ns for file in files if file.is_file())]
+        kept, region = self.kept
+        if region is None or kept != made_of:
+            region = SlideRegion(self.bundle, changed, device, self.calibration, self.studies)
+            self.kept = made_of, region
+        return region
 
     def info(self) -> dict[str, Any]:
         return {**super().info(), "pathology": True}
@@ -92,7 +103,7 @@ class SlideInferTask(InferTask):
         begin = time.perf_counter()
         changed = changes(OPTIONS, request)
         with ONE_AT_A_TIME:
-            region = SlideRegion(self.bundle, changed, request.get("device"), self.calibration, self.studies)
+            region = self.region(changed, request.get("device"))
             slide = Slide(str(request["image"]), region.parser.get_parsed_content("assume_mpp_um"))
             corner = [int(value) for value in request.get("location") or (0, 0)]
             size = [int(value) for value in request.get("size") or (0, 0)]
@@ -172,7 +183,7 @@ class SlideRegion:
 def tile_evidence(
     bundle: ServedBundle, file: str, calibration: Calibration, studies: Sequence[str], tiles: int = 8
 ) -> dict[str, Any]:
-    """The evidence (see :mod:`lib.scoring`) of tiles spread over a slide."""
+    """The evidence (see :mod:`lib.ranking`) of tiles spread over a slide."""
     region = SlideRegion(bundle, {}, None, calibration, lambda: studies)
     parser = region.parser
     side = int(parser["region_tile"])

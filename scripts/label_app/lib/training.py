@@ -28,7 +28,7 @@ from torch import nn
 
 from lib.options import Option, changes
 from lib.problems import cause_of
-from lib.served import ServedBundle
+from lib.served import ServedBundle, training_command
 from monai_diffscore.data import DataError, load_statistics, split_by_subject
 from monai_diffscore.data.files import whole_file, write_json
 from monai_diffscore.handlers.checkpoint import save_atomically
@@ -61,6 +61,18 @@ class PriorTrainTask(BundleTrainTask):
     def __init__(self, bundle: ServedBundle, folder: Path, conf: dict[str, str]) -> None:
         super().__init__(str(bundle.folder), conf)
         self.served, self.folder = bundle, folder
+
+    def check(self) -> None:
+        """Refuses what cannot be trained.
+
+        Raises:
+            DataError: if the weights are the demonstration weights, whose network is not that of train.json.
+        """
+        if self.served.for_a_first_look:
+            raise DataError(
+                self.served.weights, expected=f"trained weights of {self.served.name}", got="demonstration weights",
+                remedy=f"Train it first: {training_command(self.served.folder)}",
+            )  # fmt: skip
 
     def config(self) -> dict[str, Any]:
         """What a client's panel shows."""
