@@ -125,13 +125,16 @@ def add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="real data not trained on (default: from the run): a folder of images; or files of cells or rows, "
         "TRAIN TEST",
     )  # fmt: skip
+    parser.add_argument(
+        "--label-key",
+        help="column of the type of each row; of images, key of the label in the run's cases (default: label)",
+    )
     images = parser.add_argument_group("images")
     images.add_argument("--train", type=Path, help="folder of the training images (default: from the run)")
     images.add_argument("--range", type=float, nargs=2, metavar=("LOW", "HIGH"), help="intensities that -1 and 1 mean")
     images.add_argument("--unit", help="of the intensities, such as HU")
     profiles = parser.add_argument_group("cells, expression profiles and rows of a table")
     profiles.add_argument("--synthetic", type=Path, nargs="+", metavar="FILE", help="generated rows, in place of RUN")
-    profiles.add_argument("--label-key", help="column of the type of each row")
     profiles.add_argument("--total-key", help="column of the total count of each whole cell (default: the sum)")
     profiles.add_argument("--layer", help="'X', 'raw' or a layer of the files (default: the first that holds counts)")
     profiles.add_argument(
@@ -155,8 +158,9 @@ def _report(chosen: argparse.Namespace) -> int:
     limits = tuple(chosen.range) if chosen.range else None
     real = chosen.real[0] if chosen.real else None
     material = report.gather(
-        chosen.run, real, chosen.train, chosen.count or 64, limits, chosen.unit, chosen.seed, record=run
-    )
+        chosen.run, real, chosen.train, chosen.count or 64, limits, chosen.unit, chosen.seed,
+        record=run, label_key=chosen.label_key or "label",
+    )  # fmt: skip
     title = chosen.title or (run.name if run else "") or chosen.run.resolve().name
     made = report.report_images(title, material, chosen.draws, chosen.seed, lambda name: print(f"computing: {name}"))
     files = report.write_report(made, chosen.out or chosen.run / "report")

@@ -7,7 +7,8 @@ Memory, compared with one batch of windows through the network plus six volumes,
 alive at once, the volume itself included, as the profiler counts their allocations; and the largest resident size of a
 process of its own beyond what it had with the network loaded, which also has what libraries keep. Time: seconds of one
 evaluation against the number of windows, after one of each batch size.
-Seams: gradient energy at window borders over elsewhere in samples of the trained network (needs a checkpoint).
+Seams: gradient energy at window borders over elsewhere in samples of the trained network (needs a checkpoint), of the
+same size, beside the range of the same ratio where borders are looked for up to half a stride away: what chance does.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from monai.bundle import ConfigParser
 from torch.profiler import ProfilerActivity, profile
 
 from monai_diffscore import TiledDenoiser, asinh_sigmas, sample_adams
+from monai_diffscore.gallery import save_gallery
 from monai_diffscore.memory import peak_memory_bytes
 from monai_diffscore.metrics import seam_ratio
 from monai_diffscore.tiling import window_starts
@@ -94,6 +96,23 @@ def measured(job: str, patch: int, batch_size: int, overlap: float) -> tuple[flo
     return receive.recv()
 
 
+def seams_of(network: torch.nn.Module, overlap: float, a: argparse.Namespace) -> dict[str, object]:
+    """The seam ratio of samples, and its range where there are no borders."""
+    window = [a.patch] * 3
+    tiled = TiledDenoiser(network, window, overlap, batch_size=a.batch_size)
+    noise = torch.Generator().manual_seed(0)
+    x = 80 * torch.randn(a.volumes, 1, *[a.seam_length * a.patch] * 3, generator=noise)
+    with torch.no_grad():
+        volumes = sample_adams(tiled, x, asinh_sigmas(a.steps))
+    half = int(a.patch * (1 - overlap)) // 2
+    chance = [seam_ratio(volumes, window, overlap, by * sign) for by in range(2, half) for sign in (1, -1)]
+    found = {"overlap": overlap, "ratio": seam_ratio(volumes, window, overlap), "elsewhere": [min(chance), max(chance)]}
+    print(json.dumps(found), flush=True)
+    if a.pictures is not None:
+        save_gallery(volumes, a.pictures / f"seams_{overlap:g}.png", f"overlap {overlap:g}, windows of {a.patch}")
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, help="weights of mri_unet3d, for the seams")
@@ -102,6 +121,12 @@ def main() -> None:
     parser.add_argument("--overlap", type=float, default=0.25)
     parser.add_argument("--jobs", nargs="+", default=["evaluation", "sampling"], help="that memory is measured of")
     parser.add_argument("--steps", type=int, default=12, help="of the samples that seams are measured on")
+    parser.add_argument(
+        "--overlaps", type=float, nargs="*", default=[0.0, 0.25, 0.5], help="that seams are measured at"
+    )
+    parser.add_argument("--seam-length", type=int, default=4, help="of the volumes of the seams, in windows")
+    parser.add_argument("--volumes", type=int, default=1, help="of the seams")
+    parser.add_argument("--pictures", type=Path, help="folder for three slices of each of these volumes")
     a = parser.parse_args()
     size = 4 * a.patch
     volume = 4 * size**3
@@ -133,14 +158,7 @@ def main() -> None:
     report["time"] = times
     print(json.dumps(report), flush=True)
     if a.checkpoint is not None:
-        seams = {}
-        for overlap in (0.0, 0.25, 0.5):
-            tiled = TiledDenoiser(network, [a.patch] * 3, overlap, batch_size=a.batch_size)
-            x = 80 * torch.randn(2, 1, *[2 * a.patch] * 3, generator=torch.Generator().manual_seed(0))
-            with torch.no_grad():
-                seams[overlap] = seam_ratio(sample_adams(tiled, x, asinh_sigmas(a.steps)), [a.patch] * 3, overlap)
-            print(overlap, seams[overlap], flush=True)
-        report["seam_ratio_by_overlap"] = seams
+        report["seams"] = [seams_of(network, overlap, a) for overlap in a.overlaps]
     report["threads"] = os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())
     print(json.dumps(report, indent=4))
 

@@ -370,6 +370,7 @@ def check_pictures(folder: Path, statistics: dict) -> None:
     assert statistics["classes"] == ["0", "1", "2"]
     images = np.load(folder / "samples.npy")
     assert images.shape == (2, 1, 8, 8)
+    assert np.load(folder / "labels.npy").tolist() == [-1, -1]  # of any class
     assert 0 <= images.min() < images.max() <= 255
     for image, file in zip(images, sorted(folder.glob("pred_*.png")), strict=True):
         with Image.open(file) as picture:

@@ -22,6 +22,7 @@ from monai_diffscore.metrics import (
     RandomFeatureFrechet,
     SetMetric,
     SpectrumError,
+    TrainOnSyntheticImages,
     assess,
     blurred,
     frechet_distance,
@@ -34,9 +35,8 @@ from monai_diffscore.metrics import (
     ring_frequencies,
     shuffled,
     suspected_copies,
-    train_on_synthetic,
 )
-from monai_diffscore.report.sources import random_windows
+from monai_diffscore.report.volumes import random_windows
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -281,18 +281,37 @@ def test_a_figure_serves_an_evaluator_as_a_metric(decollate):
         assert evaluator.state.metrics[figure.name] == pytest.approx(figure(samples, reference))
 
 
-def test_training_on_samples_shows_what_they_are_worth():
-    def labelled(count: int, seed: int, contrast: float = 2.0) -> tuple[Tensor, Tensor]:
-        labels = torch.arange(count) % 2
-        images = normal(count, 1, 16, 16, seed=seed)
-        images[:, :, 4:12, 4:12] += contrast * labels.view(-1, 1, 1, 1)
-        return images, labels
+def labelled(count: int, seed: int, contrast: float = 2.0) -> tuple[Tensor, Tensor]:
+    """Noise with a square in the middle of every second image, and whether it is there."""
+    labels = torch.arange(count) % 2
+    images = normal(count, 1, 16, 16, seed=seed)
+    images[:, :, 4:12, 4:12] += contrast * labels.view(-1, 1, 1, 1)
+    return images, labels
 
-    real, test = labelled(80, 0), labelled(200, 1)
-    good = train_on_synthetic(labelled(80, 2), real, test)
-    bad = train_on_synthetic(labelled(80, 3, contrast=0.0), real, test)
-    assert good.synthetic > 0.85 > 0.7 > bad.synthetic
-    assert good.real == bad.real > 0.85
-    assert good.interval[0] <= good.synthetic <= good.interval[1]
-    with pytest.raises(ValueError, match="same two or more labels"):
-        train_on_synthetic((real[0], real[1] * 0), real, test)
+
+def test_training_on_samples_shows_what_they_are_worth():
+    figure = TrainOnSyntheticImages()
+    test, good, bad = labelled(200, 1), labelled(80, 2), labelled(80, 3, contrast=0.0)
+
+    def accuracy(samples: tuple[Tensor, Tensor]) -> float:
+        return figure(samples[0], test[0], (samples[1], test[1]))
+
+    assert accuracy(good) > 0.85 > 0.7 > accuracy(bad)
+    assert accuracy((good[0], 1 - good[1])) < 0.15  # labels exchanged
+    assert accuracy((good[0][:10], torch.ones(10))) == 0.5  # one class learnt: right for it, wrong for the other
+    with pytest.raises(ValueError, match="a label of each of the 80 images, got none"):
+        figure(good[0], test[0])
+
+
+def test_the_panel_sees_labels_that_were_ignored_and_nothing_else_does():
+    samples, real, copied = labelled(64, 0), labelled(128, 1), labelled(64, 2)
+    guesses = torch.randint(2, (64,), generator=torch.Generator().manual_seed(0))
+    labels = {"model": guesses, "real": real[1], "copied": copied[1]}
+    figures = image_figures(labelled=True)
+    rows = assess(figures, samples[0], real[0], copied[0], draws=30, labels=labels)
+    assert [row.figure.name for row in rows if row.beyond_floor("model")] == ["tstr"]
+    tstr = next(row for row in rows if row.figure.name == "tstr")
+    assert not tstr.beyond_floor("copied")
+    assert all(0 <= e.low <= e.value <= e.high <= 1 for e in tstr.sets.values())
+    honest = assess(figures[-1:], samples[0], real[0], copied[0], draws=30, labels={**labels, "model": samples[1]})
+    assert not honest[0].beyond_floor("model")

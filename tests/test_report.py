@@ -18,7 +18,8 @@ from monai_diffscore.data import DataError
 from monai_diffscore.report import Cell, Page, Section, render
 from monai_diffscore.report.card import BEGIN, END
 from monai_diffscore.report.page import table
-from monai_diffscore.report.sources import find_run, find_samples, gather, random_windows, read_images, run_parser
+from monai_diffscore.report.sources import find_run, find_samples, gather, read_images, run_parser
+from monai_diffscore.report.volumes import random_windows
 
 
 def blobs(count: int, seed: int, size: int = 16) -> np.ndarray:
@@ -102,9 +103,32 @@ def test_the_card_is_written_once_and_replaced(folders):
     assert (docs / "panel.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_labels_beside_the_images_train_a_classifier(folders):
+    def figures() -> dict:
+        assert main(command(folders)) == 0
+        return json.loads((folders / "out/report.json").read_text())["figures"]
+
+    for name in ("samples", "real", "train"):
+        np.save(folders / name / "labels.npy", np.arange(16) % 2)
+        images = np.load(folders / name / "set.npy")
+        images[1::2] *= 0.3
+        np.save(folders / name / "set.npy", images)
+    tstr = figures()["tstr"]
+    assert tstr["sets"]["model"]["value"] == 1
+    assert not tstr["beyond_floor"]["model"]
+    assert "more is better" in (folders / "out/report.html").read_text()
+    np.save(folders / "samples/labels.npy", np.zeros(16, dtype=int))
+    assert "tstr" not in figures()
+    assert "got [0] and [0, 1]" in (folders / "out/report.html").read_text()
+    np.save(folders / "samples/labels.npy", np.full(16, -1))
+    assert "tstr" not in figures()
+    assert "left out" not in (folders / "out/report.html").read_text()
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
+        (lambda f: np.save(f / "samples/labels.npy", np.arange(3)), r"integers of shape (16,)"),
         (lambda f: shutil.rmtree(f / "samples"), "got no such folder"),
         (lambda f: (f / "samples/set.npy").write_bytes(b"x"), "a readable image"),
         (lambda f: np.save(f / "samples/set.npy", np.full((4, 1, 9, 9), np.nan)), "voxels NaN"),
@@ -148,7 +172,7 @@ def test_a_run_is_read_with_the_flags_of_its_last_command(tmp_path, commands):
 
 def test_nifti_pictures_lose_their_third_axis(tmp_path):
     nib.save(nib.Nifti1Image(blobs(1, 0)[0, 0, :, :, None], np.eye(4)), tmp_path / "a.nii.gz")
-    assert read_images(find_samples(tmp_path), 8)[0].shape == (1, 16, 16)
+    assert read_images(find_samples(tmp_path), 8)[0][0].shape == (1, 16, 16)
 
 
 def test_windows_come_from_every_volume_and_whole_images_once():

@@ -147,9 +147,14 @@ def test_samples_have_no_seam_with_overlap_and_one_without(overlap, seamless):
 
 def test_a_seam_is_seen_and_its_absence_too():
     field = torch.randn(4, 1, 32, 32, generator=torch.Generator().manual_seed(0))
-    assert seam_ratio(field, (16, 16), 0.0) == pytest.approx(1.0, abs=0.2)
+    assert seam_ratio(field, (8, 8), 0.0) == pytest.approx(1.0, abs=0.2)
     field[..., 16:, :] += 5
+    assert seam_ratio(field, (8, 8), 0.0) > 2
     assert seam_ratio(field, (16, 16), 0.0) > 3
+    assert seam_ratio(field, (8, 8), 0.0, moved=3) < 0.8  # the seam is among the other places then
+    signals = torch.randn(400, 1, 32, generator=torch.Generator().manual_seed(0))
+    signals[..., [0, 1, 2, -3, -2, -1]] *= 10  # a rough rim is neither a seam nor elsewhere
+    assert seam_ratio(signals, (8,), 0.5) == pytest.approx(1.0, abs=0.05)
     with pytest.raises(ValueError, match="larger than the window"):
         seam_ratio(field, (32, 32), 0.5)
 

@@ -65,7 +65,7 @@ def list_arrays(
     for file in files:
         inside = file.relative_to(top)
         count = _count_rows(file, spatial_dims, key) if file.suffix == ".npy" else None
-        labels = _read_labels(file, count, key) if numbered else None
+        labels = read_labels(file, count, key) if numbered else None
         folder = "" if numbered else _class_folder(inside)
         for row in range(1 if count is None else count):
             case = {key: str(file), "subject": subject_of(inside), "label": -1, "class_name": folder}
@@ -163,7 +163,12 @@ def _count_rows(file: Path, spatial_dims: int, key: str) -> int | None:
     return len(array) if extra else None
 
 
-def _read_labels(file: Path, count: int | None, key: str) -> np.ndarray | None:
+def read_labels(file: Path, count: int | None, key: str) -> np.ndarray | None:
+    """The labels [N] in labels.npy beside an array of ``count`` cases (None: it is one), -1 unknown; None without it.
+
+    Raises:
+        DataError: if they do not belong to this array alone, or are no whole numbers from -1.
+    """
     path = _labels_of(file)
     if not path.is_file():
         return None

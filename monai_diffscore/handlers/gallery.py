@@ -15,6 +15,7 @@ from monai.engines import IterationEvents
 from monai.utils import convert_to_tensor
 from torch import Tensor, nn
 
+from monai_diffscore.data.arrays import LABELS
 from monai_diffscore.data.files import whole_file
 from monai_diffscore.engines import SamplingInferer
 from monai_diffscore.gallery import save_gallery
@@ -169,10 +170,33 @@ class SaveArray(SaveRows):
     """Writes the predictions of an evaluator as one .npy file [B, C, *S] when it is done, in the units of the data.
 
     As :class:`SaveRows`, but after postprocessing has given them back.
+
+    Args:
+        path: of the file.
+        key: key of the samples in the evaluator's output.
+        label_key: key of the label that each was asked for in the evaluator's batch; labels go to labels.npy beside.
     """
 
     event = Events.ITERATION_COMPLETED
 
+    def __init__(self, path: str | Path, key: str = "pred", label_key: str | None = None) -> None:
+        super().__init__(path, key)
+        self.label_key = label_key
+        self.labels: list[int] = []
+
+    def clear(self, engine: Engine) -> None:
+        super().clear(engine)
+        self.labels.clear()
+
     def collect(self, engine: Engine) -> None:
         items: Any = engine.state.output
         self.predictions += [convert_to_tensor(item[self.key], track_meta=False).detach().cpu()[None] for item in items]
+        if self.label_key is not None:
+            asked: Any = engine.state.batch
+            self.labels += [int(item[self.label_key]) for item in asked]
+
+    def save(self, predictions: Tensor) -> None:
+        super().save(predictions)
+        if self.label_key is not None:
+            with whole_file(self.path.parent / LABELS) as file:
+                np.save(file, np.array(self.labels, dtype=np.int64))

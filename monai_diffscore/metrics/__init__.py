@@ -56,8 +56,7 @@ from monai_diffscore.metrics.two_sample import ForestTwoSample, LogisticTwoSampl
 from monai_diffscore.metrics.usefulness import (
     TrainOnSyntheticAccuracy,
     TrainOnSyntheticF1,
-    Usefulness,
-    train_on_synthetic,
+    TrainOnSyntheticImages,
 )
 
 __all__ = [
@@ -100,7 +99,7 @@ __all__ = [
     "SpectrumError",
     "TrainOnSyntheticAccuracy",
     "TrainOnSyntheticF1",
-    "Usefulness",
+    "TrainOnSyntheticImages",
     "VarianceAgreement",
     "VarianceRatio",
     "ZeroError",
@@ -133,5 +132,4 @@ __all__ = [
     "smote",
     "spoil",
     "suspected_copies",
-    "train_on_synthetic",
 ]

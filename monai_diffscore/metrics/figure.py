@@ -14,6 +14,7 @@ from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
 import ignite.distributed as idist
+import numpy as np
 import torch
 from ignite.metrics import Metric
 from ignite.metrics.metric import reinit__is_reduced
@@ -35,13 +36,21 @@ class Caption:
     blind_to: ClassVar[str]
     two_sided: ClassVar[bool] = False
     higher_is_better: ClassVar[bool] = False
+    #: what it can be, for the ends of intervals
+    bounds: ClassVar[tuple[float, float]] = (-np.inf, np.inf)
     #: whether a chart of it begins at 0
     from_zero: ClassVar[bool] = True
     unit: str = ""
 
 
 class Figure(Caption, ABC):
-    """A number for two sets of images [N, C, *S] in normalised units, -1 to 1."""
+    """A number for two sets of images [N, C, *S] in normalised units, -1 to 1.
+
+    ``labelled``: it is of images with their labels.
+    """
+
+    bounds = (0, np.inf)
+    labelled: ClassVar[bool] = False
 
     @abstractmethod
     def describe(self, images: Tensor) -> Tensor:
@@ -51,14 +60,30 @@ class Figure(Caption, ABC):
     def compare(self, rows: Tensor, reference: Tensor) -> float:
         """The number for two sets of rows."""
 
-    def __call__(self, samples: Tensor, reference: Tensor) -> float:
-        """The number for two sets of images [N, C, *S] and [M, C, *S].
+    def rows(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        """What ``compare`` takes: a row for each image, which ends with its label [N] if the figure is of labels.
 
         Raises:
-            ValueError: if the images differ in size or channels.
+            ValueError: if labels are needed and not given.
+        """
+        described = self.describe(images)
+        if not self.labelled:
+            return described
+        if labels is None or len(labels) != len(images):
+            got = "none" if labels is None else f"{len(labels)}"
+            raise ValueError(f"{self.title}: expected a label of each of the {len(images)} images, got {got}.")
+        return torch.cat([described, labels[:, None].to(described)], dim=1)
+
+    def __call__(
+        self, samples: Tensor, reference: Tensor, labels: tuple[Tensor, Tensor] | tuple[None, None] = (None, None)
+    ) -> float:
+        """The number for two sets of images [N, C, *S] and [M, C, *S], and their labels where it needs them.
+
+        Raises:
+            ValueError: if the images differ in size or channels, or labels are needed and not given.
         """
         check_images(samples, reference)
-        return self.compare(self.describe(samples), self.describe(reference))
+        return self.compare(self.rows(samples, labels[0]), self.rows(reference, labels[1]))
 
 
 def check_images(samples: Tensor, reference: Tensor) -> None:

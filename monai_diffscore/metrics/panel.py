@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from monai_diffscore.metrics.controls import spoil
+from monai_diffscore.metrics.controls import CONTROLS, collapsed, spoil
 from monai_diffscore.metrics.diversity import PairSimilarity
 from monai_diffscore.metrics.features import RandomFeatureFrechet
 from monai_diffscore.metrics.figure import Caption, Figure, check_images
@@ -26,8 +26,10 @@ from monai_diffscore.metrics.intensity import IntensityDistance
 from monai_diffscore.metrics.memorisation import MemorisationRatio
 from monai_diffscore.metrics.spectrum import SpectrumError
 from monai_diffscore.metrics.texture import PatchSlicedWasserstein
+from monai_diffscore.metrics.usefulness import TrainOnSyntheticImages
 
 FLOOR = "real"
+_OTHERS = "other real images"
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,7 @@ def image_figures(
     mirrored: bool = False,
     coarse: int = 1,
     signals: bool = False,
+    labelled: bool = False,
 ) -> list[Figure]:
     """The figures for images: all, or without memorisation if no training volumes are given.
 
@@ -86,6 +89,7 @@ def image_figures(
         training: volumes [C, *V] that the model was trained on, preprocessed.
         mirrored, coarse: of :func:`~monai_diffscore.metrics.memorisation.nearest_windows`.
         signals: the images are 1-D, for which similarity within the set is not defined: it is left out.
+        labelled: the images have labels, so that a classifier can be trained on them.
     """
     figures: list[Figure] = [
         SpectrumError(),
@@ -93,6 +97,7 @@ def image_figures(
         PatchSlicedWasserstein(),
         RandomFeatureFrechet(),
         *([] if signals else [PairSimilarity()]),
+        *([TrainOnSyntheticImages()] if labelled else []),
     ]
     return [*figures, MemorisationRatio(training, mirrored, coarse)] if len(training) else figures
 
@@ -105,6 +110,7 @@ def assess(
     draws: int = 200,
     seed: int = 0,
     progress: Callable[[str], None] | None = None,
+    labels: Mapping[str, Tensor] | None = None,
 ) -> list[Row]:
     """The panel: each figure of the model, the floor and the controls.
 
@@ -117,8 +123,10 @@ def assess(
         draws: of each bootstrap, and splits of the floor.
         seed: of all draws.
         progress: called with the name of each figure.
+        labels: of the images, for figures that are ``labelled``: [N] under "model", [M] under "real", and those of
+            ``copied`` under "copied".
     Raises:
-        ValueError: for fewer than 2 samples or 4 real images, or images that differ in size.
+        ValueError: for fewer than 2 samples or 4 real images, images that differ in size, or figures that lack labels.
     """
     generator = torch.Generator().manual_seed(seed)
     for other in (samples, copied):
@@ -131,16 +139,25 @@ def assess(
             f"Expected 2 samples and 4 real images or more, got {given} samples and {len(real)} real images. "
             "Give more of both."
         )
-    real = real[torch.randperm(len(real), generator=generator)[: 2 * count]]
+    order = torch.randperm(len(real), generator=generator)[: 2 * count]
+    real = real[order]
     reference, others = real[:count], real[count:]
     sets: dict[str, Tensor] = {} if samples is None else {"model": samples[:count]}
     sets |= spoil(others)
-    sets["copied"] = reference if copied is None else copied[torch.arange(count) % len(copied)]
+    repeated = torch.arange(count) % (count if copied is None else len(copied))
+    sets["copied"] = (reference if copied is None else copied)[repeated]
+    known: dict[str, Tensor] = {}
+    if labels is not None:
+        ours, theirs = labels["real"][order].chunk(2)
+        known = {FLOOR: ours} | dict.fromkeys((*CONTROLS, _OTHERS), theirs) | {"collapsed": collapsed(theirs)}
+        known["copied"] = (ours if copied is None else labels["copied"])[repeated]
+        if "model" in sets:
+            known["model"] = labels["model"][:count]
     rows = []
     for figure in figures:
         if progress is not None:
             progress(figure.title)
-        estimates = _estimates(figure, sets, reference, others, draws, generator)
+        estimates = _estimates(figure, {**sets, FLOOR: reference, _OTHERS: others}, known, draws, generator)
         # rows may stand for pairs of images
         rows.append(Row(figure, {name: replace(estimate, count=count) for name, estimate in estimates.items()}))
     return rows
@@ -149,13 +166,12 @@ def assess(
 def _estimates(
     figure: Figure,
     sets: Mapping[str, Tensor],
-    reference: Tensor,
-    others: Tensor,
+    labels: Mapping[str, Tensor],
     draws: int,
     generator: torch.Generator,
 ) -> dict[str, Estimate]:
-    described = {name: figure.describe(images) for name, images in sets.items()}
-    ours, theirs = figure.describe(reference), figure.describe(others)
+    described = {name: figure.rows(images, labels.get(name)) for name, images in sets.items()}
+    ours, theirs = described.pop(FLOOR), described.pop(_OTHERS)
     estimates = {FLOOR: _floor(figure, torch.cat([ours, theirs]), draws, generator)}
     for name, rows in described.items():
         estimates[name] = _bootstrap(figure, rows, ours, draws, generator)
@@ -179,7 +195,8 @@ def _bootstrap(figure: Figure, rows: Tensor, reference: Tensor, draws: int, gene
         for _ in range(draws)
     ]
     low, middle, high = torch.tensor(values, dtype=torch.float64).quantile(_quantiles(0.5)).tolist()
-    return Estimate(value, max(0.0, value + low - middle), value + high - middle, len(rows))
+    least, most = figure.bounds
+    return Estimate(value, max(least, value + low - middle), min(most, value + high - middle), len(rows))
 
 
 def _again(count: int, generator: torch.Generator) -> Tensor:

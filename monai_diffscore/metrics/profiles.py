@@ -244,8 +244,6 @@ class ProfileFigure(Caption, ABC):
     from_zero = False
     #: what the data must have: "labels", "counts" (and with them totals), "expression" (columns of one unit)
     needs: ClassVar[tuple[str, ...]] = ()
-    #: what it can be, for the ends of intervals
-    bounds: ClassVar[tuple[float, float]] = (-np.inf, np.inf)
     #: too much work to be drawn many times
     costly: ClassVar[bool] = False
     #: rows of a type, in each set, that it takes to say something of the type; None: it is of all types together

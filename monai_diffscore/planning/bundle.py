@@ -264,7 +264,8 @@ def _unlabelled(configs: dict[str, Config]) -> None:
         "**{name: fact for name, fact in @statistics.items() if name != 'classes'}", "**@statistics"
     )
     find(train["train"]["handlers"], "SampleGallery").pop("condition")
-    for key in ("label", "num_classes"):
+    find(inference["handlers"], "SaveArray").pop("label_key")
+    for key in ("label", "labels", "num_classes"):
         del inference[key]
     inference["dataset"]["data"] = "$[dict(seed=number) for number in range(@num_samples)]"
     inference["evaluator"]["prepare_batch"]["condition_keys"] = ["seed"]

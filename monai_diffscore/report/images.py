@@ -85,9 +85,15 @@ def report_images(
     # in three dimensions an exact search of all offsets takes 8 times as long and finds the same
     coarse = 2 if material.samples.ndim == 5 and min(material.samples.shape[2:]) >= 16 else 1
     figures = image_figures(
-        material.scale, material.unit, material.training, material.mirrored, coarse, signals=material.samples.ndim == 3
+        material.scale,
+        material.unit,
+        material.training,
+        material.mirrored,
+        coarse,
+        signals=material.samples.ndim == 3,
+        labelled=material.labels is not None,
     )
-    rows = assess(figures, material.samples, material.real, material.copied, draws, seed, progress)
+    rows = assess(figures, material.samples, material.real, material.copied, draws, seed, progress, material.labels)
     search = figures[-1]
     if not isinstance(search, MemorisationRatio):
         return ImageReport(title, material, rows)
@@ -157,7 +163,8 @@ def headline(report: ImageReport) -> str:
     beyond = [row.figure.title.lower() for row in report.rows if row.beyond_floor("model")]
     total = len(report.rows)
     if beyond:
-        text = f"{len(beyond)} of {total} figures tell the model's images from real ones: {', '.join(beyond)}."
+        verb = "tells" if len(beyond) == 1 else "tell"
+        text = f"{len(beyond)} of {total} figures {verb} the model's images from real ones: {', '.join(beyond)}."
     else:
         text = f"None of {total} figures tells the model's {report.count} images from real ones."
     if report.neighbours is not None:
@@ -186,7 +193,7 @@ def _verdict(report: ImageReport) -> Section:
         beyond = row.beyond_floor("model")
         verdict = f"as far off as {nearest_control(row)}" if beyond else "as real data"
         cells = [
-            Cell(row.figure.title, f"{row.figure.unit}, {'as real is best' if row.figure.two_sided else '0 is best'}"),
+            Cell(row.figure.title, f"{row.figure.unit}, {_best(row)}"),
             Cell(_number(row.sets["model"].value), verdict, f"model {'bad' if beyond else 'good'}"),
             Cell(_number(row.sets[FLOOR].value), _interval(row, FLOOR), "floor"),
         ]
@@ -301,6 +308,12 @@ def _method(report: ImageReport) -> Section:
         f"voxels in random order; four images repeated; {copies}."
     )
     return Section("How to read it", "", text)
+
+
+def _best(row: Row) -> str:
+    if row.figure.two_sided:
+        return "as real is best"
+    return "more is better" if row.figure.higher_is_better else "0 is best"
 
 
 def _number(value: float) -> str:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import ast
 import json
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,12 @@ import torch
 from mlflow.tracking import MlflowClient
 from monai.bundle import ConfigParser
 from monai.transforms import Compose, LoadImage
+from monai.utils import convert_to_tensor
 from torch import Tensor
 
 from monai_diffscore.data import DataError, list_volumes, spread
+from monai_diffscore.data.arrays import LABELS, read_labels
+from monai_diffscore.report.volumes import Volumes
 
 _SUFFIXES = (".nii", ".nii.gz", ".npy")
 #: parameters that override the ids of the same name where a training, started from Python, left its train.json alone
@@ -60,7 +63,10 @@ class RunRecord:
 
 @dataclass(frozen=True)
 class Material:
-    """All that a panel needs: normalised images [N, C, *S]; ``low`` and ``high`` are what -1 and 1 stand for."""
+    """All that a panel needs: normalised images [N, C, *S]; ``low`` and ``high`` are what -1 and 1 stand for.
+
+    ``labels``, if all images have one: of ``samples``, ``real`` and ``copied``, as ``assess`` takes them.
+    """
 
     samples: Tensor
     real: Tensor
@@ -72,6 +78,7 @@ class Material:
     mirrored: bool
     facts: dict[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    labels: dict[str, Tensor] | None = None
 
     @property
     def scale(self) -> float:
@@ -89,6 +96,7 @@ def gather(
     seed: int = 0,
     volumes: int = 16,
     record: RunRecord | None = None,
+    label_key: str = "label",
 ) -> Material:
     """Reads samples, real images and training volumes.
 
@@ -104,28 +112,31 @@ def gather(
         seed: of the places where real images are cut out.
         volumes: at most this many real and training volumes are read, spread over all.
         record: from :func:`find_run`, if any.
+        label_key: of the label in the run's cases. Samples, and images in folders, have theirs in labels.npy beside.
     Raises:
         DataError: if samples or a needed record are missing, or sizes do not fit.
     """
     path = Path(path)
     files = find_samples(path)
-    raw = read_images(spread(files, count), count)
+    raw, raw_labels = read_images(spread(files, count), count)
     if record is not None and record.channel_ranges is not None:
         raw = [_by_channel(image, *record.channel_ranges) for image in raw]
         intensity_range, unit = (-1.0, 1.0), "normalised"
-    unseen, unseen_name = _volumes(record, 1, real, volumes)
-    trained, trained_name = _volumes(record, 0, train, volumes)
-    low, high = intensity_range or (record and record.intensity_range) or _percentiles(unseen)
+    unseen = _volumes(record, 1, real, volumes, raw[0].shape[1:], label_key)
+    trained = _volumes(record, 0, train, volumes, raw[0].shape[1:], label_key)
+    low, high = intensity_range or (record and record.intensity_range) or _percentiles(unseen.images)
     preprocessed = record is not None and record.config is not None
     to_unit = _Affine(low, high)
     samples = to_unit(torch.stack(raw))
     if not preprocessed:  # the transforms of a run normalise; without them all data go through one range
-        unseen, trained = [to_unit(v) for v in unseen], [to_unit(v) for v in trained]
+        unseen, trained = (replace(v, images=[to_unit(image) for image in v.images]) for v in (unseen, trained))
     size = tuple(samples.shape[1:])
-    unseen, trained = _slices(unseen, len(size)), _slices(trained, len(size))
-    trained = _large_enough(trained, size, "--train", trained_name)
-    unseen = _large_enough(unseen, size, "--real", unseen_name)
-    windows = random_windows(unseen, size, 2 * len(samples), seed)
+    trained = trained.sliced(len(size) - 1).checked(size, "--train")
+    unseen = unseen.sliced(len(size) - 1).checked(size, "--real")
+    windows, labels = unseen.windows(size, 2 * len(samples), seed)
+    copied, copied_labels = trained.windows(size, len(samples), seed + 1) if len(trained) else (None, labels)
+    known = {"model": raw_labels, "real": labels, "copied": copied_labels}
+    why = _against_labels(known)
     if unit is None:
         unit = "HU" if record is not None and "WindowHU" in (record.config or "") else "intensity units"
     facts = {
@@ -134,21 +145,22 @@ def gather(
         "unseen real": f"{len(windows)} windows of {len(unseen)} volume(s)",
         "training data searched": f"{len(trained)} volume(s)" if trained else "none given",
         "range": f"{low:g} to {high:g} {unit}",
-        "real from": unseen_name,
+        "real from": unseen.name,
     }
     if record is not None:
         facts = {"training": record.name, **facts}
     return Material(
         samples=samples,
         real=windows,
-        training=trained,
-        copied=random_windows(trained, size, len(samples), seed + 1) if trained else None,
+        training=trained.images,
+        copied=copied,
         low=low,
         high=high,
         unit=unit,
         mirrored=record is not None and "RandFlipd" in (record.config or ""),
         facts=facts,
-        warnings=_warnings(samples, windows, unseen, trained, trained_name == unseen_name and record is not None),
+        warnings=_warnings(samples, windows, unseen, trained, record is not None) + ([why] if why else []),
+        labels=None if why is not None else known,
     )
 
 
@@ -189,7 +201,11 @@ def find_samples(path: str | Path) -> list[Path]:
     """
     root = Path(path)
     folder = root / "samples" if (root / "samples").is_dir() else root
-    files = [f for f in sorted(folder.rglob("*")) if f.name.endswith(_SUFFIXES) and not f.name.startswith(".")]
+    files = [
+        file
+        for file in sorted(folder.rglob("*"))
+        if file.name.endswith(_SUFFIXES) and not file.name.startswith(".") and file.name != LABELS
+    ]
     if not files:
         raise DataError(
             folder,
@@ -201,31 +217,20 @@ def find_samples(path: str | Path) -> list[Path]:
     return files
 
 
-def read_images(files: Sequence[Path], count: int) -> list[Tensor]:
-    """At most ``count`` images [C, *S] of equal size: NIfTI files hold one each, .npy files a set [N, C, *S].
+def read_images(files: Sequence[Path], count: int) -> tuple[list[Tensor], Tensor]:
+    """At most ``count`` images [C, *S] of equal size, and their labels: NIfTI files hold one each, .npy files a set
+    [N, C, *S] with the labels in labels.npy beside it. A label is -1 where there is none.
 
     Raises:
         DataError: for a file that cannot be read, NaN, or images of several sizes.
     """
     images: list[Tensor] = []
+    labels: list[int] = []
     for file in files:
-        images += _read(file)
+        some, their_labels = _read(file)
+        images, labels = images + some, labels + their_labels
         _check_alike(file, images)
-    return spread(images, count)
-
-
-def random_windows(volumes: Sequence[Tensor], size: Sequence[int], count: int, seed: int = 0) -> Tensor:
-    """``count`` windows [count, C, *S] at random places, as many from each volume; whole images are not repeated."""
-    random = np.random.default_rng(seed)
-    if all(tuple(volume.shape) == tuple(size) for volume in volumes):
-        return torch.stack(spread(volumes, count))
-    windows = []
-    for number in range(count):
-        volume = volumes[number % len(volumes)]
-        starts = [int(random.integers(v - s + 1)) for v, s in zip(volume.shape[1:], size[1:], strict=True)]
-        cut = tuple(slice(start, start + edge) for start, edge in zip(starts, size[1:], strict=True))
-        windows.append(volume[(slice(None), *cut)])
-    return torch.stack(windows)
+    return spread(images, count), torch.tensor(spread(labels, count))
 
 
 def _by_channel(image: Tensor, low: Sequence[float], high: Sequence[float]) -> Tensor:
@@ -244,7 +249,9 @@ class _Affine:
         return (image - self.low) * (2 / (self.high - self.low)) - 1
 
 
-def _read(file: Path) -> list[Tensor]:
+def _read(file: Path) -> tuple[list[Tensor], list[int]]:
+    """Images [C, *S] of a file, and their labels."""
+    labels = None
     try:
         if file.suffix == ".npy":
             loaded = [torch.from_numpy(np.ascontiguousarray(image)).float() for image in np.load(file)]
@@ -265,8 +272,11 @@ def _read(file: Path) -> list[Tensor]:
                 got=got,
                 remedy="A model that makes such samples is broken; take them out to report on the rest.",
             )
+    if file.suffix == ".npy":
+        labels = read_labels(file, len(loaded), "label")
     # a picture in a NIfTI file has a third axis of one voxel
-    return [image.squeeze(-1) if image.ndim == 4 and image.shape[-1] == 1 else image for image in loaded]
+    images = [image.squeeze(-1) if image.ndim == 4 and image.shape[-1] == 1 else image for image in loaded]
+    return images, [-1] * len(images) if labels is None else labels.tolist()
 
 
 def _check_alike(file: Path, images: Sequence[Tensor]) -> None:
@@ -281,17 +291,22 @@ def _check_alike(file: Path, images: Sequence[Tensor]) -> None:
         )
 
 
-def _volumes(record: RunRecord | None, part: int, given: str | Path | None, most: int) -> tuple[list[Tensor], str]:
-    """Training (part 0) or unseen (part 1) volumes, and where they come from."""
+def _volumes(
+    record: RunRecord | None, part: int, given: str | Path | None, most: int, size: Sequence[int], label_key: str
+) -> Volumes:
+    """Training (part 0) or unseen (part 1) volumes; of images of the samples' ``size`` 64 times as many are read."""
     flag, what = ("--train", "training") if part == 0 else ("--real", "unseen real")
     config = record.config if record is not None else None
     if given is not None and config is None:
-        root = Path(given)
-        files = find_samples(root)
-        return [image for file in spread(files, most * 64) for image in _read(file)], str(given)
+        read = [_read(file) for file in spread(find_samples(given), most * 64)]
+        return Volumes(
+            [image for images, _ in read for image in images],
+            [label for _, labels in read for label in labels],
+            str(given),
+        )
     if config is None or record is None:
         if part == 0:
-            return [], "none given"
+            return Volumes([], [], "none given")
         raise DataError(
             "the run's records" if record else "the folder",
             key="real",
@@ -308,15 +323,20 @@ def _volumes(record: RunRecord | None, part: int, given: str | Path | None, most
                 source, key="dataset_dir", expected="the data of the run", got="nothing", remedy=f"Give {flag} FOLDER."
             )
         cases = parser.get_parsed_content("cases")[part]
-    transform = Compose(parser.get_parsed_content("train#deterministic_transforms"))
+    read_case: Any = Compose(parser.get_parsed_content("train#deterministic_transforms"))
     if given is None and "train#plain_tiles" in parser:  # slides are read tile by tile
-        tiles = parser.get_parsed_content(("train#plain_tiles", "validate#dataset")[part])
-        loaded = [item["image"] for item in spread(tiles, most * 64)]
-    else:
-        loaded = [transform(case)["image"] for case in spread(cases, most)]
-    tensors = [torch.as_tensor(v.as_tensor() if hasattr(v, "as_tensor") else v).float() for v in loaded]
+        cases = parser.get_parsed_content(("train#plain_tiles", "validate#dataset")[part])
+        read_case = dict
+    if part == 1 and label_key not in (*cases[0], "label"):
+        raise DataError(
+            record.name, key="label-key", expected=f"one of {sorted(cases[0])}", got=label_key, remedy="Give another."
+        )
+    loaded = [read_case(cases[0])]
+    whole = tuple(loaded[0]["image"].shape[1:]) == tuple(size)
+    loaded += [read_case(cases[place]) for place in spread(range(len(cases)), most * 64 if whole else most)[1:]]
+    tensors = [convert_to_tensor(item["image"], track_meta=False, dtype=torch.float32) for item in loaded]
     name = str(given) if given is not None else f"{Path(str(parser.get_parsed_content('dataset_dir'))).name}"
-    return tensors, name
+    return Volumes(tensors, [int(item.get(label_key, -1)) for item in loaded], name)
 
 
 def run_parser(record: RunRecord) -> ConfigParser:
@@ -352,48 +372,33 @@ def _percentiles(volumes: Sequence[Tensor]) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _slices(volumes: list[Tensor], dims: int) -> list[Tensor]:
-    """Volumes as they are, or their slices along the last axis if the samples are slices."""
-    if not volumes or volumes[0].ndim != dims + 1:
-        return volumes
-    return [part for volume in volumes for part in volume.unbind(-1)]
+def _against_labels(labels: Mapping[str, Tensor]) -> str | None:
+    """Why no classifier is trained on the labels: None if it can be, "" if samples have none, which is usual."""
+    sets = {name: set(values.tolist()) for name, values in labels.items()}
+    if sets["model"] == {-1}:
+        return ""
+    if -1 not in set.union(*sets.values()) and sets["model"] == sets["real"] and len(sets["real"]) > 1:
+        return None
+    return (
+        "Train on synthetic, test on real is left out: it needs a label of every image, and the same two or more in "
+        f"samples and real images, got {sorted(sets['model'])} and {sorted(sets['real'])} (-1: none)."
+    )
 
 
-def _large_enough(volumes: list[Tensor], size: tuple[int, ...], flag: str, name: str) -> list[Tensor]:
-    fits = [
-        v.ndim == len(size)
-        and v.shape[0] == size[0]
-        and all(a >= b for a, b in zip(v.shape[1:], size[1:], strict=True))
-        for v in volumes
-    ]
-    if volumes and not all(fits):
-        wrong = tuple(volumes[fits.index(False)].shape)
-        raise DataError(
-            name,
-            key=flag.lstrip("-"),
-            expected=f"images of {size[0]} channel(s) and at least {size[1:]} voxels, as the samples",
-            got=f"{wrong}",
-            remedy=f"Give larger images with {flag}, or smaller samples.",
-        )
-    return volumes
-
-
-def _warnings(
-    samples: Tensor, real: Tensor, unseen: Sequence[Tensor], trained: Sequence[Tensor], one_source: bool
-) -> list[str]:
+def _warnings(samples: Tensor, real: Tensor, unseen: Volumes, trained: Volumes, of_a_run: bool) -> list[str]:
     warnings = []
     if min(len(samples), len(real) // 2) < 32:
         warnings.append(
             f"Only {min(len(samples), len(real) // 2)} images a set: intervals are wide, and little can be told apart."
         )
     volume = samples[0].numel()
-    independent = sum(v.numel() for v in unseen) / volume
+    independent = sum(v.numel() for v in unseen.images) / volume
     if independent < len(real):
         warnings.append(
             f"The {len(real)} real windows overlap: the unseen volumes hold {independent:.0f} windows side by side. "
             "The floor and its interval are too narrow for a claim beyond these volumes."
         )
-    if len(unseen) == 1 and one_source and len(trained) == 1:
+    if len(unseen) == len(trained) == 1 and of_a_run and unseen.name == trained.name:
         warnings.append(
             "One subject in all: training and unseen data are two parts of one volume, which differ in anatomy. The "
             "control 'copied' shows how far: no model of the training part can come nearer to the unseen part."
