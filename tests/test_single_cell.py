@@ -183,7 +183,7 @@ def some_counts(cells: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
 @pytest.mark.parametrize("zero_inflation", [False, True])
 def test_the_autoencoder_learns_and_its_shares_sum_to_one(zero_inflation):
     autoencoder, (counts, library) = model(zero_inflation=zero_inflation), some_counts(64)
-    optimizer = torch.optim.AdamW(autoencoder.parameter_groups(0.01), lr=1e-2)
+    optimizer = torch.optim.AdamW(autoencoder.parameter_groups(0.01, 1e-2))
     groups = [p for group in optimizer.param_groups for p in group["params"]]
     assert set(map(id, groups)) == set(map(id, autoencoder.parameters()))
     losses = []
@@ -203,6 +203,23 @@ def test_the_autoencoder_learns_and_its_shares_sum_to_one(zero_inflation):
     )
     assert latent[:, :-1].std(0).sub(1).abs().max() < 0.3  # standardised
     assert float(latent[:, -1].std()) == pytest.approx(1, abs=1e-3)
+
+
+def test_dispersions_are_found_in_a_short_training():
+    """Genes of two known dispersions, with no other structure to learn: both come back."""
+    theta = torch.tensor([0.5, 30.0]).repeat_interleave(GENES // 2 + 1)[:GENES]
+    counts = draw_negative_binomial(torch.full((512, GENES), 20.0), theta, generator()).float()
+    library = counts.sum(1) + 1000
+    autoencoder = model(dropout=0.0).measure([{"image": counts, "library": library}])
+    optimizer = torch.optim.AdamW(autoencoder.parameter_groups(1.0, 2e-3))
+    for start in range(0, 200 * 64, 64):
+        rows = slice(start % 512, start % 512 + 64)
+        optimizer.zero_grad()
+        autoencoder(counts[rows], library[rows]).mean().backward()
+        optimizer.step()
+    found = autoencoder.log_theta[:-1].detach().exp()
+    assert found[theta == 0.5].median() == pytest.approx(0.5, rel=0.2)
+    assert found[theta == 30].median() == pytest.approx(30, rel=0.35)
 
 
 def test_an_untrained_decoder_gives_the_profile_of_the_training_cells():

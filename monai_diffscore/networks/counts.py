@@ -134,11 +134,20 @@ class CountsAutoencoder(nn.Module):
         self.library_scale.copy_(torch.stack([depth.mean(), depth.std().clamp_min(1e-3)]))
         return self
 
-    def parameter_groups(self, weight_decay: float) -> list[dict[str, object]]:
-        """For an optimizer: matrices decay; biases, norms and dispersions do not."""
+    def parameter_groups(self, weight_decay: float, learning_rate: float) -> list[dict[str, object]]:
+        """For an optimizer: matrices decay; biases, norms and dispersions do not.
+
+        A log dispersion starts at 1 and has to come to 4 and more for genes that are counted almost without
+        overdispersion, steps of the learning rate of a weight later: too many for a short training. It takes steps ten
+        times as long.
+        """
         matrices = [p for p in self.parameters() if p.ndim > 1]
-        others = [p for p in self.parameters() if p.ndim < 2]
-        return [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+        others = [p for p in self.parameters() if p.ndim < 2 and p is not self.log_theta]
+        return [
+            {"params": matrices, "weight_decay": weight_decay, "lr": learning_rate},
+            {"params": others, "weight_decay": 0.0, "lr": learning_rate},
+            {"params": [self.log_theta], "weight_decay": 0.0, "lr": 10 * learning_rate},
+        ]
 
     def log_normalise(self, counts: Tensor, library: Tensor) -> Tensor:
         r""":math:`\ln(1 + s x / l)`, [B, G]."""
