@@ -2,13 +2,15 @@
 
 One picture for a batch [B, C, *S], by its number of dimensions: volumes as three orthogonal slices through the
 middle, images as they are, signals as curves, rows of two columns as a scatter plot, of more than 16 as a heat map.
-Grey values are those of the normalised data, -1 black and 1 white, the same in every picture.
+Grey values are those of the normalised data, -1 black and 1 white, the same in every picture. What was found in an
+image is a picture of its own: an outline on the image, and maps in colours with their scales.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -68,6 +70,60 @@ def save_gallery(
     with whole_file(path) as file:
         figure.savefig(file, format="png", dpi=110)
     return Path(path)
+
+
+@dataclass(frozen=True)
+class ColourMap:
+    """A map [*S] over an image, with the colours that its values from ``low`` to ``high`` are shown in."""
+
+    name: str
+    values: Tensor
+    low: float
+    high: float
+    colours: str
+
+
+def save_findings(
+    image: Tensor, marked: Tensor, maps: Sequence[ColourMap], path: str | Path, title: str, at: Sequence[int]
+) -> Path:
+    """Writes a PNG of an image with the outline of what is marked in it, beside maps; returns its path.
+
+    Args:
+        image: [C, *S] in two or three spatial dimensions; the first channel is shown.
+        marked: [*S], a mask.
+        maps: each with a colour scale.
+        path: of the PNG.
+        title: heading.
+        at: voxel that the slices through volumes meet in.
+    """
+    places = [(plane, at[plane]) for plane in range(3)] if marked.ndim == 3 else [(None, 0)]
+    figure = Figure(layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.set_size_inches(2.6 * (1 + len(maps)), 2.2 * len(places) + 0.9)
+    axes = figure.subplots(len(places), 1 + len(maps), squeeze=False)
+    for row, (plane, place) in zip(axes, places, strict=True):
+        _show(row[0], _slice(image[0], plane, place))
+        row[0].set_ylabel("" if plane is None else _PLANES[plane], fontsize=9)
+        outline = _slice(marked, plane, place)
+        if outline.min() < outline.max():
+            row[0].contour(outline, [0.5], colors="red", linewidths=1)
+        for axis, shown in zip(row[1:], maps, strict=True):
+            limits = {"vmin": shown.low, "vmax": shown.high, "origin": "lower", "interpolation": "nearest"}
+            axis.imshow(_slice(shown.values, plane, place), cmap=shown.colours, **limits)
+            axis.set(xticks=[], yticks=[])
+    for column, shown in zip(axes.T[1:], maps, strict=True):
+        column[0].set_title(shown.name, fontsize=9)
+        figure.colorbar(column[-1].images[0], ax=list(column), location="bottom", shrink=0.9)
+    axes[0, 0].set_title("image; red: marked", fontsize=9)
+    figure.suptitle(title, fontsize=10)
+    with whole_file(path) as file:
+        figure.savefig(file, format="png", dpi=110)
+    return Path(path)
+
+
+def _slice(x: Tensor, plane: int | None, place: int) -> np.ndarray:
+    """Of a volume, or an image as it is; the first axis to the right."""
+    return (x if plane is None else x.select(plane, place)).detach().float().cpu().numpy().T
 
 
 def _numpy(samples: Tensor, most: int = 16) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -22,9 +23,11 @@ from monai_diffscore.data.files import write_json
 from monai_diffscore.data.problems import DataError
 from monai_diffscore.data.tiles import tissue_mask
 from monai_diffscore.engines import Progress, progress_bar, random_stream
-from monai_diffscore.gallery import save_gallery
+from monai_diffscore.gallery import ColourMap, save_findings
 from monai_diffscore.tasks.cases import CaseTable, WriteNifti, on_source_grid
 from monai_diffscore.tiling import any_size
+
+logger = logging.getLogger(__name__)
 
 _MOST_VOXELS = 200_000  # that a calibration keeps of each case
 
@@ -145,6 +148,9 @@ class CalibrateAnomaly:
             ) from error
         content = {"settings": self.settings, "cases": len(self.scores), **reference.as_dict()}
         write_json(self.path, content)
+        logger.info(
+            "calibrated on %d healthy voxels of %d cases: %s", reference.healthy.count, len(self.scores), self.path
+        )
         return item
 
 
@@ -176,9 +182,9 @@ class SaveAnomaly:
 
     On the grid of the source: ``<case>_p`` (1 outside of the foreground), ``<case>_score`` (signed: > 0 brighter than
     healthy) and ``<case>_label`` (1 where p <= alpha in connected groups of at least ``min_volume_ml``); ``<case>.png``
-    (the image, the signed score from -8 to 8, -log10 p from 0 to 4, the label; through where the evidence is
-    strongest), and the table ``cases.csv``. Its ``largest_score`` is the scan statistic of the case, max |s| over the
-    foreground, which has no floor as p has; ``evidence`` is the mean of -log10 p over the foreground, at most
+    (the image with the outline of the label, the signed score from -8 to 8, -log10 p from 0 to 4; through where the
+    evidence is strongest), and the table ``cases.csv``. Its ``largest_score`` is the scan statistic of it, max |s|
+    over the foreground, which has no floor as p has; ``evidence`` is the mean of -log10 p over the foreground, at most
     1/ln 10 = 0.434 in expectation for voxels exchangeable with the healthy ones.
 
     Args:
@@ -231,12 +237,14 @@ class SaveAnomaly:
         self.write(MetaTensor(p_value, meta=found.meta), self.folder, f"{case}_p", "map")
         self.write(back(score), self.folder, f"{case}_score", "map")
         self.write(MetaTensor(marked[None].to(torch.uint8), meta=found.meta), self.folder, f"{case}_label", "labels")
-        here, _ = large_groups(evidence[0] >= -np.log10(self.alpha), 1)
-        shown = [truth, score / 8, evidence / 2 - 1, here[None].float() * 2 - 1]
-        names = ["image", "score, -8 to 8", "-log10 p, 0 to 4", f"p <= {self.alpha:g}"]
+        here, _, _ = mark(MetaTensor(evidence, affine=image.affine), self.alpha, self.min_volume_ml)
         strongest = np.unravel_index(int(smoothed(evidence[None], 2.0).argmax()), evidence.shape[1:])
-        at = [int(place) for place in strongest]
-        save_gallery(torch.stack(shown), self.folder / f"{case}.png", case, names=names, at=at)
+        maps = [
+            ColourMap("score: < 0 darker, > 0 brighter", score[0], -8, 8, "RdBu_r"),
+            ColourMap("-log10 p", evidence[0], 0, 4, "magma"),
+        ]
+        title = f"{case}: p <= {self.alpha:g} in at least {self.min_volume_ml:g} ml"
+        save_findings(truth, here, maps, self.folder / f"{case}.png", title, [int(place) for place in strongest])
         voxels = evidence[inside] if bool(inside.any()) else torch.zeros(1)
         self.table.add(
             {

@@ -63,9 +63,9 @@ def volume(a: argparse.Namespace) -> None:
     at = np.array(a.at) if a.at else centre(answer > 0 if truth is None else truth, marked or truth is not None)
     # a noisy image has a wider range than what is in it
     low, high = np.quantile((image if marked else answer)[image > image.min()], [0.01, 0.995])
-    rows = {"the image": image, f"the answer of {a.model}{' on it' if marked else ''}": answer}
+    rows = {"image": image, f"answer of {a.model}": answer}
     if not marked:
-        rows["their difference, in the same greys about 0"] = image - answer + (low + high) / 2
+        rows["difference, about mid-grey"] = image - answer + (low + high) / 2
     figure, panels = plt.subplots(len(rows), 3, figsize=(9, 3.15 * len(rows)), facecolor="white", layout="constrained")
     spacing = source.header.get_zooms()
     for axis, column in enumerate(panels.T):
@@ -81,8 +81,10 @@ def volume(a: argparse.Namespace) -> None:
             panel.imshow(drawn, cmap="gray", origin="lower", aspect=others[1] / others[0], vmin=0, vmax=1)
             if truth is not None:
                 panel.contour(np.take(truth, at[axis], axis).T, [0.5], colors="yellow", linewidths=1)
-            panel.set_axis_off()
-            panel.set_title(f"{name}: {_PLANES[axis]}" if axis == 0 else _PLANES[axis], loc="left", fontsize=10)
+            panel.set(xticks=[], yticks=[])
+            if axis == 0:
+                panel.set_ylabel(name, fontsize=11)
+        column[0].set_title(_PLANES[axis], fontsize=11)
     save(figure, a.out)
 
 
@@ -117,9 +119,10 @@ def slide(a: argparse.Namespace) -> None:
         panel.set_axis_off()
     for element in answer["elements"]:
         points = np.array([*element["points"], element["points"][0]])
-        panels[1].plot(points[:, 0], points[:, 1], color="red", linewidth=2)
-    panels[0].set_title("the slide", loc="left", fontsize=10)
-    panels[1].set_title(f"the polygons of {a.model}", loc="left", fontsize=10)
+        for colour, width in (("white", 4), ("red", 2)):
+            panels[1].plot(points[:, 0], points[:, 1], color=colour, linewidth=width)
+    panels[0].set_title("slide", fontsize=11)
+    panels[1].set_title(f"polygons of {a.model}", fontsize=11)
     save(figure, a.out)
 
 
