@@ -280,3 +280,22 @@ def test_generated_files_are_found_and_a_report_asks_for_real_ones(folder, tmp_p
     assert main(["report"]) == 1
     assert "--synthetic" in capsys.readouterr().err
     assert not (tmp_path / "report").exists()
+
+
+def test_rows_of_an_array_are_a_table_and_one_of_two_files_of_a_name_is_read(tmp_path):
+    random = np.random.default_rng(0)
+    rows = random.normal(size=(3, 60, 2)).astype(np.float32)
+    for name, part in zip(("train", "test", "samples"), rows, strict=True):
+        np.save(tmp_path / f"{name}.npy", part)
+    real = ["--real", str(tmp_path / "train.npy"), str(tmp_path / "test.npy")]
+    out = tmp_path / "out"
+    command = ["report", str(tmp_path / "samples.npy"), *real, "--draws", "4", "--out", str(out)]
+    assert main(command) == 0
+    record = json.loads((out / "report.json").read_text())
+    assert "60 synthetic with 60 held-out rows" in str(record["compared"])
+    assert "corr_r" not in record["figures"]  # the pattern of one correlation
+    (tmp_path / "many").mkdir()
+    pd.DataFrame(rows[0]).to_csv(tmp_path / "many/profiles.csv")
+    (tmp_path / "many/profiles.h5ad").touch()
+    np.save(tmp_path / "many/images.npy", np.zeros((2, 1, 8, 8)))
+    assert find_profiles(tmp_path / "many") == [tmp_path / "many/profiles.h5ad"]

@@ -174,6 +174,7 @@ class CorrelationAgreement(_Correlations):
     title = "Pattern of correlations"
     unit = "Pearson, 1 best"
     bounds = (-1, 1)
+    needs = ("pairs",)
     higher_is_better = True
     sees = "A wrong pattern of which columns go together."
     blind_to = "Attenuation: correlations that are all too weak by one factor pass. Copies."

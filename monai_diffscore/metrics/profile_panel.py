@@ -39,6 +39,7 @@ _WANTED = {
     "labels": "not all three sets have labels",
     "counts": "not both real and synthetic rows are counts with totals of whole cells",
     "expression": "the columns of a table have units of their own",
+    "pairs": "two columns have one correlation, which is no pattern",
 }
 
 
@@ -113,7 +114,12 @@ def reason_against(figure: ProfileFigure, comparison: Comparison, table: bool = 
         figure, comparison: which of what.
         table: the columns are of a table, in units of their own, and not genes.
     """
-    has = {"labels": comparison.labelled, "counts": comparison.counted, "expression": not table}
+    has = {
+        "labels": comparison.labelled,
+        "counts": comparison.counted,
+        "expression": not table,
+        "pairs": comparison.real.values.shape[1] > 2,
+    }
     return "; ".join(_WANTED[need] for need in figure.needs if not has[need])
 
 

@@ -242,7 +242,8 @@ class ProfileFigure(Caption, ABC):
     """A number for synthetic and held-out rows, beside the training rows."""
 
     from_zero = False
-    #: what the data must have: "labels", "counts" (and with them totals), "expression" (columns of one unit)
+    #: what the data must have: "labels", "counts" (and with them totals), "expression" (columns of one unit),
+    #: "pairs" (three columns or more)
     needs: ClassVar[tuple[str, ...]] = ()
     #: too much work to be drawn many times
     costly: ClassVar[bool] = False

@@ -23,7 +23,7 @@ from monai_diffscore.data.gene_fields import GeneFields
 from monai_diffscore.metrics import Profiles, log_profiles
 from monai_diffscore.report.sources import RunRecord, run_parser
 
-EXPRESSION, TABLES = (".h5ad", ".zarr"), (".csv", ".tsv", ".parquet")
+EXPRESSION, TABLES, ROWS = (".h5ad", ".zarr"), (".csv", ".tsv", ".parquet"), ".npy"
 #: values in the held-out and synthetic rows that figures are taken of; of more, the columns that vary most
 _BUDGET = 4_000_000
 _FEW, _LEAST = 100, 16
@@ -66,18 +66,28 @@ class ProfileFields:
 
 
 def is_profiles(path: str | Path) -> bool:
-    """Whether a path is a file of profiles."""
-    return Path(path).suffix in EXPRESSION + TABLES
+    """Whether a path is a file of profiles; of .npy files, one of rows [N, columns] is."""
+    path = Path(path)
+    if path.suffix != ROWS or not path.is_file():
+        return path.suffix in EXPRESSION + TABLES
+    try:
+        return bool(np.load(path, mmap_mode="r", allow_pickle=False).ndim == 2)
+    except (ValueError, OSError):
+        return False  # what is wrong with it is said where it is read
 
 
 def find_profiles(path: str | Path) -> list[Path]:
     """The generated files of a run or folder (in ``samples`` if there is such a folder), or the file itself; none if
-    there are none."""
+    there are none. Of files of one name with several suffixes one is taken."""
     root = Path(path)
     if is_profiles(root):
         return [root] if root.exists() else []
     folder = root / "samples" if (root / "samples").is_dir() else root
-    return sorted(file for suffix in EXPRESSION + TABLES for file in folder.glob(f"*{suffix}"))
+    found: dict[str, Path] = {}
+    for suffix in (*EXPRESSION, *TABLES, ROWS):
+        for file in filter(is_profiles, folder.glob(f"*{suffix}")):
+            found.setdefault(file.stem, file)
+    return sorted(found.values())
 
 
 def gather_profiles(
@@ -119,7 +129,7 @@ def gather_run_profiles(
     record: RunRecord, synthetic: Sequence[str | Path], fields: ProfileFields, count: int = 1000, seed: int = 0
 ) -> ProfileMaterial:
     """The same, with the real rows that a training had, and those that it held out: its configuration has the ids
-    ``cases`` (training and validation), either rows of ``expression`` or two tables.
+    ``cases`` (training and validation), either rows of ``expression`` or two tables, or ``rows``, two arrays.
 
     Args:
         record: from :func:`~monai_diffscore.report.sources.find_run`.
@@ -133,13 +143,16 @@ def gather_run_profiles(
     for name, value in (("label_key", fields.label), ("total_key", fields.total), ("layer", fields.layer)):
         if value is not None and name in parser:
             parser[name] = value
-    if "cases" not in parser:
+    of_rows = "cases" if "cases" in parser else "rows"
+    if of_rows not in parser:
         raise DataError(
             record.name, key="cases", expected="a training of cells, profiles or tables, with the id 'cases'",
             got="none in its configuration", remedy="Give the real rows with --real TRAIN TEST.",
         )  # fmt: skip
     left_out: list[str] = []
-    cases: Any = parser.get_parsed_content("cases")
+    cases: Any = parser.get_parsed_content(of_rows)
+    if of_rows == "rows":
+        cases = [_numbered(np.asarray(part)) for part in cases]
     table = isinstance(cases[0], pd.DataFrame)
     if table:
         label = fields.label or (parser.get_parsed_content("label_key") if "label_key" in parser else None)
@@ -307,6 +320,8 @@ def _columns_of(name: str, columns: Sequence[pd.Series], sources: Sequence[Any])
 
 def _frame(path: Path) -> pd.DataFrame:
     try:
+        if path.suffix == ROWS:
+            return _numbered(np.load(path, allow_pickle=False))
         if path.suffix == ".parquet":
             return pd.read_parquet(path)
         frame = pd.read_csv(path, sep="\t" if path.suffix == ".tsv" else ",")
@@ -318,6 +333,11 @@ def _frame(path: Path) -> pd.DataFrame:
     if frame.columns[0].startswith("Unnamed"):  # the index that pandas writes
         frame = frame.drop(columns=frame.columns[0])
     return frame
+
+
+def _numbered(rows: np.ndarray) -> pd.DataFrame:
+    """Rows [N, columns] as a table with the columns x1, x2, ..."""
+    return pd.DataFrame(rows, columns=[f"x{column + 1}" for column in range(rows.shape[1])])
 
 
 def _names(files: Sequence[Path]) -> str:

@@ -120,7 +120,8 @@ def profile_headline(report: ProfileReport) -> str:
     beyond = [row.figure.title for row in others if row.beyond_floor(MODEL)]
     if beyond:
         which = f": {'; '.join(beyond)}" if len(beyond) <= 6 else ""
-        text = f"{len(beyond)} of {len(others)} figures tell synthetic rows from fresh real ones{which}."
+        verb = "tells" if len(beyond) == 1 else "tell"
+        text = f"{len(beyond)} of {len(others)} figures {verb} synthetic rows from fresh real ones{which}."
     else:
         text = f"None of {len(others)} figures tells synthetic rows from fresh real ones."
     return f"{panel.gate.reason} {text}"
