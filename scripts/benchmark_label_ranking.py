@@ -48,9 +48,10 @@ from monai_diffscore.data.phantom import ct_phantom  # noqa: E402
 SIDE, SPACING_MM = 64, 2.0
 
 
-def colin27() -> np.ndarray:
-    """The head [X, Y, Z] of 1 mm, its intensities scaled to 0..1."""
-    image = nib.as_closest_canonical(nib.load(samples.sample_path("colin27")))
+def colin27(brain: bool = False) -> np.ndarray:
+    """The head [X, Y, Z] of 1 mm, or its brain alone, the intensities scaled to 0..1."""
+    path = Path(samples.sample_path("colin27"))
+    image = nib.as_closest_canonical(nib.load(path.with_name("ch2bet.nii.gz") if brain else path))
     head = np.asarray(image.dataobj).astype(np.float64)
     return (head / np.quantile(head[head > 0], 0.99)).clip(0, 1.2)
 

@@ -207,8 +207,11 @@ WRONG = [
     ("infer/mri_unet3d_super_resolve?image=a", {"factors": "7, 1, 1"}, 422, "divisible by their factor"),
     ("infer/mri_unet3d_anomaly?image=a&output=dicom_seg", QUICK, 422, "DICOMweb"),
     ("scoring/nothing?run_sync=true", None, 404, "no method 'nothing'"),
+    ("scoring/nothing", None, 404, "no method 'nothing'"),
     ("activelearning/nothing", None, 404, "mri_unet3d_most_unlike"),
     ("train/mri_unet3d?run_sync=true", {"max_epochs": 0}, 422, "max_epochs"),
+    ("train/mri_unet3d", {"max_epochs": 0}, 422, "max_epochs"),
+    ("train/nothing", {"max_epochs": 1}, 404, "no model 'nothing'"),
 ]
 
 

@@ -3,8 +3,8 @@
 
     scripts/label_app/examples.py FOLDER
 
-Writes FOLDER/studies (head_sphere, a head with a bright sphere of 8 mm radius; head_noise, the head without it and with
-noise of 8 % of the range; slide, scikit-image's picture of DAB and haematoxylin with a green ellipse), the mask of the
+Writes FOLDER/studies (head_sphere, a head with a bright sphere of 8 mm radius; brain_noise, the brain alone with noise
+of 8 % of the range; slide, scikit-image's picture of DAB and haematoxylin with a green ellipse), the mask of the
 sphere beside it, and what p-values may refer to: FOLDER/heads (three other deformed copies of the head) and
 FOLDER/slides (the picture without the ellipse). The head is Colin27, as in scripts/benchmark_label_ranking.py.
 """
@@ -37,7 +37,8 @@ def write_heads(folder: Path) -> None:
     sick = lesion(healthy, rng)
     write_volume(1000 * sick, folder / "studies/head_sphere.nii.gz")
     write_volume((sick > healthy + 0.2).astype(float), folder / "head_sphere_mask.nii.gz")
-    write_volume(1000 * (healthy + rng.normal(0, 0.08, healthy.shape)), folder / "studies/head_noise.nii.gz")
+    brain = pseudo_subject(colin27(brain=True), rng, SIDE)
+    write_volume(1000 * (brain + rng.normal(0, 0.08, brain.shape)), folder / "studies/brain_noise.nii.gz")
 
 
 def write_slides(folder: Path) -> None:

@@ -112,12 +112,20 @@ class DiffscoreApp(MONAILabelApp):
         return self._plainly(super().infer_wsi, task.completed(request), datastore)
 
     def scoring(self, request: Mapping[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
-        self._known(request.get("method"), self._scoring_methods, "method")
+        self.check_scoring(request.get("method", ""))
         return self._plainly(super().scoring, request, datastore)
 
     def train(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        self._known(request.get("model"), self._trainers, "model").check()
+        self.check_training(request.get("model"), request)
         return self._plainly(super().train, request)
+
+    def check_training(self, model: str | None, request: Mapping[str, Any] | None) -> None:
+        """Refuses a training that cannot be run, before a process is started for it."""
+        self._known(model, self._trainers, "model").check(request or {})
+
+    def check_scoring(self, method: str) -> None:
+        """Refuses a method that is not there."""
+        self._known(method, self._scoring_methods, "method")
 
     def next_sample(self, request: Mapping[str, Any]) -> dict[str, Any]:
         self._known(request.get("strategy"), self._strategies, "strategy")

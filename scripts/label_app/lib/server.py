@@ -53,6 +53,10 @@ def in_thread(endpoint: Callable[..., Any]) -> Callable[..., Any]:
     def call(**arguments: Any) -> Any:
         if endpoint.__module__ in (infer.__name__, wsi_infer.__name__):
             check_request(arguments)
+        elif endpoint.__module__ == train.__name__ and "model" in arguments:
+            app_instance().check_training(arguments["model"], arguments["params"])
+        elif endpoint.__module__ == scoring.__name__ and "method" in arguments:
+            app_instance().check_scoring(arguments["method"])
         return asyncio.run(endpoint(**arguments))
 
     call.__signature__ = inspect.signature(endpoint)  # type: ignore[attr-defined]

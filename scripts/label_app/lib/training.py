@@ -62,17 +62,19 @@ class PriorTrainTask(BundleTrainTask):
         super().__init__(str(bundle.folder), conf)
         self.served, self.folder = bundle, folder
 
-    def check(self) -> None:
-        """Refuses what cannot be trained.
+    def check(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """The ids that a request sets; refuses what cannot be trained, before it is tried.
 
         Raises:
-            DataError: if the weights are the demonstration weights, whose network is not that of train.json.
+            DataError: for a value that is not allowed, or if the weights are the demonstration weights, whose network
+                is not that of train.json.
         """
         if self.served.for_a_first_look:
             raise DataError(
                 self.served.weights, expected=f"trained weights of {self.served.name}", got="demonstration weights",
                 remedy=f"Train it first: {training_command(self.served.folder)}",
             )  # fmt: skip
+        return changes(OPTIONS, {name: value for name, value in request.items() if name != "model"})
 
     def config(self) -> dict[str, Any]:
         """What a client's panel shows."""
@@ -125,7 +127,7 @@ class PriorTrainTask(BundleTrainTask):
 
     def fine_tune(self, request: Mapping[str, Any], cases: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Trains on the cases; returns what became of it."""
-        asked = {**self._defaults(), **changes(OPTIONS, {k: v for k, v in request.items() if k != "model"})}
+        asked = {**self._defaults(), **self.check(request)}
         folder = self.folder / self.served.name / time.strftime("%Y%m%d-%H%M%S")
         train, validation = split_by_subject(cases, asked["validation_share"], slabs=True)
         logger.info(f"training {self.served.name} on {len(train)} images, {len(validation)} held out, in {folder}")
