@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +27,10 @@ from monai_diffscore.operators import Operator
 from monai_diffscore.sampling import sample_adams
 from monai_diffscore.tasks.cases import CaseTable, WriteNifti, intensity_range, on_source_grid
 from monai_diffscore.tiling import any_size
+
+#: a strong measurement makes the denoiser of the posterior change by more from step to step than a polynomial through
+#: earlier estimates can follow: higher orders overshoot
+FIRST_ORDER: Callable[..., Tensor] = partial(sample_adams, order=1)
 
 
 def box_mask(size: Sequence[int], share: float = 0.4) -> Tensor:
@@ -76,7 +81,8 @@ class RestorationInferer(SamplingInferer):
         method: of :class:`~monai_diffscore.guidance.PosteriorGuidance`.
         sigma_data: standard deviation of the data.
         overlap, windows_at_once: of the tiling.
-        sampler, sigmas, seed, progress: as for :class:`~monai_diffscore.engines.SamplingInferer`.
+        sampler, sigmas, seed, progress: as for :class:`~monai_diffscore.engines.SamplingInferer`. The default is
+            :data:`FIRST_ORDER`.
     """
 
     def __init__(
@@ -90,7 +96,7 @@ class RestorationInferer(SamplingInferer):
         sigma_data: float = 0.5,
         overlap: float = 0.25,
         windows_at_once: int = 4,
-        sampler: Callable[..., Tensor] = sample_adams,
+        sampler: Callable[..., Tensor] = FIRST_ORDER,
         sigmas: Tensor | None = None,
         seed: int = 0,
         progress: Progress = True,
