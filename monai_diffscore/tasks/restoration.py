@@ -55,7 +55,7 @@ def estimate_noise(x: Tensor) -> float:
     Source: Donoho and Johnstone 1994, doi:10.1093/biomet/81.3.425.
     """
     detail, inside = x, x.abs() < 1
-    for axis in range(2, x.ndim):
+    for axis in [axis for axis in range(2, x.ndim) if x.shape[axis] > 1]:  # one slice has no neighbour
         even = x.shape[axis] // 2 * 2
         pairs = detail.narrow(axis, 0, even).unflatten(axis, (-1, 2))
         detail = (pairs.select(axis + 1, 0) - pairs.select(axis + 1, 1)) / math.sqrt(2)
