@@ -390,7 +390,7 @@ def check_cells(folder: Path, statistics: dict) -> None:
 
     cells = anndata.read_h5ad(folder / "cells.h5ad")
     assert cells.shape == (2, 12)
-    assert statistics["label_counts"] == [19, 19, 19]
+    assert sorted(statistics["label_counts"]) == [19, 20, 20]  # of 60: a cell, two in a hundred, is held out
     assert list(cells.obs["bulk_labels"].cat.categories) == ["B", "NK", "T"]
     assert cells.obs["synthetic"].all()
     assert cells.layers["counts"].dtype == np.int32
