@@ -23,8 +23,8 @@ from monai_diffscore.denoiser import noise_like
 from monai_diffscore.engines import Progress, SamplingInferer, random_stream
 from monai_diffscore.gallery import save_gallery
 from monai_diffscore.guidance import PosteriorGuidance
-from monai_diffscore.operators import Operator
-from monai_diffscore.sampling import sample_adams
+from monai_diffscore.operators import Mask, Operator
+from monai_diffscore.sampling import asinh_sigmas, sample_adams, sample_dpmpp_2m_sde
 from monai_diffscore.tasks.cases import CaseTable, WriteNifti, intensity_range, on_source_grid
 from monai_diffscore.tiling import any_size
 
@@ -132,6 +132,8 @@ class RestorationInferer(SamplingInferer):
         else:
             y = image
         noise_std = estimate_noise(y) if self.noise_std is None else self.noise_std
+        if isinstance(operator, Mask) and bool((operator.mask == 1).all()):
+            return self._denoise(y, noise_std, tiled, number, condition)
         guided = PosteriorGuidance(
             tiled,
             operator,
@@ -148,6 +150,19 @@ class RestorationInferer(SamplingInferer):
         samples = torch.cat(draws)
         spread = samples.std(0, keepdim=True) if len(draws) > 1 else torch.full_like(image, math.nan)
         return torch.cat([samples.mean(0, keepdim=True), spread, baseline], dim=1)
+
+    def _denoise(
+        self, y: Tensor, noise_std: float, tiled: nn.Module, number: int, condition: dict[str, Tensor]
+    ) -> Tensor:
+        """Of a measurement that is the image with white noise the denoiser knows the posterior by itself: its mean is
+        D(y, noise_std), and samples come down from y."""
+        sigmas = asinh_sigmas(max(2, len(self.sigmas) - 1), sigma_max=noise_std)
+        denoise = partial(tiled, **condition)
+        draws = [
+            sample_dpmpp_2m_sde(denoise, y, sigmas, generator=[random_stream(self.seed, number * self.count + draw)])
+            for draw in range(self.count)
+        ]
+        return torch.cat([denoise(y, y.new_full([len(y)], noise_std)), torch.cat(draws).std(0, keepdim=True), y], dim=1)
 
 
 class SavePosterior:
