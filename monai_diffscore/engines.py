@@ -347,11 +347,27 @@ class SamplingInferer(Inferer):
         # a MetaTensor again where the inputs were one, so that Invertd finds what to invert
         return convert_to_dst_type(samples, inputs, dtype=samples.dtype)[0]
 
-    def sample(self, denoiser: nn.Module, like: Tensor, numbers: Sequence[int], **condition: Tensor) -> Tensor:
-        """Samples of the shape, dtype and device of ``like``, one for each number."""
+    def sample(
+        self,
+        denoiser: nn.Module,
+        like: Tensor,
+        numbers: Sequence[int],
+        start: Tensor | None = None,
+        sigmas: Tensor | None = None,
+        sampler: Any = None,
+        **condition: Tensor,
+    ) -> Tensor:
+        """Samples of the shape, dtype and device of ``like``, one for each number.
+
+        Args:
+            denoiser, condition: D and what it takes.
+            start: the state at ``sigmas[0]``; None draws noise.
+            sigmas, sampler: None are the inferer's own.
+        """
         generators = [random_stream(self.seed, number) for number in numbers]
-        start = noise_like(like, generators) * float(self.sigmas[0])
-        steps = len(self.sigmas) - 1
+        sigmas = self.sigmas if sigmas is None else sigmas
+        start = noise_like(like, generators) * float(sigmas[0]) if start is None else start
+        steps = len(sigmas) - 1
         with (
             progress_bar(self.progress, total=steps, desc=f"sampling {len(like)}") as bar,
             first_interrupt(self._stop, "keeping the current estimate as the sample, and stopping"),
@@ -362,9 +378,8 @@ class SamplingInferer(Inferer):
                 asked = self.callback is not None and self.callback(step) is True
                 return asked or self.stopped
 
-            return self.sampler(
-                partial(denoiser, **condition), start, self.sigmas, generator=generators, callback=on_step
-            )
+            run = self.sampler if sampler is None else sampler
+            return run(partial(denoiser, **condition), start, sigmas, generator=generators, callback=on_step)
 
     def draws(
         self, denoiser: nn.Module, like: Tensor, numbers: Sequence[int], count: int, **condition: Tensor

@@ -79,11 +79,19 @@ def test_super_resolution_explains_the_thick_slices():
     assert (operator(baseline) - operator(truth())).std() < 0.05
 
 
-def test_denoising_shrinks_the_image_by_its_estimated_noise():
-    noisy = truth()
-    mean, spread, _ = restore(lambda size: Mask(torch.ones(*size)), measure=False, noise_std=0.5)
-    torch.testing.assert_close(mean, noisy / 2, rtol=0, atol=5 * 0.36 / COUNT**0.5)
-    assert float(spread.mean()) == pytest.approx((0.25 / 2) ** 0.5, rel=0.03)
+@pytest.mark.parametrize("noise", [0.5, 0.02])
+def test_removing_noise_gives_the_exact_posterior(noise):
+    """One evaluation for the mean, and samples of the reverse diffusion from the image itself for the spread."""
+    mean, spread, baseline = restore(lambda size: Mask(torch.ones(*size)), measure=False, noise_std=noise)
+    torch.testing.assert_close(mean, truth() * 0.25 / (0.25 + noise**2))
+    assert torch.equal(baseline, truth())
+    assert float(spread.square().mean().sqrt()) == pytest.approx((1 / (4 + noise**-2)) ** 0.5, rel=0.06)  # 12 steps
+
+
+def test_no_noise_is_nothing_to_remove():
+    mean, spread, _ = restore(lambda size: Mask(torch.ones(*size)), measure=False, noise_std=0.0)
+    assert torch.equal(mean, truth())
+    assert not spread.any()
 
 
 @pytest.mark.parametrize("noise", [0.02, 0.1])

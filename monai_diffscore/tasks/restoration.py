@@ -126,43 +126,40 @@ class RestorationInferer(SamplingInferer):
 
     def _restore(self, image: Tensor, tiled: nn.Module, number: int, condition: dict[str, Tensor]) -> Tensor:
         operator = self.operator(image.shape[2:]).to(image.device)
+        y = image
         if self.measure and self.noise_std is not None:
             y = operator(image)
             y = y + self.noise_std * noise_like(y, random_stream(self.seed, number, 1))
-        else:
-            y = image
         noise_std = estimate_noise(y) if self.noise_std is None else self.noise_std
         if isinstance(operator, Mask) and bool((operator.mask == 1).all()):
             return self._denoise(y, noise_std, tiled, number, condition)
-        guided = PosteriorGuidance(
-            tiled,
-            operator,
-            y,
-            noise_std,
-            self.method,
-            self.sigma_data,
-        )
+        guided = PosteriorGuidance(tiled, operator, y, noise_std, self.method, self.sigma_data)
         baseline = operator.pseudo_inverse(y, regularisation=1e-2)
-        draws: list[Tensor] = []  # one after the other: memory is that of one volume
-        for draw in range(self.count):
-            if not self.stopped or not draws:
-                draws.append(self.sample(guided, torch.zeros_like(image), [number * self.count + draw], **condition))
-        samples = torch.cat(draws)
-        spread = samples.std(0, keepdim=True) if len(draws) > 1 else torch.full_like(image, math.nan)
+        samples = self._draw(guided, torch.zeros_like(image), number, **condition)
+        spread = samples.std(0, keepdim=True) if len(samples) > 1 else torch.full_like(image, math.nan)
         return torch.cat([samples.mean(0, keepdim=True), spread, baseline], dim=1)
 
     def _denoise(
         self, y: Tensor, noise_std: float, tiled: nn.Module, number: int, condition: dict[str, Tensor]
     ) -> Tensor:
-        """Of a measurement that is the image with white noise the denoiser knows the posterior by itself: its mean is
-        D(y, noise_std), and samples come down from y."""
-        sigmas = asinh_sigmas(max(2, len(self.sigmas) - 1), sigma_max=noise_std)
-        denoise = partial(tiled, **condition)
-        draws = [
-            sample_dpmpp_2m_sde(denoise, y, sigmas, generator=[random_stream(self.seed, number * self.count + draw)])
-            for draw in range(self.count)
-        ]
-        return torch.cat([denoise(y, y.new_full([len(y)], noise_std)), torch.cat(draws).std(0, keepdim=True), y], dim=1)
+        """An image with white noise is a state of the diffusion: D(y, noise_std) is the posterior mean, samples come
+        down from y by the reverse SDE, and nothing is approximated. The spread is about that mean; the baseline is y.
+        """
+        if noise_std == 0:
+            return torch.cat([y, torch.zeros_like(y), y], dim=1)
+        mean = tiled(y, y.new_full([len(y)], noise_std), **condition)
+        # the bend of the grid follows the level that it starts from, which may be anywhere
+        grid = asinh_sigmas(max(2, len(self.sigmas) - 1), noise_std, scale=noise_std / 2)
+        samples = self._draw(tiled, y, number, start=y, sigmas=grid, sampler=sample_dpmpp_2m_sde, **condition)
+        return torch.cat([mean, (samples - mean).square().mean(0, keepdim=True).sqrt(), y], dim=1)
+
+    def _draw(self, denoiser: nn.Module, like: Tensor, number: int, **options: Any) -> Tensor:
+        """``count`` samples of the posterior, or as many as there are when Ctrl-C comes, [count, C, *S]."""
+        draws: list[Tensor] = []  # one after the other: memory is that of one volume
+        for draw in range(self.count):
+            if not self.stopped or not draws:
+                draws.append(self.sample(denoiser, like, [number * self.count + draw], **options))
+        return torch.cat(draws)
 
 
 class SavePosterior:
