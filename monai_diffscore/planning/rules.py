@@ -15,12 +15,11 @@ single cells                                           gene attention, counts de
 table                                                  residual MLP over encoded columns
 =====================================================  ==================================================
 
-Noise levels follow the data. EDM's training distribution, ln sigma of mean -1.2 and standard deviation 1.2 at
-:math:`\sigma_{data} = 0.5` (Karras et al. 2022, arXiv:2206.00364, Table 1), moves with half of ln sigma_data, which was
-ahead of moving with all or none of it (docs/BENCHMARKS.md). Sampling starts at a level that hides any image: Song and
-Ermon (2020, arXiv:2006.09011, Technique 1) take the largest distance between two of them;
-:math:`2\sqrt{2N}\,\sigma_{data}` is twice the root mean square distance of images of N independent elements, and no
-more than EDM's 80 at 0.5 is taken.
+Noise levels. EDM's training distribution, ln sigma of mean -1.2 and standard deviation 1.2 (Karras et al. 2022,
+arXiv:2206.00364, Table 1), is taken whatever sigma_data: moving it with ln sigma_data was no better
+(docs/BENCHMARKS.md). Sampling starts at a level that hides any image: Song and Ermon (2020, arXiv:2006.09011,
+Technique 1) take the largest distance between two of them; :math:`2\sqrt{2N}\,\sigma_{data}` is twice the root mean
+square distance of images of N independent elements, and no more than EDM's 80 at 0.5 is taken.
 """
 
 from __future__ import annotations
@@ -272,8 +271,9 @@ def _common(
         "autocast_dtype": precision(budget.accelerator),
         "checkpointing": Choice(False, "costs a third more time; planned where the memory does not suffice without"),
         "noise": Choice(
-            {"mean": round(-1.2 + 0.5 * math.log(sigma_data / 0.5), 2), "std": 1.2},
-            f"EDM's distribution of ln sigma, moved by half of ln(sigma_data / 0.5) with sigma_data {sigma_data:g}",
+            {"mean": -1.2, "std": 1.2},
+            f"EDM's distribution of ln sigma; at sigma_data {sigma_data:g}, too: moving it did not help "
+            "(docs/BENCHMARKS.md)",
         ),
         "sigma_max": Choice(
             float(f"{sigma_max:.3g}"),

@@ -183,9 +183,9 @@ class SaveAnomaly:
     On the grid of the source: ``<case>_p`` (1 outside of the foreground), ``<case>_score`` (signed: > 0 brighter than
     healthy) and ``<case>_label`` (1 where p <= alpha in connected groups of at least ``min_volume_ml``); ``<case>.png``
     (the image with the outline of the label, the signed score from -8 to 8, -log10 p from 0 to 4; through where the
-    evidence is strongest), and the table ``cases.csv``. Its ``largest_score`` is the scan statistic of it, max |s|
-    over the foreground, which has no floor as p has; ``evidence`` is the mean of -log10 p over the foreground, at most
-    1/ln 10 = 0.434 in expectation for voxels exchangeable with the healthy ones.
+    evidence is strongest), and the table ``cases.csv``. Its ``largest_score`` is the scan statistic of it, the
+    largest absolute score in the foreground, which has no floor as p has; ``evidence`` is the mean of -log10 p over the
+    foreground, at most 1/ln 10 = 0.434 in expectation for voxels exchangeable with the healthy ones.
 
     Args:
         folder: where they go.
