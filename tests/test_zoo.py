@@ -15,6 +15,7 @@ import torch
 from monai.bundle import ConfigParser, ckpt_export, verify_metadata, verify_net_in_out
 from test_bundles import ROOT, configuration, dataset, each_bundle, workflow  # noqa: F401
 
+from monai_diffscore.data.files import file_hash
 from monai_diffscore.inspection.publication import SCHEMA
 
 
@@ -63,6 +64,23 @@ def check_exported(folder: Path) -> None:
     x = torch.randn(2, *network.network.example_shape)
     with torch.no_grad():
         torch.testing.assert_close(exported(x), network.eval()(x), rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.parametrize("demo", sorted(ROOT.glob("bundles/*/configs/demo.json")), ids=lambda path: path.parts[-3])
+def test_demonstration_weights_are_small_whole_and_of_their_network(demo):
+    folder = demo.parent.parent
+    weights = folder / "models/demo/model.pt"
+    assert sum(file.stat().st_size for file in weights.parent.iterdir()) < 5_000_000
+    assert file_hash(weights) in (weights.parent / "README.md").read_text()
+    parser = ConfigParser()
+    parser.read_config([str(folder / "configs/inference.json"), str(demo)])
+    parser["bundle_root"] = str(folder)
+    network = parser.get_parsed_content("network_def")
+    network.load_state_dict(torch.load(parser.get_parsed_content("checkpoint"), weights_only=True))
+    # a trained denoiser takes noise away: of pure noise at a high level little is left
+    x = 20 * torch.randn(2, *network.network.example_shape)
+    with torch.no_grad():
+        assert network.eval()(x, 20.0).square().mean() < 4
 
 
 @pytest.mark.parametrize("key", ["required_packages_version", "network_data_format", "version"])
