@@ -25,7 +25,7 @@ TYPES = ("cell_type", "celltype", "cell_types", "bulk_labels", "cell_ontology_cl
 BATCHES = ("batch", "sample", "donor")
 TOTALS = ("n_counts", "total_counts")
 #: shares of cells and of other rows that are held out
-CELLS_HELD_OUT, ROWS_HELD_OUT = 0.1, 0.2
+CELLS_HELD_OUT, ROWS_HELD_OUT = 0.02, 0.2
 #: held-out rows that a report needs, and a larger share than which is not held out for them; rows of a type to learn it
 ENOUGH_HELD_OUT, MOST_HELD_OUT, FEW_OF_A_TYPE = 16, 0.4, 8
 _MOST_ROWS = 2000  # that percentiles and zeros are counted in
