@@ -143,7 +143,7 @@ def _write_volumes(plan: Plan, configs: dict[str, Config]) -> None:
     inference["sample_size"] = plan["patch_size"]
     for config in (train, inference):
         config["image_channels"] = plan.channels
-    if plan.modality != "CT" and plan.template.startswith("ct_"):
+    if _lends_slices(plan):
         _percentiles_for_hounsfield(configs)
     steps = train["train"]["deterministic_transforms"]
     find(steps, "LoadVolumed").update(channels=plan.channels, modality=plan.modality)
@@ -161,12 +161,22 @@ def _write_volumes(plan: Plan, configs: dict[str, Config]) -> None:
     if plan.channels > 1:
         find(steps, "PercentileScaled")["channel_wise"] = True
         blank["value"] = "$min(@statistics['low'])"
-    inference["save_dicom"]["modality"] = "CT" if plan.modality == "CT" else "MR"
+    inference["save_dicom"]["modality"] = _dicom_modality(plan)
     for chain in _chains_of_cases(configs):
         find(chain, "LoadVolumed")["modality"] = plan.modality
     for name, config in configs.items():
         if name in ("generate", *CASE_TASKS):
             _adapt_task(plan, config)
+
+
+def _dicom_modality(plan: Plan) -> str:
+    """What series are written as: nothing but CT and MR can be."""
+    return "CT" if plan.modality == "CT" else "MR"
+
+
+def _lends_slices(plan: Plan) -> bool:
+    """Whether a bundle of CT serves another modality."""
+    return plan.modality != "CT" and plan.template.startswith("ct_")
 
 
 def _percentiles_for_hounsfield(configs: dict[str, Config]) -> None:
@@ -186,8 +196,8 @@ def _percentiles_for_hounsfield(configs: dict[str, Config]) -> None:
     del train["window_hu"]
     train["noise_std"] = train.pop("noise_hu")
     find(train["train"]["random_transforms"], "RandGaussianNoised")["std"] = "@noise_std"
-    for part in (train["tracking"], find(train["train"]["handlers"], "ResumableCheckpoint")):
-        key = "parameters" if "parameters" in part else "settings"
+    checkpoint = find(train["train"]["handlers"], "ResumableCheckpoint")
+    for part, key in ((train["tracking"], "parameters"), (checkpoint, "settings")):
         part[key] = part[key].replace(" window_hu=@window_hu,", "")
     for chain in _chains_of_cases(configs):
         del find(chain, "CropForegroundd")["select_fn"]
@@ -223,7 +233,7 @@ def _adapt_task(plan: Plan, config: Config) -> None:
         if key in config:
             config[key] = value
     if "save_dicom" in config:
-        config["save_dicom"]["modality"] = "CT" if plan.modality == "CT" else "MR"
+        config["save_dicom"]["modality"] = _dicom_modality(plan)
 
 
 def _write_pictures(plan: Plan, configs: dict[str, Config]) -> None:
@@ -362,7 +372,7 @@ def _write_metadata(plan: Plan, metadata: Config, name: str) -> None:
         data_type=metadata["data_type"],
         intended_use="Research. Not for diagnosis. A planned bundle holds no weights until it is trained.",
     )
-    if plan.modality != "CT" and plan.template.startswith("ct_"):
+    if _lends_slices(plan):
         metadata["task"] = f"Unconditional synthesis of {plan.modality} slices by continuous-time score-based diffusion"
         metadata["description"] = "A 2-D U-Net denoiser of slices, planned by monai_diffscore."
         metadata["image_classes"] = f"{plan.channels} channel(s), percentiles of each volume mapped to [-1, 1]"

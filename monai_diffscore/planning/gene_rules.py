@@ -19,16 +19,11 @@ FEW_ROWS = 1000
 
 def plan_cells(found: Fingerprint, budget: Budget) -> Plan:
     """Single cells: gene attention to a latent space, a decoder of counts."""
-    few = found.cases < FEW_ROWS
+    few, share = found.cases < FEW_ROWS, held_out_share(found.cases, CELLS_HELD_OUT)
     choices = {
         "latent_size": Choice(24 if few else 32, "numbers that a cell is described by, beside its library size"),
-        "validation_share": Choice(
-            held_out_share(found.cases, CELLS_HELD_OUT), f"of {found.cases} cells, in equal parts of each type"
-        ),
-        "batch_size": Choice(
-            _batch((1 - held_out_share(found.cases, CELLS_HELD_OUT)) * found.cases, 128),
-            "latents are small: what two cores take at once",
-        ),
+        "validation_share": Choice(share, f"of {found.cases} cells, in equal parts of each type"),
+        "batch_size": Choice(_batch((1 - share) * found.cases, 128), "latents are small: what two cores take at once"),
         "first_stage_epochs": Choice(200, "of the autoencoder, if they take half of the minutes at most"),
     }
     for role in ("label", "batch"):
@@ -43,7 +38,8 @@ def plan_cells(found: Fingerprint, budget: Budget) -> Plan:
 
 def plan_expression(found: Fingerprint, budget: Budget, graph: str | None = None) -> Plan:
     """A matrix of expression: message passing where there is a graph, else a residual MLP."""
-    few, training = found.cases < FEW_ROWS, (1 - held_out_share(found.cases, ROWS_HELD_OUT)) * found.cases
+    few, share = found.cases < FEW_ROWS, held_out_share(found.cases, ROWS_HELD_OUT)
+    training = (1 - share) * found.cases
     repeats = max(1, math.ceil(512 / training))
     choices = {
         "content": Choice(
@@ -53,9 +49,7 @@ def plan_expression(found: Fingerprint, budget: Budget, graph: str | None = None
         "subject": _subject(found),
         "batch": Choice(found.details.get("batch"), "the column of batches, if there is one"),
         "repeats": Choice(repeats, "times that an epoch sees each row, so that it has 512 at least"),
-        "validation_share": Choice(
-            held_out_share(found.cases, ROWS_HELD_OUT), f"of {found.cases} rows; training stops when their error rises"
-        ),
+        "validation_share": Choice(share, f"of {found.cases} rows; training stops when their error rises"),
         "batch_size": Choice(
             _batch(training * repeats, 64 if graph is None else 16), "small: more steps in the same time"
         ),

@@ -87,8 +87,8 @@ def plan_volumes(found: Fingerprint, budget: Budget) -> Plan:
     else:
         network, why = _unet(budget, patch, "3-D U-Net" if not slices else "2-D U-Net of slices")
         why += f"; a transformer is planned from {MANY_SUBJECTS} subjects and {MUCH_COMPUTE} core minutes"
-    template = ("ct_unet2d" if slices else "ct_unet3d") if found.modality == "CT" or slices else "mri_unet3d"
-    template = "mri_dit3d" if large and found.modality != "CT" else template
+    volumes = "ct_unet3d" if found.modality == "CT" else "mri_dit3d" if large else "mri_unet3d"
+    template = "ct_unet2d" if slices else volumes
     reason = "thick slices: an anatomy changes more from one to the next than a 3-D kernel can follow" if flat else ""
     reason = "fewer than 8 slices" if thin else reason
     training = max(1, round(0.8 * found.cases))
