@@ -19,6 +19,7 @@ operator                        what it is                                 x to 
 :class:`FourierUndersampling`   accelerated MR, one or several coils       [B, C, *S] to [B, C, coils, *S, 2]
 :class:`Radon`                  CT, sparse-view or limited-angle           [B, C, X, Y, Z] to [B, C, angles, bins, Z]
 :class:`GeneDropout`            panels, zeros of single-cell counts        [B, G] to the same
+:class:`GeneLoadings`           a panel, by a model of components          [B, K] to [B, G]
 ==============================  =========================================  ============================================
 
 Everything is real: complex measurements carry (real, imaginary) in a last axis of 2, so that the inner product, and
@@ -169,6 +170,39 @@ class GeneDropout(Mask):
 
     def __init__(self, observed: Tensor, capture: Tensor | float = 1.0) -> None:
         super().__init__(observed.float() * capture)
+
+
+class GeneLoadings(Operator):
+    r"""Genes of which some were seen, read off components: :math:`y = M \Lambda^\top z`, [B, K] to [B, G].
+
+    With :math:`\Lambda` in units of what the components leave of each gene, noise of standard deviation 1 makes this
+    the likelihood of factor analysis.
+
+    Args:
+        loadings: :math:`\Lambda` [K, G].
+        observed: [G] or [B, G]; true where measured.
+    Raises:
+        ValueError: for numbers of genes that differ.
+    """
+
+    loadings: Tensor
+    observed: Tensor
+
+    def __init__(self, loadings: Tensor, observed: Tensor) -> None:
+        super().__init__()
+        if loadings.ndim != 2 or loadings.shape[1] != observed.shape[-1]:
+            raise ValueError(
+                f"GeneLoadings needs loadings [K, G] and observed [..., G], got {tuple(loadings.shape)} and "
+                f"{tuple(observed.shape)}."
+            )
+        self.register_buffer("loadings", loadings)
+        self.register_buffer("observed", observed.bool())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.observed.to(x) * (x @ self.loadings.to(x))
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return (self.observed.to(y) * y) @ self.loadings.to(y).T
 
 
 class _Separable(Operator):

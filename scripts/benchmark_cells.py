@@ -54,11 +54,12 @@ def profiles(cells: Any) -> Any:
     return log_profiles(cells.layers["counts"], cells.obs[TOTAL].to_numpy(), labels, list(cells.var_names))
 
 
-def run(bundle: Path, run_id: str, configuration: str, **options: Any) -> float:
-    """``python -m monai.bundle run``; the CPU seconds that it took."""
+def run(bundle: Path, run_id: str, *configurations: str, **options: Any) -> float:
+    """``python -m monai.bundle run`` with these files of the bundle; the CPU seconds that it took."""
     flags = [part for name, value in options.items() for part in (f"--{name}", str(value))]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    command = [sys.executable, "-m", "monai.bundle", "run", run_id, "--config_file", f"configs/{configuration}.json"]
+    files = str([f"configs/{name}.json" for name in configurations])
+    command = [sys.executable, "-m", "monai.bundle", "run", run_id, "--config_file", files]
     done = subprocess.run([*command, *flags], cwd=bundle, capture_output=True, text=True, check=False, env=os.environ)
     if done.returncode:
         raise SystemExit(done.stderr[-3000:])

@@ -540,6 +540,31 @@ def test_profiles_are_imputed_scored_and_transferred(bundle, dataset, tmp_path):
     assert np.corrcoef(moved.X.ravel(), source.X.ravel())[0, 1] > 0.9
 
 
+@pytest.mark.parametrize("bundle", ["bulk_expression_mlp"])
+@pytest.mark.parametrize("shaped", [False, True])
+def test_a_model_of_components_generates_and_imputes(bundle, shaped, dataset, tmp_path):
+    """Statistics alone tell inference what the model works in; without the means of groups it does not impute."""
+    shape = {"normal_scores": shaped, "group_means": shaped, "components": 0.4 if shaped else 5}
+    where = {"output_dir": str(tmp_path / "out"), "ckpt_dir": str(tmp_path / "models"), "dataset_dir": dataset}
+    workflow(bundle, ["train", "components"], ["smoke"], **where, **shape).run()
+    statistics = json.loads((tmp_path / "models/data_statistics.json").read_text())
+    assert statistics["num_features"] == (round(0.4 * statistics["rows"]) if shaped else 5)
+    common = {"kind": "infer", "checkpoint": str(tmp_path / "models/model.pt"), "output_dir": str(tmp_path / "made")}
+    workflow(bundle, ["inference"], **common, num_samples=2).run()
+    check_profiles(tmp_path / "made", statistics)
+    options = {**common, "dataset_dir": dataset, "draws": 2}
+    if shaped:
+        with pytest.raises(RuntimeError) as caught:
+            workflow(bundle, ["inference", "impute"], ["smoke"], **options).run()
+        assert "Train one with normal_scores and group_means false" in str(caught.value.__cause__)
+        return
+    workflow(bundle, ["inference", "impute"], ["smoke"], **options).run()
+    imputed, source = anndata.read_h5ad(tmp_path / "made/imputed.h5ad"), anndata.read_h5ad(dataset)
+    measured = imputed.var["observed"].to_numpy()
+    np.testing.assert_allclose(imputed.X[:, measured], source.X[:, measured], rtol=1e-5)
+    assert (imputed.layers["std"][:, ~measured] > 0).all()
+
+
 @pytest.mark.parametrize("bundle", ARRAYS)
 def test_the_network_takes_an_image_alone_and_exports(bundle, tmp_path):
     """What the model zoo checks: shape and type as the metadata say, for several n; weights to TorchScript."""

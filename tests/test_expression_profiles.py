@@ -2,20 +2,41 @@
 
 from __future__ import annotations
 
+import json
+
 import anndata
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from ignite.engine import Engine, Events
+from monai.transforms import Compose
+from scipy.stats import norm
 from torch import nn
+from torch.utils.data import default_collate
 
-from monai_diffscore.data import DataError, Expression, GeneFields
-from monai_diffscore.data.profiles import batch_code, measure_profiles, profile_requests, split_profiles
+from monai_diffscore import GaussianDenoiser, karras_sigmas, sample_heun
+from monai_diffscore.data import DataError, Expression, ExpressionRows, GeneFields
+from monai_diffscore.data.profiles import (
+    ObservedProfiles,
+    batch_code,
+    measure_profiles,
+    profile_requests,
+    profile_transforms,
+    split_profiles,
+)
 from monai_diffscore.data.samples import leukaemia, sample_path
 from monai_diffscore.data.simulated_expression import attachment_edges, draw_field, field_precision
 from monai_diffscore.handlers import EarlyStopping
-from monai_diffscore.transforms.principal import PrincipalComponents, measure_components
+from monai_diffscore.tasks import ProfileImputationInferer
+from monai_diffscore.transforms import (
+    GroupMeans,
+    NormalScores,
+    PrincipalComponents,
+    measure_components,
+    measure_group_means,
+    measure_quantiles,
+)
 
 
 def expression(rows: int = 12, genes: int = 5) -> Expression:
@@ -39,6 +60,114 @@ def test_components_explain_what_they_should_and_the_rest_keeps_its_variance():
     assert (back == few.inverse(few(torch.from_numpy(noisy)))).all()  # a function of seed and components
     with pytest.raises(DataError, match="1 to 38 components"):
         measure_components(rows, 39)
+
+
+def skewed(rows: int = 37) -> np.ndarray:
+    """Genes of a gamma distribution: as it is, half of it zeros, constant, and two values."""
+    random = np.random.default_rng(0)
+    values = random.gamma(2, size=(rows, 4))
+    values[:, 1] = np.maximum(values[:, 1] - 1.5, 0).round(1)
+    values[:, 2], values[:, 3] = 3, np.where(values[:, 3] > 1, 5, 4)
+    return values
+
+
+def test_normal_scores_are_those_of_normal_draws_and_rise_with_the_values():
+    rows = skewed()
+    scores = NormalScores(**measure_quantiles(rows).as_dict())
+    z = scores(rows)
+    expected = torch.from_numpy(norm.ppf((np.arange(37) + 0.5) / 37)).float()
+    torch.testing.assert_close(z[:, 0].sort().values, expected)
+    assert (z[:, 2] == 0).all()  # a constant gene
+    for value in (4, 5):  # ties have the middle of their levels
+        levels = np.flatnonzero(np.sort(rows[:, 3]) == value)[[0, -1]].mean() / 36
+        middle = torch.tensor(norm.ppf((36 * levels + 0.5) / 37)).float()
+        torch.testing.assert_close(z[rows[:, 3] == value, 3].mean(), middle)
+    rising = np.sort(np.random.default_rng(1).gamma(2, size=500)) * 4 - 2
+    assert (scores(rising[:, None].repeat(4, 1))[:, [0, 1, 3]].diff(dim=0) >= 0).all()
+
+
+def test_normal_scores_give_every_value_back_within_and_beyond_the_training_rows():
+    rows = skewed()
+    scores = NormalScores(**measure_quantiles(rows).as_dict())
+    new = np.random.default_rng(1).gamma(2, size=(200, 4)) * 5 - 3
+    new[:, 2] = 3
+    for values in (rows, new):
+        torch.testing.assert_close(scores.inverse(scores(values)), torch.from_numpy(values).float(), atol=1e-5, rtol=0)
+    few = measure_quantiles(np.random.default_rng(2).normal(size=(500, 3)), most=20)
+    assert few.quantiles.shape == (20, 3)
+    assert few.rows == 500
+    with pytest.raises(DataError, match="at least two, all finite"):
+        measure_quantiles(np.array([[1.0, np.nan], [1, 2]]))
+    with pytest.raises(ValueError, match="has 4 genes"):
+        scores(np.zeros(5))
+
+
+def test_group_means_leave_nothing_of_the_groups_on_average_and_come_back():
+    rows, groups = skewed(), np.arange(37) % 2
+    means = measure_group_means(rows, groups, ("a", "b"))
+    transform = GroupMeans(means)
+    left = transform(torch.from_numpy(rows), torch.from_numpy(groups))
+    for code in (0, 1):
+        torch.testing.assert_close(left[groups == code].mean(0), torch.zeros(4), atol=1e-6, rtol=0)
+    torch.testing.assert_close(transform.inverse(left, groups), torch.from_numpy(rows).float())
+    with pytest.raises(DataError, match="1 rows without one; groups without rows: c"):
+        measure_group_means(rows, np.r_[-1, groups[1:]], ("a", "b", "c"))
+    with pytest.raises(ValueError, match="A row without a label cannot be taken"):
+        transform(torch.zeros(4), torch.tensor(-1))
+
+
+@pytest.mark.parametrize("components", [None, 6])
+@pytest.mark.parametrize("group_means", [False, True])
+@pytest.mark.parametrize("normal_scores", [False, True])
+def test_profiles_come_back_through_the_steps_that_they_went(components, group_means, normal_scores):
+    """With all components there are, rows come back exactly; requests take the steps of their own label."""
+    data = expression(rows=12, genes=5) if components is None else expression(rows=12, genes=6)
+    facts = json.loads(json.dumps(measure_profiles(data, range(12), components, normal_scores, group_means)))
+    assert facts["num_features"] == (components or 5)
+    steps = Compose(profile_transforms(facts))
+    rows = list(ExpressionRows(data, transform=steps))
+    z = torch.stack([torch.as_tensor(row["image"]) for row in rows])
+    np.testing.assert_allclose(z.var(0, correction=0), facts["sigma_data"], rtol=1e-3)
+    for row, plain in zip(rows, ExpressionRows(data), strict=True):
+        torch.testing.assert_close(torch.as_tensor(steps.inverse(row)["image"]), plain["image"], atol=2e-5, rtol=0)
+    asked = [steps(one) for one in profile_requests(data.fields, 2)]
+    made = [torch.as_tensor(steps.inverse({**one, "image": one["image"] * 0})["image"]) for one in asked]
+    assert made[0].shape == (len(data.fields.genes),)
+    assert group_means == bool((made[0] - made[1]).abs().max() > 0.05)
+
+
+def test_imputation_by_components_is_that_of_factor_analysis(tmp_path):
+    r"""With z ~ N(0, I) the posterior is Gaussian: :math:`E[x_h \mid x_o] = C_{ho} C_{oo}^{-1} x_o` of the covariance
+    :math:`\Lambda^\top \Lambda + \operatorname{diag}(r^2)`."""
+    random = np.random.default_rng(0)
+    values = random.normal(size=(60, 3)) @ random.normal(size=(3, 8)) + 0.5 * random.normal(size=(60, 8)) + 4
+    anndata.AnnData(values.astype(np.float32)).write_h5ad(tmp_path / "rows.h5ad")
+    facts = measure_profiles(
+        Expression(tmp_path / "rows.h5ad", GeneFields(content="continuous")), range(60), components=3
+    )
+    given = ObservedProfiles(
+        tmp_path / "rows.h5ad", facts, hidden_share=0.4, transform=Compose(profile_transforms(facts))
+    )
+    copies = 1500
+    batch = default_collate([given[place] for place in (0, 1) for _ in range(copies)])
+    batch["seed"] = torch.arange(2 * copies)
+    options = {"sampler": sample_heun, "sigmas": karras_sigmas(24, 0.01, 40.0)}
+    inferer = ProfileImputationInferer(facts, draws=2, noise_std=0.1, method="pigdm", **options)
+    known = {name: batch[name] for name in ("seed", "measured", "observed")}
+    found = inferer(torch.as_tensor(batch["image"]), GaussianDenoiser(torch.zeros(3), torch.eye(3)), **known)
+    std, parts = np.array(facts["std"]), {name: np.array(value) for name, value in facts["components"].items()}
+    loadings, rest = parts["scales"][:, None] * parts["axes"] / std, parts["rest"] / std
+    seen = given.observed.numpy()
+    noisy = loadings.T @ loadings + np.diag(rest**2 + 0.1**2)
+    cross = (loadings.T @ loadings)[:, seen]
+    gain = cross @ np.linalg.inv(noisy[np.ix_(seen, seen)])
+    expected = batch["measured"].numpy()[::copies, seen] @ gain.T
+    spread = np.sqrt(np.diag(loadings.T @ loadings - gain @ cross.T) + rest**2)
+    mean, variance = found[:, 0].unflatten(0, (2, copies)), found[:, 1].square().unflatten(0, (2, copies))
+    np.testing.assert_allclose(mean.mean(1), expected, atol=0.05)  # 3,000 draws, at most one standard deviation wide
+    np.testing.assert_allclose(variance.mean(1).sqrt(), np.stack([spread, spread]), rtol=0.05)
+    assert seen.any()
+    assert not seen.all()
 
 
 def test_splits_keep_patients_together_and_labels_balanced():

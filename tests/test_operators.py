@@ -12,6 +12,7 @@ from monai_diffscore.operators import (
     Downsample,
     FourierUndersampling,
     GeneDropout,
+    GeneLoadings,
     Mask,
     Radon,
     cartesian_lines,
@@ -37,6 +38,10 @@ OPERATORS = {
     "fourier_3d": (FourierUndersampling(cartesian_lines((4, 6, 5), 2, axis=1)), (2, 1, 4, 6, 5)),
     "radon": (Radon(torch.arange(0, 180, 20.0)), (2, 1, 12, 9)),
     "radon_limited_3d": (Radon([0.0, 30.0, 60.0], bins=7), (2, 1, 12, 9, 3)),
+    "gene_loadings": (
+        GeneLoadings(torch.randn(4, 20, generator=torch.Generator().manual_seed(2)), torch.arange(20) % 3 > 0),
+        (2, 4),
+    ),
     "gene_dropout": (GeneDropout(torch.arange(20) % 3 > 0, torch.tensor([[0.5], [2.0]])), (2, 20)),
 }
 each_operator = pytest.mark.parametrize("name", OPERATORS)

@@ -1,7 +1,8 @@
 """What a model of whole expression profiles is told of its data: which rows train it, the scale of its genes, requests.
 
 The facts are one dictionary, written beside the weights: the fields with the genes in order, mean and standard
-deviation of each gene, and ``sigma_data``. Sampling, imputation and likelihood stand on it alone.
+deviation of each gene, the quantiles, means of groups and components that the model works with, and ``sigma_data``.
+Sampling, imputation and likelihood stand on it alone.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from monai_diffscore.data.anndata import Expression
 from monai_diffscore.data.gene_fields import GeneFields, column_of
 from monai_diffscore.data.problems import DataError
 from monai_diffscore.data.rows import split_indices
+from monai_diffscore.transforms.group_means import GroupMeansd, measure_group_means
+from monai_diffscore.transforms.normal_scores import NormalScores, NormalScoresd, measure_quantiles
 from monai_diffscore.transforms.omics import LogNormalize, LogNormalized, StandardizeGenesd, measure_gene_scale
 from monai_diffscore.transforms.principal import PrincipalComponentsd, measure_components
 
@@ -51,34 +54,80 @@ def split_profiles(
 
 
 def measure_profiles(
-    expression: Expression, rows: Sequence[int] | np.ndarray, components: int | None = None, **further: Any
+    expression: Expression,
+    rows: Sequence[int] | np.ndarray,
+    components: float | None = None,
+    normal_scores: bool = False,
+    group_means: bool = False,
+    **further: Any,
 ) -> dict[str, Any]:
-    """The facts of training rows, for JSON: fields, scale of the genes, sigma_data, number of features and categories.
+    """The facts of training rows, for JSON: fields, number of features and categories, what :func:`profile_transforms`
+    need, sigma_data.
 
     Args:
         expression: counts are log-normalised first.
         rows: indices of the training rows.
-        components: number of principal components that the model works in; None takes all genes.
+        components: number of principal components that the model works in, or below 1 their share of the training rows;
+            None takes all genes.
+        normal_scores: each gene is brought to a normal distribution first, and gets its own back.
+        group_means: the mean of each label is taken out gene by gene.
         further: kept beside.
+    Raises:
+        DataError: for too few rows, or rows without a label where the means of labels are asked for.
     """
     fields = expression.fields
     blocks = [_log_values(expression, rows[start : start + 512]) for start in range(0, len(rows), 512)]
     scale = measure_gene_scale(blocks)
     roles = [(role, names) for role, names in (("label", fields.labels), ("batch", fields.batches)) if names]
-    facts = {
-        "sigma_data": scale.sigma_data if components is None else 1.0,
+    facts: dict[str, Any] = {
+        "sigma_data": scale.sigma_data,
         "num_genes": len(fields.genes),
-        "num_features": components or len(fields.genes),
+        "num_features": len(fields.genes),
         "categories": {role: len(names) for role, names in roles},
         "rows": scale.rows,
         "fields": fields.as_dict(),
-        "mean": [float(f"{value:.7g}") for value in scale.mean],
-        "std": [float(f"{value:.7g}") for value in scale.std],
+        "mean": _digits(scale.mean),
+        "std": _digits(scale.std),
+        "normal_scores": None,
+        "group_means": None,
+        "residual_scale": None,
         "components": None,
     }
-    if components is not None:
-        facts["components"] = measure_components(np.concatenate(blocks), components).as_dict()
+    if normal_scores or group_means or components is not None:
+        labels = fields.codes(expression.obs, "label", expression.source)[rows] if fields.label else np.empty(0, int)
+        if components is not None:
+            components = round(components * len(rows)) if components < 1 else int(components)
+        facts |= _measure_shape(np.concatenate(blocks), labels, fields.labels, components, normal_scores, group_means)
     return {**facts, **further}
+
+
+def _measure_shape(
+    values: np.ndarray,
+    labels: np.ndarray,
+    names: Sequence[str],
+    components: int | None,
+    normal_scores: bool,
+    group_means: bool,
+) -> dict[str, Any]:
+    """Facts of the steps that need all rows at once, each measured on what those before it leave."""
+    facts: dict[str, Any] = {}
+    if normal_scores:
+        facts["normal_scores"] = measure_quantiles(values).as_dict()
+        values = NormalScores(**facts["normal_scores"])(torch.from_numpy(values)).double().numpy()
+    if group_means:
+        means = measure_group_means(values, labels, names)
+        facts["group_means"] = [_digits(mean) for mean in means]
+        values = values - means[labels]
+    if components is None:
+        scale = measure_gene_scale([values])
+        facts["residual_scale"] = {"mean": _digits(scale.mean), "std": _digits(scale.std)}
+        return {**facts, "sigma_data": scale.sigma_data}
+    facts["components"] = measure_components(values, components).as_dict()
+    return {**facts, "sigma_data": 1.0, "num_features": components}
+
+
+def _digits(values: Any) -> list[float]:
+    return [float(f"{value:.7g}") for value in values]
 
 
 def _log_values(expression: Expression, rows: Sequence[int] | np.ndarray) -> np.ndarray:
@@ -90,7 +139,8 @@ def _log_values(expression: Expression, rows: Sequence[int] | np.ndarray) -> np.
 
 
 def profile_transforms(facts: Mapping[str, Any], generated: bool = False) -> list[Any]:
-    """What makes a profile what the model learns: log-normalisation of counts, then scaling or principal components.
+    """What makes a profile what the model learns: log-normalisation of counts, normal scores, means of groups taken
+    out, then scaling or principal components; each if the model was trained with it.
 
     Args:
         facts: of :func:`measure_profiles`.
@@ -98,9 +148,14 @@ def profile_transforms(facts: Mapping[str, Any], generated: bool = False) -> lis
     """
     counts = facts["fields"]["content"] == "counts" and not generated
     steps: list[Any] = [LogNormalized("image")] if counts else []
+    if facts.get("normal_scores") is not None:
+        steps.append(NormalScoresd("image", **facts["normal_scores"]))
+    if facts.get("group_means") is not None:
+        steps.append(GroupMeansd("image", facts["group_means"]))
     if facts["components"] is not None:
         return [*steps, PrincipalComponentsd("image", **facts["components"])]
-    return [*steps, StandardizeGenesd("image", facts["mean"], facts["std"])]
+    scale = facts.get("residual_scale") or {name: facts[name] for name in ("mean", "std")}
+    return [*steps, StandardizeGenesd("image", **scale)]
 
 
 def model_fields(facts: Mapping[str, Any], generated: bool = False) -> GeneFields:
@@ -168,8 +223,9 @@ def batch_code(facts: Mapping[str, Any], name: str) -> int:
 class ObservedProfiles(Dataset):
     """Profiles of which some genes were measured, for a model of more.
 
-    Items have ``image`` [G] (a gene that was not measured at its mean), ``observed`` [G], ``truth`` [G] (NaN where the
-    file has none), ``seed``, ``name``; values on the scale of the model's input before standardisation. Conditions are
+    Items have ``image`` [G] (a gene that was not measured at its mean), ``observed`` [G], ``measured`` [G] (what was
+    observed, in standard deviations about the mean; 0 elsewhere), ``truth`` [G] (NaN where the file has none),
+    ``seed``, ``name``; image and truth on the scale of the model's input before standardisation. Conditions are
     missing: a profile to be imputed needs no label.
 
     Args:
@@ -180,7 +236,8 @@ class ObservedProfiles(Dataset):
         transform: of each dictionary.
         options: of :class:`~monai_diffscore.data.Expression`, such as ``transposed``.
     Raises:
-        DataError: if no gene of the model was measured, or the model works in components.
+        DataError: if no gene of the model was measured, or the model works in normal scores or without the means of
+            groups.
     """
 
     def __init__(
@@ -193,10 +250,12 @@ class ObservedProfiles(Dataset):
         **options: Any,
     ) -> None:
         fields = model_fields(facts)
-        if facts["components"] is not None:
+        shaped = [name for name in ("normal_scores", "group_means") if facts.get(name) is not None]
+        if shaped:
             raise DataError(
-                source, expected="a model of genes", got=f"one of {facts['num_features']} principal components",
-                remedy="Train one with components null: genes that are missing have no components.",
+                source, expected="a model of genes as they were measured, or of their components",
+                got=f"one with {', '.join(shaped)}",
+                remedy="Train one with normal_scores and group_means false.",
             )  # fmt: skip
         found = Expression(source, replace(fields, genes=(), label=None, batch=None, covariates=()), **options)
         measured = {gene: place for place, gene in enumerate(found.genes)}
@@ -211,7 +270,8 @@ class ObservedProfiles(Dataset):
         self.truth[:, there] = values[:, [measured[gene] for gene in fields.genes if gene in measured]]
         hidden = torch.rand(len(there), generator=torch.Generator().manual_seed(seed)) < hidden_share
         self.observed = there & ~hidden
-        self.mean, self.names, self.transform = torch.tensor(facts["mean"]), list(found.obs.index), transform
+        self.mean, self.std = torch.tensor(facts["mean"]), torch.tensor(facts["std"])
+        self.names, self.transform = list(found.obs.index), transform
         logger.info(f"{int(self.observed.sum())} of {len(there)} genes are taken as measured, the rest is imputed")
 
     def __len__(self) -> int:
@@ -219,9 +279,11 @@ class ObservedProfiles(Dataset):
 
     def __getitem__(self, place: int) -> Any:
         truth = self.truth[place]
+        image = torch.where(self.observed, truth, self.mean)
         item = {
-            "image": torch.where(self.observed, truth, self.mean),
+            "image": image,
             "observed": self.observed,
+            "measured": torch.where(self.std > 0, (image - self.mean) / self.std.clamp_min(1e-30), 0.0),
             "truth": truth,
             "seed": place,
             "name": str(self.names[place]),

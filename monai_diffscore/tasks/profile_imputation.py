@@ -6,6 +6,7 @@ estimate, their standard deviation says how far to trust it, gene by gene.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,32 +20,39 @@ from torch import Tensor, nn
 from monai_diffscore.data.files import whole_file, whole_path, write_json
 from monai_diffscore.engines import SamplingInferer
 from monai_diffscore.guidance import PosteriorGuidance
-from monai_diffscore.operators import GeneDropout
+from monai_diffscore.operators import GeneDropout, GeneLoadings, Operator
 
 
 class ProfileImputationInferer(SamplingInferer):
-    """Mean and standard deviation of draws of each profile given its measured genes, [B, 2, G], normalised.
+    r"""Mean and standard deviation of draws of each profile given its measured genes, [B, 2, G], in standard deviations
+    of a gene about its mean.
+
+    A model of genes is asked with :class:`~monai_diffscore.operators.GeneDropout`. One of components z, of which a gene
+    is :math:`\lambda_g^\top z + r_g \epsilon`, with :class:`~monai_diffscore.operators.GeneLoadings` in units of
+    :math:`(r_g^2 + \sigma_y^2)^{1/2}`; a gene's own rest :math:`r_g` is part of the standard deviation.
 
     Args:
+        facts: of the model; its mean, standard deviations and components.
         draws: of the posterior, at least 2.
         noise_std: of the measurement, in standard deviations of a gene.
         method: of :class:`~monai_diffscore.guidance.PosteriorGuidance`.
-        sigma_data: of the model.
         options: as for :class:`~monai_diffscore.engines.SamplingInferer`.
     """
 
     def __init__(
         self,
+        facts: Mapping[str, Any],
         draws: int = 4,
         noise_std: float = 0.05,
         method: Literal["mmps", "pigdm", "dps"] = "mmps",
-        sigma_data: float = 1.0,
         **options: Any,
     ) -> None:
         super().__init__(**options)
         if draws < 2:
             raise ValueError(f"ProfileImputationInferer needs at least two draws, for their spread, got {draws}.")
-        self.count, self.noise_std, self.method, self.sigma_data = draws, noise_std, method, sigma_data
+        self.count, self.noise_std, self.method = draws, noise_std, method
+        self.sigma_data = float(facts["sigma_data"])
+        self.loadings, self.rest = _loadings(facts)
 
     @torch.no_grad()
     def __call__(  # type: ignore[override]
@@ -52,19 +60,38 @@ class ProfileImputationInferer(SamplingInferer):
         inputs: Tensor,
         network: nn.Module,
         seed: Tensor | None = None,
+        measured: Tensor | None = None,
         observed: Tensor | None = None,
         **condition: Tensor,
     ) -> Tensor:
-        if observed is None:
-            raise ValueError("ProfileImputationInferer needs observed among the condition_keys.")
+        if measured is None or observed is None:
+            raise ValueError("ProfileImputationInferer needs measured and observed among the condition_keys.")
         x = convert_to_tensor(inputs, track_meta=False).float()
-        operator = GeneDropout(observed)
-        guided = PosteriorGuidance(
-            network, operator.to(x.device), operator(x), self.noise_std, self.method, self.sigma_data
-        )
+        operator, y, noise_std = self._measurement(measured.to(x), observed.to(x.device))
+        guided = PosteriorGuidance(network, operator.to(x.device), y, noise_std, self.method, self.sigma_data)
         numbers = [int(number) for number in (range(len(x)) if seed is None else seed)]
         drawn = self.draws(guided, x, numbers, self.count, **condition)
-        return torch.stack([drawn.mean(1), drawn.std(1)], 1)
+        if self.loadings is None:
+            return torch.stack([drawn.mean(1), drawn.std(1)], 1)
+        genes = drawn @ self.loadings.to(drawn)
+        return torch.stack([genes.mean(1), (genes.var(1) + self.rest.to(drawn).square()).sqrt()], 1)
+
+    def _measurement(self, measured: Tensor, observed: Tensor) -> tuple[Operator, Tensor, float]:
+        """Operator, y and standard deviation of the noise, for standardised genes [B, G]."""
+        if self.loadings is None:
+            return GeneDropout(observed), measured * observed, self.noise_std
+        unit = (self.rest.square() + self.noise_std**2).sqrt().to(measured)
+        return GeneLoadings(self.loadings.to(measured) / unit, observed), measured * observed / unit, 1.0
+
+
+def _loadings(facts: Mapping[str, Any]) -> tuple[Tensor | None, Tensor]:
+    r""":math:`\Lambda` [K, G] and r [G] in standard deviations of a gene; None for a model of genes."""
+    std = torch.tensor(facts["std"])
+    if facts["components"] is None:
+        return None, torch.zeros_like(std)
+    axes, scales, rest = (torch.tensor(facts["components"][name]) for name in ("axes", "scales", "rest"))
+    unit = torch.where(std > 0, std, 1.0)
+    return scales[:, None] * axes / unit, rest / unit
 
 
 class SaveImputedProfiles:
@@ -78,7 +105,7 @@ class SaveImputedProfiles:
         facts: of the model: genes, mean and standard deviation of each.
     """
 
-    def __init__(self, folder: str | Path, facts: dict[str, Any]) -> None:
+    def __init__(self, folder: str | Path, facts: Mapping[str, Any]) -> None:
         self.folder, self.facts = Path(folder), facts
         self.items: list[dict[str, Any]] = []
 

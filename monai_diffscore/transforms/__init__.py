@@ -1,6 +1,7 @@
 """Invertible transforms that MONAI lacks, in array and dictionary form."""
 
 from monai_diffscore.transforms.bias_field import N4BiasCorrect, N4BiasCorrectd
+from monai_diffscore.transforms.group_means import GroupMeans, GroupMeansd, measure_group_means
 from monai_diffscore.transforms.hounsfield import (
     WINDOWS_HU,
     HounsfieldUnits,
@@ -20,6 +21,7 @@ from monai_diffscore.transforms.intensity import (
     WindowIntensity,
     WindowIntensityd,
 )
+from monai_diffscore.transforms.normal_scores import NormalScores, NormalScoresd, measure_quantiles
 from monai_diffscore.transforms.nyul import NyulStandardize, NyulStandardized
 from monai_diffscore.transforms.omics import (
     GeneScale,
@@ -53,6 +55,7 @@ from monai_diffscore.transforms.pathology_stains import (
     fit_slides,
     fit_vahadane,
 )
+from monai_diffscore.transforms.principal import PrincipalComponents, PrincipalComponentsd, measure_components
 from monai_diffscore.transforms.table import (
     DitherTable,
     DitherTabled,
@@ -71,6 +74,8 @@ __all__ = [
     "ForegroundZScore",
     "ForegroundZScored",
     "GeneScale",
+    "GroupMeans",
+    "GroupMeansd",
     "HounsfieldUnits",
     "HounsfieldUnitsd",
     "IntensityTransform",
@@ -81,6 +86,8 @@ __all__ = [
     "LogNormalized",
     "N4BiasCorrect",
     "N4BiasCorrectd",
+    "NormalScores",
+    "NormalScoresd",
     "NormalizeReinhard",
     "NormalizeReinhardd",
     "NormalizeStains",
@@ -89,6 +96,8 @@ __all__ = [
     "NyulStandardized",
     "PercentileScale",
     "PercentileScaled",
+    "PrincipalComponents",
+    "PrincipalComponentsd",
     "RandJitterStains",
     "RandJitterStainsd",
     "ReplacePadding",
@@ -110,6 +119,9 @@ __all__ = [
     "fit_slide",
     "fit_slides",
     "fit_vahadane",
+    "measure_components",
     "measure_encoding",
     "measure_gene_scale",
+    "measure_group_means",
+    "measure_quantiles",
 ]

@@ -5,10 +5,17 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping
 from typing import Any
 
+import torch
 from monai.config import KeysCollection
+from monai.data import MetaTensor
 from monai.transforms import InvertibleTransform, MapTransform
 from monai.utils import TransformBackends
 from torch import Tensor
+
+
+def recording(image: Any) -> MetaTensor:
+    """The image as a ``MetaTensor``, which keeps what the inverse of a transform needs."""
+    return image if isinstance(image, MetaTensor) else MetaTensor(torch.as_tensor(image))
 
 
 class InvertibleDictionary(MapTransform, InvertibleTransform):

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from monai_diffscore.data.counts import refuse_other_than_counts
 from monai_diffscore.data.problems import DataError
-from monai_diffscore.transforms.dictionary import InvertibleDictionary
+from monai_diffscore.transforms.dictionary import InvertibleDictionary, recording
 from monai_diffscore.transforms.intensity import source_of
 
 
@@ -98,8 +98,7 @@ class LogNormalized(InvertibleDictionary):
 
     def call(self, image: Tensor, key: Hashable, data: Mapping[Hashable, Any]) -> Tensor:
         library = None if self.library_key is None else data[self.library_key]
-        tracked = MetaTensor(torch.as_tensor(image)) if not isinstance(image, MetaTensor) else image
-        return self.transform(tracked, library, str(key))
+        return self.transform(recording(image), library, str(key))
 
 
 @dataclass(frozen=True)
@@ -201,4 +200,4 @@ class StandardizeGenesd(InvertibleDictionary):
         super().__init__(keys, StandardizeGenes(mean, std), allow_missing_keys)
 
     def call(self, image: Tensor, key: Hashable, data: Mapping[Hashable, Any]) -> Tensor:
-        return self.transform(image if isinstance(image, MetaTensor) else MetaTensor(torch.as_tensor(image)))
+        return self.transform(recording(image))

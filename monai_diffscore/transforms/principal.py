@@ -24,7 +24,7 @@ from monai.utils import TransformBackends, convert_to_tensor
 from torch import Tensor
 
 from monai_diffscore.data.problems import DataError
-from monai_diffscore.transforms.dictionary import InvertibleDictionary
+from monai_diffscore.transforms.dictionary import InvertibleDictionary, recording
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ class PrincipalComponentsd(InvertibleDictionary):
         super().__init__(keys, PrincipalComponents(**components), allow_missing_keys)
 
     def call(self, image: Tensor, key: Hashable, data: Mapping[Hashable, Any]) -> Tensor:
-        return self.transform(image if isinstance(image, MetaTensor) else MetaTensor(torch.as_tensor(image)))
+        return self.transform(recording(image))
 
 
 def _rounded(value: float) -> float:

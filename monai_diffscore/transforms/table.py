@@ -40,6 +40,7 @@ from torch import Tensor
 from monai_diffscore.data.problems import DataError
 from monai_diffscore.data.table_schema import Column, TableSchema
 from monai_diffscore.transforms.dictionary import InvertibleDictionary
+from monai_diffscore.transforms.normal_scores import level_of_score, score_of_level
 
 SCALINGS = ("quantile", "standard")
 CODES = ("onehot", "bits")
@@ -258,21 +259,21 @@ class _Scores:
         self.rows = rows
         self.slope = column.std or 1.0
         self.filler = float(self.nodes[0])
-        self.end = float(ndtri(1 - 0.5 / rows))
+        self.end = float(score_of_level(1.0, rows))
 
     def encode(self, values: np.ndarray) -> np.ndarray:
         low = np.interp(-values, -self.nodes[::-1], self.levels[::-1])  # ties: the first level
         high = np.interp(values, self.nodes, self.levels)  # ties: the last
         # numpy takes either end of a step, not always the same: order them
         low, high = np.minimum(low, high), np.maximum(low, high)
-        ends = ndtri((np.stack([low, high], 1) * (self.rows - 1) + 0.5) / self.rows)
+        ends = score_of_level(np.stack([low, high], 1), self.rows)
         beyond = (values - np.clip(values, self.nodes[0], self.nodes[-1])) / self.slope
         return (ends + beyond[:, None])[:, :, None]
 
     def decode(self, vectors: np.ndarray) -> np.ndarray:
         z = vectors[:, 0]
-        levels = (ndtr(np.clip(z, -self.end, self.end)) * self.rows - 0.5) / (self.rows - 1)
-        return np.interp(levels, self.levels, self.nodes) + (z - np.clip(z, -self.end, self.end)) * self.slope
+        values = np.interp(level_of_score(z, self.rows), self.levels, self.nodes)
+        return values + (z - np.clip(z, -self.end, self.end)) * self.slope
 
 
 class _Units:

@@ -1,0 +1,105 @@
+r"""Profiles without the mean of their group, gene by gene, and back.
+
+.. math::  y = x - m_k, \qquad x = y + m_k,
+
+for a row of the group k, with :math:`m_k` the mean of its training rows. What tells the groups apart on average is then
+in no need of being learned, and no network or principal component takes from it: with far more genes than rows, most
+genes that differ do so in no leading component.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import InvertibleTransform
+from monai.utils import TransformBackends, convert_to_tensor
+from torch import Tensor
+
+from monai_diffscore.data.problems import DataError
+from monai_diffscore.transforms.dictionary import InvertibleDictionary, recording
+
+
+def measure_group_means(rows: Any, groups: Any, names: Sequence[str]) -> np.ndarray:
+    """Means [K, G] of training rows [N, G] of the groups [N], numbers from 0 to K - 1.
+
+    Args:
+        rows, groups: of the training.
+        names: K, of the groups, for the error.
+    Raises:
+        DataError: for a row without a group (-1), or a group without a row.
+    """
+    values, codes = np.asarray(rows, dtype=np.float64), np.asarray(groups)
+    counts = np.bincount(codes[codes >= 0], minlength=len(names))
+    if (codes < 0).any() or (counts == 0).any() or not names:
+        empty = [name for name, count in zip(names, counts, strict=True) if not count]
+        raise DataError(
+            "the training rows", key="group_means", expected="a group for each row and rows of each group",
+            got=f"{int((codes < 0).sum())} rows without one; groups without rows: {', '.join(empty) or 'none'}"
+            if names else "no label", remedy="Name the column with the groups as label, complete it, or set "
+            "group_means to false.",
+        )  # fmt: skip
+    return np.stack([values[codes == code].mean(0) for code in range(len(names))])
+
+
+class GroupMeans(InvertibleTransform):
+    """x [..., G] of groups [...] to x without their means, and back.
+
+    Args:
+        means: [K, G], of :func:`measure_group_means`.
+    Raises:
+        ValueError: for another shape, and in the call for another number of genes or a group that there is not.
+    """
+
+    backend = [TransformBackends.TORCH]  # noqa: RUF012  # MONAI's form
+
+    def __init__(self, means: Sequence[Any]) -> None:
+        self.means = torch.as_tensor(np.asarray(means, dtype=np.float64))
+        if self.means.ndim != 2:
+            raise ValueError(f"GroupMeans needs means [K, G], got {tuple(self.means.shape)}.")
+
+    def __call__(self, image: Any, group: Any = None) -> Tensor:
+        """``group``: numbers [...] from 0; needed."""
+        x: Tensor = convert_to_tensor(image, track_meta=isinstance(image, MetaTensor))
+        mapped = (x.double() - self._means(group, x)).float()
+        if isinstance(mapped, MetaTensor):
+            self.push_transform(mapped, extra_info={"group": torch.as_tensor(group).tolist()})
+        return mapped
+
+    def inverse(self, image: Tensor, group: Any = None) -> Tensor:
+        """x; the group is the recorded one, or ``group`` where none was."""
+        if isinstance(image, MetaTensor) and group is None:
+            group = self.pop_transform(image)["extra_info"]["group"]
+        if group is None:
+            raise ValueError("GroupMeans.inverse needs the group: give it, or a MetaTensor that recorded it.")
+        return (image.double() + self._means(group, image)).float()
+
+    def _means(self, group: Any, x: Tensor) -> Tensor:
+        codes = torch.as_tensor(-1 if group is None else group).long()
+        if x.shape[-1] != self.means.shape[1] or codes.shape != x.shape[:-1] or not self._known(codes):
+            raise ValueError(
+                f"GroupMeans has {len(self.means)} groups of {self.means.shape[1]} genes; expected numbers of groups "
+                f"from 0 for all rows, got an input of shape {tuple(x.shape)} and groups {codes.tolist()}. A row "
+                f"without a label cannot be taken: give it one."
+            )
+        return self.means[codes.cpu()].to(x.device)
+
+    def _known(self, codes: Tensor) -> bool:
+        return bool(((codes >= 0) & (codes < len(self.means))).all())
+
+
+class GroupMeansd(InvertibleDictionary):
+    """Dictionary form of :class:`GroupMeans`, with the group under ``group_key``."""
+
+    def __init__(
+        self, keys: KeysCollection, means: Sequence[Any], group_key: str = "label", allow_missing_keys: bool = False
+    ) -> None:
+        super().__init__(keys, GroupMeans(means), allow_missing_keys)
+        self.group_key = group_key
+
+    def call(self, image: Tensor, key: Hashable, data: Mapping[Hashable, Any]) -> Tensor:
+        return self.transform(recording(image), data[self.group_key])
