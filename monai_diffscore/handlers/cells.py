@@ -22,6 +22,7 @@ from monai_diffscore.data.anndata import Expression
 from monai_diffscore.data.files import file_hash, whole_file, whole_path
 from monai_diffscore.data.gene_fields import GeneFields
 from monai_diffscore.engines import random_stream
+from monai_diffscore.handlers.attach import attach_at_end
 from monai_diffscore.networks.counts import CountsAutoencoder
 from monai_diffscore.transforms.omics import LogNormalize
 
@@ -75,7 +76,7 @@ class SaveCells:
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, self.clear)
         engine.add_event_handler(IterationEvents.FORWARD_COMPLETED, self.collect)
-        engine.add_event_handler(Events.COMPLETED, self.finish)
+        attach_at_end(engine, self.finish)
 
     def clear(self, _engine: Engine) -> None:
         self.latents.clear()
