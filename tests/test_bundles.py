@@ -460,6 +460,35 @@ def test_tasks_of_cells_run_from_their_overlays(bundle, dataset, tmp_path):
     assert transferred.shape == (8, 12)
 
 
+@pytest.mark.parametrize("bundle", ["scrna_attention"])
+def test_modules_of_cells_attend_to_their_gene_sets_alone(bundle, dataset, tmp_path):
+    """Trained and sampled through JSON; inference has the network from the weights' folder, without the file."""
+    file = tmp_path / "sets.gmt"
+    file.write_text("LATE\turl\tgene9\tgene7\tgene8\nEARLY\turl\tgene0\tgene1\tgene7\tABSENT\n")
+    where = {"output_dir": str(tmp_path / "out"), "ckpt_dir": str(tmp_path), "dataset_dir": dataset}
+    workflow(bundle, ["train"], ["smoke"], **where, gene_sets_path=str(file)).run()
+    file.write_text(file.read_text().replace("gene9", "gene10"))
+    with pytest.raises(RuntimeError) as refused:  # not continued with other sets
+        workflow(bundle, ["train"], ["smoke"], **where, gene_sets_path=str(file)).run()
+    assert "other settings (gene_sets: sha256" in str(refused.value.__cause__)
+    file.unlink()
+    made = workflow(
+        bundle, ["inference"], ["smoke"], kind="infer", checkpoint=str(tmp_path / "model.pt"), output_dir=str(tmp_path)
+    )
+    made.run()
+    assert anndata.read_h5ad(tmp_path / "cells.h5ad").shape == (2, 12)
+    autoencoder = made.parser.get_parsed_content("autoencoder")
+    seen = [{0, 1, 7}, {7, 8, 9}, {2, 3, 4, 5, 6, 10, 11}]  # the last: in no set
+    x = torch.randn(1, 12, requires_grad=True)
+    modules = autoencoder.pooling(x)
+    assert modules.shape[-1] == len(seen)
+    for module, genes in enumerate(seen):
+        (gradient,) = torch.autograd.grad(modules[..., module].square().sum(), x, retain_graph=True)
+        assert set(gradient[0].nonzero().flatten().tolist()) == genes
+    latent = autoencoder.encode(x.exp(), torch.tensor([1e3]))
+    assert (torch.autograd.grad(latent[:, :-1].square().sum(), x)[0] != 0).all()  # together they see all genes
+
+
 def check_table(folder: Path, statistics: dict) -> None:
     """Whole numbers whole, in range, with the label; weights named beside."""
     table = read_table(folder / "table.csv")
