@@ -73,7 +73,8 @@ class SaveProfiles:
                 obs[column] = pd.Categorical.from_codes(codes, list(categories))  # -1 is missing
         values = np.stack(self.rows)
         weights = {} if self.checkpoint is None else {"model_hash": file_hash(self.checkpoint)}
-        write_expression(self.stem.with_suffix(".h5ad"), values, self.fields, obs, {**self.provenance, **weights})
+        provenance = {**self.provenance, **weights}
+        write_expression(self.stem.with_suffix(".h5ad"), values, self.fields, obs=obs, provenance=provenance)
         if self.table:
             frame = pd.concat([obs, pd.DataFrame(values, columns=list(self.fields.genes))], axis=1)
             frame.index = pd.Index([f"synthetic_{number}" for number in range(len(frame))])
