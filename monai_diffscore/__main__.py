@@ -26,7 +26,7 @@ def add_plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     parser.add_argument("--condition", default="", metavar="A,B", help="columns to condition on, such as age,sex")
     parser.add_argument("--participants", type=Path, metavar="TABLE", help="of the subjects (default: beside the data)")
     parser.add_argument(
-        "--subject", metavar="COLUMN", help="rows of one stay together (tables, matrices of expression)"
+        "--subject", metavar="COLUMN", help="rows of one stay together (cells, tables, matrices of expression)"
     )
     parser.add_argument("--exclude", default="", metavar="A,B", help="columns of a table to leave out, such as names")
     parser.add_argument("--graph", type=Path, metavar="EDGES", help="edges between genes (.tsv, .gmt)")

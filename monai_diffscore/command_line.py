@@ -110,7 +110,8 @@ def _one_line(kind: type[BaseException], error: BaseException, traceback: Traceb
     if cause is None:
         sys.__excepthook__(kind, error, traceback)
     elif isinstance(cause, KeyboardInterrupt):
-        print("\ninterrupted: the same command continues from the last checkpoint in output_dir.", file=sys.stderr)
+        then = str(cause) or "the same command continues from the last checkpoint in output_dir"
+        print(f"\ninterrupted: {then}.", file=sys.stderr)
         # the interpreter ends by the signal only if nothing evaluates a string between here and its end: libraries do
         raise SystemExit(128 + signal.SIGINT)
     else:

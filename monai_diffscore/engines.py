@@ -300,11 +300,21 @@ def random_stream(*key: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(state[0] >> 1))
 
 
+#: what a command that samples says after Ctrl-C
+INTERRUPTED = "what was finished until then is written"
+
+
+def spread_of(draws: Tensor, dim: int) -> Tensor:
+    """The standard deviation over ``dim``, which one draw does not have: NaN."""
+    return draws.std(dim) if draws.shape[dim] > 1 else torch.full_like(draws.select(dim, 0), torch.nan)
+
+
 class SamplingInferer(Inferer):
     """Samples of the shape of ``inputs``, whose values are not looked at.
 
     Ctrl-C ends the sampling after the step that it is in, with the denoiser's current estimate, which is saved like any
-    other sample; the next batch then raises ``KeyboardInterrupt``.
+    other sample; the next batch then raises ``KeyboardInterrupt``. Of several :meth:`draws` the finished ones alone are
+    kept.
 
     Args:
         sampler: one of the functions ``sample_*``, or a partial of one.
@@ -333,13 +343,16 @@ class SamplingInferer(Inferer):
         self.callback = callback
         self.wrap = wrap
         self.stopped = False
+        #: how many samples the last :meth:`draws` has of each number
+        self.finished_draws = 0
+        self._cut = False  # whether the last sample is an estimate on the way
 
     @torch.no_grad()
     def __call__(  # type: ignore[override]
         self, inputs: Tensor, network: nn.Module, seed: Tensor | None = None, **condition: Tensor
     ) -> Tensor:
         if self.stopped:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt(INTERRUPTED)
         like = convert_to_tensor(inputs, track_meta=False).float()
         denoiser = network if self.wrap is None else self.wrap(network)
         numbers = range(len(like)) if seed is None else seed.tolist()
@@ -364,29 +377,60 @@ class SamplingInferer(Inferer):
             start: the state at ``sigmas[0]``; None draws noise.
             sigmas, sampler: None are the inferer's own.
         """
+        with first_interrupt(self._stop, "keeping the current estimate as the sample, and stopping"):
+            return self._run(denoiser, like, numbers, start, sigmas, sampler, **condition)
+
+    def draws(self, denoiser: nn.Module, like: Tensor, numbers: Sequence[int], count: int, **options: Any) -> Tensor:
+        """``count`` samples for each number, [B, count, ...]: draw d of number i is sample i * count + d.
+
+        Fewer after Ctrl-C, or where the callback stops: a draw that was not finished is no draw, and is left out.
+        ``finished_draws`` says how many there are.
+
+        Args:
+            denoiser, like, numbers: as for :meth:`sample`.
+            count: draws of each.
+            options: of :meth:`sample`.
+        Raises:
+            KeyboardInterrupt: if none was finished.
+        """
+        drawn: list[Tensor] = []  # one after the other: memory is that of one
+        with first_interrupt(self._stop, "keeping the draws that are finished, and stopping"):
+            while len(drawn) < count and not self.stopped:
+                sample = self._run(denoiser, like, [i * count + len(drawn) for i in numbers], **options)
+                if self._cut:
+                    break
+                drawn.append(sample)
+        self.finished_draws = len(drawn)
+        if not drawn:
+            raise KeyboardInterrupt(INTERRUPTED)
+        if len(drawn) < count:
+            logger.warning(f"{len(drawn)} of {count} draws were finished, and are kept")
+        return torch.stack(drawn, 1)
+
+    def _run(
+        self,
+        denoiser: nn.Module,
+        like: Tensor,
+        numbers: Sequence[int],
+        start: Tensor | None = None,
+        sigmas: Tensor | None = None,
+        sampler: Any = None,
+        **condition: Tensor,
+    ) -> Tensor:
         generators = [random_stream(self.seed, number) for number in numbers]
         sigmas = self.sigmas if sigmas is None else sigmas
         start = noise_like(like, generators) * float(sigmas[0]) if start is None else start
-        steps = len(sigmas) - 1
-        with (
-            progress_bar(self.progress, total=steps, desc=f"sampling {len(like)}") as bar,
-            first_interrupt(self._stop, "keeping the current estimate as the sample, and stopping"),
-        ):
+        self._cut = False
+        with progress_bar(self.progress, total=len(sigmas) - 1, desc=f"sampling {len(like)}") as bar:
 
             def on_step(step: Step) -> bool:
                 bar.update(1)
                 asked = self.callback is not None and self.callback(step) is True
-                return asked or self.stopped
+                self._cut = (asked or self.stopped) and step.number + 1 < step.steps  # after the last it is whole
+                return self._cut
 
             run = self.sampler if sampler is None else sampler
             return run(partial(denoiser, **condition), start, sigmas, generator=generators, callback=on_step)
-
-    def draws(
-        self, denoiser: nn.Module, like: Tensor, numbers: Sequence[int], count: int, **condition: Tensor
-    ) -> Tensor:
-        """``count`` samples for each number, [B, count, ...]: draw d of number i is sample i * count + d."""
-        drawn = [self.sample(denoiser, like, [i * count + d for i in numbers], **condition) for d in range(count)]
-        return torch.stack(drawn, 1)
 
     def _stop(self) -> None:
         self.stopped = True

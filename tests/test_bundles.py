@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -96,6 +97,23 @@ def workflow(
     )
     made.initialize()
     return made
+
+
+def interrupt(made: ConfigWorkflow, step: int) -> None:
+    """Runs until Ctrl-C comes in a step of the sampler, counted over all draws and batches."""
+    steps = itertools.count(1)
+
+    def press(_step):
+        if next(steps) == step:
+            signal.raise_signal(signal.SIGINT)
+
+    made.parser.get_parsed_content("inferer").callback = press
+    with pytest.raises(KeyboardInterrupt):
+        made.run()
+
+
+#: two draws in two steps each: Ctrl-C in the first step of the second draw of the second batch of two
+IN_THE_SECOND_BATCH = 7
 
 
 def spatial_dims(bundle: str) -> int:
@@ -425,10 +443,50 @@ def test_tasks_of_cells_run_from_their_overlays(bundle, dataset, tmp_path):
     assert 0 < observed.sum() < 12
     np.testing.assert_array_equal(imputed.layers["counts"].toarray()[:, observed], real.X[:, observed])
     assert json.loads((tmp_path / "cells/imputation.json").read_text())["hidden_genes"] == 12 - observed.sum()
+    assert json.loads((tmp_path / "cells/imputation.json").read_text())["draws"] == 4
+    where["output_dir"] = str(tmp_path / "stopped")
+    stopped = workflow(bundle, ["inference", "impute"], ["smoke"], kind="infer", **where, most_cells=8, draws=2)
+    interrupt(stopped, IN_THE_SECOND_BATCH)
+    cut = anndata.read_h5ad(tmp_path / "stopped/imputed.h5ad")
+    assert cut.obs["draws"].tolist() == [2, 2, 1, 1]
+    assert np.isnan(cut.layers["imputed_std"]).any(1).tolist() == [False, False, True, True]
+    assert np.isfinite(cut.layers["imputed_mean"]).all()
+    report = json.loads((tmp_path / "stopped/imputation.json").read_text())
+    assert (report["cells"], report["draws"]) == (4, 1)
+    where["output_dir"] = str(tmp_path / "cells")
     rows = (tmp_path / "cells/cells.csv").read_text().splitlines()
     assert len(rows) == 9
     transferred = anndata.read_h5ad(tmp_path / "cells/transferred.h5ad")
     assert transferred.shape == (8, 12)
+
+
+@pytest.mark.parametrize("bundle", ["scrna_attention"])
+def test_modules_of_cells_attend_to_their_gene_sets_alone(bundle, dataset, tmp_path):
+    """Trained and sampled through JSON; inference has the network from the weights' folder, without the file."""
+    file = tmp_path / "sets.gmt"
+    file.write_text("LATE\turl\tgene9\tgene7\tgene8\nEARLY\turl\tgene0\tgene1\tgene7\tABSENT\n")
+    where = {"output_dir": str(tmp_path / "out"), "ckpt_dir": str(tmp_path), "dataset_dir": dataset}
+    workflow(bundle, ["train"], ["smoke"], **where, gene_sets_path=str(file)).run()
+    file.write_text(file.read_text().replace("gene9", "gene10"))
+    with pytest.raises(RuntimeError) as refused:  # not continued with other sets
+        workflow(bundle, ["train"], ["smoke"], **where, gene_sets_path=str(file)).run()
+    assert "other settings (gene_sets: sha256" in str(refused.value.__cause__)
+    file.unlink()
+    made = workflow(
+        bundle, ["inference"], ["smoke"], kind="infer", checkpoint=str(tmp_path / "model.pt"), output_dir=str(tmp_path)
+    )
+    made.run()
+    assert anndata.read_h5ad(tmp_path / "cells.h5ad").shape == (2, 12)
+    autoencoder = made.parser.get_parsed_content("autoencoder")
+    seen = [{0, 1, 7}, {7, 8, 9}, {2, 3, 4, 5, 6, 10, 11}]  # the last: in no set
+    x = torch.randn(1, 12, requires_grad=True)
+    modules = autoencoder.pooling(x)
+    assert modules.shape[-1] == len(seen)
+    for module, genes in enumerate(seen):
+        (gradient,) = torch.autograd.grad(modules[..., module].square().sum(), x, retain_graph=True)
+        assert set(gradient[0].nonzero().flatten().tolist()) == genes
+    latent = autoencoder.encode(x.exp(), torch.tensor([1e3]))
+    assert (torch.autograd.grad(latent[:, :-1].square().sum(), x)[0] != 0).all()  # together they see all genes
 
 
 def check_table(folder: Path, statistics: dict) -> None:
@@ -464,6 +522,19 @@ def test_tables_are_completed_and_scored(bundle, dataset, tmp_path):
     assert len(cells) == given.isna().sum().sum() + report["hidden_cells"]
     assert cells["known"].notna().sum() == report["hidden_cells"] > 0
     assert np.isfinite([report["rmse"], report["accuracy"]]).all()
+    assert report["draws"] == 2
+    stopped = {**where, "output_dir": str(tmp_path / "stopped"), "dataset_dir": str(tmp_path / "gaps.csv"), "draws": 2}
+    interrupt(workflow(bundle, ["inference", "impute"], ["smoke"], **stopped), IN_THE_SECOND_BATCH)
+    report = json.loads((tmp_path / "stopped/imputation.json").read_text())
+    assert (report["rows"], report["draws"]) == (4, 1)
+    pd.testing.assert_frame_equal(
+        read_table(tmp_path / "stopped/imputed.csv")[4:], read_table(tmp_path / "gaps.csv")[4:]
+    )
+    cut = read_table(tmp_path / "stopped/cells.csv")
+    numbers = cut[cut["column"].isin(["age", "bmi"])]
+    assert set(cut["row"]) == {0, 1, 2, 3}
+    assert numbers["value"].notna().all()
+    assert numbers["low"].isna().tolist() == numbers["row"].isin([2, 3]).tolist()
     options = {"dataset_dir": dataset, "likelihood_sigmas#steps": 4}
     workflow(bundle, ["inference", "likelihood"], ["smoke"], **where, **options).run()
     rows = pd.read_csv(tmp_path / "made/rows.csv")
@@ -526,6 +597,14 @@ def test_profiles_are_imputed_scored_and_transferred(bundle, dataset, tmp_path):
     assert (imputed.layers["std"][:, ~measured] > 0).all()
     assert report["hidden_genes"] == int((~measured).sum()) - 3
     assert np.isfinite(report["rmse"])
+    assert (imputed.obs["draws"] == report["draws"]).all()
+    stopped = workflow(bundle, ["inference", "impute"], ["smoke"], **common, **{**options, "output_dir": str(tmp_path)})
+    interrupt(stopped, IN_THE_SECOND_BATCH)
+    cut, report = anndata.read_h5ad(tmp_path / "imputed.h5ad"), json.loads((tmp_path / "imputation.json").read_text())
+    assert cut.obs["draws"].tolist() == [2, 2, 1, 1]
+    assert report["draws"] == 1
+    np.testing.assert_allclose(cut.X[:2], imputed.X[:2], rtol=1e-4)
+    assert np.isnan(cut.layers["std"][:, ~measured]).all(1).tolist() == [False, False, True, True]
 
     options = {"dataset_dir": str(tmp_path / "matrix.tsv"), "obs_path": str(tmp_path / "obs.csv")}
     likelihood = {"output_dir": str(tmp_path / "scored"), "likelihood_sigmas#steps": 4}

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import numpy as np
 import pytest
 from monai.transforms import Compose
 
-from monai_diffscore.command_line import FlagError, find_cause, refuse_unknown_flags
+from monai_diffscore.command_line import FlagError, find_cause, refuse_unknown_flags, report_plainly
 from monai_diffscore.data import DataError, LoadVolumed
 
 
@@ -24,6 +25,16 @@ def test_an_error_while_stopping_does_not_pass_for_a_stop():
     error = OSError("disk full")
     error.__context__ = KeyboardInterrupt()
     assert find_cause(error) is None
+
+
+@pytest.mark.parametrize(("said", "line"), [((), "the same command continues"), (("a is written",), "a is written.")])
+def test_ctrl_c_ends_with_one_line_that_says_what_is_left(monkeypatch, capsys, said, line):
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    report_plainly()
+    with pytest.raises(SystemExit) as ended:
+        sys.excepthook(KeyboardInterrupt, KeyboardInterrupt(*said), None)
+    assert ended.value.code == 130
+    assert capsys.readouterr().err.strip().startswith(f"interrupted: {line}")
 
 
 @pytest.fixture

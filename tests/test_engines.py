@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import signal
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from ignite.engine import Engine, Events
@@ -30,6 +32,7 @@ from monai_diffscore.handlers import (
     Progress,
     ResumableCheckpoint,
     SampleGallery,
+    SaveRows,
     TimeLimit,
     Tracking,
     ValidationLog,
@@ -422,6 +425,63 @@ def test_ctrl_c_while_sampling_keeps_the_current_estimate_and_then_stops(mixture
     torch.testing.assert_close(sample, seen[-1].denoised)
     with pytest.raises(KeyboardInterrupt):
         inferer(torch.zeros(2, 2), mixture_2d)
+
+
+@pytest.mark.parametrize(("pressed_at", "kept"), [(0, 0), (7, 0), (8, 1), (9, 1), (17, 2), (23, 2), (24, 3)])
+def test_ctrl_c_keeps_the_draws_that_are_finished(mixture_2d, pressed_at, kept):
+    """Of three draws in eight steps each, whole ones alone are kept, equal to those of an undisturbed run."""
+    seen = []
+
+    def press(step):
+        seen.append(step)
+        if len(seen) == pressed_at:
+            signal.raise_signal(signal.SIGINT)
+
+    def draw(inferer):
+        return inferer.draws(mixture_2d, torch.zeros(2, 2), [5, 9], 3)
+
+    undisturbed = draw(SamplingInferer(sigmas=karras_sigmas(8), progress=False))
+    inferer = SamplingInferer(sigmas=karras_sigmas(8), progress=False, callback=press)
+    if pressed_at == 0:
+        inferer.stopped = True  # in an earlier batch
+    if kept:
+        assert torch.equal(draw(inferer), undisturbed[:, :kept])
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            draw(inferer)
+    assert len(seen) == pressed_at
+    assert inferer.finished_draws == kept
+    with pytest.raises(KeyboardInterrupt):
+        draw(inferer)
+
+
+@pytest.mark.parametrize("ending", ["ctrl_c", "error", "none"])
+def test_what_was_sampled_until_ctrl_c_is_written_by_all_that_save(mixture_2d, tmp_path, ending):
+    """Of three batches of two in eight steps each, in the second of which it ends."""
+    steps = itertools.count(1)
+
+    def end(_step):
+        if next(steps) == 12 and ending != "none":
+            if ending == "error":
+                raise RuntimeError("a fault")
+            signal.raise_signal(signal.SIGINT)
+
+    files = [tmp_path / "first.npy", tmp_path / "second.npy"]
+    evaluator = SupervisedEvaluator(
+        device=torch.device("cpu"),
+        val_data_loader=DataLoader(Dataset([{"image": torch.zeros(2), "seed": i} for i in range(6)]), batch_size=2),
+        network=mixture_2d,
+        inferer=SamplingInferer(sigmas=karras_sigmas(8), progress=False, callback=end),
+        prepare_batch=PrepareScoreBatch(["seed"]),
+        val_handlers=[SaveRows(file) for file in files],
+    )
+    if ending == "none":
+        evaluator.run()
+    else:
+        with pytest.raises({"ctrl_c": KeyboardInterrupt, "error": RuntimeError}[ending]):
+            evaluator.run()
+    rows = {"ctrl_c": 4, "none": 6}.get(ending)
+    assert [len(np.load(file)) if file.is_file() else None for file in files] == [rows, rows]
 
 
 def test_a_callback_stops_one_sampling_and_a_wrapped_network_is_sampled(mixture_2d):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 
 from monai_diffscore.data import DataError
 from monai_diffscore.data.gene_graph import GeneGraph, read_gene_graph
+from monai_diffscore.data.gene_sets import REST, GeneSets, read_gene_sets
 
 GENES = ["TP53", "MDM2", "EGFR", "ENSG00000141510", "CDK4"]
 
@@ -64,6 +66,33 @@ def test_gene_sets_are_nodes_and_small_ones_are_left_out(tmp_path):
     assert sorted(pairs(graph)) == [
         ("CDK4", "CYCLE"), ("MDM2", "P53_PATHWAY"), ("TP53", "CYCLE"), ("TP53", "P53_PATHWAY")
     ]  # fmt: skip
+
+
+def test_gene_sets_are_modules_in_the_order_of_the_data(tmp_path, caplog):
+    (tmp_path / "sets.gmt").write_text("P53\turl\tMDM2\tTP53\tABSENT\nCYCLE\turl\tTP53\tEGFR\nONE\turl\tCDK4\tABSENT\n")
+    with caplog.at_level("INFO"):
+        sets = read_gene_sets(tmp_path / "sets.gmt", ["TP53", "CDK4", "EGFR", "MDM2", "KRAS"])
+    assert sets.members == {"CYCLE": [0, 2], "P53": [0, 3], REST: [1, 4]}
+    assert sets.mask.int().tolist() == [[1, 0, 1, 0, 0], [1, 0, 0, 1, 0], [0, 1, 0, 0, 1]]
+    assert sets.matching.unmatched == ("ABSENT",)
+    assert "1 not, such as ABSENT" in caplog.text
+    assert "2 genes in no set" in caplog.text
+    again = GeneSets.of(json.loads(json.dumps(sets.as_dict())))
+    assert torch.equal(again.mask, sets.mask)
+    assert list(again.members) == list(sets.members)
+    assert read_gene_sets(None, ["TP53"]) is None
+    assert len(read_gene_sets(tmp_path / "sets.gmt", ["TP53", "EGFR", "MDM2"])) == 2  # no gene is left over
+
+
+def test_gene_sets_that_make_no_modules_are_refused(tmp_path):
+    (tmp_path / "all.gmt").write_text("ALL\turl\tTP53\tMDM2\n")
+    (tmp_path / "links.csv").write_text("gene1,gene2\nTP53,MDM2\n")
+    with pytest.raises(DataError, match="one set that has all genes"):
+        read_gene_sets(tmp_path / "all.gmt", ["TP53", "MDM2"])
+    with pytest.raises(DataError, match=r"file of gene sets \(.gmt\), got links between genes"):
+        read_gene_sets(tmp_path / "links.csv", ["TP53", "MDM2"])
+    with pytest.raises(DataError, match="0 of 2 links kept"):
+        read_gene_sets(tmp_path / "all.gmt", ["KRAS", "EGFR"])
 
 
 def test_complexes_are_taken_apart_on_request_alone(tmp_path):

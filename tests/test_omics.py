@@ -350,7 +350,9 @@ def test_generated_cells_are_marked_and_read_again(tmp_path, fields, ending):
     path = tmp_path / f"made.{ending}"
     provenance = {"seed": 3, "model_hash": "sha256:0", "grid": [1, 2]}
     counts = truth.layers["counts"].toarray()
-    write_expression(path, counts, measured, truth.obs[["kind", "plate"]], provenance, latent=counts[:, :2])
+    totals = 3 * counts.sum(1) + 5  # of genes that are not among those of the model, too
+    obs = truth.obs[["kind", "plate"]]
+    write_expression(path, counts, measured, obs=obs, provenance=provenance, latent=counts[:, :2], library=totals)
     made = anndata.read_zarr(path) if ending == "zarr" else anndata.read_h5ad(path)
     assert made.layers["counts"].dtype == np.int32
     assert list(made.obs_names[:2]) == ["synthetic_0", "synthetic_1"]
@@ -358,7 +360,8 @@ def test_generated_cells_are_marked_and_read_again(tmp_path, fields, ending):
     assert list(made.obs["kind"].cat.categories) == ["T", "B", "NK"]
     assert dict(made.uns["monai_diffscore"]) == {"seed": 3, "model_hash": "sha256:0", "grid": "[1, 2]"}
     assert made.obsm["X_score_latent"].shape == (30, 2)
-    np.testing.assert_allclose(np.expm1(made.X.toarray()).sum(1), 1e4, rtol=1e-5)
+    np.testing.assert_allclose(np.expm1(made.X.toarray()), 1e4 * counts / totals[:, None], rtol=1e-5)
+    np.testing.assert_array_equal(made.obs[measured.total or "n_counts"], totals)
     again = Expression(path, GeneFields(label="kind", genes=measured.genes))
     np.testing.assert_array_equal(again.matrix()[0].toarray(), counts)
     assert not [file for file in tmp_path.iterdir() if file.name.startswith(".")]
@@ -368,6 +371,9 @@ def test_what_is_no_counts_is_not_written(tmp_path, fields):
     measured = Expression(cells(), fields).fields
     with pytest.raises(DataError, match="fractions"):
         write_expression(tmp_path / "made.h5ad", np.full((2, 12), 0.5), measured)
+    for library, got in ((None, "none"), ([12.0], r"shape \(1,\)"), ([12.0, 11.0], "11 for a sum of 12")):
+        with pytest.raises(DataError, match=f"totals .2. of whole cells.*got {got}"):
+            write_expression(tmp_path / "made.h5ad", np.ones((2, 12)), measured, library=library)
     assert not list(tmp_path.iterdir())
 
 

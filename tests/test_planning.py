@@ -505,6 +505,20 @@ def test_rows_of_a_patient_stay_together_and_names_are_left_out(tmp_path):
     assert not set(cases[0]["patient"]) & set(cases[1]["patient"])
 
 
+def test_cells_of_a_donor_stay_together(tmp_path):
+    write_cells(tmp_path / "data")
+    cells = anndata.read_h5ad(tmp_path / "data/cells.h5ad")
+    cells.obs["donor"] = np.repeat([f"d{number}" for number in range(7)], 100)
+    cells.write_h5ad(tmp_path / "data/cells.h5ad")
+    command = ["plan", str(tmp_path / "data/cells.h5ad"), "--out", str(tmp_path / "made"), "--no-trial"]
+    assert main([*command, "--subject", "donor"]) == 0
+    found = json.loads((tmp_path / "made/docs/fingerprint.json").read_text())
+    assert (found["cases"], found["subjects"], found["details"]["held_out_rows"]) == (700, 7, 100)
+    cases = run_bundle(tmp_path / "made", ["train"], "train").parser.get_parsed_content("cases")
+    assert cells.obs["donor"].iloc[cases[1]].nunique() == 1
+    assert len(cases[1]) == 100
+
+
 def test_a_subject_of_pictures_is_refused(tmp_path):
     write_mri(tmp_path)
     with pytest.raises(DataError, match="names of their folders"):

@@ -347,6 +347,20 @@ def test_the_split_holds_out_of_each_label_and_shares_nothing(file):
     assert json.loads(json.dumps(statistics)) == statistics
 
 
+def test_the_cells_of_a_donor_stay_together(file):
+    expression = Expression(file, FIELDS)
+    expression.obs["donor"] = np.repeat([1, 2, 3, 4, 5], 6)
+    train, held_out = split_cells(expression, 0.1, seed=0, subject="donor")
+    assert sorted([*train, *held_out]) == list(range(30))
+    assert expression.obs["donor"].iloc[held_out].nunique() == 1
+    assert len(held_out) == 6
+    with pytest.raises(DataError, match=r"'subject'\): expected a column 'patient'"):
+        split_cells(expression, 0.1, seed=0, subject="patient")
+    expression.obs["donor"] = 1
+    with pytest.raises(DataError, match=r"share of 0\.1 held out"):
+        split_cells(expression, 0.1, seed=0, subject="donor")
+
+
 def test_cells_are_asked_for_by_type_or_in_proportion(file):
     statistics = cell_statistics(Expression(file, FIELDS), np.arange(12, 30))
     asked = requested_cells(statistics, 5, {"NK": 2, "T": 1}, batch="p2")

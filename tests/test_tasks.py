@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import math
+import signal
 from dataclasses import asdict
 from pathlib import Path
 
@@ -334,6 +336,26 @@ def test_a_volume_is_restored_slice_by_slice_from_its_sinogram():
     mean, spread, _ = inferer(truth(), WhitePrior()).chunk(3, dim=1)
     assert float((mean - truth()).std()) < 0.1
     assert float(spread.mean()) < 0.1
+
+
+@pytest.mark.parametrize(("finished", "share"), [(1, 0.4), (2, 0.4), (2, 0.0)])
+def test_an_interrupted_restoration_has_the_draws_that_were_finished(finished, share):
+    """Their mean and their deviation, which one draw has about a known mean alone (``share`` 0 is white noise)."""
+    steps = itertools.count(1)
+
+    def press(step):
+        if next(steps) == finished * step.steps + 3:
+            signal.raise_signal(signal.SIGINT)
+
+    def made(count, callback=None):
+        inferer = RestorationInferer(
+            lambda size: Mask(box_mask(size, share)), (8, 8, 8), noise_std=0.1, count=4, sigmas=asinh_sigmas(12),
+            progress=False,
+        )  # fmt: skip
+        inferer.count, inferer.callback = count, callback
+        return inferer(truth(), WhitePrior(), seed=torch.tensor([0]))
+
+    torch.testing.assert_close(made(4, press), made(finished), equal_nan=True)
 
 
 def test_generate_makes_volumes_larger_than_the_patch(tmp_path, weights):

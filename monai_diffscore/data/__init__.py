@@ -16,6 +16,7 @@ from monai_diffscore.data.dicom import (
 )
 from monai_diffscore.data.files import file_hash
 from monai_diffscore.data.gene_fields import GeneFields
+from monai_diffscore.data.gene_sets import GeneSets, read_gene_sets
 from monai_diffscore.data.loader import ResumableLoader
 from monai_diffscore.data.matrices import read_matrix
 from monai_diffscore.data.participants import attach_participants, encode_conditions
@@ -53,6 +54,7 @@ __all__ = [
     "ExpressionRows",
     "FitSized",
     "GeneFields",
+    "GeneSets",
     "GridPatchesd",
     "HeldOutSlabd",
     "LatentCells",
@@ -84,6 +86,7 @@ __all__ = [
     "load_statistics",
     "measure_statistics",
     "read_dicom_series",
+    "read_gene_sets",
     "read_matrix",
     "read_table",
     "read_with_field_of_view",

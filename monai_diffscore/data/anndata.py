@@ -33,6 +33,8 @@ from monai_diffscore.data.rows import split_indices
 
 #: where counts are looked for, if no layer is declared
 PLACES = ("counts", "raw", "X")
+#: total that cells are brought to before the logarithm
+TARGET_SUM = 1e4
 _BLOCK = 512  # rows that are read at once
 
 
@@ -215,30 +217,32 @@ def stratified_split(labels: Any, share: float = 0.4, seed: int = 0) -> tuple[np
     return split_indices(len(values), share, seed, labels=values)
 
 
-def write_expression(
-    path: str | Path,
+def annotated_expression(
     values: Any,
     fields: GeneFields,
     obs: pd.DataFrame | None = None,
     provenance: Mapping[str, Any] | None = None,
     latent: Any = None,
-    target_sum: float = 1e4,
-) -> None:
-    r"""Writes generated rows as AnnData, whole or not at all: .h5ad, or .zarr by the ending.
+    library: Any = None,
+    source: object = "the generated rows",
+) -> Any:
+    r"""Generated rows as AnnData.
 
-    Counts go to ``layers['counts']`` (int32 CSR), and X is :math:`\log(1 + s x / \sum_g x)`, with s = ``target_sum``;
-    continuous values go to X. The rows are named ``synthetic_0``, ..., and ``obs['synthetic']`` is true.
+    Counts are ``layers['counts']`` (int32 CSR), and X is :math:`\log(1 + s x / l)` with s = :data:`TARGET_SUM` and l
+    the total of the whole cell, of which the genes may be some: it stands in ``obs``, as ``fields.total`` or
+    ``n_counts``. Continuous values are X. The rows are named ``synthetic_0``, ..., and ``obs['synthetic']`` is true.
 
     Args:
-        path: of the file.
         values: [N, genes of ``fields``], dense or sparse.
         fields: names the genes, and what the values are.
         obs: conditions of each row.
         provenance: how they were made (hash of the weights, seed, steps, ...): ``uns['monai_diffscore']``.
         latent: [N, d], for ``obsm['X_score_latent']``.
-        target_sum: s.
+        library: l [N], of counts.
+        source: for messages.
     Raises:
-        DataError: if the shape is another, or the values are no counts that ought to be.
+        DataError: if the shape is another, the values are no counts that ought to be, or totals are missing or smaller
+            than the sum of the genes.
     """
     import anndata
 
@@ -246,22 +250,23 @@ def write_expression(
     rows = matrix.shape[0]
     if matrix.shape[1] != len(fields.genes) or (obs is not None and len(obs) != rows):
         raise DataError(
-            path,
+            source,
             expected=f"values [N, {len(fields.genes)}] and N rows of obs",
             got=f"{matrix.shape} and {None if obs is None else len(obs)}",
             remedy="Give the values of the genes of the fields.",
         )
     table = pd.DataFrame(index=range(rows)) if obs is None else obs.copy()
     table.index = pd.Index([f"synthetic_{number}" for number in range(rows)])
-    table["synthetic"] = True
     layers = {}
     if fields.content == "counts":
-        refuse_other_than_counts(matrix, path)
+        refuse_other_than_counts(matrix, source)
+        totals = _whole_totals(library, matrix, source)
+        table[fields.total or "n_counts"] = totals
         layers["counts"] = matrix.astype(np.int32)
         matrix = matrix.astype(np.float32)
-        library = np.asarray(matrix.sum(1)).ravel()
-        matrix.data = np.log1p(matrix.data * (target_sum / np.repeat(library, np.diff(matrix.indptr))))
-    made = anndata.AnnData(
+        matrix.data = np.log1p(matrix.data * (TARGET_SUM / np.repeat(totals, np.diff(matrix.indptr))))
+    table["synthetic"] = True
+    return anndata.AnnData(
         matrix,
         obs=table,
         var=pd.DataFrame(index=pd.Index(fields.genes)),
@@ -269,6 +274,31 @@ def write_expression(
         uns={"monai_diffscore": {name: _plain(value) for name, value in (provenance or {}).items()}},
         obsm={} if latent is None else {"X_score_latent": np.asarray(latent, dtype=np.float32)},
     )
+
+
+def _whole_totals(library: Any, counts: Any, source: object) -> np.ndarray:
+    sums = np.asarray(counts.sum(1), dtype=np.float64).ravel()
+    totals = np.zeros(0) if library is None else np.asarray(library, dtype=np.float64)
+    if totals.shape != sums.shape or not ((totals > 0) & (totals >= sums)).all():
+        got = "none" if library is None else f"shape {totals.shape}"
+        if totals.shape == sums.shape:
+            got = f"{totals[(totals - sums).argmin()]:g} for a sum of {sums[(totals - sums).argmin()]:g}"
+        raise DataError(
+            source, key="library", got=got,
+            expected=f"totals [{len(sums)}] of whole cells, > 0 and at least the sum of their genes",
+            remedy="Give the totals of all genes; the sum of the genes of the model is one only if these are all.",
+        )  # fmt: skip
+    return totals
+
+
+def write_expression(path: str | Path, values: Any, fields: GeneFields, **options: Any) -> None:
+    """Writes :func:`annotated_expression` of generated rows, whole or not at all: .h5ad, or .zarr by the ending.
+
+    Args:
+        path: of the file.
+        values, fields, options: as for :func:`annotated_expression`.
+    """
+    made = annotated_expression(values, fields, **options, source=path)
     if Path(path).suffix == ".zarr":
         with whole_folder(path) as folder:
             made.write_zarr(folder)

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from monai_diffscore.data.anndata import Expression, ExpressionRows, stratified_split
 from monai_diffscore.data.gene_fields import GeneFields
 from monai_diffscore.data.problems import DataError
+from monai_diffscore.data.profiles import split_profiles
 
 
 class Encoder(Protocol):
@@ -131,11 +132,20 @@ class ObservedCells(Dataset):
         }
 
 
-def split_cells(expression: Expression, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def split_cells(
+    expression: Expression, share: float, seed: int, subject: str | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Rows for training and for validation, ``share`` of each label held out; at random without labels.
 
-    Labels of a single cell, of which nothing can be held out, are for training, like cells without one.
+    Labels of a single cell, of which nothing can be held out, are for training, like cells without one. With
+    ``subject`` it is :func:`~monai_diffscore.data.profiles.split_profiles`: the cells of a donor stay together, and a
+    share of the donors is held out.
+
+    Raises:
+        DataError: for a ``subject`` that is no column of obs, or has a single value.
     """
+    if subject is not None:
+        return split_profiles(expression, share, seed, subject)
     fields = expression.fields
     codes = fields.codes(expression.obs, "label", expression.source) if fields.label else np.zeros(len(expression), int)
     counts = np.bincount(codes[codes >= 0], minlength=1)

@@ -37,18 +37,19 @@ def split_profiles(
     then not stratified.
 
     Raises:
-        DataError: if a side would be empty.
+        DataError: if a side would be empty, or ``subject`` is no column of obs.
     """
     fields, obs, source = expression.fields, expression.obs, expression.source
     labels = fields.codes(obs, "label", source) if fields.label else None
     if labels is not None and np.unique(labels, return_counts=True)[1].min() < 2:
         labels = None
+    groups = None if subject is None else column_of(obs, subject, "subject", source).astype(str)
     try:
-        groups = None if subject is None else column_of(obs, subject, "subject", source).astype(str)
         return split_indices(len(expression), share, seed, labels, groups)
     except ValueError as error:
         raise DataError(
-            expression.source, expected=f"rows for training, and a share of {share:g} held out of them", got=str(error),
+            source, key=subject or fields.label or "rows", got=str(error),
+            expected=f"rows for training, and a share of {share:g} held out of them",
             remedy="Give more rows, another validation_share, or no label.",
         ) from error  # fmt: skip
 

@@ -89,8 +89,8 @@ def split_table(
     """
     label = schema.label_column
     labels = None if label is None or label.numeric else frame[label.name].astype(str)
+    subjects = None if schema.subject is None else column_of(frame, schema.subject, "subject", source).astype(str)
     try:
-        subjects = None if schema.subject is None else column_of(frame, schema.subject, "subject", source).astype(str)
         train, held_out = split_indices(len(frame), share, seed, labels, subjects)
     except ValueError as error:
         raise DataError(

@@ -18,24 +18,20 @@ from monai.utils import convert_to_tensor
 from scipy import sparse
 from torch import Tensor
 
-from monai_diffscore.data.anndata import Expression
+from monai_diffscore.data.anndata import TARGET_SUM, Expression, annotated_expression
 from monai_diffscore.data.files import file_hash, whole_file, whole_path
 from monai_diffscore.data.gene_fields import GeneFields
 from monai_diffscore.engines import random_stream
+from monai_diffscore.handlers.attach import attach_at_end
 from monai_diffscore.networks.counts import CountsAutoencoder
 from monai_diffscore.transforms.omics import LogNormalize
-
-TARGET_SUM = 1e4
 
 
 class SaveCells:
     """Decodes the latents of an evaluator to counts and writes them as AnnData when it is done.
 
-    ``layers['counts']`` is int32 CSR; X is :math:`\\ln(1 + 10^4 x / l)` with l the total of the whole cell, which
-    stands in ``obs`` (``fields.total``, or ``n_counts``): the genes of a model may be some of a cell's. ``obs`` has the
-    conditions under their names in the training data and ``synthetic``, ``obsm['X_score_latent']`` the latents,
-    ``uns['monai_diffscore']`` how they were made. The counts of cell number i (its ``seed``) are a function of ``seed``
-    and i alone.
+    The file is that of :func:`~monai_diffscore.data.anndata.annotated_expression`, with the conditions in ``obs`` under
+    their names in the training data. The counts of cell number i (its ``seed``) are a function of ``seed`` and i alone.
 
     Args:
         path: of the .h5ad file; a picture stands beside it as ``gallery.png``.
@@ -75,7 +71,7 @@ class SaveCells:
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, self.clear)
         engine.add_event_handler(IterationEvents.FORWARD_COMPLETED, self.collect)
-        engine.add_event_handler(Events.COMPLETED, self.finish)
+        attach_at_end(engine, self.finish)
 
     def clear(self, _engine: Engine) -> None:
         self.latents.clear()
@@ -120,10 +116,7 @@ class SaveCells:
 
     def annotated(self, counts: Tensor, library: Tensor, latents: Tensor, batch: Mapping[str, Tensor]) -> Any:
         """The AnnData of counts [N, G] and totals [N]."""
-        import anndata
-
-        normalised = LogNormalize(TARGET_SUM)(counts, library)
-        obs = pd.DataFrame(index=pd.Index([f"synthetic_{number}" for number in range(len(counts))]))
+        obs = pd.DataFrame(index=range(len(counts)))
         for role, categories in (("label", self.fields.labels), ("batch", self.fields.batches)):
             column = getattr(self.fields, role)
             if column is not None and role in batch:
@@ -131,17 +124,10 @@ class SaveCells:
         for name in self.fields.covariates:
             if name in batch:
                 obs[name] = batch[name].numpy()
-        obs[self.fields.total or "n_counts"] = library.numpy()
-        obs["synthetic"] = True
         hashes = {name: file_hash(path) for name, path in self.weights.items()}
         provenance = {**hashes, "seed": self.seed, "library_size": self.library_size or "as sampled", **self.provenance}
-        return anndata.AnnData(
-            sparse.csr_matrix(normalised.numpy()),
-            obs=obs,
-            var=pd.DataFrame(index=pd.Index(self.fields.genes)),
-            layers={"counts": sparse.csr_matrix(counts.numpy().astype(np.int32))},
-            obsm={"X_score_latent": latents.cpu().numpy()},
-            uns={"monai_diffscore": {name: _plain(value) for name, value in provenance.items()}},
+        return annotated_expression(
+            counts.numpy(), self.fields, obs, provenance, latents.cpu().numpy(), library.numpy(), source=self.path
         )
 
     def _real(self) -> Any:
@@ -199,7 +185,3 @@ def draw_cells(made: Any, path: str | Path, label: str | None = None, real: Any 
     figure.supylabel("second", fontsize=8)
     with whole_file(path) as file:
         figure.savefig(file, format="png", dpi=110)
-
-
-def _plain(value: Any) -> Any:
-    return value if isinstance(value, str | int | float | bool) else str(value)

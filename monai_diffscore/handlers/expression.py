@@ -15,6 +15,7 @@ from monai.utils import convert_to_tensor
 from monai_diffscore.data.anndata import write_expression
 from monai_diffscore.data.files import file_hash, whole_file
 from monai_diffscore.data.gene_fields import GeneFields
+from monai_diffscore.handlers.attach import attach_at_end
 
 
 class SaveProfiles:
@@ -48,7 +49,7 @@ class SaveProfiles:
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, self.clear)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.collect)
-        engine.add_event_handler(Events.COMPLETED, self.save)
+        attach_at_end(engine, self.save)
 
     def clear(self, _engine: Engine) -> None:
         self.rows, self.conditions = [], []
@@ -72,7 +73,8 @@ class SaveProfiles:
                 obs[column] = pd.Categorical.from_codes(codes, list(categories))  # -1 is missing
         values = np.stack(self.rows)
         weights = {} if self.checkpoint is None else {"model_hash": file_hash(self.checkpoint)}
-        write_expression(self.stem.with_suffix(".h5ad"), values, self.fields, obs, {**self.provenance, **weights})
+        provenance = {**self.provenance, **weights}
+        write_expression(self.stem.with_suffix(".h5ad"), values, self.fields, obs=obs, provenance=provenance)
         if self.table:
             frame = pd.concat([obs, pd.DataFrame(values, columns=list(self.fields.genes))], axis=1)
             frame.index = pd.Index([f"synthetic_{number}" for number in range(len(frame))])

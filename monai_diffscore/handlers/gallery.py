@@ -19,6 +19,7 @@ from monai_diffscore.data.arrays import LABELS
 from monai_diffscore.data.files import whole_file
 from monai_diffscore.engines import SamplingInferer
 from monai_diffscore.gallery import save_gallery
+from monai_diffscore.handlers.attach import attach_at_end
 from monai_diffscore.handlers.tracking import Tracking
 from monai_diffscore.sharding import is_sharded
 
@@ -105,7 +106,7 @@ class _Collector:
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, self.clear)
         engine.add_event_handler(self.event, self.collect)
-        engine.add_event_handler(Events.COMPLETED, self.finish)
+        attach_at_end(engine, self.finish)
 
     def clear(self, _engine: Engine) -> None:
         self.predictions.clear()

@@ -16,6 +16,7 @@ from monai.utils import convert_to_numpy
 from monai_diffscore.data.files import file_hash
 from monai_diffscore.data.table_schema import TableSchema
 from monai_diffscore.data.tables import write_table
+from monai_diffscore.handlers.attach import attach_at_end
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +70,7 @@ class SaveTable:
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, self.clear)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.collect)
-        engine.add_event_handler(Events.COMPLETED, self.save)
+        attach_at_end(engine, self.save)
 
     def clear(self, _engine: Engine) -> None:
         self.rows, self.labels = [], []

@@ -36,13 +36,14 @@ def held_out_share(rows: int, usual: float) -> float:
     return round(max(usual, min(MOST_HELD_OUT, 1.05 * ENOUGH_HELD_OUT / rows)), 3)
 
 
-def fingerprint_cells(root: Path, conditions: Sequence[str] = ()) -> Fingerprint:
+def fingerprint_cells(root: Path, conditions: Sequence[str] = (), subject: str | None = None) -> Fingerprint:
     """The fingerprint of an AnnData file of single cells.
 
     Args:
         root: .h5ad or .zarr.
         conditions: columns of ``obs``: the first with names is the type, the second the batch, numbers are covariates.
             Empty: the columns that are usually called so.
+        subject: the column of donors, whose cells stay together.
     Raises:
         DataError: if there are no counts in it, or no such column.
     """
@@ -50,8 +51,8 @@ def fingerprint_cells(root: Path, conditions: Sequence[str] = ()) -> Fingerprint
     roles = _roles(plain.obs, conditions, root)
     total = next((name for name in TOTALS if name in plain.obs and bool((plain.obs[name] > 0).all())), None)
     found = Expression(root, GeneFields(total=total, **roles))
-    _, held_out = split_cells(found, held_out_share(len(found), CELLS_HELD_OUT), 0)
-    return _of_expression(root, "cells", found, held_out, "counts", 1.0, {**roles, "total": total})
+    _, held_out = split_cells(found, held_out_share(len(found), CELLS_HELD_OUT), 0, subject)
+    return _of_expression(root, "cells", found, held_out, "counts", 1.0, {**roles, "total": total, "subject": subject})
 
 
 def fingerprint_expression(root: Path, conditions: Sequence[str] = (), subject: str | None = None) -> Fingerprint:
@@ -170,7 +171,7 @@ def _of_expression(
         modality=content,
         modality_from=f"the values of {found.layer}",
         cases=len(found),
-        subjects=len(found),
+        subjects=len(found) if declared["subject"] is None else int(found.obs[declared["subject"]].nunique()),
         names=[],
         channels=len(found.genes),
         sizes={name: [len(found.genes)] for name in ("min", "median", "max")},

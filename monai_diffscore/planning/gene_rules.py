@@ -20,9 +20,12 @@ FEW_ROWS = 1000
 def plan_cells(found: Fingerprint, budget: Budget) -> Plan:
     """Single cells: gene attention to a latent space, a decoder of counts."""
     few, share = found.cases < FEW_ROWS, held_out_share(found.cases, CELLS_HELD_OUT)
+    whole = found.details["subject"] is None
+    held = f"{found.cases} cells, in equal parts of each type" if whole else f"{found.subjects} donors, at least one"
     choices = {
         "latent_size": Choice(24 if few else 32, "numbers that a cell is described by, beside its library size"),
-        "validation_share": Choice(share, f"of {found.cases} cells, in equal parts of each type"),
+        "subject": _subject(found),
+        "validation_share": Choice(share, f"of {held}"),
         "batch_size": Choice(_batch((1 - share) * found.cases, 128), "latents are small: what two cores take at once"),
         "first_stage_epochs": Choice(200, "of the autoencoder, if they take half of the minutes at most"),
     }

@@ -36,7 +36,8 @@ def take_fingerprint(
         participants: the table of subjects, if it does not lie beside the data.
         assume_mpp_um: size of a slide's pixel where a file states none.
         graph: edges between genes, which make a table a matrix of expression.
-        subject: the column whose equal values stay on one side of the split; of tables and matrices of expression.
+        subject: the column whose equal values stay on one side of the split; of cells, tables and
+            matrices of expression.
         exclude: columns of a table that are not looked at.
     Raises:
         DataError: if the data is of no known kind, or nothing in it can be trained on.
@@ -46,13 +47,13 @@ def take_fingerprint(
         raise ValueError(f"kind is one of {', '.join(KINDS)}, got {kind!r}: leave it out to find out.")
     root = Path(path).expanduser().absolute()
     found = kind or find_kind(root, graph)
-    if subject is not None and found not in ("expression", "table"):
-        raise DataError(root, key="subject", expected="a table or a matrix of expression", got=found,
+    if subject is not None and found not in ("cells", "expression", "table"):
+        raise DataError(root, key="subject", expected="cells, a table or a matrix of expression", got=found,
                         remedy="Images are split by subject anyway, by the names of their folders.")  # fmt: skip
     if exclude and found != "table":
         raise DataError(root, key="exclude", expected="a table", got=found, remedy="Leave --exclude out.")
     if found == "cells":
-        return fingerprint_cells(_only_file(root), conditions)
+        return fingerprint_cells(_only_file(root), conditions, subject)
     if found == "expression":
         return fingerprint_expression(_only_file(root), conditions, subject)
     if found == "table":

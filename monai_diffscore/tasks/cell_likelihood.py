@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from ignite.engine import Engine, Events
 
+from monai_diffscore.handlers.attach import attach_at_end
 from monai_diffscore.tasks.cases import write_rows
 
 
@@ -30,7 +31,7 @@ class SaveCellLikelihood:
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, lambda _engine: self.rows.clear())
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.collect)
-        engine.add_event_handler(Events.COMPLETED, self.save)
+        attach_at_end(engine, self.save)
 
     def collect(self, engine: Engine) -> None:
         batch: Any = engine.state.batch

@@ -16,6 +16,7 @@ import torch
 from ignite.engine import Engine, Events
 from monai.engines import IterationEvents
 from torch import Tensor, nn
+from torch.nn import functional
 
 from monai_diffscore.data.files import whole_path, write_json
 from monai_diffscore.engines import SamplingInferer
@@ -27,6 +28,8 @@ from monai_diffscore.operators import GeneDropout
 
 class ImputationInferer(SamplingInferer):
     """Draws of the latent of each cell given the counts of its observed genes, [B, draws, latent_size + 1].
+
+    Draws that Ctrl-C left unfinished are NaN.
 
     Args:
         autoencoder: that the latents belong to.
@@ -58,16 +61,19 @@ class ImputationInferer(SamplingInferer):
             network, self.autoencoder.mean, self.autoencoder.variance, GeneDropout(observed), counts,
             iterations=self.iterations,
         ).to(inputs.device)  # fmt: skip
-        return self.draws(guided, inputs.float(), numbers, self.count, **condition)
+        drawn = self.draws(guided, inputs.float(), numbers, self.count, **condition)
+        return functional.pad(drawn, (0, 0, 0, self.count - drawn.shape[1]), value=torch.nan)
 
 
 class SaveImputed(SaveCells):
     """Writes imputed cells as AnnData: observed counts as they were measured, the others drawn.
 
     ``layers['imputed_mean']`` has the expected counts, the mean over the draws, and ``layers['imputed_std']`` how far
-    the draws lie apart; ``var['observed']`` says what was measured. ``imputation.json``, beside it, has for genes that
-    were hidden and are known the correlation of expected and true counts over all genes and cells, logarithms taken,
-    and that of the mean profile of the training cells at each cell's depth, which knows nothing of the cell.
+    the draws lie apart (NaN of one); ``var['observed']`` says what was measured. ``imputation.json``, beside it, has
+    for genes that were hidden and are known the correlation of expected and true counts over all genes and cells,
+    logarithms taken, and that of the mean profile of the training cells at each cell's depth, which knows nothing of
+    the cell. After Ctrl-C the cells that were reached are written, with the draws that were finished: ``obs['draws']``
+    says how many each cell has, the report the fewest.
 
     Args: as :class:`~monai_diffscore.handlers.SaveCells`.
     """
@@ -96,15 +102,20 @@ class SaveImputed(SaveCells):
         made.obs_names = self.names
         made.obs["synthetic"] = False  # in part: var['observed'] says which genes were measured
         made.var["observed"] = given["observed"][0].numpy().astype(bool)
-        made.layers["imputed_mean"] = means.mean(0).numpy()
-        made.layers["imputed_std"] = means.std(0, correction=0).numpy()
+        draws = latents[..., 0].isfinite().sum(1).cpu()
+        mean = means.nanmean(0)
+        std = (means - mean).square().nanmean(0).sqrt()
+        made.obs["draws"] = draws.numpy()
+        made.layers["imputed_mean"] = mean.numpy()
+        made.layers["imputed_std"] = torch.where(draws[:, None] > 1, std, torch.nan).numpy()
         with whole_path(self.path) as file:
             made.write_h5ad(file)
         known = ~given["observed"].bool() & ~given["truth"].isnan()
         if known.any():
-            self._report(means.mean(0), given["truth"], known, self.autoencoder.library_of(latents[:, 0]).cpu())
+            library = self.autoencoder.library_of(latents[:, 0]).cpu()
+            self._report(mean, given["truth"], known, library, int(draws.min()))
 
-    def _report(self, mean: Tensor, truth: Tensor, known: Tensor, library: Tensor) -> None:
+    def _report(self, mean: Tensor, truth: Tensor, known: Tensor, library: Tensor, draws: int) -> None:
         profile = library[:, None] * self.autoencoder.profile[:-1].exp().cpu()
 
         def correlation(estimate: Tensor) -> float:
@@ -113,6 +124,7 @@ class SaveImputed(SaveCells):
 
         report = {
             "cells": len(mean),
+            "draws": draws,
             "hidden_genes": int(known[0].sum()),
             "correlation": correlation(mean),
             "correlation_of_mean_profile": correlation(profile),

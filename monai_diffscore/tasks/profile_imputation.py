@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import pandas as pd
@@ -18,8 +18,9 @@ from monai.utils import convert_to_tensor
 from torch import Tensor, nn
 
 from monai_diffscore.data.files import whole_file, whole_path, write_json
-from monai_diffscore.engines import SamplingInferer
+from monai_diffscore.engines import SamplingInferer, spread_of
 from monai_diffscore.guidance import PosteriorGuidance
+from monai_diffscore.handlers.attach import attach_at_end
 from monai_diffscore.operators import GeneDropout, GeneLoadings, Operator
 
 
@@ -30,6 +31,8 @@ class ProfileImputationInferer(SamplingInferer):
     A model of genes is asked with :class:`~monai_diffscore.operators.GeneDropout`. One of components z, of which a gene
     is :math:`\lambda_g^\top z + r_g \epsilon`, with :class:`~monai_diffscore.operators.GeneLoadings` in units of
     :math:`(r_g^2 + \sigma_y^2)^{1/2}`; a gene's own rest :math:`r_g` is part of the standard deviation.
+
+    After Ctrl-C those of the draws that were finished; of one the deviation is NaN.
 
     Args:
         facts: of the model; its mean, standard deviations and components.
@@ -72,9 +75,10 @@ class ProfileImputationInferer(SamplingInferer):
         numbers = [int(number) for number in (range(len(x)) if seed is None else seed)]
         drawn = self.draws(guided, x, numbers, self.count, **condition)
         if self.loadings is None:
-            return torch.stack([drawn.mean(1), drawn.std(1)], 1)
+            return torch.stack([drawn.mean(1), spread_of(drawn, 1)], 1)
         genes = drawn @ self.loadings.to(drawn)
-        return torch.stack([genes.mean(1), (genes.var(1) + self.rest.to(drawn).square()).sqrt()], 1)
+        spread = (spread_of(genes, 1).square() + self.rest.to(drawn).square()).sqrt()
+        return torch.stack([genes.mean(1), spread], 1)
 
     def _measurement(self, measured: Tensor, observed: Tensor) -> tuple[Operator, Tensor, float]:
         """Operator, y and standard deviation of the noise, for standardised genes [B, G]."""
@@ -98,7 +102,8 @@ class SaveImputedProfiles:
     """Writes imputed profiles: ``imputed.csv``, ``imputed.h5ad`` (``layers['std']``, ``var['observed']``), a report.
 
     Measured genes are written as they were measured. ``imputation.json`` has, of genes that were hidden and are known,
-    the root mean squared error in standard deviations of a gene: of the imputation, and of the gene's mean.
+    the root mean squared error in standard deviations of a gene: of the imputation, and of the gene's mean. After
+    Ctrl-C what was done is written: ``obs['draws']`` says how many draws each profile has, the report the fewest.
 
     Args:
         folder: where they go.
@@ -112,15 +117,17 @@ class SaveImputedProfiles:
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, lambda _engine: self.items.clear())
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.collect)
-        engine.add_event_handler(Events.COMPLETED, self.save)
+        attach_at_end(engine, self.save)
 
     def collect(self, engine: Engine) -> None:
         batch: Any = engine.state.batch
         output: Any = engine.state.output
         pred = torch.as_tensor(output["pred"]).detach().cpu().numpy()
+        draws = cast(Any, engine).inferer.finished_draws
         for place, name in enumerate(batch["name"]):
             given = {key: torch.as_tensor(batch[key][place]).cpu().numpy() for key in ("observed", "truth")}
-            self.items.append({"name": name, "mean": pred[place, 0], "std": pred[place, 1], **given})
+            item = {"name": name, "mean": pred[place, 0], "std": pred[place, 1], "draws": draws, **given}
+            self.items.append(item)
 
     def save(self, _engine: Engine) -> None:
         import anndata
@@ -136,7 +143,7 @@ class SaveImputedProfiles:
             file.write(pd.DataFrame(values, index=names, columns=genes).to_csv(float_format="%.5g").encode())
         made = anndata.AnnData(
             values,
-            obs=pd.DataFrame(index=pd.Index(names)),
+            obs=pd.DataFrame({"draws": [item["draws"] for item in self.items]}, index=pd.Index(names)),
             var=pd.DataFrame({"observed": observed[0]}, index=pd.Index(genes)),
             layers={"std": np.where(observed, 0, std * scale).astype(np.float32)},
         )
@@ -150,6 +157,7 @@ class SaveImputedProfiles:
     def _report(self, error: np.ndarray, of_mean: np.ndarray, hidden: int) -> None:
         report = {
             "profiles": len(self.items),
+            "draws": min(item["draws"] for item in self.items),
             "hidden_genes": hidden,
             "rmse": float(np.sqrt(np.mean(error**2))),
             "rmse_of_mean": float(np.sqrt(np.mean(of_mean**2))),

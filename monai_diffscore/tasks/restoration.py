@@ -20,7 +20,7 @@ from monai.utils import convert_to_tensor
 from torch import Tensor, nn
 
 from monai_diffscore.denoiser import noise_like
-from monai_diffscore.engines import Progress, SamplingInferer, random_stream
+from monai_diffscore.engines import INTERRUPTED, Progress, SamplingInferer, random_stream, spread_of
 from monai_diffscore.gallery import save_gallery
 from monai_diffscore.guidance import PosteriorGuidance
 from monai_diffscore.operators import Mask, Operator
@@ -70,6 +70,8 @@ class RestorationInferer(SamplingInferer):
     """Posterior mean, standard deviation and baseline of each input, [B, 3 C, *S].
 
     The baseline is the operator's pseudo-inverse of the same measurement. The network is tiled, and may be of patches.
+    After Ctrl-C mean and deviation (NaN of one) are those of the draws that were finished; if there are none, or a case
+    of the same batch is left, ``KeyboardInterrupt`` is raised: one case a batch loses the least.
 
     Args:
         operator: makes A for images of a spatial size, ``size -> Operator``.
@@ -116,7 +118,7 @@ class RestorationInferer(SamplingInferer):
         self, inputs: Tensor, network: nn.Module, seed: Tensor | None = None, **condition: Tensor
     ) -> Tensor:
         if self.stopped:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt(INTERRUPTED)
         images = convert_to_tensor(inputs, track_meta=False).float()
         numbers = list(range(len(images))) if seed is None else [int(number) for number in seed]
         tiled = any_size(network, self.window, images.ndim - 2, self.overlap, self.windows_at_once)
@@ -135,9 +137,8 @@ class RestorationInferer(SamplingInferer):
             return self._denoise(y, noise_std, tiled, number, condition)
         guided = PosteriorGuidance(tiled, operator, y, noise_std, self.method, self.sigma_data)
         baseline = operator.pseudo_inverse(y, regularisation=1e-2)
-        samples = self._draw(guided, torch.zeros_like(image), number, **condition)
-        spread = samples.std(0, keepdim=True) if len(samples) > 1 else torch.full_like(image, math.nan)
-        return torch.cat([samples.mean(0, keepdim=True), spread, baseline], dim=1)
+        samples = self.draws(guided, torch.zeros_like(image), [number], self.count, **condition)[0]
+        return torch.cat([samples.mean(0, keepdim=True), spread_of(samples, 0)[None], baseline], dim=1)
 
     def _denoise(
         self, y: Tensor, noise_std: float, tiled: nn.Module, number: int, condition: dict[str, Tensor]
@@ -150,16 +151,9 @@ class RestorationInferer(SamplingInferer):
         mean = tiled(y, y.new_full([len(y)], noise_std), **condition)
         # the bend of the grid follows the level that it starts from, which may be anywhere
         grid = asinh_sigmas(max(2, len(self.sigmas) - 1), noise_std, scale=noise_std / 2)
-        samples = self._draw(tiled, y, number, start=y, sigmas=grid, sampler=sample_dpmpp_2m_sde, **condition)
+        options = {"start": y, "sigmas": grid, "sampler": sample_dpmpp_2m_sde}
+        samples = self.draws(tiled, y, [number], self.count, **options, **condition)[0]
         return torch.cat([mean, (samples - mean).square().mean(0, keepdim=True).sqrt(), y], dim=1)
-
-    def _draw(self, denoiser: nn.Module, like: Tensor, number: int, **options: Any) -> Tensor:
-        """``count`` samples of the posterior, or as many as there are when Ctrl-C comes, [count, C, *S]."""
-        draws: list[Tensor] = []  # one after the other: memory is that of one volume
-        for draw in range(self.count):
-            if not self.stopped or not draws:
-                draws.append(self.sample(denoiser, like, [number * self.count + draw], **options))
-        return torch.cat(draws)
 
 
 class SavePosterior:

@@ -7,7 +7,7 @@ several categories. One standard deviation to either side says how far to trust 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -16,6 +16,7 @@ from ignite.engine import Engine, Events
 
 from monai_diffscore.data.files import write_json
 from monai_diffscore.data.tables import write_table
+from monai_diffscore.handlers.attach import attach_at_end
 from monai_diffscore.transforms.table import TableEncoding
 
 
@@ -26,7 +27,8 @@ class SaveImputedTable:
     ``cells.csv``: each cell that was imputed (row, column, value, ``low`` and ``high`` of a number one standard
     deviation to either side, ``known``: what stands there, if it was hidden). ``imputation.json``, of hidden cells: the
     root mean squared error of numbers in standard deviations of their column, the share of categories that are right,
-    and both for the column's mean or its most frequent category.
+    and both for the column's mean or its most frequent category. ``rows`` and ``draws`` there are those that were done:
+    after Ctrl-C the last rows may have fewer draws, and the gaps of rows behind them are left.
 
     Args:
         folder: where they go.
@@ -41,35 +43,38 @@ class SaveImputedTable:
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, lambda _engine: self.items.clear())
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.collect)
-        engine.add_event_handler(Events.COMPLETED, self.save)
+        attach_at_end(engine, self.save)
 
     def collect(self, engine: Engine) -> None:
         batch: Any = engine.state.batch
         output: Any = engine.state.output
         given = {"pred": output["pred"], "truth": batch["truth"], "given": batch["given"]}
+        given["draws"] = torch.full((len(output["pred"]),), cast(Any, engine).inferer.finished_draws)
         for key, value in given.items():
             self.items.setdefault(key, []).append(torch.as_tensor(value).detach().cpu().numpy())
 
     def save(self, _engine: Engine) -> None:
         if not self.items:
             return
-        pred, truth, given = (np.concatenate(self.items[key]) for key in ("pred", "truth", "given"))
-        decode, mean, std = self.encoding.decode, pred[:, 0], pred[:, 1]
+        pred, truth, given, draws = (np.concatenate(self.items[key]) for key in ("pred", "truth", "given", "draws"))
+        decode, mean, std = self.encoding.decode, pred[:, 0], np.nan_to_num(pred[:, 1])
         # what is asked for is there: the axes that say so are known
         found, low, high = decode(mean), decode(mean - std), decode(mean + std)
+        low[draws < 2], high[draws < 2] = np.nan, np.nan
         filled = self._fill(np.where(np.isnan(truth), found, truth), np.isnan(truth))
         write_table(self.folder / "imputed.csv", filled, synthetic=False)
         self._cells(found, (low, high), truth, given)
-        self._report(found, truth, ~given & ~np.isnan(truth))
+        self._report(found, truth, ~given & ~np.isnan(truth), draws)
 
     def _fill(self, numbers: np.ndarray, empty: np.ndarray) -> pd.DataFrame:
-        """The table as it was, with values in its empty cells."""
+        """The table as it was, with values in the empty cells of the rows that were reached."""
         made, values = self.frame.copy(), self.encoding.schema.frame(numbers)
         for place, column in enumerate(self.encoding.schema.features):
             if empty[:, place].any():
-                rows = pd.Series(empty[:, place], index=made.index)
-                found = pd.Series(values[column.name].to_numpy(dtype=object), index=made.index)
-                made[column.name] = made[column.name].astype(object).mask(rows, found)
+                cells = made[column.name].to_numpy(dtype=object, copy=True)
+                rows = np.flatnonzero(empty[:, place])
+                cells[rows] = values[column.name].to_numpy(dtype=object)[rows]
+                made[column.name] = cells
         return made
 
     def _cells(
@@ -87,8 +92,8 @@ class SaveImputedTable:
             parts.append(pd.DataFrame(part, dtype=object))
         write_table(self.folder / "cells.csv", pd.concat(parts, ignore_index=True), synthetic=False)
 
-    def _report(self, found: np.ndarray, truth: np.ndarray, hidden: np.ndarray) -> None:
-        report: dict[str, Any] = {"rows": len(found), "hidden_cells": int(hidden.sum())}
+    def _report(self, found: np.ndarray, truth: np.ndarray, hidden: np.ndarray, draws: np.ndarray) -> None:
+        report: dict[str, Any] = {"rows": len(found), "draws": int(draws.min()), "hidden_cells": int(hidden.sum())}
         errors: list[np.ndarray] = []
         right: list[np.ndarray] = []
         for place, column in enumerate(self.encoding.schema.features):
