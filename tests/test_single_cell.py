@@ -404,6 +404,23 @@ def test_cells_are_written_as_anndata(file, tmp_path):
         SaveCells(tmp_path / "x.h5ad", model(), fields, library_size=0)
 
 
+def test_noise_on_latents_leaves_the_depth_and_is_of_each_cell_alone(file, tmp_path):
+    fields = Expression(file, FIELDS).fields
+    saved = SaveCells(tmp_path / "x.h5ad", model().eval(), fields, seed=3, latent_noise=0.2, picture=False)
+    latents = torch.randn(4000, 6, generator=generator())
+    batch = {"seed": torch.arange(4000)}
+    noise = saved.smoothed(latents, batch) - latents
+    assert (noise[:, -1] == 0).all()
+    torch.testing.assert_close(noise[:, :5].std(0), torch.full((5,), 0.2), rtol=0.05, atol=0)
+    alone = saved.smoothed(latents[7:8], {"seed": torch.tensor([7])}) - latents[7:8]
+    torch.testing.assert_close(alone[0], noise[7])
+    saved.save(latents[:4], {"seed": torch.arange(4)})
+    made = anndata.read_h5ad(tmp_path / "x.h5ad")
+    np.testing.assert_allclose(made.obsm["X_score_latent"], (latents + noise)[:4], rtol=1e-6)  # what was decoded
+    with pytest.raises(ValueError, match="latent_noise is a standard deviation"):
+        SaveCells(tmp_path / "x.h5ad", model(), fields, latent_noise=-0.1)
+
+
 def test_some_genes_of_a_cell_are_observed(file):
     part = anndata.read_h5ad(file)[:, [3, 1, 7]].copy()
     fields = Expression(file, FIELDS).fields

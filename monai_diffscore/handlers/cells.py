@@ -39,6 +39,8 @@ class SaveCells:
         fields: genes and categories of the model.
         seed: of the draws of counts.
         library_size: total of all cells, in place of what the score model drew: another depth of the same cells.
+        latent_noise: standard deviation of noise on z before it is decoded, in units of that of the training cells: a
+            model of few cells draws latents that vary less within a type than those that it learned from.
         provenance: for ``uns``: steps, guidance, ...
         weights: name to file, of which ``uns`` gets the hash under that name.
         reference: real cells for the picture, .h5ad or :class:`~monai_diffscore.data.anndata.Expression`.
@@ -52,6 +54,7 @@ class SaveCells:
         fields: GeneFields | Mapping[str, Any],
         seed: int = 0,
         library_size: float | None = None,
+        latent_noise: float = 0.0,
         provenance: Mapping[str, Any] | None = None,
         weights: Mapping[str, str | Path] | None = None,
         reference: str | Path | Expression | None = None,
@@ -59,10 +62,12 @@ class SaveCells:
     ) -> None:
         if library_size is not None and not library_size > 0:
             raise ValueError(f"library_size is the total count of a cell and > 0, got {library_size}.")
+        if not latent_noise >= 0:
+            raise ValueError(f"latent_noise is a standard deviation and >= 0, got {latent_noise}.")
         self.path = Path(path)
         self.autoencoder = autoencoder
         self.fields = fields if isinstance(fields, GeneFields) else GeneFields(**fields)
-        self.seed, self.library_size = seed, library_size
+        self.seed, self.library_size, self.latent_noise = seed, library_size, latent_noise
         self.provenance, self.weights = dict(provenance or {}), dict(weights or {})
         self.reference, self.picture = reference, picture
         self.latents: list[Tensor] = []
@@ -92,6 +97,7 @@ class SaveCells:
 
     def save(self, latents: Tensor, batch: Mapping[str, Tensor]) -> None:
         """Writes file and picture of latents [N, d + 1] with their ``seed`` and conditions [N]."""
+        latents = self.smoothed(latents, batch)
         counts, library = self.decoded(latents, batch)
         made = self.annotated(counts, library, latents, batch)
         with whole_path(self.path) as file:
@@ -99,20 +105,31 @@ class SaveCells:
         if self.picture:
             draw_cells(made, self.path.with_name("gallery.png"), self.fields.label, self._real())
 
+    def smoothed(self, latents: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+        """Latents [N, d + 1] with noise on their z: draws of their density smoothed by a Gaussian."""
+        if self.latent_noise == 0:
+            return latents
+        size = self.autoencoder.latent_size
+        noise = [torch.randn(size, generator=stream) for stream in self._streams(latents, batch, 2)]
+        smooth = latents[:, :size] + self.latent_noise * torch.stack(noise).to(latents)
+        return torch.cat([smooth, latents[:, size:]], 1)
+
     def decoded(
         self, latents: Tensor, batch: Mapping[str, Tensor], given: Mapping[str, Tensor] | None = None
     ) -> tuple[Tensor, Tensor]:
         """Counts [N, G] and totals [N] of latents; ``given`` has ``counts`` that are kept where ``observed``."""
-        numbers = batch["seed"].tolist() if "seed" in batch else range(len(latents))
         library = self.autoencoder.library_of(latents).detach().cpu()
         if self.library_size is not None:
             library = torch.full_like(library, self.library_size)
         library = library.round().clamp_min(1)  # a total is a whole number
-        streams = [random_stream(self.seed, int(number), 1) for number in numbers]
-        counts = self.autoencoder.draw(latents, library.to(latents), streams)
+        counts = self.autoencoder.draw(latents, library.to(latents), self._streams(latents, batch, 1))
         if given is not None:
             counts = torch.where(given["observed"].bool(), given["counts"], counts)
         return counts, torch.maximum(library, counts.sum(1)).clamp_min(1)  # not less than what it is the total of
+
+    def _streams(self, latents: Tensor, batch: Mapping[str, Tensor], use: int) -> list[torch.Generator]:
+        numbers = batch["seed"].tolist() if "seed" in batch else range(len(latents))
+        return [random_stream(self.seed, int(number), use) for number in numbers]
 
     def annotated(self, counts: Tensor, library: Tensor, latents: Tensor, batch: Mapping[str, Tensor]) -> Any:
         """The AnnData of counts [N, G] and totals [N]."""
