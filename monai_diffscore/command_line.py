@@ -56,7 +56,7 @@ def refuse_unknown_flags(arguments: list[str] | None = None) -> bool:
     if arguments is None:
         arguments = _arguments_of_run()
     flags = [re.split(r"[=#]|::", argument[2:])[0] for argument in arguments if re.match(r"--[A-Za-z_]", argument)]
-    files = [file for argument in arguments for file in re.findall(r"[^\s,'\"\[\]=]+\.(?:json|ya?ml)", argument)]
+    files = [file for argument in arguments for file in re.findall(r"[^\s,'\"\[\]=]+\.(?:json|ya?ml)\b", argument)]
     ids = {re.split(r"#|::", name.lstrip("+"))[0] for file in files for name in ConfigParser.load_config_file(file)}
     known = ids | set(inspect.signature(monai_run).parameters)
     for flag in flags if ids else []:

@@ -1,23 +1,40 @@
-"""tabular_mlp on scikit-learn's tables, against a Gaussian copula and real rows: fidelity, usefulness, privacy.
+"""tabular_mlp on scikit-learn's tables, against a Gaussian copula, real rows and other packages: fidelity, usefulness,
+privacy.
 
-    python scripts/benchmark_tables.py breast_cancer
-    python scripts/benchmark_tables.py diabetes
+    python scripts/benchmark_tables.py breast_cancer --peers
+    python scripts/benchmark_tables.py diabetes --peers
+    python scripts/benchmark_tables.py wine --inner --set learning_rate=0.001   (to look for settings)
 
 60 of 100 rows train (a fifth of them tells when to stop), the others are seen by no part of a training. For each seed
-the bundle is trained and sampled as its README says; figures and baselines are the package's.
+the bundle is trained and sampled as its README says, and once more with all of the 60 (all_rows.json); figures and
+baselines are the package's. ``--inner`` takes the training rows alone and splits them again, by the seed: settings are
+looked for there, so that the held-out rows of a reported table have no part in the choice.
+
+Peers, with the defaults of their authors (``--epochs-times`` multiplies the epochs), see the same rows:
+
+- CTGAN and TVAE of ctgan (300 epochs of one batch of 500 rows): ``pip install -c constraints.txt ctgan``. Its licence,
+  BUSL-1.1, is not an open one: no extra of this package brings it.
+- TabDM of tabdm (120 epochs of one batch), a DDPM as TabDDPM is, in a space of scaled numbers and one-hot categories:
+  ``pip install --no-deps tabdm``; Apache-2.0.
+
+TabDDPM itself was not to be had beside constraints.txt: synthcity requires torch < 2.3 and numpy < 2, and without its
+dependencies asks for a torchvision that finds CUDA's libraries.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
+import importlib.util
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from sklearn.datasets import load_wine
 
 from monai_diffscore.data import infer_schema, read_table, samples, split_table, write_table
 from monai_diffscore.metrics import (
@@ -35,29 +52,96 @@ from monai_diffscore.metrics import (
     privacy_gate,
 )
 from monai_diffscore.metrics.baselines import copies, copula, held_in
-from monai_diffscore.report.profile_sources import ProfileFields, gather_profiles
+from monai_diffscore.report.profile_sources import ProfileFields, ProfileMaterial, gather_profiles
 
 BUNDLE = Path(__file__).parent.parent / "bundles/tabular_mlp"
-TABLES = {"breast_cancer": (samples.breast_cancer, "diagnosis"), "diabetes": (samples.diabetes, "progression")}
+HELD_OUT = 0.4
 BASELINES = {"Gaussian copula": copula, "copies of training rows": copies, "real training rows": held_in}
+#: training rows, label, number of rows, seed, factor of the epochs -> synthetic rows
+Generate = Callable[[pd.DataFrame, str, int, int, int], pd.DataFrame]
 
 
-def run(run_id: str, config: str, **flags: object) -> None:
+def wine() -> pd.DataFrame:
+    """178 wines x 13 numbers and the cultivar."""
+    found = load_wine(as_frame=True)
+    return found.data.assign(cultivar=found.target_names[found.target])
+
+
+TABLES = {
+    "breast_cancer": (lambda: read_table(samples.breast_cancer()), "diagnosis"),
+    "diabetes": (lambda: read_table(samples.diabetes()), "progression"),
+    "wine": (wine, "cultivar"),
+    "wine_by_alcohol": (wine, "alcohol"),
+}
+
+
+def ctgan(model: str) -> Generate:
+    """CTGAN or TVAE (Xu et al. 2019, arXiv:1907.00503) of the package ctgan."""
+
+    def make(train: pd.DataFrame, _label: str, count: int, seed: int, times: int) -> pd.DataFrame:
+        synthesizer = getattr(importlib.import_module("ctgan"), model)(epochs=300 * times, enable_gpu=False)
+        synthesizer.set_random_state(seed)
+        synthesizer.fit(train, categories(train))
+        return synthesizer.sample(count)
+
+    return make
+
+
+def tabdm(train: pd.DataFrame, label: str, count: int, seed: int, times: int) -> pd.DataFrame:
+    """TabDM of the package tabdm."""
+    made: pd.DataFrame = importlib.import_module("tabdm").generate_synthetic_data(
+        train,
+        num_rows=count,
+        discrete_columns=categories(train),
+        target_column=label,
+        epochs=120 * times,
+        random_state=seed,
+    )
+    return made
+
+
+#: name -> (package, what it does)
+PEERS: dict[str, tuple[str, Generate]] = {
+    "CTGAN": ("ctgan", ctgan("CTGAN")),
+    "TVAE": ("ctgan", ctgan("TVAE")),
+    "TabDM": ("tabdm", tabdm),
+}
+
+
+def categories(frame: pd.DataFrame) -> list[str]:
+    """Names of the columns that are categories, as the bundle infers them."""
+    return [column.name for column in infer_schema(frame).columns if not column.numeric]
+
+
+def whole_numbers(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows with columns of whole numbers as integers, which tells a peer to round them."""
+    kinds = {column.name: "int64" for column in infer_schema(frame).columns if column.kind == "integer"}
+    return frame.reset_index(drop=True).astype(kinds)
+
+
+def run(run_id: str, configs: Sequence[str], **flags: object) -> None:
     """One command of the bundle."""
     words = [part for name, value in flags.items() for part in (f"--{name}", str(value))]
-    command = [sys.executable, "-m", "monai.bundle", "run", run_id, "--config_file", f"configs/{config}.json", *words]
+    files = str([f"configs/{config}.json" for config in configs])
+    command = [sys.executable, "-m", "monai.bundle", "run", run_id, "--config_file", files, *words]
     done = subprocess.run(command, cwd=BUNDLE, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(done.stderr[-3000:])
 
 
-def generate(folder: Path, label: str, seed: int, count: int) -> Path:
-    """A table of synthetic rows, of a model trained on train.csv."""
-    where = {"output_dir": folder / f"run{seed}", "ckpt_dir": folder / f"models{seed}"}
-    run("training", "train", **where, dataset_dir=folder / "train.csv", label=label, seed=seed)
-    checkpoint, made = folder / f"models{seed}/model.pt", folder / f"samples{seed}"
-    run("sampling", "inference", checkpoint=checkpoint, output_dir=made, seed=seed, num_samples=count)
-    return made / "table.csv"
+def generate(folder: Path, label: str, seed: int, count: int, settings: dict[str, str]) -> dict[str, Path]:
+    """Two tables of synthetic rows: of a training on train.csv, and of one more on its held-out rows too."""
+    given = {"dataset_dir": folder / "train.csv", "label": label, "seed": seed, **settings}
+    log = folder / "first/validation.jsonl"
+    run("training", ["train"], **given, output_dir=folder / "first", ckpt_dir=folder / "first")
+    again = {"output_dir": folder / "again", "ckpt_dir": folder / "again", "validation_log": log}
+    run("training", ["train", "all_rows"], **given, **again)
+    shared = {name: value for name, value in settings.items() if name in ("hidden_size", "depth", "bottleneck")}
+    made = {"tabular_mlp": folder / "first", "tabular_mlp, all rows": folder / "again"}
+    for where in made.values():
+        options = {"output_dir": where / "samples", "seed": seed, "num_samples": count, **shared}
+        run("sampling", ["inference"], checkpoint=where / "model.pt", **options)
+    return {name: where / "samples/table.csv" for name, where in made.items()}
 
 
 def measure(comparison: Comparison, figures: Sequence[ProfileFigure]) -> dict[str, float]:
@@ -65,38 +149,87 @@ def measure(comparison: Comparison, figures: Sequence[ProfileFigure]) -> dict[st
     return {**{f.name: f(comparison) for f in figures}, "suspected copies": float(len(privacy_gate(comparison).copies))}
 
 
+def present(names: Sequence[str]) -> list[str]:
+    """Those of the peers that are installed; the others are named."""
+    there = [name for name in names if importlib.util.find_spec(PEERS[name][0])]
+    for name in names:
+        if name not in there:
+            print(f"{name} is left out: the package {PEERS[name][0]} is not installed (see --help).", flush=True)
+    return there
+
+
+def one_seed(
+    frame: pd.DataFrame, label: str, seed: int, options: argparse.Namespace, peers: Sequence[str]
+) -> dict[str, dict[str, float]]:
+    """The figures of the model, the baselines and the peers of one seed."""
+    train, test = split_table(frame, infer_schema(frame, label), HELD_OUT)
+    if options.inner:
+        train, test = split_table(train, infer_schema(train, label), HELD_OUT, seed)
+    count = 3 * len(test)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_table(folder / "train.csv", train, synthetic=False)
+        write_table(folder / "test.csv", test, synthetic=False)
+        made = {} if options.without_model else generate(folder, label, seed, count, dict(options.set))
+        for peer in peers:
+            made[peer] = folder / f"{peer}.csv"
+            write_table(made[peer], PEERS[peer][1](whole_numbers(train), label, count, seed, options.epochs_times))
+        fields = ProfileFields(label=label, content=None)
+        material = {
+            key: gather_profiles([table], folder / "train.csv", folder / "test.csv", fields, seed=seed)
+            for key, table in made.items()
+        }
+    return compare(material, seed)
+
+
+def compare(material: dict[str, ProfileMaterial], seed: int) -> dict[str, dict[str, float]]:
+    """The figures of each material, and of the baselines beside the first."""
+    first = next(iter(material.values()))
+    figures = [ClosestRecord(), LogisticTwoSample(), ForestTwoSample(), KernelDiscrepancy(), CorrelationError()]
+    if first.train.labels is not None:
+        figures += [TrainOnSyntheticAccuracy(), TrainOnSyntheticF1()]
+    reference, random = Reference(first.real, first.train), np.random.default_rng(seed)
+    sets: dict[str, Profiles] = {key: one.synthetic for key, one in material.items()}
+    unlabelled = np.zeros(len(first.synthetic), dtype=int)
+    asked = unlabelled if first.synthetic.labels is None else np.asarray(first.synthetic.labels)
+    sets |= {name: make(first.train, asked, random) for name, make in BASELINES.items()}
+    for key, one in material.items():
+        for warning in one.warnings:
+            print(f"{seed} {key}: {warning}", flush=True)
+    found = {name: measure(Comparison(reference, rows), figures) for name, rows in sets.items()}
+    for name, values in found.items():
+        print(seed, name, {key: round(value, 3) for key, value in values.items()}, flush=True)
+    return found
+
+
+def setting(words: str) -> tuple[str, str]:
+    """``name=value`` in two."""
+    name, _, value = words.partition("=")
+    return name, value
+
+
 def main() -> None:
     """Trains, measures, and prints a table in Markdown."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("table", choices=list(TABLES))
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--peers", action="store_true", help="also run the packages above that are installed")
+    parser.add_argument("--without-model", action="store_true", help="measure the peers alone, beside the baselines")
+    parser.add_argument("--epochs-times", type=int, default=1, help="times the default epochs of the peers")
+    parser.add_argument("--inner", action="store_true", help="split the training rows again, and use them alone")
+    parser.add_argument("--set", type=setting, nargs="*", default=[], help="ids of train.json, as name=value")
     options = parser.parse_args()
     source, label = TABLES[options.table]
-    frame = read_table(source())
-    train, test = split_table(frame, infer_schema(frame, label), 0.4)
-    figures = [ClosestRecord(), LogisticTwoSample(), ForestTwoSample(), KernelDiscrepancy(), CorrelationError()]
+    frame, peers = source(), present(list(PEERS) if options.peers else [])
+    if options.without_model and not peers:
+        parser.error("--without-model leaves nothing to measure: give --peers too, and install one of them.")
     found: dict[str, list[dict[str, float]]] = {}
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        write_table(folder / "train.csv", train, synthetic=False)
-        write_table(folder / "test.csv", test, synthetic=False)
-        for seed in range(options.seeds):
-            made = generate(folder, label, seed, 3 * len(test))
-            fields = ProfileFields(label=label, content=None)
-            material = gather_profiles([made], folder / "train.csv", folder / "test.csv", fields, seed=seed)
-            if material.train.labels is not None and seed == 0:
-                figures += [TrainOnSyntheticAccuracy(), TrainOnSyntheticF1()]
-            reference, random = Reference(material.real, material.train), np.random.default_rng(seed)
-            sets: dict[str, Profiles] = {"tabular_mlp": material.synthetic}
-            unlabelled = np.zeros(len(material.synthetic), dtype=int)
-            asked = unlabelled if material.synthetic.labels is None else np.asarray(material.synthetic.labels)
-            sets |= {name: make(material.train, asked, random) for name, make in BASELINES.items()}
-            for name, rows in sets.items():
-                found.setdefault(name, []).append(measure(Comparison(reference, rows), figures))
-                print(seed, name, {key: round(value, 3) for key, value in found[name][-1].items()}, flush=True)
+    for seed in range(options.seeds):
+        for name, values in one_seed(frame, label, seed, options, peers).items():
+            found.setdefault(name, []).append(values)
     mean, spread = ({name: pd.DataFrame(runs).agg(how) for name, runs in found.items()} for how in ("mean", "std"))
     print("| | " + " | ".join(found) + " |\n|---|" + "---|" * len(found))
-    for key in mean["tabular_mlp"].index:
+    for key in next(iter(mean.values())).index:
         print(f"| {key} | " + " | ".join(f"{mean[name][key]:.3f} +- {spread[name][key]:.3f}" for name in found) + " |")
 
 

@@ -543,6 +543,31 @@ def test_tables_are_completed_and_scored(bundle, dataset, tmp_path):
 
 
 @pytest.mark.parametrize("bundle", ["tabular_mlp"])
+def test_a_second_training_takes_all_rows_for_as_long_as_the_first_was_best(bundle, dataset, tmp_path):
+    """No validation, and no held-out rows: what was trained on is not taken for them."""
+    where = {"label": "outcome", "dataset_dir": dataset}
+    first = {"output_dir": str(tmp_path / "first"), "ckpt_dir": str(tmp_path / "models/first")}
+    workflow(bundle, ["train"], ["smoke"], **where, **first).run()
+    second = {"output_dir": str(tmp_path / "second"), "ckpt_dir": str(tmp_path / "models/second")}
+    log = tmp_path / "first/validation.jsonl"
+    log.write_text(json.dumps({"iteration": 40, "denoising_error": 0.0}) + "\n")
+    second |= {"validation_log": str(log), "rows_per_epoch": 256}
+    training = workflow(bundle, ["train", "all_rows"], **where, **second)
+    training.run()
+    assert training.parser.get_parsed_content("train#trainer").state.iteration == 40  # epochs of one whole batch
+    rows = [
+        json.loads((tmp_path / f"models/{name}/data_statistics.json").read_text())["rows"]
+        for name in ("first", "second")
+    ]
+    assert rows == [48, 60]
+    assert not (tmp_path / "second/validation.jsonl").exists()
+    assert [len(part) for part in training.parser.get_parsed_content("cases")] == [60, 0]
+    options = {"checkpoint": str(tmp_path / "models/second/model.pt"), "output_dir": str(tmp_path / "made")}
+    workflow(bundle, ["inference"], ["smoke"], kind="infer", **options).run()
+    assert len(read_table(tmp_path / "made/table.csv")) == 2
+
+
+@pytest.mark.parametrize("bundle", ["tabular_mlp"])
 def test_an_edited_schema_is_taken_and_a_label_may_be_a_number(bundle, dataset, tmp_path, caplog):
     """The schema of a first training, less two columns, with a wider range and another label."""
     where = {"ckpt_dir": str(tmp_path), "dataset_dir": dataset}

@@ -53,6 +53,7 @@ def files(tmp_path) -> str:
         ["--network_def#channels", "[1,2]"],
         ["--network_def::channels=[1,2]"],
         ["--sampler", "2", "--train#x", "-3"],
+        ["--sampler", "absent.jsonl"],  # a log is no configuration
         ["--meta_file", "x.json", "--tracking", "mlflow", "--logging_file", "False"],
     ],
 )

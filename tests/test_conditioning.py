@@ -127,3 +127,22 @@ def test_a_field_of_several_components_is_normalised_by_component():
         encoder.embed(3, {"spacing_mm": value[:, 0]})
     with pytest.raises(ValueError, match="one for each mean"):
         ConditionEncoder(continuous={"spacing_mm": ([1.0, 1.0], [1.0])})
+
+
+@pytest.mark.parametrize("size", [(), (2, 3)])
+def test_attached_fields_are_channels_in_standard_deviations_and_missing_ones_take_the_token(size):
+    encoder = ConditionEncoder(
+        attached={"age_years": (60.0, 20.0), "spacing_mm": ([1.0, 3.0], [0.5, 2.0])}, dropout=0.5
+    )
+    nn.init.constant_(encoder.pixels["age_years"], 7.0)
+    assert encoder.concat_channels == 3
+    x = torch.zeros(2, 1, *size)
+    values = {"age_years": torch.tensor([80.0, torch.nan]), "spacing_mm": torch.tensor([[0.5, 5.0], [1.0, torch.nan]])}
+    expected = torch.tensor([[0.0, 1.0, -1.0, 1.0], [0.0, 7.0, 0.0, 0.0]]).reshape(2, 4, *[1] * len(size))
+    torch.testing.assert_close(encoder.attach(x, values), expected.expand(2, 4, *size))
+    left_out = encoder.attach(x, {})
+    torch.testing.assert_close(left_out[:, 1], torch.full((2, *size), 7.0))
+    with pytest.raises(ValueError, match=r"expected shape \(2, 2\), got \(2,\)"):
+        encoder.attach(x, {**values, "spacing_mm": torch.zeros(2)})
+    dropped = encoder.train().drop(400, {"age_years": torch.arange(400)})["age_years"]
+    assert 100 < dropped.isnan().sum() < 300

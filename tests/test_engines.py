@@ -36,6 +36,7 @@ from monai_diffscore.handlers import (
     TimeLimit,
     Tracking,
     ValidationLog,
+    epochs_of_best,
 )
 from monai_diffscore.handlers.ema import power_function_exponent
 from monai_diffscore.losses import DenoisingLoss, LogNormalNoise, edm_weight
@@ -152,6 +153,16 @@ def test_interrupted_runs_are_closed_and_the_error_goes_on(tmp_path, error, stat
     saved = [f.name for f in training.checkpoint.files()]
     # Ctrl-C saves where it was; after an error the state may be at fault, and the regular checkpoint stays the newest
     assert saved[-1] == ("iteration_00000007.pt" if status == "KILLED" else "iteration_00000005.pt")
+
+
+def test_a_training_on_more_rows_takes_the_iterations_of_the_best_validation(tmp_path):
+    path = tmp_path / "validation.jsonl"
+    lines = [{"iteration": at, "denoising_error": error} for at, error in ((0, 0.9), (34, 0.5), (51, 0.6), (17, 0.7))]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert [epochs_of_best(path, length) for length in (17, 2, 1000)] == [2, 17, 1]
+    for missing in (tmp_path / "none.jsonl", path):
+        with pytest.raises(DataError, match=r"key 'validation_log'.*Train with held-out rows first"):
+            epochs_of_best(missing, 17, metric="denoising_error" if missing != path else "loss")
 
 
 def test_a_stopped_training_continues_its_iterations_and_its_mlflow_run(tmp_path):

@@ -214,7 +214,7 @@ def test_the_sample_tables_have_names():
     schema = infer_schema(read_table(samples.diabetes()), "progression")
     kinds = {column.name: column.kind for column in schema.columns}
     assert (kinds["sex"], kinds["age"], kinds["bmi"], len(kinds)) == ("categorical", "integer", "continuous", 11)
-    assert schema.condition["continuous"]["label"][0] == pytest.approx(152.13, abs=0.01)
+    assert schema.condition["attached"]["label"][0] == pytest.approx(152.13, abs=0.01)
 
 
 # ---- encoding ----

@@ -207,13 +207,13 @@ class TableSchema:
 
     @property
     def condition(self) -> dict[str, Any]:
-        """The fields of a ``ConditionEncoder`` for the label: categorical, or continuous in its own unit."""
+        """The fields of a ``ConditionEncoder`` for the label: categorical, or attached in its own unit."""
         label = self.label_column
         if label is None:
             return {}
         if not label.numeric:
             return {"categorical": {"label": len(label.categories)}}
-        return {"continuous": {"label": (label.mean, label.std or 1.0)}}
+        return {"attached": {"label": (label.mean, label.std or 1.0)}}
 
     def numbers(self, frame: pd.DataFrame, source: object = "the table") -> np.ndarray:
         """The features as numbers [N, columns] float64.

@@ -9,7 +9,7 @@ from monai_diffscore.handlers.ema import PowerEMA
 from monai_diffscore.handlers.expression import SaveProfiles
 from monai_diffscore.handlers.gallery import SampleGallery, SaveArray, SaveGallery, SaveRows
 from monai_diffscore.handlers.gradients import ClipGradients
-from monai_diffscore.handlers.progress import Progress, TimeLimit, ValidationLog
+from monai_diffscore.handlers.progress import Progress, TimeLimit, ValidationLog, epochs_of_best
 from monai_diffscore.handlers.sharded_checkpoint import ShardedCheckpoint
 from monai_diffscore.handlers.tables import SaveSchema, SaveTable
 from monai_diffscore.handlers.tracking import Tracking
@@ -34,4 +34,5 @@ __all__ = [
     "TrackCases",
     "Tracking",
     "ValidationLog",
+    "epochs_of_best",
 ]

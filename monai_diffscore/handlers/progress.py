@@ -12,6 +12,7 @@ import torch
 from ignite.engine import Engine, Events
 from tqdm import tqdm
 
+from monai_diffscore.data import DataError
 from monai_diffscore.engines import ScoreTrainer, TrainingEvents
 from monai_diffscore.interrupts import Stop
 
@@ -101,6 +102,26 @@ class ValidationLog:
             logger.error(f"{self.path}: {error}")
         label = f"iteration {trainer.state.iteration}: " if trainer is not None else ""
         logger.info(f"{label}held-out " + ", ".join(f"{name} {value:.4g}" for name, value in numbers.items()))
+
+
+def epochs_of_best(path: str | Path, epoch_length: int, metric: str = "denoising_error") -> int:
+    """Epochs, at least 1, that come nearest to the iterations of an earlier training at its best validation.
+
+    Args:
+        path: file of that training's :class:`ValidationLog`.
+        epoch_length: iterations of an epoch of the training to come.
+        metric: of the log; less is better.
+    Raises:
+        DataError: if the file is not there, or no line of it has the metric.
+    """
+    lines = [json.loads(line) for line in Path(path).read_text().splitlines()] if Path(path).is_file() else []
+    found = [(line[metric], line["iteration"]) for line in lines if metric in line and "iteration" in line]
+    if not found:
+        raise DataError(
+            path, key="validation_log", expected=f"lines with 'iteration' and {metric!r}, of a training that validated",
+            got=f"{len(lines)} lines" if lines else "none", remedy="Train with held-out rows first, or name its log.",
+        )  # fmt: skip
+    return max(1, round(min(found)[1] / epoch_length))
 
 
 class TimeLimit:

@@ -10,9 +10,12 @@ continuous   ``{"age_years": (60.0, 20.0)}`` (mean, std)    [B], in its own unit
              ``{"spacing_mm": ([1.0, 1.0, 3.0], 2.0)}``     [B, 3], for several means              NaN anywhere in it
 vector       ``{"embedding": 512}`` (length)                [B, length]                            NaN anywhere in it
 concat       ``{"mask": 1}`` (channels)                     [B, channels, *S], of the size of x    NaN (each voxel)
+attached     as continuous                                  as continuous                          as continuous
 ===========  =============================================  =====================================  ====================
 
-Continuous fields are normalised and expanded in random Fourier features, each component by itself.
+Continuous fields are normalised and expanded in random Fourier features, each component by itself, which tell values
+0.2 standard deviations apart. Attached ones are normalised and become channels of x, beside concat: what depends on
+them begins as linear, which a few hundred samples call for.
 
 A missing value takes a **learned token**; that token is also what classifier-free guidance drops to (Ho and
 Salimans 2022, arXiv:2207.12598), for each sample on its own with probability ``dropout`` while training.
@@ -41,6 +44,7 @@ class ConditionEncoder(nn.Module):
             of as many components, such as a voxel spacing or a position in mm.
         vector: name to length.
         concat: name to number of channels, or a list of names with one channel each.
+        attached: as ``continuous``; one channel for each component.
         width: size of the embedding.
         dropout: probability, for each sample and step of training, that all its fields are dropped to missing.
         required: names that must be passed; default is the concat fields. Others may be left out, which is missing.
@@ -55,13 +59,15 @@ class ConditionEncoder(nn.Module):
         width: int = 128,
         dropout: float = 0.0,
         required: Sequence[str] | None = None,
+        attached: Mapping[str, tuple[float | Sequence[float], float | Sequence[float]]] | None = None,
     ) -> None:
         super().__init__()
         self.categorical = dict(categorical or {})
         self.continuous = {name: _Scale(mean, std) for name, (mean, std) in (continuous or {}).items()}
         self.vector = dict(vector or {})
         self.concat = dict(concat) if isinstance(concat, Mapping) else dict.fromkeys(concat or (), 1)
-        self.names = (*self.categorical, *self.continuous, *self.vector, *self.concat)
+        self.attached = {name: _Scale(mean, std) for name, (mean, std) in (attached or {}).items()}
+        self.names = (*self.categorical, *self.continuous, *self.vector, *self.concat, *self.attached)
         self.required = tuple(self.concat if required is None else required)
         self.width = width
         self.dropout = dropout
@@ -72,12 +78,13 @@ class ConditionEncoder(nn.Module):
         lengths = {n: width * len(scale.mean) for n, scale in self.continuous.items()} | self.vector
         self.projections = nn.ModuleDict({n: nn.Linear(length, width) for n, length in lengths.items()})
         self.tokens = nn.ParameterDict({n: nn.Parameter(torch.zeros(width)) for n in self.projections})
-        self.pixels = nn.ParameterDict({n: nn.Parameter(torch.zeros(c)) for n, c in self.concat.items()})
+        channels = self.concat | {n: len(scale.mean) for n, scale in self.attached.items()}
+        self.pixels = nn.ParameterDict({n: nn.Parameter(torch.zeros(c)) for n, c in channels.items()})
 
     @property
     def concat_channels(self) -> int:
         """Number of channels that :meth:`attach` adds to x."""
-        return sum(self.concat.values())
+        return sum(map(len, self.pixels.values()))
 
     def drop(self, batch: int, condition: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The condition with all fields of randomly chosen samples set to missing, while training."""
@@ -109,7 +116,7 @@ class ConditionEncoder(nn.Module):
         return total
 
     def attach(self, x: Tensor, condition: Mapping[str, Tensor]) -> Tensor:
-        """``x`` with the concat fields as further channels."""
+        """``x`` with the concat and the attached fields as further channels."""
         parts = [x]
         for name, channels in self.concat.items():
             expected = (x.shape[0], channels, *x.shape[2:])
@@ -122,6 +129,12 @@ class ConditionEncoder(nn.Module):
                     f"{tuple(value.shape)}. Crop and resample it together with the image."
                 )
             parts.append(torch.where(value.isnan(), token, value))
+        for name, scale in self.attached.items():
+            value = condition.get(name)
+            value = x.new_full((x.shape[0], *scale.shape), torch.nan) if value is None else value.to(x)
+            value, missing = self._normalised(name, scale, value, x.shape[0])
+            constant = torch.where(missing, self.pixels[name].to(x.dtype), value)
+            parts.append(constant.reshape(*constant.shape, *[1] * (x.ndim - 2)).expand(-1, -1, *x.shape[2:]))
         return torch.cat(parts, dim=1)
 
     def check(self, condition: Mapping[str, Tensor]) -> None:
@@ -146,10 +159,11 @@ class ConditionEncoder(nn.Module):
             raise ValueError(f"Each condition field has one kind; declared twice: {self.names}.")
         if not set(self.required) <= set(self.names):
             raise ValueError(f"Required fields {self.required} must be declared, got {self.names}.")
-        if any(min(scale.std) <= 0 for scale in self.continuous.values()) or not 0 <= self.dropout < 1:
+        scales = self.continuous | self.attached
+        if any(min(scale.std) <= 0 for scale in scales.values()) or not 0 <= self.dropout < 1:
             raise ValueError(
-                f"Continuous fields need a standard deviation > 0 and dropout lies in [0, 1), got {self.continuous} "
-                f"and {self.dropout}."
+                f"Continuous and attached fields need a standard deviation > 0 and dropout lies in [0, 1), got "
+                f"{scales} and {self.dropout}."
             )
 
     def _classes_of(self, name: str, value: Tensor, batch: int) -> Tensor:
@@ -165,16 +179,24 @@ class ConditionEncoder(nn.Module):
 
     def _project(self, name: str, value: Tensor, token: Tensor) -> Tensor:
         batch = token.shape[0]
-        expected = (batch, self.vector[name]) if name in self.vector else (batch, *self.continuous[name].shape)
+        if name in self.continuous:
+            value, missing = self._normalised(name, self.continuous[name], value, batch)
+            value = self.features[name](value.flatten()).reshape(batch, -1)
+        else:
+            value, missing = self._known(name, value, (batch, self.vector[name]))
+        return torch.where(missing, token, self.projections[name](value))
+
+    def _normalised(self, name: str, scale: _Scale, value: Tensor, batch: int) -> tuple[Tensor, Tensor]:
+        """Components [B, k] in standard deviations, and which samples [B, 1] have none."""
+        value, missing = self._known(name, value, (batch, *scale.shape))
+        return (value.reshape(batch, -1) - value.new_tensor(scale.mean)) / value.new_tensor(scale.std), missing
+
+    @staticmethod
+    def _known(name: str, value: Tensor, expected: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        """The value with 0 for NaN, which has no gradient and which the token replaces, and which samples have one."""
         if value.shape != expected:
             raise ValueError(f"Condition '{name}': expected shape {expected}, got {tuple(value.shape)}.")
-        missing = value.isnan().reshape(len(value), -1).any(1, keepdim=True)
-        value = torch.where(value.isnan(), 0.0, value)  # the token replaces it; keeps NaN out of the gradient
-        if name in self.continuous:
-            scale = self.continuous[name]
-            normalised = (value.reshape(batch, -1) - value.new_tensor(scale.mean)) / value.new_tensor(scale.std)
-            value = self.features[name](normalised.flatten()).reshape(batch, -1)
-        return torch.where(missing, token, self.projections[name](value))
+        return torch.where(value.isnan(), 0.0, value), value.isnan().reshape(len(value), -1).any(1, keepdim=True)
 
 
 class _Scale:
