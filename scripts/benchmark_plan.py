@@ -119,12 +119,10 @@ def compare_cells(folder: Path, memory_gb: float, seeds: list[int], split: int) 
         if name == "planned":
             minutes = sum(spent["scrna_attention"]) / len(seeds) / 60
             bundles[name] = plan(folder / "cells.h5ad", folder / "planned", minutes, memory_gb)
-        made = [
-            benchmark_cells.generate(known, held_out, folder / f"{name}-{seed}", seed, {}, bundles[name])
-            for seed in seeds
-        ]
-        found[name] = [benchmark_cells.figures_of(reference, benchmark_cells.profiles(one)) for one, _ in made]
-        spent[name] = [seconds for _, seconds in made]
+        places = {seed: folder / f"{name}-{seed}" for seed in seeds}
+        spent[name] = [benchmark_cells.train(known, places[seed], seed, {}, bundles[name]) for seed in seeds]
+        made = [benchmark_cells.generate(held_out, places[seed], seed, bundles[name]) for seed in seeds]
+        found[name] = [benchmark_cells.figures_of(reference, benchmark_cells.profiles(one)) for one in made]
         if name == "scrna_attention":
             names = list(found[name][0])
             print(f"| bundle | {' | '.join(names)} | CPU s of training |\n|---|{'---|' * (len(names) + 1)}")

@@ -97,7 +97,7 @@ def measure_profiles(
     if normal_scores or group_means or components is not None:
         labels = fields.codes(expression.obs, "label", expression.source)[rows] if fields.label else np.empty(0, int)
         if components is not None:
-            components = round(components * len(rows)) if components < 1 else int(components)
+            components = int(components * len(rows)) if components < 1 else int(components)
         facts |= _measure_shape(np.concatenate(blocks), labels, fields.labels, components, normal_scores, group_means)
     return {**facts, **further}
 
