@@ -25,37 +25,44 @@ from monai_diffscore.operators import GeneDropout, GeneLoadings, Operator
 
 
 class ProfileImputationInferer(SamplingInferer):
-    r"""Mean and standard deviation of draws of each profile given its measured genes, [B, 2, G], in standard deviations
-    of a gene about its mean.
+    r"""Mean and standard deviation of draws of each profile given its measured genes, [B, 2, G], normalised.
 
-    A model of genes is asked with :class:`~monai_diffscore.operators.GeneDropout`. One of components z, of which a gene
-    is :math:`\lambda_g^\top z + r_g \epsilon`, with :class:`~monai_diffscore.operators.GeneLoadings` in units of
-    :math:`(r_g^2 + \sigma_y^2)^{1/2}`; a gene's own rest :math:`r_g` is part of the standard deviation.
+    A model of genes is asked with :class:`~monai_diffscore.operators.GeneDropout` for the genes of its input. One of
+    components z, of which a gene is :math:`\lambda_g^\top z + r_g \epsilon` in standard deviations about its mean, with
+    :class:`~monai_diffscore.operators.GeneLoadings` in units of :math:`(r_g^2 + \sigma_y^2)^{1/2}`, for ``measured``
+    genes [B, G]; a gene's own rest :math:`r_g` is part of the standard deviation.
 
     After Ctrl-C those of the draws that were finished; of one the deviation is NaN.
 
     Args:
-        facts: of the model; its mean, standard deviations and components.
         draws: of the posterior, at least 2.
         noise_std: of the measurement, in standard deviations of a gene.
         method: of :class:`~monai_diffscore.guidance.PosteriorGuidance`.
+        sigma_data: of the model.
+        facts: of a model that may work in components.
         options: as for :class:`~monai_diffscore.engines.SamplingInferer`.
     """
 
     def __init__(
         self,
-        facts: Mapping[str, Any],
         draws: int = 4,
         noise_std: float = 0.05,
         method: Literal["mmps", "pigdm", "dps"] = "mmps",
+        sigma_data: float = 1.0,
+        facts: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> None:
         super().__init__(**options)
         if draws < 2:
             raise ValueError(f"ProfileImputationInferer needs at least two draws, for their spread, got {draws}.")
-        self.count, self.noise_std, self.method = draws, noise_std, method
-        self.sigma_data = float(facts["sigma_data"])
-        self.loadings, self.rest = _loadings(facts)
+        self.count, self.noise_std, self.method, self.sigma_data = draws, noise_std, method, sigma_data
+        self.loadings: Tensor | None = None
+        self.rest: Tensor | None = None
+        if facts is not None and facts["components"] is not None:
+            axes, scales, rest = (torch.tensor(facts["components"][name]) for name in ("axes", "scales", "rest"))
+            std = torch.tensor(facts["std"])
+            unit = torch.where(std > 0, std, 1.0)
+            self.loadings, self.rest = scales[:, None] * axes / unit, rest / unit
 
     @torch.no_grad()
     def __call__(  # type: ignore[override]
@@ -63,39 +70,31 @@ class ProfileImputationInferer(SamplingInferer):
         inputs: Tensor,
         network: nn.Module,
         seed: Tensor | None = None,
-        measured: Tensor | None = None,
         observed: Tensor | None = None,
+        measured: Tensor | None = None,
         **condition: Tensor,
     ) -> Tensor:
-        if measured is None or observed is None:
-            raise ValueError("ProfileImputationInferer needs measured and observed among the condition_keys.")
+        if observed is None or (measured is None and self.loadings is not None):
+            raise ValueError(
+                "ProfileImputationInferer needs observed, and for components measured, among the condition_keys."
+            )
         x = convert_to_tensor(inputs, track_meta=False).float()
-        operator, y, noise_std = self._measurement(measured.to(x), observed.to(x.device))
+        operator, y, noise_std = self._measurement(x if measured is None else measured.to(x), observed.to(x.device))
         guided = PosteriorGuidance(network, operator.to(x.device), y, noise_std, self.method, self.sigma_data)
         numbers = [int(number) for number in (range(len(x)) if seed is None else seed)]
         drawn = self.draws(guided, x, numbers, self.count, **condition)
-        if self.loadings is None:
+        if self.loadings is None or self.rest is None:
             return torch.stack([drawn.mean(1), spread_of(drawn, 1)], 1)
         genes = drawn @ self.loadings.to(drawn)
         spread = (spread_of(genes, 1).square() + self.rest.to(drawn).square()).sqrt()
         return torch.stack([genes.mean(1), spread], 1)
 
     def _measurement(self, measured: Tensor, observed: Tensor) -> tuple[Operator, Tensor, float]:
-        """Operator, y and standard deviation of the noise, for standardised genes [B, G]."""
-        if self.loadings is None:
+        """Operator, y and standard deviation of the noise, for normalised genes [B, G]."""
+        if self.loadings is None or self.rest is None:
             return GeneDropout(observed), measured * observed, self.noise_std
         unit = (self.rest.square() + self.noise_std**2).sqrt().to(measured)
         return GeneLoadings(self.loadings.to(measured) / unit, observed), measured * observed / unit, 1.0
-
-
-def _loadings(facts: Mapping[str, Any]) -> tuple[Tensor | None, Tensor]:
-    r""":math:`\Lambda` [K, G] and r [G] in standard deviations of a gene; None for a model of genes."""
-    std = torch.tensor(facts["std"])
-    if facts["components"] is None:
-        return None, torch.zeros_like(std)
-    axes, scales, rest = (torch.tensor(facts["components"][name]) for name in ("axes", "scales", "rest"))
-    unit = torch.where(std > 0, std, 1.0)
-    return scales[:, None] * axes / unit, rest / unit
 
 
 class SaveImputedProfiles:
