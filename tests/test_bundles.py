@@ -651,6 +651,10 @@ def test_a_model_of_components_generates_and_imputes(bundle, shaped, dataset, tm
     shape = {"normal_scores": shaped, "group_means": shaped, "components": 0.4 if shaped else 5}
     where = {"output_dir": str(tmp_path / "out"), "ckpt_dir": str(tmp_path / "models"), "dataset_dir": dataset}
     workflow(bundle, ["train", "components"], ["smoke"], **where, **shape).run()
+    other = {**shape, "normal_scores": not shaped}
+    with pytest.raises(RuntimeError) as refused:
+        workflow(bundle, ["train", "components"], ["smoke"], **where, **other).run()
+    assert "normal_scores" in str(refused.value.__cause__)  # the same numbers in another space
     statistics = json.loads((tmp_path / "models/data_statistics.json").read_text())
     assert statistics["num_features"] == (int(0.4 * statistics["rows"]) if shaped else 5)
     common = {"kind": "infer", "checkpoint": str(tmp_path / "models/model.pt"), "output_dir": str(tmp_path / "made")}

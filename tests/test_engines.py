@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import signal
 from functools import partial
 
@@ -157,7 +158,8 @@ def test_interrupted_runs_are_closed_and_the_error_goes_on(tmp_path, error, stat
 
 def test_a_training_on_more_rows_takes_the_iterations_of_the_best_validation(tmp_path):
     path = tmp_path / "validation.jsonl"
-    lines = [{"iteration": at, "denoising_error": error} for at, error in ((0, 0.9), (34, 0.5), (51, 0.6), (17, 0.7))]
+    earlier, last = ((0, 0.9), (68, 0.1)), ((0, math.nan), (34, 0.5), (51, 0.6), (17, 0.7))  # continued from 17 on
+    lines = [{"iteration": at, "denoising_error": error} for at, error in (*earlier, *last)]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert [epochs_of_best(path, length) for length in (17, 2, 1000)] == [2, 17, 1]
     for missing in (tmp_path / "none.jsonl", path):

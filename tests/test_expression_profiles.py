@@ -58,8 +58,14 @@ def test_components_explain_what_they_should_and_the_rest_keeps_its_variance():
     back = few.inverse(few(torch.from_numpy(noisy)))
     np.testing.assert_allclose(back.var(0), noisy.var(0), rtol=0.15)
     assert (back == few.inverse(few(torch.from_numpy(noisy)))).all()  # a function of seed and components
-    with pytest.raises(DataError, match="1 to 38 components"):
-        measure_components(rows, 39)
+    with pytest.raises(DataError, match="1 to 18 components of 20 rows"):
+        measure_components(noisy[:20], 19)
+    with pytest.raises(DataError, match="1 to 3 components of 40 rows"):
+        measure_components(rows, 4)  # there are no more
+    three = np.arange(12) % 3
+    groups = noisy[:12] - measure_group_means(noisy[:12], three, ("a", "b", "c"))[three]
+    with pytest.raises(DataError, match="1 to 9 components of 12 rows"):
+        measure_components(groups, 10)
 
 
 def skewed(rows: int = 37) -> np.ndarray:
@@ -82,6 +88,10 @@ def test_normal_scores_are_those_of_normal_draws_and_rise_with_the_values():
         levels = np.flatnonzero(np.sort(rows[:, 3]) == value)[[0, -1]].mean() / 36
         middle = torch.tensor(norm.ppf((36 * levels + 0.5) / 37)).float()
         torch.testing.assert_close(z[rows[:, 3] == value, 3].mean(), middle)
+    floor = np.log2(np.random.default_rng(2).gamma(2, size=(200, 1)).clip(1.3)).astype(np.float32)  # no short decimals
+    low = floor == floor.min()
+    z = NormalScores(**json.loads(json.dumps(measure_quantiles(floor).as_dict())))(floor)
+    torch.testing.assert_close(z[low], torch.full((low.sum(),), norm.ppf(low.mean() / 2)).float(), atol=0.03, rtol=0)
     rising = np.sort(np.random.default_rng(1).gamma(2, size=500)) * 4 - 2
     assert (scores(rising[:, None].repeat(4, 1))[:, [0, 1, 3]].diff(dim=0) >= 0).all()
 
@@ -110,8 +120,10 @@ def test_group_means_leave_nothing_of_the_groups_on_average_and_come_back():
     for code in (0, 1):
         torch.testing.assert_close(left[groups == code].mean(0), torch.zeros(4), atol=1e-6, rtol=0)
     torch.testing.assert_close(transform.inverse(left, groups), torch.from_numpy(rows).float())
-    with pytest.raises(DataError, match="1 rows without one; groups without rows: c"):
-        measure_group_means(rows, np.r_[-1, groups[1:]], ("a", "b", "c"))
+    with pytest.raises(DataError, match="1 rows without one"):
+        measure_group_means(rows, np.r_[-1, groups[1:]], ("a", "b"))
+    with pytest.raises(DataError, match="none of c"):
+        measure_group_means(rows, groups, ("a", "b", "c"))
     with pytest.raises(ValueError, match="A row without a label cannot be taken"):
         transform(torch.zeros(4), torch.tensor(-1))
 
@@ -134,6 +146,23 @@ def test_profiles_come_back_through_the_steps_that_they_went(components, group_m
     made = [torch.as_tensor(steps.inverse({**one, "image": one["image"] * 0})["image"]) for one in asked]
     assert made[0].shape == (len(data.fields.genes),)
     assert group_means == bool((made[0] - made[1]).abs().max() > 0.05)
+
+
+def test_rows_without_a_label_are_refused_where_its_means_are_taken_out_held_out_or_not():
+    data = expression()
+    data.obs.loc["11", "group"] = None
+    with pytest.raises(DataError, match="1 rows without one"):
+        measure_profiles(data, range(10), group_means=True)
+    assert measure_profiles(data, range(10))["group_means"] is None
+
+
+def test_counts_come_back_through_normal_scores():
+    counts = np.random.default_rng(0).poisson(6, (12, 5)).astype(np.float32)
+    data = Expression(anndata.AnnData(counts, layers={"counts": counts}), GeneFields())
+    facts = measure_profiles(data, range(12), normal_scores=True)
+    steps = Compose(profile_transforms(facts))
+    for row, plain in zip(ExpressionRows(data, transform=steps), counts, strict=True):
+        np.testing.assert_array_equal(steps.inverse(row)["image"], plain)
 
 
 def test_imputation_by_components_is_that_of_factor_analysis(tmp_path):

@@ -355,6 +355,7 @@ def test_generated_cells_are_marked_and_read_again(tmp_path, fields, ending):
     write_expression(path, counts, measured, obs=obs, provenance=provenance, latent=counts[:, :2], library=totals)
     made = anndata.read_zarr(path) if ending == "zarr" else anndata.read_h5ad(path)
     assert made.layers["counts"].dtype == np.int32
+    assert made.X.dtype == np.float32
     assert list(made.obs_names[:2]) == ["synthetic_0", "synthetic_1"]
     assert made.obs["synthetic"].all()
     assert list(made.obs["kind"].cat.categories) == ["T", "B", "NK"]

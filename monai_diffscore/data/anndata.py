@@ -264,7 +264,8 @@ def annotated_expression(
         table[fields.total or "n_counts"] = totals
         layers["counts"] = matrix.astype(np.int32)
         matrix = matrix.astype(np.float32)
-        matrix.data = np.log1p(matrix.data * (TARGET_SUM / np.repeat(totals, np.diff(matrix.indptr))))
+        scale = (TARGET_SUM / totals).astype(np.float32)
+        matrix.data = np.log1p(matrix.data * np.repeat(scale, np.diff(matrix.indptr)))
     table["synthetic"] = True
     return anndata.AnnData(
         matrix,

@@ -20,7 +20,7 @@ from monai_diffscore.data.anndata import Expression
 from monai_diffscore.data.gene_fields import GeneFields, column_of
 from monai_diffscore.data.problems import DataError
 from monai_diffscore.data.rows import split_indices
-from monai_diffscore.transforms.group_means import GroupMeansd, measure_group_means
+from monai_diffscore.transforms.group_means import GroupMeansd, measure_group_means, refuse_unlabelled
 from monai_diffscore.transforms.normal_scores import NormalScores, NormalScoresd, measure_quantiles
 from monai_diffscore.transforms.omics import LogNormalize, LogNormalized, StandardizeGenesd, measure_gene_scale
 from monai_diffscore.transforms.principal import PrincipalComponentsd, measure_components
@@ -50,7 +50,8 @@ def split_profiles(
         raise DataError(
             source, key=subject or fields.label or "rows", got=str(error),
             expected=f"rows for training, and a share of {share:g} held out of them",
-            remedy="Give more rows, another validation_share, or no label.",
+            remedy="Give more rows, another validation_share, or no label."
+            if subject is None else "Give rows of more subjects, or another validation_share.",
         ) from error  # fmt: skip
 
 
@@ -95,7 +96,10 @@ def measure_profiles(
         "components": None,
     }
     if normal_scores or group_means or components is not None:
-        labels = fields.codes(expression.obs, "label", expression.source)[rows] if fields.label else np.empty(0, int)
+        labels = fields.codes(expression.obs, "label", expression.source) if fields.label else np.empty(0, int)
+        if group_means:
+            refuse_unlabelled(labels, expression.source)
+        labels = labels[rows] if fields.label else labels
         if components is not None:
             components = int(components * len(rows)) if components < 1 else int(components)
         facts |= _measure_shape(np.concatenate(blocks), labels, fields.labels, components, normal_scores, group_means)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import time
 from pathlib import Path
 
@@ -107,6 +108,8 @@ class ValidationLog:
 def epochs_of_best(path: str | Path, epoch_length: int, metric: str = "denoising_error") -> int:
     """Epochs, at least 1, that come nearest to the iterations of an earlier training at its best validation.
 
+    Of a log to which several trainings were appended it is the last one, which begins at iteration 0.
+
     Args:
         path: file of that training's :class:`ValidationLog`.
         epoch_length: iterations of an epoch of the training to come.
@@ -115,7 +118,9 @@ def epochs_of_best(path: str | Path, epoch_length: int, metric: str = "denoising
         DataError: if the file is not there, or no line of it has the metric.
     """
     lines = [json.loads(line) for line in Path(path).read_text().splitlines()] if Path(path).is_file() else []
-    found = [(line[metric], line["iteration"]) for line in lines if metric in line and "iteration" in line]
+    held = [(line["iteration"], line[metric]) for line in lines if metric in line and "iteration" in line]
+    start = max((place for place, (iteration, _) in enumerate(held) if iteration == 0), default=0)
+    found = [(error, iteration) for iteration, error in held[start:] if math.isfinite(error)]
     if not found:
         raise DataError(
             path, key="validation_log", expected=f"lines with 'iteration' and {metric!r}, of a training that validated",

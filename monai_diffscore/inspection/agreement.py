@@ -127,7 +127,7 @@ def _conditions(train: Config, inference: Config) -> list[Finding]:
     encoder = network.get("condition") or {}
     if not isinstance(encoder, dict):
         return []
-    kinds = ("categorical", "continuous", "vector", "concat")
+    kinds = ("categorical", "continuous", "vector", "concat", "attached")
     declared = {name for kind in kinds for name in (encoder.get(kind) or {})}
     own = {"context"} if network.get("context_channels") else set()
     findings = []

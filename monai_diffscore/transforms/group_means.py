@@ -34,16 +34,26 @@ def measure_group_means(rows: Any, groups: Any, names: Sequence[str]) -> np.ndar
         DataError: for a row without a group (-1), or a group without a row.
     """
     values, codes = np.asarray(rows, dtype=np.float64), np.asarray(groups)
-    counts = np.bincount(codes[codes >= 0], minlength=len(names))
-    if (codes < 0).any() or (counts == 0).any() or not names:
-        empty = [name for name, count in zip(names, counts, strict=True) if not count]
+    refuse_unlabelled(codes, "the training rows")
+    empty = [name for code, name in enumerate(names) if not (codes == code).any()]
+    if empty or not names:
         raise DataError(
-            "the training rows", key="group_means", expected="a group for each row and rows of each group",
-            got=f"{int((codes < 0).sum())} rows without one; groups without rows: {', '.join(empty) or 'none'}"
-            if names else "no label", remedy="Name the column with the groups as label, complete it, or set "
-            "group_means to false.",
+            "the training rows", key="group_means", expected="rows of each group",
+            got=f"none of {', '.join(empty)}" if names else "no groups",
+            remedy="Name the column with the groups as label, leave out rare groups, or set group_means to false.",
         )  # fmt: skip
     return np.stack([values[codes == code].mean(0) for code in range(len(names))])
+
+
+def refuse_unlabelled(groups: np.ndarray, source: object) -> None:
+    """Means of groups are for rows that have one: raises a DataError for groups [N] with a -1, or of no rows."""
+    missing = int((groups < 0).sum())
+    if missing or not len(groups):
+        raise DataError(
+            source, key="group_means", expected="a group for each row",
+            got=f"{missing} rows without one" if len(groups) else "no column of groups",
+            remedy="Name the column with the groups as label and complete it, or set group_means to false.",
+        )  # fmt: skip
 
 
 class GroupMeans(InvertibleTransform):

@@ -45,21 +45,22 @@ class GeneQuantiles:
     rows: int
 
     def as_dict(self) -> dict[str, Any]:
-        """The arguments of :class:`NormalScores`, for JSON, to the seven digits of a float32."""
+        """The arguments of :class:`NormalScores`, for JSON; nine digits tell one float32 from the next."""
         return {
-            "quantiles": [[float(f"{value:.7g}") for value in level] for level in self.quantiles],
-            "std": [float(f"{value:.7g}") for value in self.std],
+            "quantiles": [[float(f"{value:.9g}") for value in level] for level in self.quantiles],
+            "std": [float(f"{value:.9g}") for value in self.std],
             "rows": self.rows,
         }
 
 
 def measure_quantiles(rows: Any, most: int = 100) -> GeneQuantiles:
-    """The quantiles of training rows [N, G], ``most`` at most.
+    """The quantiles of training rows [N, G], ``most`` at most, as float32, which rows are when they are read: a value
+    meets its own quantile.
 
     Raises:
         DataError: for fewer than two rows, or a value that is not finite.
     """
-    values = np.asarray(rows, dtype=np.float64)
+    values = np.asarray(rows, dtype=np.float32).astype(np.float64)
     if len(values) < 2 or not np.isfinite(values).all():
         raise DataError(
             "the training rows", expected="at least two, all finite", got=f"{len(values)} rows, "
@@ -84,7 +85,7 @@ class NormalScores(InvertibleTransform):
     backend = [TransformBackends.TORCH]  # noqa: RUF012  # MONAI's form
 
     def __init__(self, quantiles: Sequence[Any], std: Sequence[float], rows: int) -> None:
-        nodes = torch.as_tensor(np.asarray(quantiles, dtype=np.float64))
+        nodes = torch.as_tensor(np.asarray(quantiles, dtype=np.float32)).double()
         self.std, self.rows = torch.as_tensor(np.asarray(std, dtype=np.float64)), int(rows)
         if (
             nodes.ndim != 2
@@ -117,7 +118,7 @@ class NormalScores(InvertibleTransform):
     def inverse(self, image: Tensor) -> Tensor:
         """x; takes the record off a ``MetaTensor``."""
         score = self._columns(image)
-        if isinstance(image, MetaTensor) and image.applied_operations:
+        if isinstance(image, MetaTensor):
             self.pop_transform(image)
         last = self.nodes.shape[1] - 1
         place = torch.as_tensor(level_of_score(score, self.rows)) * last
@@ -126,6 +127,8 @@ class NormalScores(InvertibleTransform):
         beyond = (score - score.clamp(-self.end, self.end)) * self.std[:, None]
         values = low + (place - lower) * (high - low) + beyond
         plain: Tensor = values.T.reshape(image.shape).to(image.device, torch.float32)
+        if isinstance(image, MetaTensor):  # with the record of the steps before
+            return MetaTensor(plain, meta=image.meta, applied_operations=image.applied_operations)
         return plain
 
     def _level(self, values: Tensor, right: bool) -> Tensor:

@@ -47,16 +47,18 @@ def measure_components(rows: Any, count: int) -> Components:
     """The first ``count`` principal components of training rows [N, G], genes unscaled.
 
     Raises:
-        DataError: unless 1 <= count <= N - 2.
+        DataError: unless 1 <= count <= N - 2, and the rows have as many: genes, or the groups whose means were taken
+            out, leave fewer.
     """
     values = np.asarray(rows, dtype=np.float64)
-    if not 1 <= count <= len(values) - 2:
-        raise DataError(
-            "the training rows", key="components", expected=f"1 to {len(values) - 2} components of {len(values)} rows",
-            got=str(count), remedy="Ask for fewer components, or give more rows.",
-        )  # fmt: skip
     mean = values.mean(0)
     _, singular, axes = np.linalg.svd(values - mean, full_matrices=False)
+    most = min(int((singular > 1e-6 * singular[0]).sum()), len(values) - 2)
+    if not 1 <= count <= most:
+        raise DataError(
+            "the training rows", key="components", expected=f"1 to {most} components of {len(values)} rows",
+            got=str(count), remedy="Ask for fewer components, or give more rows.",
+        )  # fmt: skip
     axes = axes[:count]
     rest = values - mean - (values - mean) @ axes.T @ axes
     return Components(axes, singular[:count] / np.sqrt(len(values)), mean, rest.std(0))
@@ -104,7 +106,7 @@ class PrincipalComponents(InvertibleTransform):
         key = hashlib.sha256(plain.float().numpy().tobytes() + str(self.seed).encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(key[:7], "big"))
         noise = torch.randn(*image.shape[:-1], len(self.mean), dtype=torch.float64, generator=generator)
-        rows = (image.double().cpu() * self.scales) @ self.axes + self.mean + self.rest * noise
+        rows = (image.cpu().double() * self.scales) @ self.axes + self.mean + self.rest * noise
         return rows.float()
 
     def _check(self, x: Tensor, expected: int) -> None:
