@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from monai_diffscore import Denoiser, DenoisingLoss, EDMPreconditioning, LogNormalNoise, edm_weight
 from monai_diffscore.data.simulated_expression import attachment_edges, draw_field, field_precision
 from monai_diffscore.memory import peak_memory_bytes
-from monai_diffscore.networks import GeneResidualMLP, PathwayGNN
+from monai_diffscore.networks import GeneResidualMLP, PathwayGNN, SingleCellNet
 
 DEPTH, HIDDEN, BATCH = 3, 64, 16
 
@@ -46,13 +46,10 @@ def step_seconds(network: nn.Module, x: Tensor, repeats: int = 3) -> float:
 
 def scaling(arguments: argparse.Namespace) -> None:
     """Seconds a step by number of genes, and the slope of log time over log genes from 10,000 on and over all."""
-    builders: dict[str, Callable[[int], nn.Module]] = {"GeneResidualMLP": lambda genes: GeneResidualMLP(genes)}
-    try:
-        from monai_diffscore.networks import SingleCellNet
-
-        builders["SingleCellNet"] = lambda genes: SingleCellNet(genes)
-    except ImportError:
-        pass
+    builders: dict[str, Callable[[int], nn.Module]] = {
+        "GeneResidualMLP": GeneResidualMLP,
+        "SingleCellNet": SingleCellNet,
+    }
     for name, build in builders.items():
         genes = [1000, 2500, 5000, 10_000, 20_000, 40_000]
         seconds = [step_seconds(build(count), torch.randn(arguments.batch, count)) for count in genes]
