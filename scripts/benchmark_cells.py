@@ -67,17 +67,27 @@ def run(bundle: Path, run_id: str, *configurations: str, **options: Any) -> floa
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def train(cells: Any, folder: Path, seed: int, settings: dict[str, str], bundle: Path = BUNDLE) -> float:
-    """Trains the bundle in a folder: ``train.h5ad``, ``training`` and ``models``; the CPU seconds of it."""
+def train(rows: Any, folder: Path, seed: int, settings: dict[str, str], bundle: Path, *overlays: str) -> float:
+    """Trains a bundle in a folder: ``train.h5ad``, ``training`` and ``models``; the CPU seconds of it."""
     folder.mkdir(parents=True, exist_ok=True)
-    cells.write_h5ad(folder / "train.h5ad")
+    rows.write_h5ad(folder / "train.h5ad")
     where = {"output_dir": folder / "training", "ckpt_dir": folder / "models", "dataset_dir": folder / "train.h5ad"}
-    return run(bundle, "training", "train", seed=seed, **where, **settings)
+    return run(bundle, "training", "train", *overlays, seed=seed, **where, **settings)
+
+
+def rows_of_each(labels: Any) -> dict[str, int]:
+    """How many rows each label has, of those that have any."""
+    return {str(name): int(count) for name, count in labels.value_counts().items() if count}
+
+
+def mean_of(sets: list[dict[str, float]]) -> dict[str, float]:
+    """The figures of several sets, each in the mean."""
+    return {name: float(np.mean([one[name] for one in sets])) for name in sets[0]}
 
 
 def generate(asked: Any, folder: Path, seed: int, bundle: Path = BUNDLE) -> Any:
     """As many cells of each type as there are in ``asked``, of the model in a folder."""
-    wanted = {str(name): int(count) for name, count in asked.obs[LABEL].value_counts().items() if count}
+    wanted = rows_of_each(asked.obs[LABEL])
     where = {"output_dir": folder / f"samples_{seed}", "checkpoint": folder / "models/model.pt"}
     run(bundle, "sampling", "inference", seed=seed, cells_per_type=wanted, dataset_dir=folder / "train.h5ad", **where)
     return anndata.read_h5ad(where["output_dir"] / "cells.h5ad")
@@ -143,10 +153,9 @@ def main() -> None:
     found, seconds = [], []
     for seed in arguments.seeds:
         folder = arguments.out.resolve() / f"split_{arguments.split}_seed_{seed}"
-        seconds.append(train(known, folder, seed, settings))
+        seconds.append(train(known, folder, seed, settings, BUNDLE))
         sets = [generate(held_out, folder, 100 * seed + number) for number in range(arguments.draws)]
-        each = [figures_of(reference, profiles(made)) for made in sets]
-        found.append({name: float(np.mean([one[name] for one in each])) for name in each[0]})
+        found.append(mean_of([figures_of(reference, profiles(made)) for made in sets]))
         if seed == arguments.seeds[0]:
             print(f"| generator | {' | '.join(found[0])} | CPU s of training |\n|---|{'---|' * (len(found[0]) + 1)}")
         print(row(f"scrna_attention, seed {seed}", found[-1:], seconds[-1:]), flush=True)

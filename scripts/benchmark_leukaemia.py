@@ -22,7 +22,7 @@ from typing import Any
 
 import anndata
 import numpy as np
-from benchmark_cells import run
+from benchmark_cells import mean_of, rows_of_each, run, train
 
 from monai_diffscore.data.anndata import stratified_split
 from monai_diffscore.data.samples import leukaemia
@@ -57,14 +57,6 @@ def profiles(patients: Any) -> Profiles:
     return Profiles(np.asarray(patients.X, dtype=np.float64), patients.obs[LABEL].astype(str).to_numpy())
 
 
-def train(patients: Any, folder: Path, seed: int, settings: dict[str, str]) -> None:
-    """The bundle's training, in a folder with ``train.h5ad``, ``training`` and ``models``."""
-    folder.mkdir(parents=True, exist_ok=True)
-    patients.write_h5ad(folder / "train.h5ad")
-    where = {"output_dir": folder / "training", "ckpt_dir": folder / "models", "dataset_dir": folder / "train.h5ad"}
-    run(BUNDLE, "training", "train", "leukaemia", seed=seed, **where, **settings)
-
-
 def epochs(patients: int) -> int:
     """As many as make the chosen number of iterations."""
     overlay, bundle = (json.loads((BUNDLE / f"configs/{name}.json").read_text()) for name in ("leukaemia", "train"))
@@ -74,7 +66,7 @@ def epochs(patients: int) -> int:
 
 def generate(asked: Any, folder: Path, seed: int) -> Any:
     """As many profiles of each group as there are in ``asked``, of the model in a folder."""
-    wanted = {str(name): int(count) for name, count in asked.obs[LABEL].value_counts().items() if count}
+    wanted = rows_of_each(asked.obs[LABEL])
     where = {"output_dir": folder / f"samples_{seed}", "checkpoint": folder / "models/model.pt"}
     run(BUNDLE, "sampling", "inference", "leukaemia", seed=seed, profiles_per_label=wanted, **where)
     return anndata.read_h5ad(where["output_dir"] / "profiles.h5ad")
@@ -83,7 +75,7 @@ def generate(asked: Any, folder: Path, seed: int) -> Any:
 def curve(known: Any, folder: Path, seed: int, settings: dict[str, str]) -> np.ndarray:
     """Rows (iteration, denoising error of held-out rows) of a training that does not stop early."""
     longer = {"patience": "0", "max_epochs": "200", "val_interval": "10"}
-    train(known, folder, seed, {**longer, "validation_share": "0.4", **settings})
+    train(known, folder, seed, {**longer, "validation_share": "0.4", **settings}, BUNDLE, "leukaemia")
     lines = map(json.loads, (folder / "training/validation.jsonl").read_text().splitlines())
     return np.array([(line["iteration"], line["denoising_error"]) for line in lines])
 
@@ -141,10 +133,10 @@ def main() -> None:
             continue
         # three held-out patients would tell nothing: the length is that of the curve
         length = {"validation_share": str(HELD_OUT), "patience": "0", "max_epochs": str(epochs(len(known)))}
-        train(known, folder, seed, {**length, **given})
+        train(known, folder, seed, {**length, **given}, BUNDLE, "leukaemia")
         sets = [generate(held_out, folder, 100 * seed + number) for number in range(arguments.draws)]
         each = [measure(known, held_out, made) for made in sets]
-        found.append({name: float(np.mean([one[name] for one in each])) for name in each[0]})
+        found.append(mean_of(each))
         for one in (*each, found[-1]):
             print({name: round(value, 3) for name, value in one.items()}, flush=True)
     if curves:

@@ -26,14 +26,13 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.util
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from benchmark_cells import run
 from sklearn.datasets import load_wine
 
 from monai_diffscore.data import infer_schema, read_table, samples, split_table, write_table
@@ -119,28 +118,18 @@ def whole_numbers(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.reset_index(drop=True).astype(kinds)
 
 
-def run(run_id: str, configs: Sequence[str], **flags: object) -> None:
-    """One command of the bundle."""
-    words = [part for name, value in flags.items() for part in (f"--{name}", str(value))]
-    files = str([f"configs/{config}.json" for config in configs])
-    command = [sys.executable, "-m", "monai.bundle", "run", run_id, "--config_file", files, *words]
-    done = subprocess.run(command, cwd=BUNDLE, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(done.stderr[-3000:])
-
-
 def generate(folder: Path, label: str, seed: int, count: int, settings: dict[str, str]) -> dict[str, Path]:
     """Two tables of synthetic rows: of a training on train.csv, and of one more on its held-out rows too."""
     given = {"dataset_dir": folder / "train.csv", "label": label, "seed": seed, **settings}
     log = folder / "first/validation.jsonl"
-    run("training", ["train"], **given, output_dir=folder / "first", ckpt_dir=folder / "first")
+    run(BUNDLE, "training", "train", **given, output_dir=folder / "first", ckpt_dir=folder / "first")
     again = {"output_dir": folder / "again", "ckpt_dir": folder / "again", "validation_log": log}
-    run("training", ["train", "all_rows"], **given, **again)
+    run(BUNDLE, "training", "train", "all_rows", **given, **again)
     shared = {name: value for name, value in settings.items() if name in ("hidden_size", "depth", "bottleneck")}
     made = {"tabular_mlp": folder / "first", "tabular_mlp, all rows": folder / "again"}
     for where in made.values():
         options = {"output_dir": where / "samples", "seed": seed, "num_samples": count, **shared}
-        run("sampling", ["inference"], checkpoint=where / "model.pt", **options)
+        run(BUNDLE, "sampling", "inference", checkpoint=where / "model.pt", **options)
     return {name: where / "samples/table.csv" for name, where in made.items()}
 
 
