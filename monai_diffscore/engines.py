@@ -360,25 +360,16 @@ class SamplingInferer(Inferer):
         # a MetaTensor again where the inputs were one, so that Invertd finds what to invert
         return convert_to_dst_type(samples, inputs, dtype=samples.dtype)[0]
 
-    def sample(
-        self,
-        denoiser: nn.Module,
-        like: Tensor,
-        numbers: Sequence[int],
-        start: Tensor | None = None,
-        sigmas: Tensor | None = None,
-        sampler: Any = None,
-        **condition: Tensor,
-    ) -> Tensor:
+    def sample(self, denoiser: nn.Module, like: Tensor, numbers: Sequence[int], **options: Any) -> Tensor:
         """Samples of the shape, dtype and device of ``like``, one for each number.
 
         Args:
-            denoiser, condition: D and what it takes.
-            start: the state at ``sigmas[0]``; None draws noise.
-            sigmas, sampler: None are the inferer's own.
+            denoiser: D.
+            options: the condition that D takes; ``start``, the state at ``sigmas[0]`` (None draws noise); ``sigmas``
+                and ``sampler`` in place of the inferer's own.
         """
         with first_interrupt(self._stop, "keeping the current estimate as the sample, and stopping"):
-            return self._run(denoiser, like, numbers, start, sigmas, sampler, **condition)
+            return self._run(denoiser, like, numbers, **options)
 
     def draws(self, denoiser: nn.Module, like: Tensor, numbers: Sequence[int], count: int, **options: Any) -> Tensor:
         """``count`` samples for each number, [B, count, ...]: draw d of number i is sample i * count + d.

@@ -22,7 +22,13 @@ from monai_diffscore.data.problems import DataError
 from monai_diffscore.data.rows import split_indices
 from monai_diffscore.transforms.group_means import GroupMeansd, measure_group_means, refuse_unlabelled
 from monai_diffscore.transforms.normal_scores import NormalScores, NormalScoresd, measure_quantiles
-from monai_diffscore.transforms.omics import LogNormalize, LogNormalized, StandardizeGenesd, measure_gene_scale
+from monai_diffscore.transforms.omics import (
+    LogNormalize,
+    LogNormalized,
+    StandardizeGenes,
+    StandardizeGenesd,
+    measure_gene_scale,
+)
 from monai_diffscore.transforms.principal import PrincipalComponentsd, measure_components
 
 logger = logging.getLogger(__name__)
@@ -96,33 +102,33 @@ def measure_profiles(
         "components": None,
     }
     if normal_scores or group_means or components is not None:
-        labels = fields.codes(expression.obs, "label", expression.source) if fields.label else np.empty(0, int)
+        groups = None
         if group_means:
-            refuse_unlabelled(labels, expression.source)
-        labels = labels[rows] if fields.label else labels
+            codes = fields.codes(expression.obs, "label", expression.source) if fields.label else np.empty(0, int)
+            refuse_unlabelled(codes, expression.source)
+            groups = codes[rows]
         if components is not None:
             components = int(components * len(rows)) if components < 1 else int(components)
-        facts |= _measure_shape(np.concatenate(blocks), labels, fields.labels, components, normal_scores, group_means)
+        facts |= _measure_shape(np.concatenate(blocks), components, normal_scores, groups, fields.labels)
     return {**facts, **further}
 
 
 def _measure_shape(
     values: np.ndarray,
-    labels: np.ndarray,
-    names: Sequence[str],
     components: int | None,
     normal_scores: bool,
-    group_means: bool,
+    groups: np.ndarray | None,
+    names: Sequence[str],
 ) -> dict[str, Any]:
     """Facts of the steps that need all rows at once, each measured on what those before it leave."""
     facts: dict[str, Any] = {}
     if normal_scores:
         facts["normal_scores"] = measure_quantiles(values).as_dict()
         values = NormalScores(**facts["normal_scores"])(torch.from_numpy(values)).double().numpy()
-    if group_means:
-        means = measure_group_means(values, labels, names)
+    if groups is not None:
+        means = measure_group_means(values, groups, names)
         facts["group_means"] = [_digits(mean) for mean in means]
-        values = values - means[labels]
+        values = values - means[groups]
     if components is None:
         scale = measure_gene_scale([values])
         facts["residual_scale"] = {"mean": _digits(scale.mean), "std": _digits(scale.std)}
@@ -275,7 +281,7 @@ class ObservedProfiles(Dataset):
         self.truth[:, there] = values[:, [measured[gene] for gene in fields.genes if gene in measured]]
         hidden = torch.rand(len(there), generator=torch.Generator().manual_seed(seed)) < hidden_share
         self.observed = there & ~hidden
-        self.mean, self.std = torch.tensor(facts["mean"]), torch.tensor(facts["std"])
+        self.mean, self.standardise = torch.tensor(facts["mean"]), StandardizeGenes(facts["mean"], facts["std"])
         self.names, self.transform = list(found.obs.index), transform
         logger.info(f"{int(self.observed.sum())} of {len(there)} genes are taken as measured, the rest is imputed")
 
@@ -288,7 +294,7 @@ class ObservedProfiles(Dataset):
         item = {
             "image": image,
             "observed": self.observed,
-            "measured": torch.where(self.std > 0, (image - self.mean) / self.std.clamp_min(1e-30), 0.0),
+            "measured": self.observed * self.standardise(image),
             "truth": truth,
             "seed": place,
             "name": str(self.names[place]),

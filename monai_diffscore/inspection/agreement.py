@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from monai_diffscore.inspection.files import BundleFiles, Config, Finding, items, look_up
+from monai_diffscore.networks.conditioning import KINDS
 
 #: ids that must be the same in both
 SHARED = ("network_def", "preconditioning", "autocast_dtype", "amp", "spatial_dims")
@@ -127,8 +128,7 @@ def _conditions(train: Config, inference: Config) -> list[Finding]:
     encoder = network.get("condition") or {}
     if not isinstance(encoder, dict):
         return []
-    kinds = ("categorical", "continuous", "vector", "concat", "attached")
-    declared = {name for kind in kinds for name in (encoder.get(kind) or {})}
+    declared = {name for kind in KINDS for name in (encoder.get(kind) or {})}
     own = {"context"} if network.get("context_channels") else set()
     findings = []
     for name in sorted(set(keys) - declared - own):

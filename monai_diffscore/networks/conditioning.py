@@ -35,6 +35,10 @@ from monai_diffscore.networks.blocks import FourierFeatures, SinusoidalTimeEmbed
 _RESERVED = {"x", "x0", "sigma", "c_noise", "condition", "inputs", "network", "denoiser", "generator", "seed"}
 
 
+#: of fields, by the names of the arguments that declare them
+KINDS = ("categorical", "continuous", "vector", "concat", "attached")
+
+
 class ConditionEncoder(nn.Module):
     """Embeds the declared fields into one vector [B, width], and attaches the image-shaped ones to x.
 
@@ -67,7 +71,7 @@ class ConditionEncoder(nn.Module):
         self.vector = dict(vector or {})
         self.concat = dict(concat) if isinstance(concat, Mapping) else dict.fromkeys(concat or (), 1)
         self.attached = {name: _Scale(mean, std) for name, (mean, std) in (attached or {}).items()}
-        self.names = (*self.categorical, *self.continuous, *self.vector, *self.concat, *self.attached)
+        self.names = tuple(name for kind in KINDS for name in getattr(self, kind))
         self.required = tuple(self.concat if required is None else required)
         self.width = width
         self.dropout = dropout

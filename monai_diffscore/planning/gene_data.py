@@ -104,7 +104,7 @@ def fingerprint_table(
         modality="mixed columns",
         modality_from="the schema",
         cases=len(frame),
-        subjects=len(frame) if subject is None else int(frame[subject].nunique()),
+        subjects=_subjects(frame, subject),
         names=[],
         channels=encoding.size,
         sizes={name: [len(schema.features)] for name in ("min", "median", "max")},
@@ -143,6 +143,10 @@ def _roles(obs: pd.DataFrame, conditions: Sequence[str], root: Path) -> dict[str
     return {**roles, "covariates": tuple(numbers)}
 
 
+def _subjects(rows: pd.DataFrame, subject: str | None) -> int:
+    return len(rows) if subject is None else int(rows[subject].nunique())
+
+
 def _of_expression(
     root: Path,
     kind: str,
@@ -171,7 +175,7 @@ def _of_expression(
         modality=content,
         modality_from=f"the values of {found.layer}",
         cases=len(found),
-        subjects=len(found) if declared["subject"] is None else int(found.obs[declared["subject"]].nunique()),
+        subjects=_subjects(found.obs, declared["subject"]),
         names=[],
         channels=len(found.genes),
         sizes={name: [len(found.genes)] for name in ("min", "median", "max")},

@@ -56,13 +56,13 @@ class ProfileImputationInferer(SamplingInferer):
         if draws < 2:
             raise ValueError(f"ProfileImputationInferer needs at least two draws, for their spread, got {draws}.")
         self.count, self.noise_std, self.method, self.sigma_data = draws, noise_std, method, sigma_data
-        self.loadings: Tensor | None = None
-        self.rest: Tensor | None = None
+        #: loadings [K, G] and rest [G] in standard deviations of a gene
+        self.components: tuple[Tensor, Tensor] | None = None
         if facts is not None and facts["components"] is not None:
             axes, scales, rest = (torch.tensor(facts["components"][name]) for name in ("axes", "scales", "rest"))
             std = torch.tensor(facts["std"])
             unit = torch.where(std > 0, std, 1.0)
-            self.loadings, self.rest = scales[:, None] * axes / unit, rest / unit
+            self.components = scales[:, None] * axes / unit, rest / unit
 
     @torch.no_grad()
     def __call__(  # type: ignore[override]
@@ -74,7 +74,7 @@ class ProfileImputationInferer(SamplingInferer):
         measured: Tensor | None = None,
         **condition: Tensor,
     ) -> Tensor:
-        if observed is None or (measured is None and self.loadings is not None):
+        if observed is None or (measured is None and self.components is not None):
             raise ValueError(
                 "ProfileImputationInferer needs observed, and for components measured, among the condition_keys."
             )
@@ -83,18 +83,20 @@ class ProfileImputationInferer(SamplingInferer):
         guided = PosteriorGuidance(network, operator.to(x.device), y, noise_std, self.method, self.sigma_data)
         numbers = [int(number) for number in (range(len(x)) if seed is None else seed)]
         drawn = self.draws(guided, x, numbers, self.count, **condition)
-        if self.loadings is None or self.rest is None:
+        if self.components is None:
             return torch.stack([drawn.mean(1), spread_of(drawn, 1)], 1)
-        genes = drawn @ self.loadings.to(drawn)
-        spread = (spread_of(genes, 1).square() + self.rest.to(drawn).square()).sqrt()
+        loadings, rest = (part.to(drawn) for part in self.components)
+        genes = drawn @ loadings
+        spread = (spread_of(genes, 1).square() + rest.square()).sqrt()
         return torch.stack([genes.mean(1), spread], 1)
 
     def _measurement(self, measured: Tensor, observed: Tensor) -> tuple[Operator, Tensor, float]:
         """Operator, y and standard deviation of the noise, for normalised genes [B, G]."""
-        if self.loadings is None or self.rest is None:
+        if self.components is None:
             return GeneDropout(observed), measured * observed, self.noise_std
-        unit = (self.rest.square() + self.noise_std**2).sqrt().to(measured)
-        return GeneLoadings(self.loadings.to(measured) / unit, observed), measured * observed / unit, 1.0
+        loadings, rest = (part.to(measured) for part in self.components)
+        unit = (rest.square() + self.noise_std**2).sqrt()
+        return GeneLoadings(loadings / unit, observed), measured * observed / unit, 1.0
 
 
 class SaveImputedProfiles:

@@ -42,3 +42,10 @@ class InvertibleDictionary(MapTransform, InvertibleTransform):
         for key in self.key_iterator(d):
             d[key] = self.transform.inverse(d[key])
         return d
+
+
+class RecordingDictionary(InvertibleDictionary):
+    """One whose transform records what its inverse needs, whatever it was given."""
+
+    def call(self, image: Tensor, key: Hashable, data: Mapping[Hashable, Any]) -> Tensor:
+        return self.transform(recording(image))

@@ -8,7 +8,7 @@ normal draws. Beyond the range of the training rows z goes on linearly, a standa
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ from scipy.special import ndtr, ndtri
 from torch import Tensor
 
 from monai_diffscore.data.problems import DataError
-from monai_diffscore.transforms.dictionary import InvertibleDictionary, recording
+from monai_diffscore.transforms.dictionary import RecordingDictionary
 
 
 def score_of_level(level: Any, rows: int) -> Any:
@@ -149,11 +149,8 @@ class NormalScores(InvertibleTransform):
         return plain.reshape(-1, len(self.nodes)).T.contiguous()
 
 
-class NormalScoresd(InvertibleDictionary):
+class NormalScoresd(RecordingDictionary):
     """Dictionary form of :class:`NormalScores`."""
 
     def __init__(self, keys: KeysCollection, allow_missing_keys: bool = False, **quantiles: Any) -> None:
         super().__init__(keys, NormalScores(**quantiles), allow_missing_keys)
-
-    def call(self, image: Tensor, key: Hashable, data: Mapping[Hashable, Any]) -> Tensor:
-        return self.transform(recording(image))

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from monai_diffscore.data.counts import refuse_other_than_counts
 from monai_diffscore.data.problems import DataError
-from monai_diffscore.transforms.dictionary import InvertibleDictionary, recording
+from monai_diffscore.transforms.dictionary import InvertibleDictionary, RecordingDictionary, recording
 from monai_diffscore.transforms.intensity import source_of
 
 
@@ -191,13 +191,10 @@ class StandardizeGenes(InvertibleTransform):
             raise ValueError(f"StandardizeGenes has {len(self.mean)} genes, got an input of shape {tuple(x.shape)}.")
 
 
-class StandardizeGenesd(InvertibleDictionary):
+class StandardizeGenesd(RecordingDictionary):
     """Dictionary form of :class:`StandardizeGenes`."""
 
     def __init__(
         self, keys: KeysCollection, mean: Sequence[float], std: Sequence[float], allow_missing_keys: bool = False
     ) -> None:
         super().__init__(keys, StandardizeGenes(mean, std), allow_missing_keys)
-
-    def call(self, image: Tensor, key: Hashable, data: Mapping[Hashable, Any]) -> Tensor:
-        return self.transform(recording(image))

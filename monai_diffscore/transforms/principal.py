@@ -11,7 +11,7 @@ keeps its variance; a row that was measured does not get its own rest back.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,7 @@ from monai.utils import TransformBackends, convert_to_tensor
 from torch import Tensor
 
 from monai_diffscore.data.problems import DataError
-from monai_diffscore.transforms.dictionary import InvertibleDictionary, recording
+from monai_diffscore.transforms.dictionary import RecordingDictionary
 
 
 @dataclass(frozen=True)
@@ -117,14 +117,11 @@ class PrincipalComponents(InvertibleTransform):
             )
 
 
-class PrincipalComponentsd(InvertibleDictionary):
+class PrincipalComponentsd(RecordingDictionary):
     """Dictionary form of :class:`PrincipalComponents`."""
 
     def __init__(self, keys: KeysCollection, allow_missing_keys: bool = False, **components: Any) -> None:
         super().__init__(keys, PrincipalComponents(**components), allow_missing_keys)
-
-    def call(self, image: Tensor, key: Hashable, data: Mapping[Hashable, Any]) -> Tensor:
-        return self.transform(recording(image))
 
 
 def _rounded(value: float) -> float:
