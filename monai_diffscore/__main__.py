@@ -146,7 +146,7 @@ def add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def _report(chosen: argparse.Namespace) -> int:
     from monai_diffscore import report  # MONAI, MLflow and matplotlib take seconds to import
-    from monai_diffscore.data import DataError
+    from monai_diffscore.errors import DataError
 
     if chosen.synthetic or (chosen.run and report.find_profiles(chosen.run)):
         return _report_profiles(chosen)
@@ -174,7 +174,7 @@ def _report(chosen: argparse.Namespace) -> int:
 
 def _report_profiles(chosen: argparse.Namespace) -> int:
     from monai_diffscore import report
-    from monai_diffscore.data import DataError
+    from monai_diffscore.errors import DataError
 
     synthetic = chosen.synthetic or report.find_profiles(chosen.run)
     run = report.find_run(chosen.run or synthetic[0].parent)

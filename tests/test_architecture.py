@@ -10,7 +10,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "monai_diffscore"
 LEVELS = {
-    **dict.fromkeys(["sde", "operators", "networks", "transforms", "data", "gallery", "memory"], 0),
+    **dict.fromkeys(["sde", "operators", "networks", "transforms", "data", "gallery", "memory", "errors"], 0),
     **dict.fromkeys(["denoiser", "optimizers"], 1),
     **dict.fromkeys(["losses", "sampling", "likelihood", "guidance", "tiling", "discrete", "anomaly"], 2),
     **dict.fromkeys(["engines", "handlers", "metrics", "planning", "command_line", "report", "tasks", "interrupts"], 3),

@@ -22,9 +22,10 @@ from monai.bundle import ConfigWorkflow, ckpt_export, verify_net_in_out
 from PIL import Image
 
 from monai_diffscore.command_line import find_cause
-from monai_diffscore.data import DataError, TableSchema, infer_schema, read_table
+from monai_diffscore.data import TableSchema, infer_schema, read_table
 from monai_diffscore.data.phantom import ct_phantom
 from monai_diffscore.data.simulated_expression import simulate_expression
+from monai_diffscore.errors import DataError
 from monai_diffscore.transforms import WINDOWS_HU, measure_encoding
 
 ROOT = Path(__file__).parent.parent

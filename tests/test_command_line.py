@@ -10,7 +10,8 @@ import pytest
 from monai.transforms import Compose
 
 from monai_diffscore.command_line import FlagError, find_cause, refuse_unknown_flags, report_plainly
-from monai_diffscore.data import DataError, LoadVolumed
+from monai_diffscore.data import LoadVolumed
+from monai_diffscore.errors import DataError
 
 
 def test_the_cause_is_found_under_the_layers_of_a_pipeline(write_volume):

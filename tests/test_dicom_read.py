@@ -21,11 +21,12 @@ from pydicom.data import get_testdata_file
 from test_bundles import workflow
 
 from monai_diffscore.command_line import find_cause
-from monai_diffscore.data import DataError, LoadVolumed, list_volumes
+from monai_diffscore.data import LoadVolumed, list_volumes
 from monai_diffscore.data.dicom import DicomReport, StrictDicomReader, read_dicom_series, read_with_field_of_view
 from monai_diffscore.data.dicom.pixels import read_pixels
 from monai_diffscore.data.dicom.planes import read_planes
 from monai_diffscore.data.files import file_hash
+from monai_diffscore.errors import DataError
 
 each_exact = pytest.mark.parametrize("name", EXACT)
 each_refused = pytest.mark.parametrize("name", REFUSED)

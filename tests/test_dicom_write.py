@@ -18,9 +18,10 @@ from dicom_series import LPS_TO_RAS, phantom, write_enhanced, write_series
 from monai.data import MetaTensor
 from monai.transforms import Compose, Invertd, Orientation
 
-from monai_diffscore.data import BlankVolumed, DataError, SaveDicomd, read_dicom_series
+from monai_diffscore.data import BlankVolumed, SaveDicomd, read_dicom_series
 from monai_diffscore.data.dicom import DicomReport, write_dicom_seg, write_dicom_series
 from monai_diffscore.data.files import file_hash
+from monai_diffscore.errors import DataError
 from monai_diffscore.transforms import WindowIntensityd
 
 HASH = "sha256:0123456789abcdef"

@@ -17,7 +17,6 @@ from monai.data import DataLoader, Dataset, MetaTensor
 from monai.engines import IterationEvents, SupervisedEvaluator
 from torch import nn
 
-from monai_diffscore.data import DataError
 from monai_diffscore.denoiser import Denoiser, EDMPreconditioning
 from monai_diffscore.engines import (
     DenoisingErrorInferer,
@@ -27,6 +26,7 @@ from monai_diffscore.engines import (
     SamplingInferer,
     ScoreTrainer,
 )
+from monai_diffscore.errors import DataError
 from monai_diffscore.handlers import (
     ClipGradients,
     PowerEMA,

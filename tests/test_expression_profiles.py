@@ -16,7 +16,7 @@ from torch import nn
 from torch.utils.data import default_collate
 
 from monai_diffscore import GaussianDenoiser, karras_sigmas, sample_heun
-from monai_diffscore.data import DataError, Expression, ExpressionRows, GeneFields
+from monai_diffscore.data import Expression, ExpressionRows, GeneFields
 from monai_diffscore.data.profiles import (
     ObservedProfiles,
     batch_code,
@@ -27,6 +27,7 @@ from monai_diffscore.data.profiles import (
 )
 from monai_diffscore.data.samples import leukaemia, sample_path
 from monai_diffscore.data.simulated_expression import attachment_edges, draw_field, field_precision
+from monai_diffscore.errors import DataError
 from monai_diffscore.handlers import EarlyStopping
 from monai_diffscore.tasks import ProfileImputationInferer
 from monai_diffscore.transforms import (

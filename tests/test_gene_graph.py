@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from monai_diffscore.data import DataError
 from monai_diffscore.data.gene_graph import GeneGraph, read_gene_graph
 from monai_diffscore.data.gene_sets import REST, GeneSets, read_gene_sets
+from monai_diffscore.errors import DataError
 
 GENES = ["TP53", "MDM2", "EGFR", "ENSG00000141510", "CDK4"]
 

@@ -12,7 +12,7 @@ import torch
 from test_bundles import BUNDLES, ROOT
 
 from monai_diffscore.__main__ import main
-from monai_diffscore.data import DataError
+from monai_diffscore.errors import DataError
 from monai_diffscore.inspection import inspect_bundle
 
 Config = dict

@@ -24,7 +24,7 @@ from lib.scores import ScoreFolder  # noqa: E402
 from lib.served import NothingToServe, ServedBundle, find_bundles  # noqa: E402
 from lib.workflow import Calibration, configure  # noqa: E402
 
-from monai_diffscore.data import DataError  # noqa: E402
+from monai_diffscore.errors import DataError  # noqa: E402
 
 SERVED = sorted(path.parent.parent.name for path in ROOT.glob("bundles/*/configs/anomaly.json"))
 

@@ -18,9 +18,10 @@ from monai.transforms import (
     SqueezeDimd,
 )
 
-from monai_diffscore.data import BlankVolumed, DataError, GridPatchesd, LoadVolumed, PositionChannelsd
+from monai_diffscore.data import BlankVolumed, GridPatchesd, LoadVolumed, PositionChannelsd
 from monai_diffscore.denoiser import Denoiser, EDMPreconditioning
 from monai_diffscore.engines import PrepareScoreBatch
+from monai_diffscore.errors import DataError
 from monai_diffscore.losses import DenoisingLoss, LogNormalNoise
 from monai_diffscore.networks import ConditionEncoder, ScoreUNet
 

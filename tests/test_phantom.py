@@ -12,8 +12,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from monai_diffscore.data import DataError, list_volumes, samples
+from monai_diffscore.data import list_volumes, samples
 from monai_diffscore.data.phantom import ct_phantom, write_ct_phantoms
+from monai_diffscore.errors import DataError
 
 
 def test_phantoms_are_hounsfield_units_of_one_subject_each():

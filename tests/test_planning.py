@@ -21,8 +21,9 @@ from PIL import Image
 from test_zoo import check_for_zoo
 
 from monai_diffscore.__main__ import main
-from monai_diffscore.data import DataError, attach_participants, encode_conditions, list_volumes
+from monai_diffscore.data import attach_participants, encode_conditions, list_volumes
 from monai_diffscore.data.pictures import write_pyramid
+from monai_diffscore.errors import DataError
 from monai_diffscore.inspection import inspect_bundle
 from monai_diffscore.planning import (
     Budget,

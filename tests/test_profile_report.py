@@ -15,7 +15,7 @@ from scipy import sparse
 from test_profiles import cells
 
 from monai_diffscore.__main__ import main
-from monai_diffscore.data import DataError
+from monai_diffscore.errors import DataError
 from monai_diffscore.metrics import Profiles
 from monai_diffscore.metrics.baselines import counts_of
 from monai_diffscore.report import ProfileFields, find_profiles, gather_profiles, gather_run_profiles, match_profiles

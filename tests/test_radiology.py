@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as hnp
 from monai.data import DataLoader, Dataset, MetaTensor
 from monai.transforms import Compose, Decollated, Invertd, SpatialCropd, SpatialPadd
 
-from monai_diffscore.data import DataError
+from monai_diffscore.errors import DataError
 from monai_diffscore.transforms import (
     WINDOWS_HU,
     ForegroundZScore,

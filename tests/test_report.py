@@ -14,7 +14,7 @@ from browser import check_page
 from mlflow.tracking import MlflowClient
 
 from monai_diffscore.__main__ import main
-from monai_diffscore.data import DataError
+from monai_diffscore.errors import DataError
 from monai_diffscore.report import Cell, Page, Section, render
 from monai_diffscore.report.card import BEGIN, END
 from monai_diffscore.report.page import table

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from monai_diffscore.__main__ import main
-from monai_diffscore.data import DataError, list_volumes
+from monai_diffscore.data import list_volumes
 from monai_diffscore.data.pictures import read_rgb
 from monai_diffscore.data.samples import (
     CATALOGUE,
@@ -23,6 +23,7 @@ from monai_diffscore.data.samples import (
     sample_path,
 )
 from monai_diffscore.data.slides import Slide
+from monai_diffscore.errors import DataError
 
 
 def test_sample_data_is_there_and_can_be_replaced(monkeypatch, tmp_path):

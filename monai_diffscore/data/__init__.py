@@ -29,7 +29,6 @@ from monai_diffscore.data.patches import (
     save_statistics,
     spread,
 )
-from monai_diffscore.data.problems import DataError
 from monai_diffscore.data.rows import split_rows, toy_rows
 from monai_diffscore.data.slides import Slide, list_slides
 from monai_diffscore.data.table_inference import find_schema, infer_schema
@@ -48,7 +47,6 @@ from monai_diffscore.data.volumes import BlankVolumed, LoadVolumed, list_volumes
 __all__ = [
     "BlankVolumed",
     "Column",
-    "DataError",
     "DicomReport",
     "Expression",
     "ExpressionRows",

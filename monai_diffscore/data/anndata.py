@@ -28,8 +28,8 @@ from monai_diffscore.data.expression_stores import HeldMatrix, StoredMatrix
 from monai_diffscore.data.files import whole_folder, whole_path
 from monai_diffscore.data.gene_fields import GeneFields, column_of
 from monai_diffscore.data.matrices import DELIMITERS
-from monai_diffscore.data.problems import DataError
 from monai_diffscore.data.rows import split_indices
+from monai_diffscore.errors import DataError
 
 #: where counts are looked for, if no layer is declared
 PLACES = ("counts", "raw", "X")

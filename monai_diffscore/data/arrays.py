@@ -30,8 +30,8 @@ from monai_diffscore.data.colours import as_brightness
 from monai_diffscore.data.files import files_below, whole_file
 from monai_diffscore.data.pictures import SUFFIXES as PICTURES
 from monai_diffscore.data.pictures import read_picture
-from monai_diffscore.data.problems import DataError
 from monai_diffscore.data.volumes import subject_of
+from monai_diffscore.errors import DataError
 
 LABELS = "labels.npy"
 

@@ -12,8 +12,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from monai_diffscore.data.anndata import Expression, ExpressionRows, stratified_split
 from monai_diffscore.data.gene_fields import GeneFields
-from monai_diffscore.data.problems import DataError
 from monai_diffscore.data.profiles import split_profiles
+from monai_diffscore.errors import DataError
 
 
 class Encoder(Protocol):

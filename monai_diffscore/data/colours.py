@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from monai_diffscore.data.problems import DataError
+from monai_diffscore.errors import DataError
 
 
 def optical_density(intensity: Tensor, white: float | Sequence[float] = 255.0) -> Tensor:

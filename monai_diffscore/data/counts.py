@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
-from monai_diffscore.data.problems import DataError
+from monai_diffscore.errors import DataError
 
 
 def describe_values(matrix: Any) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from monai_diffscore.data.problems import DataError
+from monai_diffscore.errors import DataError
 
 
 def read_expression_set(path: str | Path, name: str) -> tuple[np.ndarray, pd.DataFrame, list[str]]:

@@ -10,7 +10,7 @@ import pandas as pd
 from scipy import sparse
 
 from monai_diffscore.data.matrices import read_matrix
-from monai_diffscore.data.problems import DataError
+from monai_diffscore.errors import DataError
 
 
 class HeldMatrix:

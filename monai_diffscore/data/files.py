@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from monai_diffscore.data.problems import DataError
+from monai_diffscore.errors import DataError
 
 
 @contextmanager

@@ -17,7 +17,7 @@ import pandas as pd
 
 from monai_diffscore.data.files import write_json
 from monai_diffscore.data.matrices import refuse_repeated
-from monai_diffscore.data.problems import DataError
+from monai_diffscore.errors import DataError
 
 CONTENTS = ("counts", "continuous")
 

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from monai_diffscore.data.gene_links import Links, read_aliases, read_links
-from monai_diffscore.data.problems import DataError
+from monai_diffscore.errors import DataError
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from monai_diffscore.data.matrices import delimiter_of
-from monai_diffscore.data.problems import DataError
+from monai_diffscore.errors import DataError
 
 #: usual names of the columns of source and target, in lower case: plain, STRING, OmniPath and LIANA, mergeOmics
 ENDS = (

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from monai_diffscore.data.gene_graph import Matching, read_gene_graph
-from monai_diffscore.data.problems import DataError
+from monai_diffscore.errors import DataError
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ import nibabel as nib
 import numpy as np
 
 from monai_diffscore.data.files import whole_file
-from monai_diffscore.data.problems import DataError
+from monai_diffscore.errors import DataError
 
 
 def read_invesalius(path: str | Path) -> tuple[np.ndarray, np.ndarray]:

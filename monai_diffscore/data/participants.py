@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from monai_diffscore.data.problems import DataError
+from monai_diffscore.errors import DataError
 
 Field = Mapping[str, Any]
 #: a column of numbers with at most so many values is taken as categories

@@ -19,7 +19,7 @@ from monai.transforms import MapTransform, SpatialCrop
 from tqdm import tqdm
 
 from monai_diffscore.data.files import write_json
-from monai_diffscore.data.problems import DataError
+from monai_diffscore.errors import DataError
 
 
 class HeldOutSlabd(MapTransform):

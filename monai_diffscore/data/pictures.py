@@ -10,7 +10,7 @@ from PIL import Image
 
 from monai_diffscore.data.colours import as_brightness, as_rgb8, on_white
 from monai_diffscore.data.files import whole_file
-from monai_diffscore.data.problems import DataError
+from monai_diffscore.errors import DataError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 _MOST_PICTURE_PIXELS = 64_000_000

@@ -18,8 +18,8 @@ from torch.utils.data import Dataset
 
 from monai_diffscore.data.anndata import Expression
 from monai_diffscore.data.gene_fields import GeneFields, column_of
-from monai_diffscore.data.problems import DataError
 from monai_diffscore.data.rows import split_indices
+from monai_diffscore.errors import DataError
 from monai_diffscore.transforms.group_means import GroupMeansd, measure_group_means, refuse_unlabelled
 from monai_diffscore.transforms.normal_scores import NormalScores, NormalScoresd, measure_quantiles
 from monai_diffscore.transforms.omics import (

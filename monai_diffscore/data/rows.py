@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from monai_diffscore.data.problems import DataError
+from monai_diffscore.errors import DataError
 
 TOYS = ("moons", "spiral", "checkerboard", "rings")
 

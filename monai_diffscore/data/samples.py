@@ -21,7 +21,7 @@ import numpy as np
 from monai_diffscore.data.files import whole_file, whole_path
 from monai_diffscore.data.invesalius import convert_invesalius
 from monai_diffscore.data.phantom import write_ct_phantoms
-from monai_diffscore.data.problems import DataError
+from monai_diffscore.errors import DataError
 
 logger = logging.getLogger(__name__)
 

@@ -28,7 +28,7 @@ from PIL import Image
 from monai_diffscore.data.colours import as_rgb8
 from monai_diffscore.data.files import files_below
 from monai_diffscore.data.pictures import read_rgb, tiff_mpp, unreadable
-from monai_diffscore.data.problems import DataError
+from monai_diffscore.errors import DataError
 
 SLIDE_SUFFIXES = (".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".svslide", ".czi")
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")

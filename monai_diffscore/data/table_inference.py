@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from monai_diffscore.data.gene_fields import column_of
-from monai_diffscore.data.problems import DataError
 from monai_diffscore.data.table_schema import Column, TableSchema
+from monai_diffscore.errors import DataError
 
 _MOST_DECIMALS = 10
 

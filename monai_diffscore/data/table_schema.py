@@ -26,7 +26,7 @@ import pandas as pd
 
 from monai_diffscore.data.files import write_json
 from monai_diffscore.data.gene_fields import column_of
-from monai_diffscore.data.problems import DataError
+from monai_diffscore.errors import DataError
 
 KINDS = ("continuous", "integer", "categorical")
 #: how the categories of a column are stored

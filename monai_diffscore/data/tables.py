@@ -18,9 +18,9 @@ from monai.data import MetaTensor
 from monai_diffscore.data.files import whole_file, whole_path
 from monai_diffscore.data.gene_fields import column_of
 from monai_diffscore.data.matrices import DELIMITERS, delimiter_of, refuse_repeated
-from monai_diffscore.data.problems import DataError
 from monai_diffscore.data.rows import split_indices
 from monai_diffscore.data.table_schema import TableSchema
+from monai_diffscore.errors import DataError
 
 #: what stands for a missing value in a text file; "None" may be an answer
 MISSING = ("", "NA", "N/A", "n/a", "NaN", "nan", "<NA>", "null", "NULL")

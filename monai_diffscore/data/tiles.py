@@ -29,8 +29,8 @@ from monai_diffscore.data.colours import as_rgb8, optical_density
 from monai_diffscore.data.files import whole_file
 from monai_diffscore.data.patches import spread
 from monai_diffscore.data.pictures import write_pyramid
-from monai_diffscore.data.problems import DataError
 from monai_diffscore.data.slides import Slide
+from monai_diffscore.errors import DataError
 
 _OTSU_BOUNDS = (0.05, 0.15)
 _BLACK = 16  # darker in all colours: an edge of the scanner, no stain

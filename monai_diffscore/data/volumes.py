@@ -25,7 +25,7 @@ from monai_diffscore.data.dicom import (
     volume_series,
 )
 from monai_diffscore.data.files import files_below
-from monai_diffscore.data.problems import DataError
+from monai_diffscore.errors import DataError
 
 SUFFIXES = (".nii", ".nii.gz")
 

@@ -13,8 +13,8 @@ import torch
 from ignite.engine import Engine, Events
 from tqdm import tqdm
 
-from monai_diffscore.data import DataError
 from monai_diffscore.engines import ScoreTrainer, TrainingEvents
+from monai_diffscore.errors import DataError
 from monai_diffscore.interrupts import Stop
 
 logger = logging.getLogger(__name__)

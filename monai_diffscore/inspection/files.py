@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from monai_diffscore.data.problems import DataError
+from monai_diffscore.errors import DataError
 
 Config = dict[str, Any]
 #: configurations that stand alone; all others are overlays on one of them

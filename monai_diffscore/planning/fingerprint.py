@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from monai_diffscore.data.problems import DataError
+from monai_diffscore.errors import DataError
 
 #: percentiles of the values that a fingerprint holds
 PERCENTILES = (0.0, 0.5, 5.0, 25.0, 50.0, 75.0, 95.0, 99.5, 100.0)

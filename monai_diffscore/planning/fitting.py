@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from monai_diffscore.data.problems import DataError
+from monai_diffscore.errors import DataError
 from monai_diffscore.planning.bundle import write_bundle
 from monai_diffscore.planning.plan import Plan
 from monai_diffscore.planning.trial import Trial, estimate, run_trial

@@ -13,10 +13,10 @@ from scipy import sparse
 from monai_diffscore.data.anndata import Expression
 from monai_diffscore.data.cells import split_cells
 from monai_diffscore.data.gene_fields import GeneFields
-from monai_diffscore.data.problems import DataError
 from monai_diffscore.data.profiles import measure_profiles, split_profiles
 from monai_diffscore.data.table_inference import find_schema
 from monai_diffscore.data.tables import read_table, split_table
+from monai_diffscore.errors import DataError
 from monai_diffscore.planning.fingerprint import Fingerprint, Problem, percentiles_by_name
 from monai_diffscore.transforms.table import measure_encoding
 

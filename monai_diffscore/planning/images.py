@@ -18,8 +18,8 @@ from tqdm import tqdm
 from monai_diffscore.data.arrays import LoadArrayd, LoadPictured, class_names, list_arrays
 from monai_diffscore.data.dicom import holds_dicom
 from monai_diffscore.data.patches import spread
-from monai_diffscore.data.problems import DataError
 from monai_diffscore.data.volumes import LoadVolumed, list_volumes
+from monai_diffscore.errors import DataError
 from monai_diffscore.planning.fingerprint import (
     Fingerprint,
     Problem,

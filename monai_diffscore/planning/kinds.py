@@ -10,9 +10,9 @@ import numpy as np
 from monai_diffscore.data.dicom import holds_dicom
 from monai_diffscore.data.files import files_below
 from monai_diffscore.data.pictures import SUFFIXES as PICTURES
-from monai_diffscore.data.problems import DataError
 from monai_diffscore.data.slides import SLIDE_SUFFIXES
 from monai_diffscore.data.volumes import SUFFIXES as VOLUMES
+from monai_diffscore.errors import DataError
 
 CELLS = (".h5ad", ".zarr", ".h5mu")
 TABLES = (".csv", ".tsv", ".txt", ".parquet", ".csv.gz", ".tsv.gz", ".txt.gz")

@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from monai_diffscore.data.problems import DataError
 from monai_diffscore.data.volumes import split_by_subject
+from monai_diffscore.errors import DataError
 from monai_diffscore.planning.fingerprint import Fingerprint
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from monai_diffscore.data.participants import declare_fields, find_participants, plain_name, read_participants
-from monai_diffscore.data.problems import DataError
+from monai_diffscore.errors import DataError
 from monai_diffscore.planning.fingerprint import KINDS, Fingerprint
 from monai_diffscore.planning.gene_data import fingerprint_cells, fingerprint_expression, fingerprint_table
 from monai_diffscore.planning.images import fingerprint_pictures, fingerprint_sequences, fingerprint_volumes

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from monai_diffscore.data.problems import DataError
+from monai_diffscore.errors import DataError
 
 #: in the repository a link to its bundles, in an installed package a copy of what belongs to them
 FOLDER = Path(__file__).parent.parent / "bundles"

@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from ignite.engine import Events
 
-from monai_diffscore.data.problems import DataError
+from monai_diffscore.errors import DataError
 from monai_diffscore.memory import peak_memory_bytes
 
 #: iterations that are timed, after one that warms up, and seconds after which no more are begun

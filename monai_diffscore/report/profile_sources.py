@@ -17,9 +17,9 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from monai_diffscore.data import DataError
 from monai_diffscore.data.anndata import Expression
 from monai_diffscore.data.gene_fields import GeneFields
+from monai_diffscore.errors import DataError
 from monai_diffscore.metrics import Profiles, log_profiles
 from monai_diffscore.report.sources import RunRecord, run_parser
 

@@ -23,8 +23,9 @@ from monai.transforms import Compose, LoadImage
 from monai.utils import convert_to_tensor
 from torch import Tensor
 
-from monai_diffscore.data import DataError, list_volumes, spread
+from monai_diffscore.data import list_volumes, spread
 from monai_diffscore.data.arrays import LABELS, read_labels
+from monai_diffscore.errors import DataError
 from monai_diffscore.report.volumes import Volumes
 
 _SUFFIXES = (".nii", ".nii.gz", ".npy")

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from monai_diffscore.data import DataError, spread
+from monai_diffscore.data import spread
+from monai_diffscore.errors import DataError
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from monai.config import KeysCollection
 
-from monai_diffscore.data.problems import DataError
+from monai_diffscore.errors import DataError
 from monai_diffscore.transforms.intensity import IntensityTransform, IntensityTransformd, source_of
 
 

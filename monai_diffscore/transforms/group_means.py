@@ -20,7 +20,7 @@ from monai.transforms import InvertibleTransform
 from monai.utils import TransformBackends, convert_to_tensor
 from torch import Tensor
 
-from monai_diffscore.data.problems import DataError
+from monai_diffscore.errors import DataError
 from monai_diffscore.transforms.dictionary import InvertibleDictionary, recording
 
 

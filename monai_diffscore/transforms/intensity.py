@@ -38,7 +38,7 @@ from monai.data import MetaTensor
 from monai.transforms import InvertibleTransform
 from monai.utils import TransformBackends, convert_to_tensor
 
-from monai_diffscore.data.problems import DataError
+from monai_diffscore.errors import DataError
 from monai_diffscore.transforms.dictionary import InvertibleDictionary
 
 NAN_POLICIES = ("raise", "fill")

@@ -21,7 +21,7 @@ from monai.utils import TransformBackends, convert_to_tensor
 from scipy.special import ndtr, ndtri
 from torch import Tensor
 
-from monai_diffscore.data.problems import DataError
+from monai_diffscore.errors import DataError
 from monai_diffscore.transforms.dictionary import RecordingDictionary
 
 

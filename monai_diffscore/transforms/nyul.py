@@ -21,7 +21,7 @@ import torch
 from monai.config import KeysCollection
 
 from monai_diffscore.data.files import write_json
-from monai_diffscore.data.problems import DataError
+from monai_diffscore.errors import DataError
 from monai_diffscore.transforms.intensity import (
     IntensityTransform,
     IntensityTransformd,

@@ -27,7 +27,7 @@ from scipy import sparse
 from torch import Tensor
 
 from monai_diffscore.data.counts import refuse_other_than_counts
-from monai_diffscore.data.problems import DataError
+from monai_diffscore.errors import DataError
 from monai_diffscore.transforms.dictionary import InvertibleDictionary, RecordingDictionary, recording
 from monai_diffscore.transforms.intensity import source_of
 

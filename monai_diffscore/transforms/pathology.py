@@ -31,7 +31,7 @@ from monai.utils import TransformBackends, convert_to_dst_type, convert_to_numpy
 from torch import Tensor
 
 from monai_diffscore.data.colours import as_rgb8, intensity_of, optical_density
-from monai_diffscore.data.problems import DataError
+from monai_diffscore.errors import DataError
 from monai_diffscore.transforms.pathology_stains import LabStatistics, Stains
 
 _BACKEND = [TransformBackends.TORCH]

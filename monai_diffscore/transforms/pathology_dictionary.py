@@ -11,7 +11,7 @@ from monai.transforms import MapTransform, RandomizableTransform
 from monai.utils import TransformBackends
 from torch import Tensor
 
-from monai_diffscore.data.problems import DataError
+from monai_diffscore.errors import DataError
 from monai_diffscore.transforms.dictionary import InvertibleDictionary
 from monai_diffscore.transforms.pathology import (
     NormalizeReinhard,

@@ -35,8 +35,8 @@ from torch import Tensor
 
 from monai_diffscore.data.colours import optical_density
 from monai_diffscore.data.files import write_json
-from monai_diffscore.data.problems import DataError
 from monai_diffscore.data.tiles import tissue_pixels
+from monai_diffscore.errors import DataError
 
 logger = logging.getLogger(__name__)
 

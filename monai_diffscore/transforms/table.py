@@ -37,8 +37,8 @@ from monai.utils import TransformBackends, convert_to_numpy
 from scipy.special import ndtr, ndtri
 from torch import Tensor
 
-from monai_diffscore.data.problems import DataError
 from monai_diffscore.data.table_schema import Column, TableSchema
+from monai_diffscore.errors import DataError
 from monai_diffscore.transforms.dictionary import InvertibleDictionary
 from monai_diffscore.transforms.normal_scores import level_of_score, score_of_level
 

@@ -26,7 +26,7 @@ from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.interfaces.tasks.train import TrainTask
 
-from monai_diffscore.data import DataError
+from monai_diffscore.errors import DataError
 
 logger = logging.getLogger(__name__)
 

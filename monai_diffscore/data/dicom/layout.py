@@ -24,7 +24,7 @@ from pydicom.uid import UID
 from monai_diffscore.data.dicom.pixels import pixels_equal
 from monai_diffscore.data.dicom.planes import Plane
 from monai_diffscore.data.dicom.rules import ReadingRules
-from monai_diffscore.data.problems import DataError
+from monai_diffscore.errors import DataError
 
 Array = NDArray[np.float64]
 _SAME_PLACE = 0.05  # of the usual step: closer planes are at one position

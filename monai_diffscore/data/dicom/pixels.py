@@ -16,7 +16,7 @@ from pydicom.pixels import iter_pixels
 from pydicom.uid import UID
 
 from monai_diffscore.data.dicom.planes import Plane
-from monai_diffscore.data.problems import DataError
+from monai_diffscore.errors import DataError
 
 Volume = NDArray[np.float32]
 Mask = NDArray[np.bool_]

@@ -18,7 +18,7 @@ import pydicom
 from pydicom.dataset import Dataset
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
-from monai_diffscore.data.problems import DataError
+from monai_diffscore.errors import DataError
 
 # Image Storage classes whose planes lie in the patient: CT, MR, PET; classic, enhanced, legacy converted enhanced
 VOLUME_CLASSES = {

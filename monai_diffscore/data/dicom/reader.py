@@ -29,7 +29,7 @@ from monai_diffscore.data.dicom.report import META_KEY, DicomReport
 from monai_diffscore.data.dicom.resampling import even_out, straighten
 from monai_diffscore.data.dicom.rules import ReadingRules
 from monai_diffscore.data.dicom.series import choose_series, find_series
-from monai_diffscore.data.problems import DataError
+from monai_diffscore.errors import DataError
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 Paths = str | Path | Sequence[str | Path]

@@ -21,7 +21,7 @@ from monai_diffscore.data.dicom.reader import LPS_TO_RAS, split_path
 from monai_diffscore.data.dicom.rules import ReadingRules
 from monai_diffscore.data.dicom.series import choose_series, find_series
 from monai_diffscore.data.files import whole_file
-from monai_diffscore.data.problems import DataError
+from monai_diffscore.errors import DataError
 
 # type 2 attributes, which a source may have left out though they may be empty
 _MAY_BE_EMPTY = """PatientName PatientBirthDate PatientSex StudyDate StudyTime StudyID AccessionNumber

@@ -10,7 +10,7 @@ from pathlib import Path
 from pydicom.uid import UID
 
 from monai_diffscore.data.dicom.planes import VOLUME_CLASSES, Plane, is_dicom, list_files, read_planes
-from monai_diffscore.data.problems import DataError
+from monai_diffscore.errors import DataError
 
 _SUFFIXES = (".dcm", ".ima", ".dicom")
 

@@ -33,7 +33,7 @@ from pydicom.valuerep import DSfloat
 
 from monai_diffscore.data.dicom.reader import LPS_TO_RAS
 from monai_diffscore.data.files import whole_folder
-from monai_diffscore.data.problems import DataError
+from monai_diffscore.errors import DataError
 
 _CLASSES = {"CT": CTImageStorage, "MR": MRImageStorage}
 # (name, centre, width) in HU, those of imaging lectures and viewers

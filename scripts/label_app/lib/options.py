@@ -14,7 +14,7 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 
-from monai_diffscore.data import DataError
+from monai_diffscore.errors import DataError
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ import SimpleITK as sitk
 import torch
 from monai.data import MetaTensor
 
-from monai_diffscore.data import DataError, write_dicom_seg
+from monai_diffscore.data import write_dicom_seg
+from monai_diffscore.errors import DataError
 
 EXTENSIONS = (".nii.gz", ".nii", ".nrrd", ".mha")
 _TYPES = {"uint8": sitk.sitkUInt8, "uint16": sitk.sitkUInt16, "int16": sitk.sitkInt16, "float32": sitk.sitkFloat32}

@@ -28,7 +28,7 @@ from monailabel.interfaces.utils.app import app_instance
 
 from lib.problems import Unknown
 from lib.results import as_dicom_seg
-from monai_diffscore.data import DataError
+from monai_diffscore.errors import DataError
 
 logger = logging.getLogger(__name__)
 

@@ -26,8 +26,9 @@ from lib.outlines import polygons
 from lib.served import ServedBundle
 from lib.workflow import Calibration, configure, use_device
 from monai_diffscore.anomaly import HealthyReference
-from monai_diffscore.data import DataError, SlideTiles
+from monai_diffscore.data import SlideTiles
 from monai_diffscore.data.slides import Slide
+from monai_diffscore.errors import DataError
 from monai_diffscore.tasks import tissue
 from monai_diffscore.tasks.anomaly import load_scores
 

@@ -26,8 +26,9 @@ from tqdm import tqdm
 
 from lib.problems import cause_of, raise_cause
 from lib.served import ServedBundle
-from monai_diffscore.data import DataError, list_slides, list_volumes
+from monai_diffscore.data import list_slides, list_volumes
 from monai_diffscore.data.slides import Slide
+from monai_diffscore.errors import DataError
 from monai_diffscore.tasks.anomaly import load_scores
 
 logger = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""A problem with the data, said once and plainly."""
+"""The error for data that cannot be used."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from typing import Any
 
 
 class DataError(ValueError):
-    """Data that cannot be used as it is.
+    """Data that cannot be used as it is. The message has one sentence for the problem and one for the remedy.
 
     Args:
         source: the file or folder.
         key: the key of the batch dictionary.
-        expected: what would have been right.
-        got: what was found: shapes, values, counts.
+        expected: the right shapes, values or counts.
+        got: the actual shapes, values or counts.
         remedy: what the user can do.
     """
 
@@ -22,18 +22,18 @@ class DataError(ValueError):
 
     @property
     def parts(self) -> dict[str, str]:
-        """Source, key, expected, got and remedy, each by itself."""
+        """Source, key, expected, got and remedy as separate texts."""
         return dict(self._parts)
 
     def under(self, key: str) -> DataError:
-        """The same problem, of the entry ``key`` of a batch dictionary."""
+        """The same error for the entry ``key`` of a batch dictionary."""
         return _rebuild({**self._parts, "key": key})
 
     def of(self, source: object) -> DataError:
-        """The same problem, of a file that the place where it was found did not know."""
+        """The same error for the file ``source``; a caller that knows the file adds it this way."""
         return _rebuild({**self._parts, "source": source})
 
-    def __reduce__(self) -> tuple[Any, ...]:  # keyword arguments do not survive the default way between processes
+    def __reduce__(self) -> tuple[Any, ...]:  # pickle cannot pass keyword arguments between processes by itself
         return _rebuild, (self._parts,)
 
 
