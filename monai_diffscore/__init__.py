@@ -44,6 +44,7 @@ from monai_diffscore.sampling import (  # isort: skip
     sample_rk45,
     time_uniform_sigmas,
 )
+from monai_diffscore.pyramid import Pyramid  # isort: skip
 from monai_diffscore.likelihood import bits_per_dim, log_likelihood  # isort: skip
 from monai_diffscore.operators import (  # isort: skip
     Blur,
@@ -117,6 +118,7 @@ __all__ = [
     "PathwayGNN",
     "PosteriorGuidance",
     "Preconditioning",
+    "Pyramid",
     "Radon",
     "ScoreDiT",
     "ScoreMLP",

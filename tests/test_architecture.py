@@ -10,7 +10,9 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "monai_diffscore"
 LEVELS = {
-    **dict.fromkeys(["sde", "operators", "networks", "transforms", "data", "gallery", "memory", "errors"], 0),
+    **dict.fromkeys(
+        ["sde", "operators", "networks", "transforms", "data", "gallery", "memory", "errors", "pyramid"], 0
+    ),
     **dict.fromkeys(["denoiser", "optimizers"], 1),
     **dict.fromkeys(["losses", "sampling", "likelihood", "guidance", "tiling", "discrete", "anomaly"], 2),
     **dict.fromkeys(["engines", "handlers", "metrics", "planning", "command_line", "report", "tasks", "interrupts"], 3),
@@ -21,7 +23,7 @@ LEVELS = {
 }
 # these need torch and nothing else of ours or MONAI's to be read, tested and reused
 MATHEMATICS = {"sde", "denoiser", "losses", "sampling", "likelihood", "guidance", "operators", "tiling", "anomaly"}
-MATHEMATICS |= {"networks", "discrete", "optimizers"}
+MATHEMATICS |= {"networks", "discrete", "optimizers", "pyramid"}
 ENGINE_PACKAGES = {"ignite", "mlflow"}
 FORBIDDEN_NAMES = {"utils", "helpers", "base", "registry", "misc", "common"}
 MODULES = sorted(PACKAGE.rglob("*.py"))
