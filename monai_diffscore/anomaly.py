@@ -43,7 +43,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from monai_diffscore.denoiser import Generators, noise_like
+from monai_diffscore.tensors import Generators, noise_like, per_sample
 
 _RANKS = 512  # of healthy scores that are kept: neighbouring ones differ by 2.5 % in p
 
@@ -193,7 +193,7 @@ class BallScan:
 
 def _mean_of_levels(residuals: Tensor, spreads: Sequence[float]) -> Tensor:
     """r [B, 1, *S] of residuals [B, L, *S]."""
-    along = residuals.new_tensor(spreads).reshape(1, -1, *[1] * (residuals.ndim - 2))
+    along = per_sample(residuals.new_tensor(spreads)[None], residuals)
     return (residuals / along).mean(1, keepdim=True)
 
 

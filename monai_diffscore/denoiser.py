@@ -26,36 +26,13 @@ from __future__ import annotations
 import math
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-Generators = torch.Generator | Sequence[torch.Generator] | None
-
-
-def per_sample(values: Tensor, x: Tensor) -> Tensor:
-    """``values`` of shape [B] reshaped to [B, 1, ...], so that they broadcast against ``x`` of shape [B, ...]."""
-    return values.reshape(-1, *[1] * (x.ndim - 1))
-
-
-def noise_like(x: Tensor, generator: Generators = None) -> Tensor:
-    """Standard normal noise of the shape, dtype and device of ``x``.
-
-    Args:
-        generator: one generator for the batch, or one **per sample**: sample i is then the same whatever the
-            batch it is drawn in. A generator may live on another device than ``x``.
-    Raises:
-        ValueError: if there are several generators, but not one per sample.
-    """
-    if generator is None or isinstance(generator, torch.Generator):
-        device = x.device if generator is None else generator.device
-        return torch.randn(x.shape, dtype=x.dtype, device=device, generator=generator).to(x.device)
-    if len(generator) != x.shape[0]:
-        raise ValueError(f"Expected one generator per sample, {x.shape[0]}, got {len(generator)}.")
-    return torch.stack([noise_like(sample, one) for sample, one in zip(x, generator, strict=True)])
+from monai_diffscore.tensors import noise_like, per_sample
 
 
 def per_sample_sigma(x: Tensor, sigma: Tensor | float) -> Tensor:

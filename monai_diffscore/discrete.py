@@ -24,7 +24,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from monai_diffscore.denoiser import Coefficients, Preconditioning, per_sample
+from monai_diffscore.denoiser import Coefficients, Preconditioning
+from monai_diffscore.tensors import per_sample
 
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
 

@@ -35,12 +35,12 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from monai_diffscore.data.loader import scattered_seed
-from monai_diffscore.denoiser import noise_like, per_sample
 from monai_diffscore.errors import DataError
 from monai_diffscore.interrupts import Requeue, Stop, StopRequests, first_interrupt
 from monai_diffscore.likelihood import log_likelihood
 from monai_diffscore.losses import DenoisingLoss, FiniteWatch, NotFiniteError
 from monai_diffscore.sampling import Step, asinh_sigmas, sample_adams
+from monai_diffscore.tensors import noise_like, per_sample
 
 logger = logging.getLogger(__name__)
 

@@ -43,8 +43,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from monai_diffscore.denoiser import per_sample, per_sample_sigma
+from monai_diffscore.denoiser import per_sample_sigma
 from monai_diffscore.operators import Operator, conjugate_gradients
+from monai_diffscore.tensors import per_sample
 
 _Pull = Callable[[Tensor], Tensor]
 

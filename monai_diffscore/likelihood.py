@@ -27,8 +27,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from monai_diffscore.denoiser import Generators, noise_like
 from monai_diffscore.sampling import Denoise, check_sigmas
+from monai_diffscore.tensors import Generators, noise_like
 
 _CHUNK = 64  # vector-Jacobian products that share one batched backward pass
 

@@ -35,6 +35,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from monai_diffscore.tensors import per_channel, per_sample
+
 
 def conjugate_gradients(
     apply: Callable[[Tensor], Tensor], right: Tensor, iterations: int = 100, tolerance: float = 1e-6
@@ -51,7 +53,7 @@ def conjugate_gradients(
     """
 
     def dot(a: Tensor, b: Tensor) -> Tensor:
-        return (a * b).flatten(1).sum(1).reshape(-1, *[1] * (a.ndim - 1))
+        return per_sample((a * b).flatten(1).sum(1), a)
 
     solution, residual = torch.zeros_like(right), right
     direction, power = residual, dot(residual, residual)
@@ -122,8 +124,7 @@ class Operator(nn.Module, ABC):
 
 
 def _over_samples(values: Tensor | float, like: Tensor) -> Tensor:
-    values = torch.as_tensor(values, dtype=like.dtype, device=like.device)
-    return values.reshape(-1, *[1] * (like.ndim - 1)) if values.ndim else values
+    return per_sample(torch.as_tensor(values, dtype=like.dtype, device=like.device), like)
 
 
 class Mask(Operator):
@@ -465,7 +466,7 @@ class Radon(Operator):
         rows = []
         for angle in self.angles.tolist():
             lower, share = self._places(self._size, bins, angle, x)
-            share = share.reshape(-1, *[1] * (voxels.ndim - 3))
+            share = per_channel(share, voxels[0, 0])
             row = voxels.new_zeros(*voxels.shape[:2], bins + 3, *voxels.shape[3:])
             row = row.index_add(2, lower, voxels * (1 - share)).index_add(2, lower + 1, voxels * share)
             rows.append(row[:, :, 1 : bins + 1])
@@ -480,7 +481,7 @@ class Radon(Operator):
         padded = torch.cat([torch.zeros_like(y[:, :, :, :1]), y, torch.zeros_like(y[:, :, :, :2])], dim=3)
         for number, angle in enumerate(self.angles.tolist()):
             lower, share = self._places(size, bins, angle, y)
-            share = share.reshape(-1, *[1] * (y.ndim - 4))
+            share = per_channel(share, y[0, 0, 0])
             row = padded[:, :, number]
             total = total + (1 - share) * row[:, :, lower] + share * row[:, :, lower + 1]
         return total.unflatten(2, size)
@@ -502,6 +503,6 @@ class Radon(Operator):
         n = torch.where(n < length // 2, n, n - length)
         kernel = torch.where(n % 2 == 1, -1 / (math.pi * n.double()) ** 2, 0.0)
         kernel[0] = 0.25
-        ramp = torch.fft.rfft(kernel).real.to(y.dtype).reshape(-1, *[1] * (y.ndim - 4))
+        ramp = per_channel(torch.fft.rfft(kernel).real.to(y.dtype), y[0, 0, 0])
         filtered = torch.fft.irfft(torch.fft.rfft(y, n=length, dim=3) * ramp, n=length, dim=3)[:, :, :, :bins]
         return self.adjoint(filtered) * (math.pi / len(self.angles))

@@ -31,6 +31,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from monai_diffscore.tensors import per_sample
+
 
 class SDE(ABC):
     """A linear SDE on :math:`t \\in [0, 1]`. Every method takes ``t`` of any shape and returns that shape."""
@@ -65,7 +67,7 @@ class SDE(ABC):
     def drift(self, x: Tensor, t: Tensor) -> Tensor:
         r""":math:`f(x, t) = x\, d\ln\alpha/dt` for x of shape [B, ...] and t of shape [B]."""
         rate = self.log_alpha_rate(t)
-        return rate.reshape(-1, *[1] * (x.ndim - 1)) * x
+        return per_sample(rate, x) * x
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from monai_diffscore.anomaly import BallScan, HealthyScores, ball_maximum, ball_sum, healthy_residuals, smoothed
+from monai_diffscore.tensors import per_sample
 
 
 def white(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
     """Independent pixels N(0, 0.25)."""
-    level = sigma.reshape(-1, *[1] * (x.ndim - 1))
+    level = per_sample(sigma, x)
     return 0.25 / (0.25 + level**2) * x
 
 

@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "monai_diffscore"
 LEVELS = {
     **dict.fromkeys(
-        ["sde", "operators", "networks", "transforms", "data", "gallery", "memory", "errors", "pyramid"], 0
+        ["sde", "operators", "networks", "transforms", "data", "gallery", "memory", "errors", "tensors", "pyramid"], 0
     ),
     **dict.fromkeys(["denoiser", "optimizers"], 1),
     **dict.fromkeys(["losses", "sampling", "likelihood", "guidance", "tiling", "discrete", "anomaly"], 2),

@@ -15,7 +15,6 @@ from monai_diffscore.denoiser import (
     VelocityPreconditioning,
     VEPreconditioning,
     VPPreconditioning,
-    noise_like,
     per_sample,
     score,
 )
@@ -165,12 +164,3 @@ def test_mixture_samples_have_the_mixture_moments(mixture_2d: MixtureDenoiser, g
 def test_mixture_parameters_of_wrong_shape_are_refused():
     with pytest.raises(ValueError, match="covariances"):
         MixtureDenoiser(torch.ones(2), torch.zeros(2, 3), torch.eye(3))
-
-
-def test_noise_of_a_sample_does_not_depend_on_its_batch():
-    def draw(seeds):
-        return noise_like(torch.empty(len(seeds), 4), [torch.Generator().manual_seed(s) for s in seeds])
-
-    torch.testing.assert_close(draw([1, 2, 3])[2], draw([3])[0], rtol=0, atol=0)
-    with pytest.raises(ValueError, match="one generator per sample"):
-        noise_like(torch.empty(3, 4), [torch.Generator()])

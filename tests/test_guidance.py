@@ -13,6 +13,7 @@ from monai_diffscore.guidance import Autoguidance, ClassifierFree, GuidanceInter
 from monai_diffscore.likelihood import log_likelihood
 from monai_diffscore.operators import Blur, Downsample, Mask, Operator
 from monai_diffscore.sampling import asinh_sigmas, karras_sigmas, log_uniform_sigmas, sample_adams, sample_repaint
+from monai_diffscore.tensors import per_sample
 
 SIZE = 8
 
@@ -23,7 +24,7 @@ class Conditional(nn.Module):
     def forward(self, x, sigma, *, label=None, age=None):
         calls.append((label, age))
         gain = torch.where(label < 0, 0.5, label) if label is not None else torch.where(age.isnan(), 0.25, age)
-        return gain.reshape(-1, *[1] * (x.ndim - 1)) * x
+        return per_sample(gain, x) * x
 
 
 calls: list = []

@@ -15,6 +15,7 @@ from monai_diffscore.likelihood import log_likelihood
 from monai_diffscore.metrics import seam_ratio
 from monai_diffscore.operators import Mask
 from monai_diffscore.sampling import asinh_sigmas, log_uniform_sigmas, sample_adams
+from monai_diffscore.tensors import per_sample
 from monai_diffscore.tiling import SliceDenoiser, TiledDenoiser, any_size, window_starts
 
 
@@ -28,7 +29,7 @@ class Voxelwise(nn.Module):
 
     def forward(self, x, sigma, **condition):
         self.seen.append(tuple(x.shape))
-        level = sigma.reshape(-1, *[1] * (x.ndim - 1))
+        level = per_sample(sigma, x)
         return self.mean + self.variance / (self.variance + level**2) * (x - self.mean)
 
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from monai_diffscore.errors import DataError
+from monai_diffscore.tensors import per_channel
 
 
 def optical_density(intensity: Tensor, white: float | Sequence[float] = 255.0) -> Tensor:
@@ -32,7 +33,7 @@ def intensity_of(density: Tensor, white: float | Sequence[float] = 255.0) -> Ten
 
 def _for_channels(white: float | Sequence[float], like: Tensor) -> Tensor:
     glass = torch.as_tensor(white, dtype=torch.get_default_dtype() if not like.is_floating_point() else like.dtype)
-    return glass.to(like.device).reshape(-1, *[1] * (like.ndim - 1))
+    return per_channel(torch.atleast_1d(glass.to(like.device)), like)
 
 
 def as_rgb8(

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from monai_diffscore.data.files import write_json
 from monai_diffscore.errors import DataError
+from monai_diffscore.tensors import per_channel
 
 
 class HeldOutSlabd(MapTransform):
@@ -143,7 +144,7 @@ class PositionChannelsd(MapTransform):
         indices = torch.meshgrid(*[torch.arange(size, dtype=torch.float64) for size in sizes], indexing="ij")
         world = torch.einsum("wd,d...->w...", affine[:-1, :dims], torch.stack(indices))
         offset = affine[:-1, -1] - (self._centre(image) if self.origin == "volume" else 0)
-        position = (world + offset.reshape(-1, *[1] * dims)) / self.scale_mm
+        position = (world + per_channel(offset, world)) / self.scale_mm
         return {**data, self.position_key: MetaTensor(position.float(), affine=image.affine)}
 
     def _centre(self, image: MetaTensor) -> torch.Tensor:

@@ -23,6 +23,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from monai_diffscore.tensors import per_sample
+
 
 class ThinConv3d(nn.Conv3d):
     """A 3-D convolution that a CPU trains in float32 on volumes thinner than its kernel, where autocast says less.
@@ -219,8 +221,7 @@ class FiLM(nn.Module):
 
     def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
         gamma, beta = self.affine(embedding).unflatten(1, (2, -1)).unbind(1)
-        shape = (*gamma.shape, *[1] * (h.ndim - 2))
-        return modulate(h, gamma.reshape(shape), beta.reshape(shape))
+        return modulate(h, per_sample(gamma, h), per_sample(beta, h))
 
 
 class ChannelNorm(nn.Module):

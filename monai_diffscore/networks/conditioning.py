@@ -30,6 +30,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from monai_diffscore.networks.blocks import FourierFeatures, SinusoidalTimeEmbedding
+from monai_diffscore.tensors import per_sample
 
 # names of arguments that a condition passes on its way to the network
 _RESERVED = {"x", "x0", "sigma", "c_noise", "condition", "inputs", "network", "denoiser", "generator", "seed"}
@@ -101,7 +102,7 @@ class ConditionEncoder(nn.Module):
             if name not in self.categorical:
                 value = value.to(parameter.dtype)  # integers and masks have no NaN
             missing = value.new_tensor(-1 if name in self.categorical else torch.nan)
-            return torch.where(dropped.reshape(-1, *[1] * (value.ndim - 1)), missing, value)
+            return torch.where(per_sample(dropped, value), missing, value)
 
         return {name: drop_field(name, value) for name, value in condition.items()}
 
@@ -124,7 +125,7 @@ class ConditionEncoder(nn.Module):
         parts = [x]
         for name, channels in self.concat.items():
             expected = (x.shape[0], channels, *x.shape[2:])
-            token = self.pixels[name].to(x.dtype).reshape(1, -1, *[1] * (x.ndim - 2))
+            token = per_sample(self.pixels[name].to(x.dtype)[None], x)
             value = condition.get(name)
             value = x.new_full(expected, torch.nan) if value is None else value.to(x)
             if value.shape != expected:
@@ -138,7 +139,7 @@ class ConditionEncoder(nn.Module):
             value = x.new_full((x.shape[0], *scale.shape), torch.nan) if value is None else value.to(x)
             value, missing = self._normalised(name, scale, value, x.shape[0])
             constant = torch.where(missing, self.pixels[name].to(x.dtype), value)
-            parts.append(constant.reshape(*constant.shape, *[1] * (x.ndim - 2)).expand(-1, -1, *x.shape[2:]))
+            parts.append(per_sample(constant, x).expand(-1, -1, *x.shape[2:]))
         return torch.cat(parts, dim=1)
 
     def check(self, condition: Mapping[str, Tensor]) -> None:

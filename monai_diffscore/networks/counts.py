@@ -22,15 +22,14 @@ Source of the likelihood: Lopez et al. 2018, doi:10.1038/s41592-018-0229-2; of a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from monai_diffscore.networks.single_cell import GenePooling, ModuleBlock
-
-Generators = torch.Generator | list[torch.Generator] | None
+from monai_diffscore.tensors import Generators
 
 
 def negative_binomial_nll(x: Tensor, mean: Tensor, theta: Tensor) -> Tensor:
@@ -52,7 +51,7 @@ def zero_inflated_nll(x: Tensor, mean: Tensor, theta: Tensor, dropout_logits: Te
 
 def draw_negative_binomial(mean: Tensor, theta: Tensor, generator: Generators = None) -> Tensor:
     """Integers of the shape [B, ...] of ``mean``, as float; one generator, or one a cell."""
-    if isinstance(generator, list):
+    if isinstance(generator, Sequence):
         return torch.stack([draw_negative_binomial(m[None], theta, g)[0] for m, g in zip(mean, generator, strict=True)])
     mean = mean.cpu().double()
     shape = theta.cpu().double().expand_as(mean)
@@ -188,7 +187,7 @@ class CountsAutoencoder(nn.Module):
         counts = draw_negative_binomial(self.mean(latent, library), self.log_theta[:-1].exp(), generator)
         if self.dropout_logits is not None:
             chance = self.dropout_logits.sigmoid().cpu().double().expand_as(counts)
-            generators = generator if isinstance(generator, list) else [generator] * len(counts)
+            generators = generator if isinstance(generator, Sequence) else [generator] * len(counts)
             dropped = [torch.bernoulli(c, generator=g) for c, g in zip(chance, generators, strict=True)]
             counts = counts * (1 - torch.stack(dropped))
         return counts.float()

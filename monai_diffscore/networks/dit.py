@@ -37,6 +37,7 @@ from monai_diffscore.networks.blocks import (
     zero_init,
 )
 from monai_diffscore.networks.conditioning import ConditionEncoder, NoiseConditioning
+from monai_diffscore.tensors import per_channel
 
 #: hidden size, depth and heads by name: S to XL are the published models (Peebles and Xie 2023, Table 1)
 PRESETS = {
@@ -239,7 +240,7 @@ def sine_cosine_table(channels: int, grid: Sequence[int]) -> Tensor:
     for axis, place in enumerate(places):
         pairs = (channels // 2) // dims + (axis < (channels // 2) % dims)
         frequencies = 10_000.0 ** (-torch.arange(pairs) / max(pairs, 1))
-        angles = place[None] * frequencies.reshape(-1, *[1] * dims)
+        angles = place[None] * per_channel(frequencies, place[None])
         parts += [angles.sin(), angles.cos()]
     table = torch.cat(parts)
     return F.pad(table, (0, 0) * dims + (0, channels - len(table)))[None]

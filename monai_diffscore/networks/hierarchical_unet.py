@@ -40,6 +40,7 @@ from monai_diffscore.networks.blocks import (
 )
 from monai_diffscore.networks.conditioning import ConditionEncoder, NoiseConditioning
 from monai_diffscore.networks.unet import Hourglass, Level
+from monai_diffscore.tensors import per_sample
 
 #: constructor options by the name of the size
 PRESETS: dict[str, dict[str, Any]] = {
@@ -181,12 +182,12 @@ class _ContextEncoder(nn.Module):
         self.summary = zero_init(nn.Linear(widths[-1], embedding_size))
 
     def forward(self, x: Tensor, context: Tensor | None, embedding: Tensor) -> tuple[list[Tensor | None], Tensor]:
-        missing = self.missing.to(x.dtype).reshape(1, -1, *[1] * (x.ndim - 2))
+        missing = per_sample(self.missing.to(x.dtype)[None], x)
         if context is None:
             context = missing.expand(x.shape[0], -1, *x.shape[2:])
         gone = context.isnan()
         if self.training and self.dropout > 0:
-            gone = gone | (torch.rand(x.shape[0], device=x.device) < self.dropout).reshape(-1, *[1] * (x.ndim - 1))
+            gone = gone | per_sample(torch.rand(x.shape[0], device=x.device) < self.dropout, x)
         h = channels_last(self.input(space_to_depth(torch.where(gone, missing, context.to(x)), self.stem)))
         added: list[Tensor | None] = [None] * self.shift
         for index, level in enumerate(self.levels):

@@ -27,6 +27,7 @@ from monai_diffscore.data import list_volumes, spread
 from monai_diffscore.data.arrays import LABELS, read_labels
 from monai_diffscore.errors import DataError
 from monai_diffscore.report.volumes import Volumes
+from monai_diffscore.tensors import per_channel
 
 _SUFFIXES = (".nii", ".nii.gz", ".npy")
 #: parameters that override the ids of the same name where a training, started from Python, left its train.json alone
@@ -236,7 +237,7 @@ def read_images(files: Sequence[Path], count: int) -> tuple[list[Tensor], Tensor
 
 def _by_channel(image: Tensor, low: Sequence[float], high: Sequence[float]) -> Tensor:
     """An image [C, *S] with each channel's range mapped to [-1, 1]."""
-    below, above = (torch.tensor(limits).reshape(-1, *[1] * (image.ndim - 1)) for limits in (low, high))
+    below, above = (per_channel(torch.tensor(limits), image) for limits in (low, high))
     return (image - below) * (2 / (above - below)) - 1
 
 

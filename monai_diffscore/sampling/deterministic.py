@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from monai_diffscore.denoiser import Generators, noise_like
 from monai_diffscore.sampling.grids import check_sigmas
 from monai_diffscore.sampling.steps import Callback, Denoise, Interval, denoise_at, intervals, toward
+from monai_diffscore.tensors import Generators, noise_like
 
 
 def sample_euler(

@@ -6,8 +6,8 @@ import math
 
 from torch import Tensor
 
-from monai_diffscore.denoiser import Generators, noise_like
 from monai_diffscore.sampling.steps import Callback, Denoise, denoise_at, intervals, toward
+from monai_diffscore.tensors import Generators, noise_like
 
 
 def sample_dpmpp_2m_sde(

@@ -19,13 +19,13 @@ from monai.transforms import Compose
 from monai.utils import convert_to_tensor
 from torch import Tensor, nn
 
-from monai_diffscore.denoiser import noise_like
 from monai_diffscore.engines import INTERRUPTED, Progress, SamplingInferer, random_stream, spread_of
 from monai_diffscore.gallery import save_gallery
 from monai_diffscore.guidance import PosteriorGuidance
 from monai_diffscore.operators import Mask, Operator
 from monai_diffscore.sampling import asinh_sigmas, sample_adams, sample_dpmpp_2m_sde
 from monai_diffscore.tasks.cases import CaseTable, WriteNifti, intensity_range, on_source_grid
+from monai_diffscore.tensors import noise_like
 from monai_diffscore.tiling import any_size
 
 #: a strong measurement makes the denoiser of the posterior change by more from step to step than a polynomial through

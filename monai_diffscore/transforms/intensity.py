@@ -39,6 +39,7 @@ from monai.transforms import InvertibleTransform
 from monai.utils import TransformBackends, convert_to_tensor
 
 from monai_diffscore.errors import DataError
+from monai_diffscore.tensors import per_channel
 from monai_diffscore.transforms.dictionary import InvertibleDictionary
 
 NAN_POLICIES = ("raise", "fill")
@@ -136,7 +137,7 @@ def _each(limit: Any, image: torch.Tensor) -> Any:
     """A limit for all of an image [C, *S] as it is; one for each of its channels as a tensor [C, 1, ...]."""
     if not isinstance(limit, Sequence):
         return limit
-    return torch.as_tensor(limit, dtype=torch.float32, device=image.device).reshape(-1, *[1] * (image.ndim - 1))
+    return per_channel(torch.as_tensor(limit, dtype=torch.float32, device=image.device), image)
 
 
 def clipped_to_unit(image: torch.Tensor, restored: torch.Tensor) -> torch.Tensor:

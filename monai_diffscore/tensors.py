@@ -1,0 +1,41 @@
+"""Shapes and random numbers of batches: each sample of a batch [B, ...] has its own number, and its own noise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+#: one generator for a batch, one generator per sample, or None for torch's own
+Generators = torch.Generator | Sequence[torch.Generator] | None
+
+
+def per_sample(values: Tensor, x: Tensor) -> Tensor:
+    """``values`` of shape [B] or [B, C] with axes of length 1 appended, so that they broadcast against x [B, C, ...].
+
+    A 0-d tensor broadcasts as it is; it gets as many axes as ``x``.
+    """
+    return values.reshape(*values.shape, *[1] * (x.ndim - values.ndim))
+
+
+def per_channel(values: Tensor, image: Tensor) -> Tensor:
+    """``values`` of shape [C] with axes of length 1 appended, so that they broadcast against one image [C, *S]."""
+    return per_sample(values, image)
+
+
+def noise_like(x: Tensor, generator: Generators = None) -> Tensor:
+    """Standard normal noise of the shape, dtype and device of ``x``.
+
+    Args:
+        generator: one generator for the batch, or one **per sample**: the noise of sample i then depends on its
+            generator alone, not on the batch. A generator may live on another device than ``x``.
+    Raises:
+        ValueError: for several generators whose number is not the number of samples.
+    """
+    if generator is None or isinstance(generator, torch.Generator):
+        device = x.device if generator is None else generator.device
+        return torch.randn(x.shape, dtype=x.dtype, device=device, generator=generator).to(x.device)
+    if len(generator) != x.shape[0]:
+        raise ValueError(f"Expected one generator per sample, {x.shape[0]}, got {len(generator)}.")
+    return torch.stack([noise_like(sample, one) for sample, one in zip(x, generator, strict=True)])
