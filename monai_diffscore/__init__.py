@@ -4,154 +4,38 @@ Everything works on one function, the denoiser ``D(x, sigma) = E[x0 | x]``. The 
 reading order; engines and handlers, which need MONAI and MLflow, are imported from their modules.
 """
 
-from monai_diffscore.sde import SDE, CosineVPSDE, FlowSDE, SubVPSDE, VESDE, VPSDE  # isort: skip
-from monai_diffscore.denoiser import (  # isort: skip
-    Denoiser,
-    EDMPreconditioning,
-    FlowPreconditioning,
-    GaussianDenoiser,
-    MixtureDenoiser,
-    Preconditioning,
-    VelocityPreconditioning,
-    VEPreconditioning,
-    VPPreconditioning,
-    score,
-)
-from monai_diffscore.losses import (  # isort: skip
-    DenoisingLoss,
-    LearnedUncertainty,
-    LogNormalNoise,
-    LogUniformNoise,
-    UniformTimeNoise,
-    edm_weight,
-    likelihood_weight,
-    min_snr_weight,
-)
-from monai_diffscore.sampling import (  # isort: skip
-    asinh_sigmas,
-    cosine_sigmas,
-    karras_sigmas,
-    log_uniform_sigmas,
-    sample_adams,
-    sample_ancestral,
-    sample_dpmpp_2m,
-    sample_dpmpp_2m_sde,
-    sample_euler,
-    sample_heun,
-    sample_predictor_corrector,
-    sample_repaint,
-    sample_reverse_sde,
-    sample_rk45,
-    time_uniform_sigmas,
-)
-from monai_diffscore.pyramid import Pyramid  # isort: skip
-from monai_diffscore.likelihood import bits_per_dim, log_likelihood  # isort: skip
-from monai_diffscore.operators import (  # isort: skip
-    Blur,
-    Downsample,
-    FourierUndersampling,
-    GeneDropout,
-    GeneLoadings,
-    Mask,
-    Operator,
-    Radon,
-    cartesian_lines,
-)
-from monai_diffscore.guidance import (  # isort: skip
-    Autoguidance,
-    ClassifierFree,
-    GuidanceInterval,
-    Inpaint,
-    LikelihoodGuidance,
-    PosteriorGuidance,
-)
-from monai_diffscore.tiling import SliceDenoiser, TiledDenoiser  # isort: skip
-from monai_diffscore.anomaly import BallScan, HealthyReference, HealthyScores, healthy_residuals  # isort: skip
-from monai_diffscore.networks import (  # isort: skip
-    ConditionEncoder,
-    CountsAutoencoder,
-    GeneResidualMLP,
-    HierarchicalUNet,
-    PathwayGNN,
-    ScoreDiT,
-    ScoreMLP,
-    ScoreUNet,
-    SingleCellNet,
-)
+from monai_diffscore.exports import lazy_exports
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "SDE",
-    "VESDE",
-    "VPSDE",
-    "Autoguidance",
-    "BallScan",
-    "Blur",
-    "ClassifierFree",
-    "ConditionEncoder",
-    "CosineVPSDE",
-    "CountsAutoencoder",
-    "Denoiser",
-    "DenoisingLoss",
-    "Downsample",
-    "EDMPreconditioning",
-    "FlowPreconditioning",
-    "FlowSDE",
-    "FourierUndersampling",
-    "GaussianDenoiser",
-    "GeneDropout",
-    "GeneLoadings",
-    "GeneResidualMLP",
-    "GuidanceInterval",
-    "HealthyReference",
-    "HealthyScores",
-    "HierarchicalUNet",
-    "Inpaint",
-    "LearnedUncertainty",
-    "LikelihoodGuidance",
-    "LogNormalNoise",
-    "LogUniformNoise",
-    "Mask",
-    "MixtureDenoiser",
-    "Operator",
-    "PathwayGNN",
-    "PosteriorGuidance",
-    "Preconditioning",
-    "Pyramid",
-    "Radon",
-    "ScoreDiT",
-    "ScoreMLP",
-    "ScoreUNet",
-    "SingleCellNet",
-    "SliceDenoiser",
-    "SubVPSDE",
-    "TiledDenoiser",
-    "UniformTimeNoise",
-    "VEPreconditioning",
-    "VPPreconditioning",
-    "VelocityPreconditioning",
-    "asinh_sigmas",
-    "bits_per_dim",
-    "cartesian_lines",
-    "cosine_sigmas",
-    "edm_weight",
-    "healthy_residuals",
-    "karras_sigmas",
-    "likelihood_weight",
-    "log_likelihood",
-    "log_uniform_sigmas",
-    "min_snr_weight",
-    "sample_adams",
-    "sample_ancestral",
-    "sample_dpmpp_2m",
-    "sample_dpmpp_2m_sde",
-    "sample_euler",
-    "sample_heun",
-    "sample_predictor_corrector",
-    "sample_repaint",
-    "sample_reverse_sde",
-    "sample_rk45",
-    "score",
-    "time_uniform_sigmas",
-]
+__getattr__, __dir__, __all__ = lazy_exports(
+    __name__,
+    {
+        "sde": "SDE CosineVPSDE FlowSDE SubVPSDE VESDE VPSDE",
+        "denoiser": (
+            "Denoiser EDMPreconditioning FlowPreconditioning GaussianDenoiser MixtureDenoiser Preconditioning "
+            "VelocityPreconditioning VEPreconditioning VPPreconditioning score"
+        ),
+        "losses": (
+            "DenoisingLoss LearnedUncertainty LogNormalNoise LogUniformNoise UniformTimeNoise edm_weight "
+            "likelihood_weight min_snr_weight"
+        ),
+        "sampling": (
+            "asinh_sigmas cosine_sigmas karras_sigmas log_uniform_sigmas sample_adams sample_ancestral "
+            "sample_dpmpp_2m sample_dpmpp_2m_sde sample_euler sample_heun sample_predictor_corrector "
+            "sample_repaint sample_reverse_sde sample_rk45 time_uniform_sigmas"
+        ),
+        "pyramid": "Pyramid",
+        "likelihood": "bits_per_dim log_likelihood",
+        "operators": (
+            "Blur Downsample FourierUndersampling GeneDropout GeneLoadings Mask Operator Radon cartesian_lines"
+        ),
+        "guidance": "Autoguidance ClassifierFree GuidanceInterval Inpaint LikelihoodGuidance PosteriorGuidance",
+        "tiling": "SliceDenoiser TiledDenoiser",
+        "anomaly": "BallScan HealthyReference HealthyScores healthy_residuals",
+        "networks": (
+            "ConditionEncoder CountsAutoencoder GeneResidualMLP HierarchicalUNet PathwayGNN ScoreDiT ScoreMLP "
+            "ScoreUNet SingleCellNet"
+        ),
+    },
+)

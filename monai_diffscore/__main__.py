@@ -217,7 +217,7 @@ def add_samples(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 
 def _samples(chosen: argparse.Namespace) -> int:
-    from monai_diffscore.data import samples  # MONAI takes seconds to import
+    from monai_diffscore import samples  # MONAI takes seconds to import
 
     rows = samples.list_samples()
     print(json.dumps(rows, indent=4) if chosen.json else samples.describe_samples(rows))

@@ -29,9 +29,9 @@ import anndata
 import numpy as np
 
 from monai_diffscore.data.anndata import stratified_split
-from monai_diffscore.data.samples import pbmc68k
 from monai_diffscore.metrics import Comparison, Reference, log_profiles, profile_figures
 from monai_diffscore.metrics.baselines import BASELINES
+from monai_diffscore.samples import pbmc68k
 
 BUNDLE = Path(__file__).parent.parent / "bundles/scrna_attention"
 LABEL, TOTAL = "bulk_labels", "n_counts"

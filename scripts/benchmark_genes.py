@@ -24,9 +24,9 @@ import torch
 from torch import Tensor, nn
 
 from monai_diffscore import Denoiser, DenoisingLoss, EDMPreconditioning, LogNormalNoise, edm_weight
-from monai_diffscore.data.simulated_expression import attachment_edges, draw_field, field_precision
 from monai_diffscore.memory import peak_memory_bytes
 from monai_diffscore.networks import GeneResidualMLP, PathwayGNN, SingleCellNet
+from monai_diffscore.samples.simulated_expression import attachment_edges, draw_field, field_precision
 
 DEPTH, HIDDEN, BATCH = 3, 64, 16
 

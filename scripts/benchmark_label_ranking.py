@@ -42,8 +42,8 @@ from lib.scores import volume_score  # noqa: E402
 from lib.served import ServedBundle  # noqa: E402
 from lib.workflow import Calibration  # noqa: E402
 
-from monai_diffscore.data import samples  # noqa: E402
-from monai_diffscore.data.phantom import ct_phantom  # noqa: E402
+from monai_diffscore import samples  # noqa: E402
+from monai_diffscore.samples.chests import ct_phantom  # noqa: E402
 
 SIDE, SPACING_MM = 64, 2.0
 

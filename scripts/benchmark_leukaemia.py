@@ -25,7 +25,6 @@ import numpy as np
 from benchmark_cells import mean_of, rows_of_each, run, train
 
 from monai_diffscore.data.anndata import stratified_split
-from monai_diffscore.data.samples import leukaemia
 from monai_diffscore.metrics import (
     ClosestRecord,
     Comparison,
@@ -37,6 +36,7 @@ from monai_diffscore.metrics import (
     TrainOnSyntheticF1,
     VarianceRatio,
 )
+from monai_diffscore.samples import leukaemia
 
 BUNDLE = Path(__file__).parent.parent / "bundles/bulk_expression_mlp"
 LABEL = "group"

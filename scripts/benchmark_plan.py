@@ -26,7 +26,7 @@ from typing import Any
 import anndata
 import benchmark_cells
 
-from monai_diffscore.data import samples
+from monai_diffscore import samples
 from monai_diffscore.data.anndata import stratified_split
 from monai_diffscore.metrics import Reference
 

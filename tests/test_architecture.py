@@ -13,6 +13,7 @@ LEVELS = {
     **dict.fromkeys(
         ["sde", "operators", "networks", "transforms", "data", "gallery", "memory", "errors", "tensors", "pyramid"], 0
     ),
+    **dict.fromkeys(["exports", "samples"], 0),
     **dict.fromkeys(["denoiser", "optimizers"], 1),
     **dict.fromkeys(["losses", "sampling", "likelihood", "guidance", "tiling", "discrete", "anomaly"], 2),
     **dict.fromkeys(["engines", "handlers", "metrics", "planning", "command_line", "report", "tasks", "interrupts"], 3),

@@ -23,9 +23,9 @@ from PIL import Image
 
 from monai_diffscore.command_line import find_cause
 from monai_diffscore.data import TableSchema, infer_schema, read_table
-from monai_diffscore.data.phantom import ct_phantom
-from monai_diffscore.data.simulated_expression import simulate_expression
 from monai_diffscore.errors import DataError
+from monai_diffscore.samples.chests import ct_phantom
+from monai_diffscore.samples.simulated_expression import simulate_expression
 from monai_diffscore.transforms import WINDOWS_HU, measure_encoding
 
 ROOT = Path(__file__).parent.parent

@@ -25,10 +25,10 @@ from monai_diffscore.data.profiles import (
     profile_transforms,
     split_profiles,
 )
-from monai_diffscore.data.samples import leukaemia, sample_path
-from monai_diffscore.data.simulated_expression import attachment_edges, draw_field, field_precision
 from monai_diffscore.errors import DataError
 from monai_diffscore.handlers import EarlyStopping
+from monai_diffscore.samples import leukaemia, sample_path
+from monai_diffscore.samples.simulated_expression import attachment_edges, draw_field, field_precision
 from monai_diffscore.tasks import ProfileImputationInferer
 from monai_diffscore.transforms import (
     GroupMeans,

@@ -12,7 +12,6 @@ from monai.engines import SupervisedEvaluator
 from monai.metrics.fid import get_fid_score
 from torch import Tensor
 
-from monai_diffscore.data.samples import mni152
 from monai_diffscore.metrics import (
     CONTROLS,
     IntensityDistance,
@@ -37,6 +36,7 @@ from monai_diffscore.metrics import (
     suspected_copies,
 )
 from monai_diffscore.report.volumes import random_windows
+from monai_diffscore.samples import mni152
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:

@@ -21,7 +21,7 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
-from monai_diffscore.data import samples
+from monai_diffscore import samples
 
 ROOT = Path(__file__).parent.parent
 SMOKE = ROOT / "configs/smoke.json"

@@ -15,8 +15,8 @@ from hypothesis.extra.numpy import arrays
 from monai.data import MetaTensor
 from monai.transforms import Compose, Invertd
 
-from monai_diffscore.data.samples import ihc_slide
 from monai_diffscore.errors import DataError
+from monai_diffscore.samples import ihc_slide
 from monai_diffscore.transforms import (
     JitterStains,
     LabStatistics,

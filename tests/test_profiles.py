@@ -10,7 +10,6 @@ import pytest
 from scipy import sparse
 from scipy.stats import ks_2samp
 
-from monai_diffscore.data.samples import sample_path
 from monai_diffscore.metrics import (
     AssignmentDistance,
     ClosestRecord,
@@ -44,6 +43,7 @@ from monai_diffscore.metrics import (
     smote,
 )
 from monai_diffscore.metrics.baselines import counts_of
+from monai_diffscore.samples import sample_path
 
 GENES, TYPES = 60, ("B", "NK", "T")
 

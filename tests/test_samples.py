@@ -13,7 +13,9 @@ import pytest
 from monai_diffscore.__main__ import main
 from monai_diffscore.data import list_volumes
 from monai_diffscore.data.pictures import read_rgb
-from monai_diffscore.data.samples import (
+from monai_diffscore.data.slides import Slide
+from monai_diffscore.errors import DataError
+from monai_diffscore.samples import (
     CATALOGUE,
     IHC_NOMINAL_MPP_UM,
     command_for_the_rest,
@@ -22,8 +24,6 @@ from monai_diffscore.data.samples import (
     mni152,
     sample_path,
 )
-from monai_diffscore.data.slides import Slide
-from monai_diffscore.errors import DataError
 
 
 def test_sample_data_is_there_and_can_be_replaced(monkeypatch, tmp_path):
@@ -65,7 +65,7 @@ def test_every_sample_is_there_or_says_how_to_get_it(name):
 
 def test_listing_imports_none_of_the_packages():
     code = (
-        "import sys, monai_diffscore.data.samples as s; before = set(sys.modules); s.list_samples();"
+        "import sys, monai_diffscore.samples as s; before = set(sys.modules); s.list_samples();"
         "print(sorted({m.split('.')[0] for m in set(sys.modules) - before}))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)

@@ -5,29 +5,19 @@ each choice; :func:`fit_plan` runs some real iterations and scales the plan unti
 the shipped bundle that is nearest, with the plan's values in it.
 """
 
-from monai_diffscore.planning.bundle import write_bundle
-from monai_diffscore.planning.card import commands, describe
-from monai_diffscore.planning.fingerprint import Fingerprint, Problem
-from monai_diffscore.planning.fitting import fit_plan
-from monai_diffscore.planning.kinds import find_kind
-from monai_diffscore.planning.plan import Budget, Choice, Plan
-from monai_diffscore.planning.rules import make_plan
-from monai_diffscore.planning.survey import take_fingerprint
-from monai_diffscore.planning.trial import Trial, run_trial
+from monai_diffscore.exports import lazy_exports
 
-__all__ = [
-    "Budget",
-    "Choice",
-    "Fingerprint",
-    "Plan",
-    "Problem",
-    "Trial",
-    "commands",
-    "describe",
-    "find_kind",
-    "fit_plan",
-    "make_plan",
-    "run_trial",
-    "take_fingerprint",
-    "write_bundle",
-]
+__getattr__, __dir__, __all__ = lazy_exports(
+    __name__,
+    {
+        "bundle": "write_bundle",
+        "card": "commands describe",
+        "fingerprint": "Fingerprint Problem",
+        "fitting": "fit_plan",
+        "kinds": "find_kind",
+        "plan": "Budget Choice Plan",
+        "rules": "make_plan",
+        "survey": "take_fingerprint",
+        "trial": "Trial run_trial",
+    },
+)

@@ -7,65 +7,18 @@ panel of generated images, ``profiles`` that of cells, samples and rows of a tab
 
 from __future__ import annotations
 
-from monai_diffscore.report.card import card_text, write_card
-from monai_diffscore.report.images import (
-    ImageReport,
-    headline,
-    image_metrics,
-    image_page,
-    log_report,
-    report_images,
-    write_report,
-)
-from monai_diffscore.report.page import Cell, Page, Section, render
-from monai_diffscore.report.profile_sources import (
-    ProfileFields,
-    ProfileMaterial,
-    find_profiles,
-    gather_profiles,
-    gather_run_profiles,
-    is_profiles,
-    match_profiles,
-)
-from monai_diffscore.report.profiles import (
-    ProfileReport,
-    profile_headline,
-    profile_metrics,
-    profile_page,
-    report_profiles,
-    write_profile_report,
-)
-from monai_diffscore.report.sources import Material, RunRecord, find_run, gather
+from monai_diffscore.exports import lazy_exports
 
-__all__ = [
-    "Cell",
-    "ImageReport",
-    "Material",
-    "Page",
-    "ProfileFields",
-    "ProfileMaterial",
-    "ProfileReport",
-    "RunRecord",
-    "Section",
-    "card_text",
-    "find_profiles",
-    "find_run",
-    "gather",
-    "gather_profiles",
-    "gather_run_profiles",
-    "headline",
-    "image_metrics",
-    "image_page",
-    "is_profiles",
-    "log_report",
-    "match_profiles",
-    "profile_headline",
-    "profile_metrics",
-    "profile_page",
-    "render",
-    "report_images",
-    "report_profiles",
-    "write_card",
-    "write_profile_report",
-    "write_report",
-]
+__getattr__, __dir__, __all__ = lazy_exports(
+    __name__,
+    {
+        "card": "card_text write_card",
+        "images": "ImageReport headline image_metrics image_page log_report report_images write_report",
+        "page": "Cell Page Section render",
+        "profile_sources": (
+            "ProfileFields ProfileMaterial find_profiles gather_profiles gather_run_profiles is_profiles match_profiles"
+        ),
+        "profiles": "ProfileReport profile_headline profile_metrics profile_page report_profiles write_profile_report",
+        "sources": "Material RunRecord find_run gather",
+    },
+)

@@ -25,50 +25,16 @@ A callback sees each :class:`Step`, and stops the sampling by returning True: th
 current estimate.
 """
 
-from monai_diffscore.sampling.deterministic import (
-    ORDERS,
-    sample_adams,
-    sample_dpmpp_2m,
-    sample_euler,
-    sample_heun,
-    sample_rk45,
-)
-from monai_diffscore.sampling.grids import (
-    asinh_sigmas,
-    check_sigmas,
-    cosine_sigmas,
-    karras_sigmas,
-    log_uniform_sigmas,
-    time_uniform_sigmas,
-)
-from monai_diffscore.sampling.steps import Callback, Denoise, Step
-from monai_diffscore.sampling.stochastic import (
-    sample_ancestral,
-    sample_dpmpp_2m_sde,
-    sample_predictor_corrector,
-    sample_repaint,
-    sample_reverse_sde,
-)
+from monai_diffscore.exports import lazy_exports
 
-__all__ = [
-    "ORDERS",
-    "Callback",
-    "Denoise",
-    "Step",
-    "asinh_sigmas",
-    "check_sigmas",
-    "cosine_sigmas",
-    "karras_sigmas",
-    "log_uniform_sigmas",
-    "sample_adams",
-    "sample_ancestral",
-    "sample_dpmpp_2m",
-    "sample_dpmpp_2m_sde",
-    "sample_euler",
-    "sample_heun",
-    "sample_predictor_corrector",
-    "sample_repaint",
-    "sample_reverse_sde",
-    "sample_rk45",
-    "time_uniform_sigmas",
-]
+__getattr__, __dir__, __all__ = lazy_exports(
+    __name__,
+    {
+        "deterministic": "ORDERS sample_adams sample_dpmpp_2m sample_euler sample_heun sample_rk45",
+        "grids": "asinh_sigmas check_sigmas cosine_sigmas karras_sigmas log_uniform_sigmas time_uniform_sigmas",
+        "steps": "Callback Denoise Step",
+        "stochastic": (
+            "sample_ancestral sample_dpmpp_2m_sde sample_predictor_corrector sample_repaint sample_reverse_sde"
+        ),
+    },
+)

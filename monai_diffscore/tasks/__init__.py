@@ -20,40 +20,19 @@ the same                            :class:`SaveImputedTable`         cells of a
 ==================================  ================================  ==================================================
 """
 
-from monai_diffscore.tasks.anomaly import AnomalyInferer, CalibrateAnomaly, ProposeAnomaly, SaveAnomaly, tissue
-from monai_diffscore.tasks.cases import CaseTable, WriteDicom, WriteNifti, intensity_range, on_source_grid
-from monai_diffscore.tasks.cell_likelihood import SaveCellLikelihood
-from monai_diffscore.tasks.imputation import ImputationInferer, SaveImputed
-from monai_diffscore.tasks.likelihood import PatchLikelihoodInferer, SaveLikelihood
-from monai_diffscore.tasks.profile_imputation import ProfileImputationInferer, SaveImputedProfiles
-from monai_diffscore.tasks.restoration import RestorationInferer, SavePosterior, box_mask, estimate_noise, line_angles
-from monai_diffscore.tasks.table_imputation import SaveImputedTable
-from monai_diffscore.tasks.transfer import TransferInferer, noise_up
+from monai_diffscore.exports import lazy_exports
 
-__all__ = [
-    "AnomalyInferer",
-    "CalibrateAnomaly",
-    "CaseTable",
-    "ImputationInferer",
-    "PatchLikelihoodInferer",
-    "ProfileImputationInferer",
-    "ProposeAnomaly",
-    "RestorationInferer",
-    "SaveAnomaly",
-    "SaveCellLikelihood",
-    "SaveImputed",
-    "SaveImputedProfiles",
-    "SaveImputedTable",
-    "SaveLikelihood",
-    "SavePosterior",
-    "TransferInferer",
-    "WriteDicom",
-    "WriteNifti",
-    "box_mask",
-    "estimate_noise",
-    "intensity_range",
-    "line_angles",
-    "noise_up",
-    "on_source_grid",
-    "tissue",
-]
+__getattr__, __dir__, __all__ = lazy_exports(
+    __name__,
+    {
+        "anomaly": "AnomalyInferer CalibrateAnomaly ProposeAnomaly SaveAnomaly tissue",
+        "cases": "CaseTable WriteDicom WriteNifti intensity_range on_source_grid",
+        "cell_likelihood": "SaveCellLikelihood",
+        "imputation": "ImputationInferer SaveImputed",
+        "likelihood": "PatchLikelihoodInferer SaveLikelihood",
+        "profile_imputation": "ProfileImputationInferer SaveImputedProfiles",
+        "restoration": "RestorationInferer SavePosterior box_mask estimate_noise line_angles",
+        "table_imputation": "SaveImputedTable",
+        "transfer": "TransferInferer noise_up",
+    },
+)

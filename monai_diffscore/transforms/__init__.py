@@ -1,127 +1,24 @@
 """Invertible transforms that MONAI lacks, in array and dictionary form."""
 
-from monai_diffscore.transforms.bias_field import N4BiasCorrect, N4BiasCorrectd
-from monai_diffscore.transforms.group_means import GroupMeans, GroupMeansd, measure_group_means
-from monai_diffscore.transforms.hounsfield import (
-    WINDOWS_HU,
-    HounsfieldUnits,
-    HounsfieldUnitsd,
-    ReplacePadding,
-    ReplacePaddingd,
-    WindowHU,
-    WindowHUd,
-)
-from monai_diffscore.transforms.intensity import (
-    ForegroundZScore,
-    ForegroundZScored,
-    IntensityTransform,
-    IntensityTransformd,
-    PercentileScale,
-    PercentileScaled,
-    WindowIntensity,
-    WindowIntensityd,
-)
-from monai_diffscore.transforms.normal_scores import NormalScores, NormalScoresd, measure_quantiles
-from monai_diffscore.transforms.nyul import NyulStandardize, NyulStandardized
-from monai_diffscore.transforms.omics import (
-    GeneScale,
-    LogNormalize,
-    LogNormalized,
-    StandardizeGenes,
-    StandardizeGenesd,
-    measure_gene_scale,
-)
-from monai_diffscore.transforms.pathology import (
-    JitterStains,
-    NormalizeReinhard,
-    NormalizeStains,
-    RandJitterStains,
-    ScaleRGB,
-    ToRGB,
-)
-from monai_diffscore.transforms.pathology_dictionary import (
-    NormalizeReinhardd,
-    NormalizeStainsd,
-    RandJitterStainsd,
-    ScaleRGBd,
-    ToRGBd,
-)
-from monai_diffscore.transforms.pathology_stains import (
-    LabStatistics,
-    Stains,
-    fit_macenko,
-    fit_reinhard,
-    fit_slide,
-    fit_slides,
-    fit_vahadane,
-)
-from monai_diffscore.transforms.principal import PrincipalComponents, PrincipalComponentsd, measure_components
-from monai_diffscore.transforms.table import (
-    DitherTable,
-    DitherTabled,
-    EncodeTable,
-    EncodeTabled,
-    TableEncoding,
-    measure_encoding,
-)
+from monai_diffscore.exports import lazy_exports
 
-__all__ = [
-    "WINDOWS_HU",
-    "DitherTable",
-    "DitherTabled",
-    "EncodeTable",
-    "EncodeTabled",
-    "ForegroundZScore",
-    "ForegroundZScored",
-    "GeneScale",
-    "GroupMeans",
-    "GroupMeansd",
-    "HounsfieldUnits",
-    "HounsfieldUnitsd",
-    "IntensityTransform",
-    "IntensityTransformd",
-    "JitterStains",
-    "LabStatistics",
-    "LogNormalize",
-    "LogNormalized",
-    "N4BiasCorrect",
-    "N4BiasCorrectd",
-    "NormalScores",
-    "NormalScoresd",
-    "NormalizeReinhard",
-    "NormalizeReinhardd",
-    "NormalizeStains",
-    "NormalizeStainsd",
-    "NyulStandardize",
-    "NyulStandardized",
-    "PercentileScale",
-    "PercentileScaled",
-    "PrincipalComponents",
-    "PrincipalComponentsd",
-    "RandJitterStains",
-    "RandJitterStainsd",
-    "ReplacePadding",
-    "ReplacePaddingd",
-    "ScaleRGB",
-    "ScaleRGBd",
-    "Stains",
-    "StandardizeGenes",
-    "StandardizeGenesd",
-    "TableEncoding",
-    "ToRGB",
-    "ToRGBd",
-    "WindowHU",
-    "WindowHUd",
-    "WindowIntensity",
-    "WindowIntensityd",
-    "fit_macenko",
-    "fit_reinhard",
-    "fit_slide",
-    "fit_slides",
-    "fit_vahadane",
-    "measure_components",
-    "measure_encoding",
-    "measure_gene_scale",
-    "measure_group_means",
-    "measure_quantiles",
-]
+__getattr__, __dir__, __all__ = lazy_exports(
+    __name__,
+    {
+        "bias_field": "N4BiasCorrect N4BiasCorrectd",
+        "group_means": "GroupMeans GroupMeansd measure_group_means",
+        "hounsfield": "WINDOWS_HU HounsfieldUnits HounsfieldUnitsd ReplacePadding ReplacePaddingd WindowHU WindowHUd",
+        "intensity": (
+            "ForegroundZScore ForegroundZScored IntensityTransform IntensityTransformd PercentileScale "
+            "PercentileScaled WindowIntensity WindowIntensityd"
+        ),
+        "normal_scores": "NormalScores NormalScoresd measure_quantiles",
+        "nyul": "NyulStandardize NyulStandardized",
+        "omics": "GeneScale LogNormalize LogNormalized StandardizeGenes StandardizeGenesd measure_gene_scale",
+        "pathology": "JitterStains NormalizeReinhard NormalizeStains RandJitterStains ScaleRGB ToRGB",
+        "pathology_dictionary": "NormalizeReinhardd NormalizeStainsd RandJitterStainsd ScaleRGBd ToRGBd",
+        "pathology_stains": "LabStatistics Stains fit_macenko fit_reinhard fit_slide fit_slides fit_vahadane",
+        "principal": "PrincipalComponents PrincipalComponentsd measure_components",
+        "table": "DitherTable DitherTabled EncodeTable EncodeTabled TableEncoding measure_encoding",
+    },
+)

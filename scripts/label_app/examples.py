@@ -22,7 +22,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 
 from benchmark_label_ranking import colin27, lesion, pseudo_subject, write_volume  # noqa: E402
 
-from monai_diffscore.data import samples  # noqa: E402
+from monai_diffscore import samples  # noqa: E402
 from monai_diffscore.data.pictures import read_rgb, write_pyramid  # noqa: E402
 
 SIDE = 96  # voxels of 2 mm: the whole head

@@ -12,9 +12,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from monai_diffscore.data import list_volumes, samples
-from monai_diffscore.data.phantom import ct_phantom, write_ct_phantoms
+from monai_diffscore import samples
+from monai_diffscore.data import list_volumes
 from monai_diffscore.errors import DataError
+from monai_diffscore.samples.chests import ct_phantom, write_ct_phantoms
 
 
 def test_phantoms_are_hounsfield_units_of_one_subject_each():
@@ -55,7 +56,7 @@ def no_ct(monkeypatch, tmp_path):
         replace(sample, file=str(tmp_path / "Cranium.inv3")) if sample.name == "cranium" else sample
         for sample in samples.CATALOGUE
     ]
-    monkeypatch.setattr(samples, "CATALOGUE", tuple(moved))
+    monkeypatch.setattr("monai_diffscore.samples.catalogue.CATALOGUE", tuple(moved))
     return tmp_path
 
 
@@ -87,7 +88,9 @@ def test_broken_projects_are_refused_and_leave_nothing(content, no_ct):
 
 def test_without_any_ct_phantoms_are_drawn_and_said_to_be(no_ct, monkeypatch, caplog):
     drawn = no_ct / "cache/monai_diffscore/ct_phantoms"
-    monkeypatch.setattr(samples, "write_ct_phantoms", lambda folder: write_ct_phantoms(folder, subjects=2))
+    monkeypatch.setattr(
+        "monai_diffscore.samples.volumes.write_ct_phantoms", lambda folder: write_ct_phantoms(folder, subjects=2)
+    )
     with caplog.at_level(logging.WARNING):
         assert samples.ct() == str(drawn)
     assert "SYNTHETIC" in caplog.text

@@ -82,10 +82,10 @@ def write_simulated(folder: Path) -> Path:
     if not folder.is_dir():
         values, obs, edges = simulate_expression()
         names = [f"G{number + 1:04d}" for number in range(values.shape[1])]
-        with whole_folder(folder) as made:
+        with whole_folder(folder) as draft:
             var = pd.DataFrame(index=pd.Index(names))
-            anndata.AnnData(values, obs=obs, var=var).write_h5ad(made / "expression.h5ad")
+            anndata.AnnData(values, obs=obs, var=var).write_h5ad(draft / "expression.h5ad")
             rows = "".join(f"{names[a]}\t{names[b]}\n" for a, b in edges.T)
-            with whole_file(made / "links.tsv") as file:
+            with whole_file(draft / "links.tsv") as file:
                 file.write(f"source\ttarget\n{rows}".encode())
     return folder

@@ -1,0 +1,13 @@
+from monai_diffscore.anomaly import *
+from monai_diffscore.denoiser import *
+from monai_diffscore.guidance import *
+from monai_diffscore.likelihood import *
+from monai_diffscore.losses import *
+from monai_diffscore.networks import *
+from monai_diffscore.operators import *
+from monai_diffscore.pyramid import *
+from monai_diffscore.sampling import *
+from monai_diffscore.sde import *
+from monai_diffscore.tiling import *
+
+__version__: str
