@@ -1,7 +1,7 @@
 """The MONAI Label app, asked over REST as clients ask it: a folder of files, a DICOMweb service, MONAI Label's own app.
 
 Networks are small and trained for a few iterations: what is tested is that requests get what they asked for, not that a
-proposal is right (scripts/benchmark_label_ranking.py and scripts/benchmark_anomaly.py measure that). One server serves
+proposal is right (benchmarks/label_ranking.py and benchmarks/anomaly.py measure that). One server serves
 most tests, which build on each other's labels and scores in their order.
 """
 

@@ -6,7 +6,7 @@
 Writes FOLDER/studies (head_sphere, a head with a bright sphere of 8 mm radius; brain_noise, the brain alone with noise
 of 8 % of the range; slide, scikit-image's picture of DAB and haematoxylin with a green ellipse), the mask of the
 sphere beside it, and what p-values may refer to: FOLDER/heads (three other deformed copies of the head) and
-FOLDER/slides (the picture without the ellipse). The head is Colin27, as in scripts/benchmark_label_ranking.py.
+FOLDER/slides (the picture without the ellipse). The head is Colin27, as in benchmarks/label_ranking.py.
 """
 
 from __future__ import annotations
@@ -18,10 +18,9 @@ import numpy as np
 from skimage.draw import ellipse
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
+sys.path.insert(0, str(ROOT))
 
-from benchmark_label_ranking import colin27, lesion, pseudo_subject, write_volume  # noqa: E402
-
+from benchmarks.label_ranking import colin27, lesion, pseudo_subject, write_volume  # noqa: E402
 from monai_diffscore import samples  # noqa: E402
 from monai_diffscore.data.pictures import read_rgb, write_pyramid  # noqa: E402
 

@@ -1,7 +1,6 @@
-#!/usr/bin/env python3
 r"""Restoration tasks of a trained bundle beside classical ones, on volumes that it was not trained on.
 
-    python scripts/benchmark_restorations.py bundles/ct_unet2d --checkpoint MODEL.pt reconstruct_ct super_resolve
+    python -m benchmarks.restorations bundles/ct_unet2d --checkpoint MODEL.pt reconstruct_ct super_resolve
 
 Each task runs as its configuration says (operator, noise, posterior samples), on a part of the held-out volumes
 (`--region`). Beside the posterior mean stand, for the very same measurement, the operator's pseudo-inverse; filtered

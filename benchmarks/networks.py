@@ -1,10 +1,10 @@
 """Our networks against MONAI's and diffusers': speed, memory, and held-out denoising error for seconds of training.
 
-    python scripts/benchmark_networks.py steps      seconds a step, share of this machine's GEMM rate, parameters
-    python scripts/benchmark_networks.py memory     peak memory of a 3-D step at 64^3, with and without checkpointing
-    python scripts/benchmark_networks.py error      held-out error against seconds of training, to MONAI's error
-    python scripts/benchmark_networks.py folklore   U-Net against DiT over the number of images and the size, as plots
-    python scripts/benchmark_networks.py positions  rotary positions against a table, at sizes not trained on
+    python -m benchmarks.networks steps      seconds a step, share of this machine's GEMM rate, parameters
+    python -m benchmarks.networks memory     peak memory of a 3-D step at 64^3, with and without checkpointing
+    python -m benchmarks.networks error      held-out error against seconds of training, to MONAI's error
+    python -m benchmarks.networks folklore   U-Net against DiT over the number of images and the size, as plots
+    python -m benchmarks.networks positions  rotary positions against a table, at sizes not trained on
 
 Same data (MNI152 T1; its front is held out), same number of parameters (as near as their structure allows; printed),
 bfloat16 autocast, one run. The error is in x0 units on a fixed grid of noise levels, EDM-weighted: 1 is every voxel
@@ -31,8 +31,17 @@ from monai.transforms import Compose, CropForegroundd, Orientationd, Spacingd
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from monai_diffscore import Denoiser, DenoisingLoss, EDMPreconditioning, LogNormalNoise, ScoreDiT, ScoreUNet, edm_weight
-from monai_diffscore.data import HeldOutSlabd, LoadVolumed, samples
+from monai_diffscore import (
+    Denoiser,
+    DenoisingLoss,
+    EDMPreconditioning,
+    LogNormalNoise,
+    ScoreDiT,
+    ScoreUNet,
+    edm_weight,
+    samples,
+)
+from monai_diffscore.data import HeldOutSlabd, LoadVolumed
 from monai_diffscore.discrete import DiscretePreconditioning, TimestepNetwork
 from monai_diffscore.handlers import PowerEMA
 from monai_diffscore.memory import peak_memory_bytes
@@ -322,7 +331,18 @@ def measure_memory(edge: int) -> None:
     first = None
     for case in MEMORY_CASES:
         threads = str(torch.get_num_threads())
-        command = [sys.executable, __file__, "memory", "--edge", str(edge), "--case", case, "--threads", threads]
+        command = [
+            sys.executable,
+            "-m",
+            __spec__.name,
+            "memory",
+            "--edge",
+            str(edge),
+            "--case",
+            case,
+            "--threads",
+            threads,
+        ]
         answer = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
         first = first or answer
         print(

@@ -1,7 +1,6 @@
-#!/usr/bin/env python3
 r"""Anomaly maps against two baselines, on held-out MNI152 with synthetic lesions of several sizes and contrasts.
 
-    python scripts/benchmark_anomaly.py --checkpoint bundles/mri_unet3d/models/model.pt [--lesions 6] [--markdown FILE]
+    python -m benchmarks.anomaly --checkpoint bundles/mri_unet3d/models/model.pt [--lesions 6] [--markdown FILE]
 
 Patches of 32 x 32 x 32 voxels of 2 mm lie at the front of the head, and only voxels of the slab that the training held
 out (the front 30%) count. Scores are calibrated on the left half, lesions are put in the right half: spheres in tissue
@@ -30,8 +29,9 @@ from sklearn.metrics import precision_recall_curve, roc_auc_score
 from torch import Tensor
 from torch.nn import functional
 
+from monai_diffscore import samples
 from monai_diffscore.anomaly import HealthyReference, healthy_residuals, smoothed
-from monai_diffscore.data import load_statistics, samples
+from monai_diffscore.data import load_statistics
 from monai_diffscore.tasks.anomaly import foreground
 
 BUNDLE = Path(__file__).resolve().parent.parent / "bundles/mri_unet3d"

@@ -1,7 +1,7 @@
 """A planned bundle against the hand-written one of the same data, after the same seconds of training.
 
-    python scripts/benchmark_plan.py mri --seconds 300 --seeds 0 1
-    python scripts/benchmark_plan.py cells --seeds 0 1 2
+    python -m benchmarks.plan mri --seconds 300 --seeds 0 1
+    python -m benchmarks.plan cells --seeds 0 1 2
 
 ``mri``: both are trained by their own train.json at the same time, one thread each, so that they share whatever load
 the machine has. Both are judged by the **hand-written** bundle's validation: its held-out patches, spacing and noise
@@ -9,7 +9,7 @@ levels (EDM-weighted x0 error, 1 is every element guessed alone).
 
 ``cells``: the plan is told the CPU seconds that the hand-written bundle took on 420 cells of pbmc68k_reduced. Errors of
 two latent spaces do not compare: both generate as many cells of each type as the 280 held-out ones have, and the
-figures are those of benchmark_cells.py.
+figures are those of benchmarks/cells.py.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Any
 
 import anndata
-import benchmark_cells
 
+from benchmarks import cells as cell_benchmark
 from monai_diffscore import samples
 from monai_diffscore.data.anndata import stratified_split
 from monai_diffscore.metrics import Reference
@@ -110,23 +110,23 @@ def compare_mri(folder: Path, seconds: float, memory_gb: float, seeds: list[int]
 def compare_cells(folder: Path, memory_gb: float, seeds: list[int], split: int) -> None:
     """Prints the table of pbmc68k_reduced."""
     cells = anndata.read_h5ad(samples.pbmc68k())
-    training, testing = stratified_split(cells.obs[benchmark_cells.LABEL], 0.4, split)
+    training, testing = stratified_split(cells.obs[cell_benchmark.LABEL], 0.4, split)
     known, held_out = cells[training].copy(), cells[testing].copy()
-    reference = Reference(benchmark_cells.profiles(held_out), benchmark_cells.profiles(known))
+    reference = Reference(cell_benchmark.profiles(held_out), cell_benchmark.profiles(known))
     known.write_h5ad(folder / "cells.h5ad")
-    bundles, found, spent = {"scrna_attention": benchmark_cells.BUNDLE}, {}, {}
+    bundles, found, spent = {"scrna_attention": cell_benchmark.BUNDLE}, {}, {}
     for name in ("scrna_attention", "planned"):
         if name == "planned":
             minutes = sum(spent["scrna_attention"]) / len(seeds) / 60
             bundles[name] = plan(folder / "cells.h5ad", folder / "planned", minutes, memory_gb)
         places = {seed: folder / f"{name}-{seed}" for seed in seeds}
-        spent[name] = [benchmark_cells.train(known, places[seed], seed, {}, bundles[name]) for seed in seeds]
-        made = [benchmark_cells.generate(held_out, places[seed], seed, bundles[name]) for seed in seeds]
-        found[name] = [benchmark_cells.figures_of(reference, benchmark_cells.profiles(one)) for one in made]
+        spent[name] = [cell_benchmark.train(known, places[seed], seed, {}, bundles[name]) for seed in seeds]
+        made = [cell_benchmark.generate(held_out, places[seed], seed, bundles[name]) for seed in seeds]
+        found[name] = [cell_benchmark.figures_of(reference, cell_benchmark.profiles(one)) for one in made]
         if name == "scrna_attention":
             names = list(found[name][0])
             print(f"| bundle | {' | '.join(names)} | CPU s of training |\n|---|{'---|' * (len(names) + 1)}")
-        print(benchmark_cells.row(name, found[name], spent[name]), flush=True)
+        print(cell_benchmark.row(name, found[name], spent[name]), flush=True)
 
 
 def main() -> None:

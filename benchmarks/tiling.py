@@ -1,7 +1,6 @@
-#!/usr/bin/env python3
 r"""Memory, time and seams of a volume four times as long in each axis as the training patch, by windows.
 
-    python scripts/benchmark_tiling.py [--checkpoint bundles/mri_unet3d/models/model.pt] [--patch 32]
+    python -m benchmarks.tiling [--checkpoint bundles/mri_unet3d/models/model.pt] [--patch 32]
 
 Memory, compared with one batch of windows through the network plus six volumes, is measured in two ways: the tensors
 alive at once, the volume itself included, as the profiler counts their allocations; and the largest resident size of a

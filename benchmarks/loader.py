@@ -1,6 +1,6 @@
 """How long a trainer waits for its data: measured on a bundle as it is trained, printed as one table.
 
-    python scripts/benchmark_loader.py bundles/ct_unet3d [--workers 0 2] [--iterations 30] [--dataset PATH]
+    python -m benchmarks.loader bundles/ct_unet3d [--workers 0 2] [--iterations 30] [--dataset PATH]
 
 A step is everything from the end of one iteration to the end of the next: the wait for a batch (Ignite's
 GET_BATCH_STARTED to GET_BATCH_COMPLETED), then forward, backward, optimizer and handlers. The first iterations, which

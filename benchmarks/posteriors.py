@@ -1,7 +1,6 @@
-#!/usr/bin/env python3
 r"""Posterior sampling against closed forms: how far each method's samples are from the exact posterior.
 
-    python scripts/benchmark_posteriors.py
+    python -m benchmarks.posteriors
 
 Prior: 64-pixel signals, smooth, one population (Gaussian) or three, near enough to each other for a measurement to
 leave doubt (mixture) or four times as far apart (separated mixture), exact denoiser. Measurements with noise
@@ -13,6 +12,8 @@ repeats.
 """
 
 from __future__ import annotations
+
+import argparse
 
 import torch
 from torch import Tensor
@@ -77,6 +78,7 @@ def population_weights(model: MixtureDenoiser, samples: Tensor) -> Tensor:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     print("| prior | operator | method | mean | standard deviation | population weight |\n|---|---|---|---|---|---|")
     for name, (populations, scale) in PRIORS.items():
         model = prior(populations, scale)

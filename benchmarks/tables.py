@@ -1,9 +1,9 @@
 """tabular_mlp on scikit-learn's tables, against a Gaussian copula, real rows and other packages: fidelity, usefulness,
 privacy.
 
-    python scripts/benchmark_tables.py breast_cancer --peers
-    python scripts/benchmark_tables.py diabetes --peers
-    python scripts/benchmark_tables.py wine --inner --set learning_rate=0.001   (to look for settings)
+    python -m benchmarks.tables breast_cancer --peers
+    python -m benchmarks.tables diabetes --peers
+    python -m benchmarks.tables wine --inner --set learning_rate=0.001   (to look for settings)
 
 60 of 100 rows train (a fifth of them tells when to stop), the others are seen by no part of a training. For each seed
 the bundle is trained and sampled as its README says, and once more with all of the 60 (all_rows.json); figures and
@@ -32,10 +32,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from benchmark_cells import run
 from sklearn.datasets import load_wine
 
-from monai_diffscore.data import infer_schema, read_table, samples, split_table, write_table
+from benchmarks.cells import run
+from monai_diffscore import samples
+from monai_diffscore.data import infer_schema, read_table, split_table, write_table
 from monai_diffscore.metrics import (
     ClosestRecord,
     Comparison,

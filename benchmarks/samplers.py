@@ -1,8 +1,7 @@
-#!/usr/bin/env python3
 r"""Samplers against each other where every error is theirs: exact denoisers, equal numbers of evaluations.
 
     pip install -e '.[benchmark]' && pip install --no-deps k-diffusion   (its other dependencies are not needed here)
-    python scripts/benchmark_samplers.py [--evaluations 10 20 50 100] [--markdown FILE]
+    python -m benchmarks.samplers [--evaluations 10 20 50 100] [--markdown FILE]
 
 Problems: Gaussian mixtures in 2 and 64 dimensions of kinds that the grid of `sample_adams` was not tuned on (rings of
 anisotropic modes; smooth random fields), and random mixtures with other seeds. Error: root mean square per dimension

@@ -1,8 +1,7 @@
-#!/usr/bin/env python3
 """The bundle scrna_attention on real cells, trained and sampled through its JSON files, beside baselines.
 
     pip install -e '.[omics]'
-    python scripts/benchmark_cells.py [--seeds 0 1 2] [--draws 5] [--split 0] [--out FOLDER] [--set NAME=VALUE ...]
+    python -m benchmarks.cells [--seeds 0 1 2] [--draws 5] [--split 0] [--out FOLDER] [--set NAME=VALUE ...]
 
 pbmc68k_reduced with its counts recovered, 700 cells, split 60/40 by cell type (scikit-learn's stratified shuffle,
 ``random_state`` --split). Each seed trains on the 420 cells and asks, --draws times, for as many cells of each type as
@@ -135,7 +134,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--draws", type=int, default=5, help="sets that each training generates")
     parser.add_argument("--split", type=int, default=0, help="random state of the split")
-    parser.add_argument("--out", type=Path, default=Path("output/benchmark_cells"))
+    parser.add_argument("--out", type=Path, default=Path("output/benchmarks/cells"))
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="flags for the training")
     parser.add_argument("--no-baselines", action="store_true")
     parser.add_argument("--floor", action="store_true", help="figures of real cells, without training")

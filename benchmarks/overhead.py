@@ -3,7 +3,7 @@
 Each is timed where the training thread calls it; a checkpoint's time is divided over the ``save_every`` iterations
 between two. Prints one JSON line.
 
-    python -W ignore scripts/benchmark_overhead.py [--iterations 40] [--bundle mri_unet3d]
+    python -W ignore -m benchmarks.overhead [--iterations 40] [--bundle mri_unet3d]
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Networks over genes: cost by number of genes, PathwayGNN against GCNConv, and what a true graph is worth.
 
-    python scripts/benchmark_genes.py scaling      # seconds a step over 1,000 to 40,000 genes, slope in log-log
-    python scripts/benchmark_genes.py graph        # 20,000 genes, 300,000 edges: beside torch_geometric's
-    python scripts/benchmark_genes.py knowledge    # held-out denoising error: graph, permuted graph, MLP of equal size
+    python -m benchmarks.genes scaling      # seconds a step over 1,000 to 40,000 genes, slope in log-log
+    python -m benchmarks.genes graph        # 20,000 genes, 300,000 edges: beside torch_geometric's
+    python -m benchmarks.genes knowledge    # held-out denoising error: graph, permuted graph, MLP of equal size
 
 ``graph`` runs each network in a process of its own, because memory that was freed is not given back. Its peak is that
 of the resident memory above what it was when the network and the data stood.
@@ -91,7 +91,7 @@ def graph(arguments: argparse.Namespace) -> None:
     """Time and memory of both networks, each in its own process."""
     found = {}
     for name in ("PathwayGNN", "GCNConv"):
-        command = [sys.executable, __file__, "graph", "--network", name]
+        command = [sys.executable, "-m", __spec__.name, "graph", "--network", name]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
         found[name] = json.loads(done.stdout.splitlines()[-1])
         print(f"| {name} | {found[name]['seconds']:.2f} s | {found[name]['megabytes']:.0f} MB |", flush=True)

@@ -1,7 +1,6 @@
-#!/usr/bin/env python3
 r"""The ranking that annotators are offered, on cases of a head that the model never saw, some of them corrupted.
 
-    python scripts/benchmark_label_ranking.py --checkpoint bundles/mri_unet3d/models/model.pt [--sets 3]
+    python -m benchmarks.label_ranking --checkpoint bundles/mri_unet3d/models/model.pt [--sets 3]
 
 **The cases.** There is no free population of MR volumes in a package. Each case is Colin27 (one head, 27 scans of it
 averaged; Debian's ``mricron-data``), which no bundle trains on, turned by up to 10 degrees, scaled by up to 7 %,

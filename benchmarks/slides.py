@@ -1,11 +1,10 @@
-#!/usr/bin/env python
 """Tiles a second and peak memory of ``SlideTiles`` on a synthetic pyramid of 20,000 x 20,000 pixels, on one core.
 
 Writes the pyramid tile by tile (never whole in memory), uncompressed and as JPEG, then reads its tiles in a process of
 its own, pinned to one core. Memory is the peak resident size above that of the process with all its
 modules loaded. Prints one JSON object a case.
 
-    python scripts/benchmark_slides.py [--size 20000] [--folder FOLDER] [--tiles 2000]
+    python -m benchmarks.slides [--size 20000] [--folder FOLDER] [--tiles 2000]
 """
 
 from __future__ import annotations
@@ -126,7 +125,16 @@ def main() -> None:
             if not path.is_file():
                 write(path, chosen.size, compression)
             for case in CASES:
-                command = [sys.executable, __file__, "--measure", str(path), case, "--tiles", str(chosen.tiles)]
+                command = [
+                    sys.executable,
+                    "-m",
+                    __spec__.name,
+                    "--measure",
+                    str(path),
+                    case,
+                    "--tiles",
+                    str(chosen.tiles),
+                ]
                 subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     print(json.dumps({"seconds_of_cpu": round(children.ru_utime + children.ru_stime)}))

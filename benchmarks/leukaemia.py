@@ -1,8 +1,8 @@
 """A score model of 76 leukaemia patients, measured on 52 others: fidelity, usefulness, and whether it memorised.
 
-    python scripts/benchmark_leukaemia.py curve     # held-out error over iterations; the bundle splits the 76 itself
-    python scripts/benchmark_leukaemia.py inner     # the figures on inner splits: what is chosen is chosen here
-    python scripts/benchmark_leukaemia.py test      # the figures on the 52, three seeds of training, five sets of each
+    python -m benchmarks.leukaemia curve     # held-out error over iterations; the bundle splits the 76 itself
+    python -m benchmarks.leukaemia inner     # the figures on inner splits: what is chosen is chosen here
+    python -m benchmarks.leukaemia test      # the figures on the 52, three seeds of training, five sets of each
 
 The bundle bulk_expression_mlp with its overlay leukaemia.json, trained and sampled through its JSON files. With 12,625
 probe sets and 76 patients a network learns the patients by heart. What prevents it is in the overlay: normal scores of
@@ -22,8 +22,8 @@ from typing import Any
 
 import anndata
 import numpy as np
-from benchmark_cells import mean_of, rows_of_each, run, train
 
+from benchmarks.cells import mean_of, rows_of_each, run, train
 from monai_diffscore.data.anndata import stratified_split
 from monai_diffscore.metrics import (
     ClosestRecord,
@@ -120,7 +120,7 @@ def main() -> None:
     parser.add_argument("part", choices=["curve", "inner", "test"])
     parser.add_argument("--splits", type=int, default=3, help="number of inner splits, or of seeds of the test")
     parser.add_argument("--draws", type=int, default=5, help="sets that each training generates")
-    parser.add_argument("--out", type=Path, default=Path("output/benchmark_leukaemia"))
+    parser.add_argument("--out", type=Path, default=Path("output/benchmarks/leukaemia"))
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="flags for the training")
     arguments = parser.parse_args()
     given = dict(pair.split("=", 1) for pair in arguments.set)
