@@ -1,7 +1,7 @@
 """``python -m monai_diffscore COMMAND``: what a bundle does not do by itself.
 
-A command is a function ``add_<command>(commands)`` here, which declares its arguments and names the function of the
-library that does the work.
+A command is a function ``add_<command>(commands)`` here, which declares its arguments, and a function that does the
+work. The latter imports what it needs, because torch, MONAI and MLflow take seconds: ``--help`` answers without them.
 """
 
 from __future__ import annotations
@@ -12,8 +12,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-from monai_diffscore.command_line import FlagError, find_cause
 
 
 def add_plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -43,7 +41,8 @@ def add_plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 def _plan(chosen: argparse.Namespace) -> int:
     import torch
 
-    from monai_diffscore import planning  # MONAI takes seconds to import
+    from monai_diffscore import planning
+    from monai_diffscore.command_line import FlagError
 
     if chosen.data is None and chosen.from_plan is None:
         raise FlagError("plan needs the path of the data: python -m monai_diffscore plan DATA --out BUNDLE")
@@ -96,16 +95,18 @@ def add_check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 
 
 def _check(chosen: argparse.Namespace) -> int:
-    from monai_diffscore.inspection import inspect_bundle  # MONAI takes seconds to import
+    from monai_diffscore.inspection import inspect_bundle
 
-    findings = {str(bundle): inspect_bundle(bundle, chosen.override) for bundle in chosen.bundle}
+    reports = {str(bundle): inspect_bundle(bundle, chosen.override) for bundle in chosen.bundle}
     if chosen.json:
-        print(json.dumps({name: [vars(finding) for finding in found] for name, found in findings.items()}, indent=4))
+        print(
+            json.dumps({name: [vars(finding) for finding in findings] for name, findings in reports.items()}, indent=4)
+        )
     else:
-        for name, found in findings.items():
-            print(f"{name}: {len(found)} finding(s)" if found else f"{name}: nothing found")
-            print("".join(f"  {finding}\n" for finding in found), end="")
-    return int(any(findings.values()))
+        for name, findings in reports.items():
+            print(f"{name}: {len(findings)} finding(s)" if findings else f"{name}: nothing found")
+            print("".join(f"  {finding}\n" for finding in findings), end="")
+    return int(any(reports.values()))
 
 
 def add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -145,7 +146,7 @@ def add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def _report(chosen: argparse.Namespace) -> int:
-    from monai_diffscore import report  # MONAI, MLflow and matplotlib take seconds to import
+    from monai_diffscore import report
     from monai_diffscore.errors import DataError
 
     if chosen.synthetic or (chosen.run and report.find_profiles(chosen.run)):
@@ -162,13 +163,13 @@ def _report(chosen: argparse.Namespace) -> int:
         record=run, label_key=chosen.label_key or "label",
     )  # fmt: skip
     title = chosen.title or (run.name if run else "") or chosen.run.resolve().name
-    made = report.report_images(title, material, chosen.draws, chosen.seed, lambda name: print(f"computing: {name}"))
-    files = report.write_report(made, chosen.out or chosen.run / "report")
+    panel = report.report_images(title, material, chosen.draws, chosen.seed, lambda name: print(f"computing: {name}"))
+    files = report.write_report(panel, chosen.out or chosen.run / "report")
     if run is not None:
-        report.log_report(report.image_metrics(made), files, run)
+        report.log_report(report.image_metrics(panel), files, run)
     if chosen.card:
-        files += report.write_card(made, chosen.card)
-    print("\n".join([report.headline(made), *(f"wrote {file}" for file in files)]))
+        files += report.write_card(panel, chosen.card)
+    print("\n".join([report.headline(panel), *(f"wrote {file}" for file in files)]))
     return 0
 
 
@@ -197,15 +198,15 @@ def _report_profiles(chosen: argparse.Namespace) -> int:
     where = chosen.run or synthetic[0]
     title = chosen.title or (run.name if run else "") or where.resolve().stem
     splits = max(6, chosen.draws // 10)
-    made = report.report_profiles(
+    panel = report.report_profiles(
         title, material, chosen.draws, splits, chosen.seed, lambda name: print(f"computing: {name}")
     )
-    files = report.write_profile_report(made, chosen.out or (where if where.is_dir() else where.parent) / "report")
+    files = report.write_profile_report(panel, chosen.out or (where if where.is_dir() else where.parent) / "report")
     if run is not None:
-        report.log_report(report.profile_metrics(made), files, run)
+        report.log_report(report.profile_metrics(panel), files, run)
     if chosen.card:
-        files += report.write_card(made, chosen.card)
-    print("\n".join([report.profile_headline(made), *(f"wrote {file}" for file in files)]))
+        files += report.write_card(panel, chosen.card)
+    print("\n".join([report.profile_headline(panel), *(f"wrote {file}" for file in files)]))
     return 0
 
 
@@ -217,7 +218,7 @@ def add_samples(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 
 def _samples(chosen: argparse.Namespace) -> int:
-    from monai_diffscore import samples  # MONAI takes seconds to import
+    from monai_diffscore import samples
 
     rows = samples.list_samples()
     print(json.dumps(rows, indent=4) if chosen.json else samples.describe_samples(rows))
@@ -261,6 +262,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return int(chosen.run_command(chosen) or 0)
     except Exception as error:
+        from monai_diffscore.command_line import find_cause
+
         cause = find_cause(error)
         if cause is None:
             raise
