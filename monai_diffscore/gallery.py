@@ -19,7 +19,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from monai_diffscore.data.files import whole_file
+from monai_diffscore.atomic_files import whole_file
 
 _PLANES = ("sagittal", "coronal", "axial")  # normal to the R, A and S axis of a RAS volume
 

@@ -11,7 +11,20 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "monai_diffscore"
 LEVELS = {
     **dict.fromkeys(
-        ["sde", "operators", "networks", "transforms", "data", "gallery", "memory", "errors", "tensors", "pyramid"], 0
+        [
+            "sde",
+            "operators",
+            "networks",
+            "transforms",
+            "data",
+            "gallery",
+            "memory",
+            "atomic_files",
+            "errors",
+            "tensors",
+            "pyramid",
+        ],
+        0,
     ),
     **dict.fromkeys(["exports", "samples"], 0),
     **dict.fromkeys(["denoiser", "optimizers"], 1),

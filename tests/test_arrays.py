@@ -9,8 +9,8 @@ import torch
 from monai.transforms import Compose
 from PIL import Image
 
+from monai_diffscore import samples
 from monai_diffscore.data import (
-    DataError,
     FitSized,
     HeldOutSlabd,
     LoadArrayd,
@@ -18,9 +18,9 @@ from monai_diffscore.data import (
     SavePictured,
     class_names,
     list_arrays,
-    samples,
     split_by_subject,
 )
+from monai_diffscore.errors import DataError
 
 RNG = np.random.default_rng(0)
 GREY = RNG.integers(0, 256, (5, 7), dtype=np.uint8)

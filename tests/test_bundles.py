@@ -22,11 +22,11 @@ from monai.bundle import ConfigWorkflow, ckpt_export, verify_net_in_out
 from PIL import Image
 
 from monai_diffscore.command_line import find_cause
-from monai_diffscore.data import TableSchema, infer_schema, read_table
+from monai_diffscore.data import infer_schema, read_table
 from monai_diffscore.errors import DataError
 from monai_diffscore.samples.chests import ct_phantom
 from monai_diffscore.samples.simulated_expression import simulate_expression
-from monai_diffscore.transforms import WINDOWS_HU, measure_encoding
+from monai_diffscore.transforms import WINDOWS_HU, TableSchema, measure_encoding
 
 ROOT = Path(__file__).parent.parent
 BUNDLES = sorted(path.parent.parent.name for path in ROOT.glob("bundles/*/configs/metadata.json"))

@@ -13,7 +13,6 @@ from monai.transforms import Compose
 
 from monai_diffscore.data import (
     BlankVolumed,
-    DataError,
     GridPatchesd,
     HeldOutSlabd,
     LoadVolumed,
@@ -26,6 +25,7 @@ from monai_diffscore.data import (
     spread,
     toy_rows,
 )
+from monai_diffscore.errors import DataError
 from monai_diffscore.transforms import PercentileScaled
 
 

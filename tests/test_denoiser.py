@@ -15,9 +15,9 @@ from monai_diffscore.denoiser import (
     VelocityPreconditioning,
     VEPreconditioning,
     VPPreconditioning,
-    per_sample,
     score,
 )
+from monai_diffscore.tensors import per_sample
 
 PRECONDITIONINGS = {
     "edm": EDMPreconditioning(0.7),

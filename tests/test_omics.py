@@ -14,25 +14,25 @@ import torch
 from monai.data import MetaTensor
 from scipy import sparse
 
+from monai_diffscore import samples
 from monai_diffscore.data import (
-    DataError,
     Expression,
     ExpressionRows,
     GeneFields,
     ResumableLoader,
     read_matrix,
-    recover_counts,
-    samples,
     stratified_split,
     write_expression,
 )
 from monai_diffscore.data.loader import EpochBatches
+from monai_diffscore.errors import DataError
 from monai_diffscore.transforms import (
     LogNormalize,
     LogNormalized,
     StandardizeGenes,
     StandardizeGenesd,
     measure_gene_scale,
+    recover_counts,
 )
 
 GENES = [f"gene{number}" for number in range(12)]

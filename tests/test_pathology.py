@@ -15,6 +15,7 @@ from hypothesis.extra.numpy import arrays
 from monai.data import MetaTensor
 from monai.transforms import Compose, Invertd
 
+from monai_diffscore.data import fit_slide, fit_slides
 from monai_diffscore.errors import DataError
 from monai_diffscore.samples import ihc_slide
 from monai_diffscore.transforms import (
@@ -33,8 +34,6 @@ from monai_diffscore.transforms import (
     ToRGBd,
     fit_macenko,
     fit_reinhard,
-    fit_slide,
-    fit_slides,
     fit_vahadane,
 )
 

@@ -17,7 +17,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from monai_diffscore import GaussianDenoiser, GeneDropout, karras_sigmas, sample_heun
 from monai_diffscore.data import (
-    DataError,
     Expression,
     ExpressionRows,
     GeneFields,
@@ -28,6 +27,7 @@ from monai_diffscore.data import (
     split_cells,
 )
 from monai_diffscore.data.cells import condition_codes
+from monai_diffscore.errors import DataError
 from monai_diffscore.guidance import LikelihoodGuidance
 from monai_diffscore.handlers import SaveCells
 from monai_diffscore.networks import ConditionEncoder, CountsAutoencoder, SingleCellNet

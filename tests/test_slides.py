@@ -12,10 +12,10 @@ from monai.data import DataLoader
 from PIL import Image
 
 from monai_diffscore.data import SaveTilesd, Slide, SlideTiles, list_slides
-from monai_diffscore.data.colours import as_rgb8, intensity_of, optical_density
 from monai_diffscore.data.pictures import read_rgb, write_pyramid
 from monai_diffscore.data.tiles import glass_colour, tissue_mask, tissue_pixels
 from monai_diffscore.errors import DataError
+from monai_diffscore.transforms.colours import as_rgb8, intensity_of, optical_density
 
 
 def means(image: np.ndarray, factor: int) -> np.ndarray:

@@ -11,19 +11,18 @@ import torch
 from scipy.stats import kstest
 from sklearn.preprocessing import QuantileTransformer
 
-from monai_diffscore.data import (
+from monai_diffscore import samples
+from monai_diffscore.data import find_schema, infer_schema, read_table, split_table, table_rows, write_table
+from monai_diffscore.errors import DataError
+from monai_diffscore.transforms import (
     Column,
-    DataError,
+    DitherTabled,
+    EncodeTable,
+    EncodeTabled,
+    TableEncoding,
     TableSchema,
-    find_schema,
-    infer_schema,
-    read_table,
-    samples,
-    split_table,
-    table_rows,
-    write_table,
+    measure_encoding,
 )
-from monai_diffscore.transforms import DitherTabled, EncodeTable, EncodeTabled, TableEncoding, measure_encoding
 
 
 def clinical(count: int = 300, seed: int = 0) -> pd.DataFrame:

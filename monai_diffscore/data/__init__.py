@@ -9,7 +9,6 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "arrays": "FitSized LoadArrayd LoadPictured SavePictured class_names list_arrays",
         "cache": "cached_dataset",
         "cells": "LatentCells ObservedCells cell_statistics requested_cells split_cells",
-        "counts": "recover_counts",
         "dicom": (
             "DicomReport SaveDicomd StrictDicomReader read_dicom_series read_with_field_of_view write_dicom_seg "
             "write_dicom_series"
@@ -24,9 +23,9 @@ __getattr__, __dir__, __all__ = lazy_exports(
             "GridPatchesd HeldOutSlabd PositionChannelsd load_statistics measure_statistics save_statistics spread"
         ),
         "rows": "split_rows toy_rows",
+        "slide_stains": "fit_slide fit_slides",
         "slides": "Slide list_slides",
         "table_inference": "find_schema infer_schema",
-        "table_schema": "Column TableSchema",
         "tables": "incomplete_rows read_table requested_rows split_table table_rows write_table",
         "tiles": "SaveTilesd SlideTiles",
         "volumes": "BlankVolumed LoadVolumed list_volumes split_by_subject",

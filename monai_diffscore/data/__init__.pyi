@@ -2,7 +2,6 @@ from monai_diffscore.data.anndata import *
 from monai_diffscore.data.arrays import *
 from monai_diffscore.data.cache import *
 from monai_diffscore.data.cells import *
-from monai_diffscore.data.counts import *
 from monai_diffscore.data.dicom import *
 from monai_diffscore.data.files import *
 from monai_diffscore.data.gene_fields import *
@@ -12,9 +11,9 @@ from monai_diffscore.data.matrices import *
 from monai_diffscore.data.participants import *
 from monai_diffscore.data.patches import *
 from monai_diffscore.data.rows import *
+from monai_diffscore.data.slide_stains import *
 from monai_diffscore.data.slides import *
 from monai_diffscore.data.table_inference import *
-from monai_diffscore.data.table_schema import *
 from monai_diffscore.data.tables import *
 from monai_diffscore.data.tiles import *
 from monai_diffscore.data.volumes import *

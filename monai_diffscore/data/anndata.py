@@ -23,13 +23,14 @@ import torch
 from scipy import sparse
 from torch.utils.data import Dataset
 
-from monai_diffscore.data.counts import COUNTS_REMEDY, describe_values, refuse_other_than_counts
+from monai_diffscore.atomic_files import whole_folder, whole_path
 from monai_diffscore.data.expression_stores import HeldMatrix, StoredMatrix
-from monai_diffscore.data.files import whole_folder, whole_path
-from monai_diffscore.data.gene_fields import GeneFields, column_of
+from monai_diffscore.data.gene_fields import GeneFields
 from monai_diffscore.data.matrices import DELIMITERS
 from monai_diffscore.data.rows import split_indices
 from monai_diffscore.errors import DataError
+from monai_diffscore.transforms.counts import COUNTS_REMEDY, describe_values, refuse_other_than_counts
+from monai_diffscore.transforms.table_schema import column_of
 
 #: where counts are looked for, if no layer is declared
 PLACES = ("counts", "raw", "X")

@@ -26,12 +26,13 @@ from monai.transforms import CenterSpatialCrop, MapTransform, Resize
 from monai.utils import convert_to_numpy
 from PIL import Image
 
-from monai_diffscore.data.colours import as_brightness
-from monai_diffscore.data.files import files_below, whole_file
+from monai_diffscore.atomic_files import whole_file
+from monai_diffscore.data.files import files_below
 from monai_diffscore.data.pictures import SUFFIXES as PICTURES
 from monai_diffscore.data.pictures import read_picture
 from monai_diffscore.data.volumes import subject_of
 from monai_diffscore.errors import DataError
+from monai_diffscore.transforms.colours import as_brightness
 
 LABELS = "labels.npy"
 

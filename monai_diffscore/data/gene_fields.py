@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from monai_diffscore.data.files import write_json
+from monai_diffscore.atomic_files import write_json
 from monai_diffscore.data.matrices import refuse_repeated
 from monai_diffscore.errors import DataError
+from monai_diffscore.transforms.table_schema import column_of
 
 CONTENTS = ("counts", "continuous")
 
@@ -141,16 +142,6 @@ class GeneFields:
             return cls(**json.loads(Path(path).read_text()))
         except (TypeError, ValueError) as error:
             raise DataError(path, key="fields", expected=expected, got=str(error), remedy=remedy) from error
-
-
-def column_of(obs: pd.DataFrame, name: str, role: str, source: object) -> pd.Series:
-    """A column of a table; raises a DataError if it is not there."""
-    if name not in obs:
-        raise DataError(
-            source, key=role, expected=f"a column {name!r}", got=f"{list(obs.columns)[:20]}",
-            remedy=f"Name one of them as {role}, or declare none.",
-        )  # fmt: skip
-    return obs[name]
 
 
 def _categories(column: pd.Series) -> list[str]:

@@ -18,7 +18,7 @@ from monai.data import MetaTensor, iter_patch_position
 from monai.transforms import MapTransform, SpatialCrop
 from tqdm import tqdm
 
-from monai_diffscore.data.files import write_json
+from monai_diffscore.atomic_files import write_json
 from monai_diffscore.errors import DataError
 from monai_diffscore.tensors import per_channel
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from monai_diffscore.data.colours import as_brightness, as_rgb8, on_white
-from monai_diffscore.data.files import whole_file
+from monai_diffscore.atomic_files import whole_file
 from monai_diffscore.errors import DataError
+from monai_diffscore.transforms.colours import as_brightness, as_rgb8, on_white
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 _MOST_PICTURE_PIXELS = 64_000_000

@@ -17,7 +17,7 @@ import torch
 from torch.utils.data import Dataset
 
 from monai_diffscore.data.anndata import Expression
-from monai_diffscore.data.gene_fields import GeneFields, column_of
+from monai_diffscore.data.gene_fields import GeneFields
 from monai_diffscore.data.rows import split_indices
 from monai_diffscore.errors import DataError
 from monai_diffscore.transforms.group_means import GroupMeansd, measure_group_means, refuse_unlabelled
@@ -30,6 +30,7 @@ from monai_diffscore.transforms.omics import (
     measure_gene_scale,
 )
 from monai_diffscore.transforms.principal import PrincipalComponentsd, measure_components
+from monai_diffscore.transforms.table_schema import column_of
 
 logger = logging.getLogger(__name__)
 

@@ -25,10 +25,10 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
-from monai_diffscore.data.colours import as_rgb8
 from monai_diffscore.data.files import files_below
 from monai_diffscore.data.pictures import read_rgb, tiff_mpp, unreadable
 from monai_diffscore.errors import DataError
+from monai_diffscore.transforms.colours import as_rgb8
 
 SLIDE_SUFFIXES = (".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".svslide", ".czi")
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
@@ -58,7 +58,7 @@ class Slide:
     Args:
         path: of the file.
         assume_mpp_um: size of a level-0 pixel **if the file states none**; without it such a file is refused.
-        value_range: of colours that are not 8 bits wide, see :func:`~monai_diffscore.data.colours.as_rgb8`.
+        value_range: of colours that are not 8 bits wide, see :func:`~monai_diffscore.transforms.colours.as_rgb8`.
     Raises:
         DataError: from any access, if the file cannot be read, states no (plausible) pixel size, or pixels that are not
             square.

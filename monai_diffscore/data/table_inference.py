@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from monai_diffscore.data.gene_fields import column_of
-from monai_diffscore.data.table_schema import Column, TableSchema
 from monai_diffscore.errors import DataError
+from monai_diffscore.transforms.table_schema import Column, TableSchema, column_of
 
 _MOST_DECIMALS = 10
 
@@ -30,7 +29,7 @@ def infer_schema(
 
     Args:
         frame: the table.
-        label, subject, exclude: as :class:`~monai_diffscore.data.table_schema.TableSchema` has them.
+        label, subject, exclude: as :class:`~monai_diffscore.transforms.table_schema.TableSchema` has them.
         categorical: columns of numbers that are codes.
         most_categories: a column of text with more is refused.
         source: for messages.

@@ -15,12 +15,12 @@ import pandas as pd
 import torch
 from monai.data import MetaTensor
 
-from monai_diffscore.data.files import whole_file, whole_path
-from monai_diffscore.data.gene_fields import column_of
+from monai_diffscore.atomic_files import whole_file, whole_path
 from monai_diffscore.data.matrices import DELIMITERS, delimiter_of, refuse_repeated
 from monai_diffscore.data.rows import split_indices
-from monai_diffscore.data.table_schema import TableSchema
 from monai_diffscore.errors import DataError
+from monai_diffscore.transforms.table import TableEncoding
+from monai_diffscore.transforms.table_schema import TableSchema, column_of
 
 #: what stands for a missing value in a text file; "None" may be an answer
 MISSING = ("", "NA", "N/A", "n/a", "NaN", "nan", "<NA>", "null", "NULL")
@@ -100,13 +100,13 @@ def split_table(
     return frame.iloc[train], frame.iloc[held_out]
 
 
-def table_rows(frame: pd.DataFrame, encoding: Any, intervals: bool = False) -> list[dict[str, Any]]:
+def table_rows(frame: pd.DataFrame, encoding: TableEncoding, intervals: bool = False) -> list[dict[str, Any]]:
     """Rows of a table as dictionaries: ``image`` [D] float32, or [2, D] as intervals to be drawn from, ``name``, their
     place in the file, and ``label`` if there is one.
 
     Args:
         frame: the table.
-        encoding: a :class:`~monai_diffscore.transforms.table.TableEncoding`.
+        encoding: of the model.
         intervals: for :class:`~monai_diffscore.transforms.table.DitherTabled`.
     """
     numbers, labels = encoding.schema.numbers(frame), encoding.schema.label_numbers(frame)
@@ -118,7 +118,7 @@ def table_rows(frame: pd.DataFrame, encoding: Any, intervals: bool = False) -> l
 
 
 def incomplete_rows(
-    frame: pd.DataFrame, encoding: Any, hidden_share: float = 0.0, seed: int = 0, source: object = "the table"
+    frame: pd.DataFrame, encoding: TableEncoding, hidden_share: float = 0.0, seed: int = 0, source: object = "the table"
 ) -> list[dict[str, Any]]:
     """Rows with cells to be found, whether or not the training rows had any.
 
@@ -162,7 +162,7 @@ def _labelled(rows: list[dict[str, Any]], labels: np.ndarray | None) -> list[dic
     return [{**row, "label": label} for row, label in zip(rows, conditions, strict=True)]
 
 
-def requested_rows(encoding: Any, count: int, label: Any = None, seed: int = 0) -> list[dict[str, Any]]:
+def requested_rows(encoding: TableEncoding, count: int, label: Any = None, seed: int = 0) -> list[dict[str, Any]]:
     """Dictionaries that ask for synthetic rows: ``image`` [columns] zeros that keep a record of what makes
     them vectors, ``seed``, and the ``label`` if there is one.
 

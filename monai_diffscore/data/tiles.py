@@ -25,12 +25,12 @@ from monai.transforms import MapTransform
 from monai.utils import convert_to_numpy
 from PIL import Image
 
-from monai_diffscore.data.colours import as_rgb8, optical_density
-from monai_diffscore.data.files import whole_file
+from monai_diffscore.atomic_files import whole_file
 from monai_diffscore.data.patches import spread
 from monai_diffscore.data.pictures import write_pyramid
 from monai_diffscore.data.slides import Slide
 from monai_diffscore.errors import DataError
+from monai_diffscore.transforms.colours import as_rgb8, optical_density
 
 _OTSU_BOUNDS = (0.05, 0.15)
 _BLACK = 16  # darker in all colours: an edge of the scanner, no stain
@@ -74,7 +74,7 @@ class SlideTiles(Dataset):
         count: at most this many tiles of each slide, evenly spread over its tissue.
         held_out: share of the width that "validation" keeps.
         assume_mpp_um: see :class:`~monai_diffscore.data.slides.Slide`.
-        value_range: see :func:`~monai_diffscore.data.colours.as_rgb8`.
+        value_range: see :func:`~monai_diffscore.transforms.colours.as_rgb8`.
         transform: applied to each item.
         key: of the files in ``data`` and of the tiles.
     Raises:

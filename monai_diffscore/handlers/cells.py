@@ -18,8 +18,9 @@ from monai.utils import convert_to_tensor
 from scipy import sparse
 from torch import Tensor
 
+from monai_diffscore.atomic_files import whole_file, whole_path
 from monai_diffscore.data.anndata import TARGET_SUM, Expression, annotated_expression
-from monai_diffscore.data.files import file_hash, whole_file, whole_path
+from monai_diffscore.data.files import file_hash
 from monai_diffscore.data.gene_fields import GeneFields
 from monai_diffscore.engines import random_stream
 from monai_diffscore.handlers.attach import attach_at_end

@@ -27,8 +27,8 @@ from ignite.engine import Engine, Events
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from monai_diffscore.atomic_files import whole_file
 from monai_diffscore.data import save_statistics
-from monai_diffscore.data.files import whole_file
 from monai_diffscore.engines import ScoreTrainer, TrainingEvents
 
 logger = logging.getLogger(__name__)

@@ -12,8 +12,9 @@ import pandas as pd
 from ignite.engine import Engine, Events
 from monai.utils import convert_to_tensor
 
+from monai_diffscore.atomic_files import whole_file
 from monai_diffscore.data.anndata import write_expression
-from monai_diffscore.data.files import file_hash, whole_file
+from monai_diffscore.data.files import file_hash
 from monai_diffscore.data.gene_fields import GeneFields
 from monai_diffscore.handlers.attach import attach_at_end
 

@@ -15,8 +15,8 @@ from monai.engines import IterationEvents
 from monai.utils import convert_to_tensor
 from torch import Tensor, nn
 
+from monai_diffscore.atomic_files import whole_file
 from monai_diffscore.data.arrays import LABELS
-from monai_diffscore.data.files import whole_file
 from monai_diffscore.engines import SamplingInferer
 from monai_diffscore.gallery import save_gallery
 from monai_diffscore.handlers.attach import attach_at_end

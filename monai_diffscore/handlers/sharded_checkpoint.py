@@ -31,7 +31,8 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.optim import Optimizer
 
-from monai_diffscore.data.files import file_hash, flush_folder, whole_file
+from monai_diffscore.atomic_files import flush_folder, whole_file
+from monai_diffscore.data.files import file_hash
 from monai_diffscore.engines import ScoreTrainer
 from monai_diffscore.handlers.checkpoint import ResumableCheckpoint
 

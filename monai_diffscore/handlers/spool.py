@@ -25,7 +25,7 @@ from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from monai_diffscore.data.files import whole_file
+from monai_diffscore.atomic_files import whole_file
 
 logger = logging.getLogger(__name__)
 KEY_TAG = "monai_diffscore.key"

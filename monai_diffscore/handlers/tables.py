@@ -14,9 +14,9 @@ from ignite.engine import Engine, Events
 from monai.utils import convert_to_numpy
 
 from monai_diffscore.data.files import file_hash
-from monai_diffscore.data.table_schema import TableSchema
 from monai_diffscore.data.tables import write_table
 from monai_diffscore.handlers.attach import attach_at_end
+from monai_diffscore.transforms.table_schema import TableSchema
 
 logger = logging.getLogger(__name__)
 

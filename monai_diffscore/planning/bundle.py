@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from monai_diffscore.data.files import whole_folder
+from monai_diffscore.atomic_files import whole_folder
 from monai_diffscore.planning.card import model_card
 from monai_diffscore.planning.fingerprint import Fingerprint
 from monai_diffscore.planning.plan import Plan

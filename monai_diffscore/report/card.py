@@ -8,7 +8,7 @@ from pathlib import Path
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Drawing
 
-from monai_diffscore.data.files import whole_file
+from monai_diffscore.atomic_files import whole_file
 from monai_diffscore.errors import DataError
 from monai_diffscore.metrics import FLOOR, Row
 from monai_diffscore.report.charts import draw_intervals

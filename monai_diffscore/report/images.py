@@ -16,7 +16,7 @@ from mlflow.tracking import MlflowClient
 from torch import Tensor
 
 import monai_diffscore
-from monai_diffscore.data.files import whole_file
+from monai_diffscore.atomic_files import whole_file
 from monai_diffscore.gallery import save_gallery
 from monai_diffscore.metrics import (
     FLOOR,

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 import monai_diffscore
-from monai_diffscore.data.files import whole_file
+from monai_diffscore.atomic_files import whole_file
 from monai_diffscore.metrics import (
     BASELINES,
     FLOOR,

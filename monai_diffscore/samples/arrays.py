@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from monai_diffscore.data.files import whole_file
+from monai_diffscore.atomic_files import whole_file
 from monai_diffscore.samples.cache import derived_path
 from monai_diffscore.samples.catalogue import sample_path
 

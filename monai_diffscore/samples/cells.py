@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 
-from monai_diffscore.data.counts import recover_counts
-from monai_diffscore.data.files import whole_path
+from monai_diffscore.atomic_files import whole_path
 from monai_diffscore.samples.cache import derived_path
 from monai_diffscore.samples.catalogue import sample_path
+from monai_diffscore.transforms.counts import recover_counts
 
 logger = logging.getLogger(__name__)
 
@@ -17,9 +17,9 @@ def pbmc68k() -> str:
 
     scanpy's file holds z-scores as X and :math:`\\log(1 + 10^4 x / l)`, rounded to three decimals, as ``raw``. The
     counts x come back exactly, with the totals l in ``obs['n_counts']``
-    (:func:`~monai_diffscore.data.counts.recover_counts`). The file written has ``layers['counts']``, the log-normalised
-    X, ``obs['bulk_labels']`` (10 cell types) and ``obs['n_counts']``, of which the 765 genes are a fifth. Written at
-    the first call. Override: ``MONAI_DIFFSCORE_PBMC68K_REDUCED``.
+    (:func:`~monai_diffscore.transforms.counts.recover_counts`). The file written has ``layers['counts']``, the
+    log-normalised     X, ``obs['bulk_labels']`` (10 cell types) and ``obs['n_counts']``, of which the 765 genes are
+    a fifth. Written at the first call. Override: ``MONAI_DIFFSCORE_PBMC68K_REDUCED``.
 
     Raises:
         DataError: if scanpy is not installed, or the counts do not come back.

@@ -14,7 +14,7 @@ import nibabel as nib
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from monai_diffscore.data.files import whole_file
+from monai_diffscore.atomic_files import whole_file
 
 Grid = list[np.ndarray]  # x, y, z in mm, broadcastable to the shape
 

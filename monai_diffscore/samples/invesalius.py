@@ -15,7 +15,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from monai_diffscore.data.files import whole_file
+from monai_diffscore.atomic_files import whole_file
 from monai_diffscore.errors import DataError
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from monai_diffscore.data.files import whole_path
+from monai_diffscore.atomic_files import whole_path
 from monai_diffscore.samples.cache import cache_folder, derived_path
 from monai_diffscore.samples.catalogue import sample_path
 from monai_diffscore.samples.expression_set import read_expression_set

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from monai_diffscore.data.files import whole_file, whole_folder
+from monai_diffscore.atomic_files import whole_file, whole_folder
 
 GROUPS = ("control", "case")
 

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from monai_diffscore.data.files import whole_file
+from monai_diffscore.atomic_files import whole_file
 from monai_diffscore.samples.cache import derived_path
 from monai_diffscore.samples.catalogue import sample_path
 

@@ -19,7 +19,7 @@ from scipy import ndimage
 from torch import Tensor, nn
 
 from monai_diffscore.anomaly import BallScan, HealthyReference, HealthyScores, healthy_residuals, smoothed
-from monai_diffscore.data.files import write_json
+from monai_diffscore.atomic_files import write_json
 from monai_diffscore.data.tiles import tissue_mask
 from monai_diffscore.engines import Progress, progress_bar, random_stream
 from monai_diffscore.errors import DataError

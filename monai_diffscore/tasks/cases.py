@@ -16,8 +16,8 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, InvertibleTransform
 from torch import Tensor
 
+from monai_diffscore.atomic_files import whole_file
 from monai_diffscore.data.dicom import holds_dicom, write_dicom_seg, write_dicom_series
-from monai_diffscore.data.files import whole_file
 from monai_diffscore.transforms.intensity import IntensityTransform, IntensityTransformd
 
 

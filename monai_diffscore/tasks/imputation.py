@@ -18,7 +18,7 @@ from monai.engines import IterationEvents
 from torch import Tensor, nn
 from torch.nn import functional
 
-from monai_diffscore.data.files import whole_path, write_json
+from monai_diffscore.atomic_files import whole_path, write_json
 from monai_diffscore.engines import SamplingInferer
 from monai_diffscore.guidance import LikelihoodGuidance
 from monai_diffscore.handlers.cells import SaveCells

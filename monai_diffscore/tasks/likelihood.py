@@ -13,8 +13,8 @@ from monai.data import MetaTensor, iter_patch_position
 from monai.utils import convert_to_tensor
 from torch import Tensor, nn
 
+from monai_diffscore.atomic_files import write_json
 from monai_diffscore.data import spread
-from monai_diffscore.data.files import write_json
 from monai_diffscore.engines import LikelihoodInferer, Progress
 from monai_diffscore.gallery import save_gallery
 from monai_diffscore.tasks.anomaly import foreground, load_scores

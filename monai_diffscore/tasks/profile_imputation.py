@@ -17,7 +17,7 @@ from ignite.engine import Engine, Events
 from monai.utils import convert_to_tensor
 from torch import Tensor, nn
 
-from monai_diffscore.data.files import whole_file, whole_path, write_json
+from monai_diffscore.atomic_files import whole_file, whole_path, write_json
 from monai_diffscore.engines import SamplingInferer, spread_of
 from monai_diffscore.guidance import PosteriorGuidance
 from monai_diffscore.handlers.attach import attach_at_end

@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from ignite.engine import Engine, Events
 
-from monai_diffscore.data.files import write_json
+from monai_diffscore.atomic_files import write_json
 from monai_diffscore.data.tables import write_table
 from monai_diffscore.handlers.attach import attach_at_end
 from monai_diffscore.transforms.table import TableEncoding

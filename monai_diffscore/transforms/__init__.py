@@ -6,6 +6,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
         "bias_field": "N4BiasCorrect N4BiasCorrectd",
+        "counts": "recover_counts",
         "group_means": "GroupMeans GroupMeansd measure_group_means",
         "hounsfield": "WINDOWS_HU HounsfieldUnits HounsfieldUnitsd ReplacePadding ReplacePaddingd WindowHU WindowHUd",
         "intensity": (
@@ -17,8 +18,9 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "omics": "GeneScale LogNormalize LogNormalized StandardizeGenes StandardizeGenesd measure_gene_scale",
         "pathology": "JitterStains NormalizeReinhard NormalizeStains RandJitterStains ScaleRGB ToRGB",
         "pathology_dictionary": "NormalizeReinhardd NormalizeStainsd RandJitterStainsd ScaleRGBd ToRGBd",
-        "pathology_stains": "LabStatistics Stains fit_macenko fit_reinhard fit_slide fit_slides fit_vahadane",
+        "pathology_stains": "LabStatistics Stains fit_macenko fit_reinhard fit_vahadane",
         "principal": "PrincipalComponents PrincipalComponentsd measure_components",
         "table": "DitherTable DitherTabled EncodeTable EncodeTabled TableEncoding measure_encoding",
+        "table_schema": "Column TableSchema",
     },
 )

@@ -1,4 +1,5 @@
 from monai_diffscore.transforms.bias_field import *
+from monai_diffscore.transforms.counts import *
 from monai_diffscore.transforms.group_means import *
 from monai_diffscore.transforms.hounsfield import *
 from monai_diffscore.transforms.intensity import *
@@ -10,3 +11,4 @@ from monai_diffscore.transforms.pathology_dictionary import *
 from monai_diffscore.transforms.pathology_stains import *
 from monai_diffscore.transforms.principal import *
 from monai_diffscore.transforms.table import *
+from monai_diffscore.transforms.table_schema import *

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from monai.config import KeysCollection
 
-from monai_diffscore.data.files import write_json
+from monai_diffscore.atomic_files import write_json
 from monai_diffscore.errors import DataError
 from monai_diffscore.transforms.intensity import (
     IntensityTransform,

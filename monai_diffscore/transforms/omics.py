@@ -26,8 +26,8 @@ from monai.utils import TransformBackends, convert_to_tensor
 from scipy import sparse
 from torch import Tensor
 
-from monai_diffscore.data.counts import refuse_other_than_counts
 from monai_diffscore.errors import DataError
+from monai_diffscore.transforms.counts import refuse_other_than_counts
 from monai_diffscore.transforms.dictionary import InvertibleDictionary, RecordingDictionary, recording
 from monai_diffscore.transforms.intensity import source_of
 

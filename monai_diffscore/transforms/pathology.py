@@ -30,15 +30,15 @@ from monai.transforms import InvertibleTransform, RandomizableTransform, Transfo
 from monai.utils import TransformBackends, convert_to_dst_type, convert_to_numpy
 from torch import Tensor
 
-from monai_diffscore.data.colours import as_rgb8, intensity_of, optical_density
 from monai_diffscore.errors import DataError
+from monai_diffscore.transforms.colours import as_rgb8, intensity_of, optical_density
 from monai_diffscore.transforms.pathology_stains import LabStatistics, Stains
 
 _BACKEND = [TransformBackends.TORCH]
 
 
 class ToRGB(Transform):
-    """8-bit RGB, explicitly: see :func:`~monai_diffscore.data.colours.as_rgb8`.
+    """8-bit RGB, explicitly: see :func:`~monai_diffscore.transforms.colours.as_rgb8`.
 
     Args:
         value_range: values of black and white, needed for 16-bit and float tiles.

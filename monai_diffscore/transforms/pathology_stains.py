@@ -1,6 +1,6 @@
 r"""The stains of a slide: what colours they have and how strong they are, fitted **once a slide**, never a tile.
 
-In optical density (:mod:`monai_diffscore.data.colours`) a pixel is a sum of stains,
+In optical density (:mod:`monai_diffscore.transforms.colours`) a pixel is a sum of stains,
 
 .. math::  OD = c\,M, \qquad M = \text{rows of unit length: stain 1, stain 2, residual},
 
@@ -22,21 +22,16 @@ A record is a frozen dataclass of plain numbers: ``json.dumps(asdict(record))`` 
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from monai_diffscore.data.colours import optical_density
-from monai_diffscore.data.files import write_json
-from monai_diffscore.data.tiles import tissue_pixels
 from monai_diffscore.errors import DataError
+from monai_diffscore.transforms.colours import optical_density
 
 logger = logging.getLogger(__name__)
 
@@ -188,63 +183,6 @@ def fit_reinhard(pixels: np.ndarray, white: Sequence[float] = _WHITE) -> LabStat
     lab = rgb2lab(pixels)
     mean, std = (tuple(values.astype(float).round(6).tolist()) for values in (lab.mean(0), lab.std(0)))
     return LabStatistics(mean, std, "reinhard")
-
-
-METHODS: dict[str, Callable[..., Stains | LabStatistics]] = {
-    "macenko": fit_macenko,
-    "vahadane": fit_vahadane,
-    "reinhard": fit_reinhard,
-}
-
-
-def fit_slide(path: str | Path, method: str = "macenko", mpp_um: float = 1.0, **options: Any) -> Stains | LabStatistics:
-    """The record of one slide, from at most 50,000 tissue pixels spread over it.
-
-    Args:
-        path: of the slide.
-        method: "macenko", "vahadane" or "reinhard".
-        mpp_um: pixel size to look at.
-        options: of :func:`~monai_diffscore.data.tiles.tissue_pixels`.
-    Raises:
-        DataError: names the slide if it has no tissue, or one stain.
-    """
-    if method not in METHODS:
-        raise ValueError(f"Expected one of the methods {sorted(METHODS)}, got {method!r}.")
-    pixels, white = tissue_pixels(path, mpp_um, **options)
-    try:
-        return METHODS[method](pixels, white)
-    except DataError as error:
-        raise error.of(path) from error
-
-
-def fit_slides(
-    cases: Sequence[Mapping[str, Any]],
-    method: str = "macenko",
-    mpp_um: float = 1.0,
-    path: str | Path | None = None,
-    key: str = "image",
-    **options: Any,
-) -> dict[str, Stains | LabStatistics]:
-    """The records of all slides of ``cases``, by file name.
-
-    Args:
-        cases: dictionaries with the file at ``key``.
-        method, mpp_um, options: as for :func:`fit_slide`.
-        path: a JSON file that keeps them; slides found there are not fitted again.
-        key: of the files.
-    """
-    kept: dict[str, Any] = json.loads(Path(path).read_text()) if path and Path(path).is_file() else {}
-    records: dict[str, Stains | LabStatistics] = {}
-    for file in dict.fromkeys(str(case[key]) for case in cases):
-        stored = kept.get(file)
-        if stored is not None and stored["method"] == method:
-            records[file] = (LabStatistics if method == "reinhard" else Stains)(**stored)
-        else:
-            records[file] = fit_slide(file, method, mpp_um, **options)
-            logger.info(f"fitted the stains of {file}: {records[file]}")
-    if path and any(file not in kept or kept[file]["method"] != method for file in records):
-        write_json(path, {**kept, **{file: asdict(record) for file, record in records.items()}})
-    return records
 
 
 def _density(pixels: np.ndarray, white: Sequence[float]) -> np.ndarray:

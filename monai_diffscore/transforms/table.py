@@ -37,10 +37,10 @@ from monai.utils import TransformBackends, convert_to_numpy
 from scipy.special import ndtr, ndtri
 from torch import Tensor
 
-from monai_diffscore.data.table_schema import Column, TableSchema
 from monai_diffscore.errors import DataError
 from monai_diffscore.transforms.dictionary import InvertibleDictionary
 from monai_diffscore.transforms.normal_scores import level_of_score, score_of_level
+from monai_diffscore.transforms.table_schema import Column, TableSchema
 
 SCALINGS = ("quantile", "standard")
 CODES = ("onehot", "bits")
@@ -118,7 +118,7 @@ class TableEncoding:
         """Ends of the intervals of numbers [N, columns]: [N, 2, D], equal but for normal scores.
 
         Args:
-            numbers: of :meth:`~monai_diffscore.data.table_schema.TableSchema.numbers`; NaN is missing.
+            numbers: of :meth:`~monai_diffscore.transforms.table_schema.TableSchema.numbers`; NaN is missing.
             unknown: what is missing is to be found, not missing for good: NaN, on an axis that says it is there.
         """
         ends = np.zeros((len(numbers), 2, self.size))

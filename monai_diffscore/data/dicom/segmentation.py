@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 
+from monai_diffscore.atomic_files import whole_file
 from monai_diffscore.data.dicom.layout import Layout, arrange
 from monai_diffscore.data.dicom.reader import LPS_TO_RAS, split_path
 from monai_diffscore.data.dicom.rules import ReadingRules
 from monai_diffscore.data.dicom.series import choose_series, find_series
-from monai_diffscore.data.files import whole_file
 from monai_diffscore.errors import DataError
 
 # type 2 attributes, which a source may have left out though they may be empty

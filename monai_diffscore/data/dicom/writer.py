@@ -31,8 +31,8 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, MRImageStorage, generate_uid
 from pydicom.valuerep import DSfloat
 
+from monai_diffscore.atomic_files import whole_folder
 from monai_diffscore.data.dicom.reader import LPS_TO_RAS
-from monai_diffscore.data.files import whole_folder
 from monai_diffscore.errors import DataError
 
 _CLASSES = {"CT": CTImageStorage, "MR": MRImageStorage}

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from monai_diffscore.data.files import whole_file
+from monai_diffscore.atomic_files import whole_file
 
 
 class Leases:

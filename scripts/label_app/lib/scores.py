@@ -15,7 +15,8 @@ import torch
 from lib.options import OPTIONS, changes, usable
 from lib.served import ServedBundle
 from lib.workflow import Calibration, configure, run_case
-from monai_diffscore.data.files import file_hash, whole_file
+from monai_diffscore.atomic_files import whole_file
+from monai_diffscore.data.files import file_hash
 
 _SIDE = 6  # voxels along each axis of the thumbnail that tells images apart
 #: of the likelihood, where the request does not say: an eighth of the overlay's cost

@@ -29,8 +29,8 @@ from torch import nn
 from lib.options import Option, changes
 from lib.problems import cause_of
 from lib.served import ServedBundle, training_command
+from monai_diffscore.atomic_files import whole_file, write_json
 from monai_diffscore.data import load_statistics, split_by_subject
-from monai_diffscore.data.files import whole_file, write_json
 from monai_diffscore.errors import DataError
 from monai_diffscore.handlers.checkpoint import save_atomically
 

@@ -24,8 +24,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from monai_diffscore.data.files import write_json
-from monai_diffscore.data.gene_fields import column_of
+from monai_diffscore.atomic_files import write_json
 from monai_diffscore.errors import DataError
 
 KINDS = ("continuous", "integer", "categorical")
@@ -307,3 +306,13 @@ class TableSchema:
                 got=f"{type(error).__name__}: {error}",
                 remedy="Mend the edit, or let it be inferred again (schema null).",
             ) from error
+
+
+def column_of(frame: pd.DataFrame, name: str, role: str, source: object) -> pd.Series:
+    """A column of a table; raises a DataError if it is not there."""
+    if name not in frame:
+        raise DataError(
+            source, key=role, expected=f"a column {name!r}", got=f"{list(frame.columns)[:20]}",
+            remedy=f"Name one of them as {role}, or declare none.",
+        )  # fmt: skip
+    return frame[name]
