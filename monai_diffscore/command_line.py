@@ -1,8 +1,12 @@
 """``python -m monai.bundle run``, made to answer plainly.
 
 A bundle runs inside several layers (command line, config expressions, transforms, engine): an exception comes out
-wrapped in as many others, and a mistyped ``--max_epoch`` is taken as a new id that nothing reads. Bundles call the
-two functions below first in their ``initialize`` list.
+wrapped in as many others, and a mistyped ``--max_epoch`` is taken as a new id that nothing reads. Bundles call
+:func:`report_plainly` and :func:`refuse_unknown_flags` first in their ``initialize`` list, and hand
+:func:`executed_configuration` to what records and compares it.
+
+The command line is read once, by MONAI: what it merged is taken from the parser in which the expression stands, and
+what it was asked from the arguments of its own call.
 """
 
 from __future__ import annotations
@@ -10,15 +14,15 @@ from __future__ import annotations
 import difflib
 import inspect
 import os
-import re
 import signal
 import sys
-from pathlib import Path
-from types import TracebackType
+from collections.abc import Callable, Iterator, Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from types import FrameType, TracebackType
 from typing import Any
 
-from fire.parser import DefaultParseValue
-from monai.bundle import ConfigParser
+from monai.bundle import ConfigParser, create_workflow
 from monai.bundle import run as monai_run
 
 from monai_diffscore.errors import DataError
@@ -26,74 +30,170 @@ from monai_diffscore.interrupts import requeue_when_asked
 
 
 class FlagError(ValueError):
-    """A flag of the command line that nothing reads."""
+    """A flag of the command line that nothing reads, or that cannot mean what it says."""
 
 
 _PLAIN = (DataError, FlagError, FloatingPointError, KeyboardInterrupt)
+#: arguments of MONAI's commands that are no ids
+_OWN = {*inspect.signature(monai_run).parameters, "workflow_name", "workflow_type", "properties_path"}
 
 
 def report_plainly() -> bool:
     """Makes uncaught problems with data, flags or numbers, and Ctrl-C, end the program with one clear line.
 
     ``MONAI_DIFFSCORE_TRACEBACK=1`` keeps the whole traceback. Other exceptions are shown as ever. From here on SIGTERM
-    and SIGUSR1 end the program with exit code 75, "run me again". Returns True, so that it can stand in a config
-    expression.
+    and SIGUSR1 end the program with exit code 75, "run me again". A workflow that a program of Python starts leaves
+    that program's hooks alone. Returns True, so that it can stand in a config expression.
     """
-    requeue_when_asked()
-    if not os.environ.get("MONAI_DIFFSCORE_TRACEBACK"):
-        sys.excepthook = _one_line
+    if _is_command():
+        requeue_when_asked()
+        if not os.environ.get("MONAI_DIFFSCORE_TRACEBACK"):
+            sys.excepthook = _one_line
     return True
 
 
-def refuse_unknown_flags(arguments: list[str] | None = None) -> bool:
-    """Refuses flags that override nothing in the configuration files of the command.
+def _is_command() -> bool:
+    """Whether this program is ``python -m monai.bundle ...``."""
+    specification = getattr(sys.modules["__main__"], "__spec__", None)
+    return specification is not None and specification.name == "monai.bundle.__main__"
 
-    Args:
-        arguments: default is this program's, if it is ``python -m monai.bundle run``; nothing is checked otherwise.
+
+@dataclass(frozen=True)
+class Request:
+    """What MONAI was asked to run.
+
+    Attributes:
+        files: the configuration files, in order.
+        flags: id to value of what overrides them.
+        dropped: ids whose value was None, which MONAI does not take as a value.
+        ids: names that MONAI looks up to initialize, run and finalize, by their arguments.
+    """
+
+    files: list[str]
+    flags: Mapping[str, Any]
+    dropped: list[str]
+    ids: Mapping[str, str]
+
+
+def current_request() -> Request | None:
+    """The arguments of the call of MONAI that this is called from; None without one."""
+    asked, merged = _arguments_of(monai_run), _arguments_of(create_workflow)
+    if asked is None and merged is None:
+        return None
+    asked = asked or {}
+    given = asked.get("override", {})
+    flags = {} if merged is None else {k: v for k, v in merged.get("_args", {}).items() if k not in _OWN}
+    files = (merged or asked).get("config_file") or []
+    ids = {name: asked[name] for name in ("init_id", "run_id", "final_id") if asked.get(name)}
+    dropped = [name for name, value in given.items() if value is None]
+    return Request([files] if isinstance(files, str) else list(files), flags, dropped, ids)
+
+
+def _frames() -> Iterator[FrameType]:
+    frame = inspect.currentframe()
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
+
+
+def _arguments_of(function: Callable[..., Any]) -> dict[str, Any] | None:
+    """Local names of the innermost call of a function that has not returned yet."""
+    code = inspect.unwrap(function).__code__
+    return next((dict(frame.f_locals) for frame in _frames() if frame.f_code is code), None)
+
+
+def refuse_unknown_flags() -> bool:
+    """Refuses flags that override nothing in the configuration files of the command, and those that MONAI drops.
+
     Raises:
         FlagError: names the flag and the ids that it may have meant.
     """
-    if arguments is None:
-        arguments = _arguments_of_run()
-    flags = [re.split(r"[=#]|::", argument[2:])[0] for argument in arguments if re.match(r"--[A-Za-z_]", argument)]
-    files = [file for argument in arguments for file in re.findall(r"[^\s,'\"\[\]=]+\.(?:json|ya?ml)\b", argument)]
-    ids = {re.split(r"#|::", name.lstrip("+"))[0] for file in files for name in ConfigParser.load_config_file(file)}
-    known = ids | set(inspect.signature(monai_run).parameters)
-    for flag in flags if ids else []:
-        if flag not in known:
-            close = difflib.get_close_matches(flag, known, n=3)
-            meant = f"did you mean {' or '.join('--' + name for name in close)}?" if close else f"ids: {sorted(ids)}"
-            raise FlagError(f"--{flag} overrides nothing in {', '.join(files)}; {meant}")
+    request = current_request()
+    if request is not None and request.files:
+        refuse_unknown(request)
     return True
 
 
-def executed_configuration(arguments: list[str] | None = None) -> dict[str, Any] | None:
-    """The configuration that ``python -m monai.bundle run`` executes: all files and flags merged; None elsewhere.
+def refuse_unknown(request: Request) -> None:
+    """Refuses what is asked and cannot be done.
+
+    Raises:
+        FlagError: names the flag and the ids that it may have meant.
+    """
+    parser = ConfigParser()
+    parser.read_config(request.files)
+    ids = {name for name in parser.get() if name != "_meta_"}
+    for flag in request.flags:
+        name = flag.lstrip("+").replace("::", "#").split("#")[0]
+        if name not in ids:
+            raise FlagError(f"--{flag} overrides nothing in {_names(request.files)}; {_nearest(name, ids)}")
+    for flag in request.dropped:
+        if parser.get(flag) is not None:
+            raise FlagError(
+                f"--{flag} None: MONAI takes None for a flag that was not given, so {parser.get(flag)!r} would stay. "
+                f"Write --{flag} '$None'."
+            )
+
+
+def _nearest(name: str, ids: set[str]) -> str:
+    close = difflib.get_close_matches(name, ids | _OWN, n=5, cutoff=0.0)
+    likely = difflib.get_close_matches(name, close, n=2)
+    if likely:
+        return f"did you mean {' or '.join('--' + other for other in likely)}?"
+    return f"the nearest ids are {', '.join(close)}"
+
+
+def _names(files: list[str]) -> str:
+    return ", ".join(str(file) for file in files)
+
+
+class Configuration(dict[str, Any]):
+    """The configuration that MONAI executes, as it was merged; it knows what its ids were evaluated to.
 
     Args:
-        arguments: default is this program's.
+        parser: MONAI's, which holds it.
     """
-    arguments = _arguments_of_run() if arguments is None else arguments
-    flags: dict[str, Any] = {}
-    for position, argument in enumerate(arguments):
-        if argument.startswith("--"):
-            name, equals, value = argument[2:].partition("=")
-            following = arguments[position + 1 : position + 2]
-            flags[name] = DefaultParseValue(value if equals else following[0] if following else "True")
-    files = flags.pop("config_file", None)
-    if files is None:
-        return None
-    parser = ConfigParser()
-    parser.read_config(f=[files] if isinstance(files, str) and "," not in files else files)
-    own = set(inspect.signature(monai_run).parameters)
-    parser.update(pairs={name: value for name, value in flags.items() if name not in own})
-    return {name: value for name, value in parser.get().items() if name != "_meta_"}
+
+    def __init__(self, parser: ConfigParser) -> None:
+        super().__init__(deepcopy({name: value for name, value in parser.get().items() if name != "_meta_"}))
+        self._parser = parser
+
+    def evaluated(self, name: str) -> Any:
+        """What a top-level id was evaluated to so far; nothing is evaluated for this. None if it was not."""
+        return self._parser.ref_resolver.resolved_content.get(name)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> dict[str, Any]:
+        return deepcopy(dict(self), memo)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return dict, (dict(self),)  # the parser stays in its process
 
 
-def _arguments_of_run() -> list[str]:
-    """What follows ``python -m monai.bundle run``; nothing in any other program."""
-    is_run = Path(sys.argv[0]).parts[-2:] == ("bundle", "__main__.py") and sys.argv[1:2] == ["run"]
-    return sys.argv[2:] if is_run else []
+def executed_configuration() -> Configuration:
+    """The configuration that is executed: all files, overlays and flags, as the parser that evaluates this merged them.
+
+    Raises:
+        FlagError: if MONAI was asked to initialize what the configuration does not have, which it passes over: a second
+            file after a space (``--config_file a.json b.json``) is such a name.
+        RuntimeError: if it is called from outside a configuration.
+    """
+    arguments = _arguments_of(ConfigParser.get_parsed_content)
+    if arguments is None:
+        raise RuntimeError("executed_configuration() stands in a configuration: nothing else knows which one is meant.")
+    parser: ConfigParser = arguments["self"]
+    report_plainly()  # where MONAI did not come by the initialize list
+    _refuse_absent_ids(parser)
+    return Configuration(parser)
+
+
+def _refuse_absent_ids(parser: ConfigParser) -> None:
+    request = current_request()
+    for argument, name in (request.ids if request else {}).items():
+        if name not in parser:
+            raise FlagError(
+                f"the configuration has no {name!r}, which stands where the command has its {argument}. Several "
+                "configuration files are one argument: --config_file \"['a.json','b.json']\"."
+            )
 
 
 def find_cause(error: BaseException | None) -> BaseException | None:

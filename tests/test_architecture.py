@@ -30,6 +30,7 @@ LEVELS = {
     **dict.fromkeys(["denoiser", "optimizers"], 1),
     **dict.fromkeys(["losses", "sampling", "likelihood", "guidance", "tiling", "discrete", "anomaly"], 2),
     **dict.fromkeys(["engines", "handlers", "metrics", "planning", "command_line", "report", "tasks", "interrupts"], 3),
+    "configuration": 3,
     "inspection": 3,
     "sharding": 2,
     "__main__": 4,

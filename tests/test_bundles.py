@@ -471,7 +471,7 @@ def test_modules_of_cells_attend_to_their_gene_sets_alone(bundle, dataset, tmp_p
     file.write_text(file.read_text().replace("gene9", "gene10"))
     with pytest.raises(RuntimeError) as refused:  # not continued with other sets
         workflow(bundle, ["train"], ["smoke"], **where, gene_sets_path=str(file)).run()
-    assert "other settings (gene_sets: sha256" in str(refused.value.__cause__)
+    assert "other data (gene_sets: " in str(refused.value.__cause__)
     file.unlink()
     made = workflow(
         bundle, ["inference"], ["smoke"], kind="infer", checkpoint=str(tmp_path / "model.pt"), output_dir=str(tmp_path)

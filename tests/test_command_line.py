@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 
 import numpy as np
 import pytest
+from monai.bundle import ConfigParser, ConfigWorkflow, run
 from monai.transforms import Compose
 
-from monai_diffscore.command_line import FlagError, find_cause, refuse_unknown_flags, report_plainly
+from monai_diffscore import command_line
+from monai_diffscore.command_line import FlagError, find_cause, report_plainly
 from monai_diffscore.data import LoadVolumed
 from monai_diffscore.errors import DataError
 
@@ -31,6 +34,7 @@ def test_an_error_while_stopping_does_not_pass_for_a_stop():
 @pytest.mark.parametrize(("said", "line"), [((), "the same command continues"), (("a is written",), "a is written.")])
 def test_ctrl_c_ends_with_one_line_that_says_what_is_left(monkeypatch, capsys, said, line):
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    monkeypatch.setattr(command_line, "_is_command", lambda: True)
     report_plainly()
     with pytest.raises(SystemExit) as ended:
         sys.excepthook(KeyboardInterrupt, KeyboardInterrupt(*said), None)
@@ -38,37 +42,104 @@ def test_ctrl_c_ends_with_one_line_that_says_what_is_left(monkeypatch, capsys, s
     assert capsys.readouterr().err.strip().startswith(f"interrupted: {line}")
 
 
-@pytest.fixture
-def files(tmp_path) -> str:
-    (tmp_path / "train.json").write_text(json.dumps({"max_epochs": 1, "network_def": {"channels": [1]}}))
-    (tmp_path / "overlay.json").write_text(json.dumps({"sampler": 1, "+train#handlers": []}))
-    return f"['{tmp_path}/train.json', '{tmp_path}/overlay.json']"
+BASE = {
+    "imports": ["$import monai_diffscore.command_line as command_line"],
+    "max_epochs": 1,
+    "time_limit_seconds": None,
+    "network_def": {"channels": [1]},
+    "configuration": "$command_line.executed_configuration()",
+    "initialize": ["$command_line.report_plainly()", "$command_line.refuse_unknown_flags()"],
+}
+
+
+@pytest.fixture(params=["", "My Work", "a=1", "x,y"])
+def files(request, tmp_path, monkeypatch) -> list[str]:
+    """Configurations in folders of every name; what MONAI ran is in ``command_line.seen``."""
+    folder = tmp_path / request.param
+    folder.mkdir(exist_ok=True)
+    seen: list = []
+    monkeypatch.setattr(command_line, "seen", seen, raising=False)
+    train = BASE | {"training": "$command_line.seen.append(@configuration)"}
+    (folder / "train.json").write_text(json.dumps(train))
+    (folder / "overlay.json").write_text(json.dumps({"sampler": 1, "network_def#channels": [2], "note": "@sampler"}))
+    (folder / "metadata.json").write_text("{}")
+    return [f"{folder}/train.json", f"{folder}/overlay.json"]
 
 
 @pytest.mark.parametrize(
     "flags",
     [
-        [],
-        ["--max_epochs", "3"],
-        ["--max_epochs=3"],
-        ["--network_def#channels", "[1,2]"],
-        ["--network_def::channels=[1,2]"],
-        ["--sampler", "2", "--train#x", "-3"],
-        ["--sampler", "absent.jsonl"],  # a log is no configuration
-        ["--meta_file", "x.json", "--tracking", "mlflow", "--logging_file", "False"],
+        {},
+        {"max_epochs": 3},
+        {"network_def#channels": [1, 2]},
+        {"network_def::channels": [1, 2]},
+        {"sampler": "absent.jsonl", "time_limit_seconds": None},
+        {"logging_file": False},
     ],
 )
-def test_flags_that_override_something_pass(files, flags, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "x.json").write_text("{}")
-    assert refuse_unknown_flags(["training", "--config_file", files, *flags])
+def test_what_is_recorded_is_what_monai_merged(files, flags):
+    """In every folder, for every way to write an id, with a flag of None where None stands already."""
+    run("training", config_file=files, **flags)
+    (recorded,) = command_line.seen
+    expected = ConfigParser()
+    expected.read_config(files)
+    expected.update({k: v for k, v in flags.items() if v is not None and k != "logging_file"})
+    assert dict(recorded) == {name: value for name, value in expected.get().items() if name != "_meta_"}
+    assert json.loads(json.dumps(recorded)) == recorded
 
 
-@pytest.mark.parametrize("flag", ["--max_epoch", "--max-epochs", "--network_deff#channels", "--sampler_=3"])
+@pytest.mark.parametrize("flag", ["max_epoch", "max-epochs", "sampler_", "network_de"])
 def test_flags_that_override_nothing_are_refused_with_a_proposal(files, flag):
-    with pytest.raises(FlagError, match=r"overrides nothing in .*train.json, .*did you mean --"):
-        refuse_unknown_flags(["training", "--config_file", files, flag, "3"])
+    with pytest.raises(RuntimeError) as caught:
+        run("training", config_file=files, **{flag: 3})
+    cause = find_cause(caught.value)
+    assert isinstance(cause, FlagError)
+    assert "overrides nothing in" in str(cause)
+    assert "did you mean --" in str(cause)
+    assert command_line.seen == []
 
 
-def test_other_programs_are_left_alone():
-    assert refuse_unknown_flags()
+def test_a_flag_of_none_that_monai_drops_is_refused(files):
+    with pytest.raises(RuntimeError) as caught:
+        run("training", config_file=files, max_epochs=None)
+    assert "Write --max_epochs '$None'" in str(find_cause(caught.value))
+    run("training", config_file=files, max_epochs="$None")
+
+
+def test_a_second_file_after_a_space_is_refused(files):
+    """fire takes it for the name of what is initialized, and MONAI passes over names that are not there."""
+    with pytest.raises(RuntimeError) as caught:
+        run("training", files[1], config_file=files[0])
+    assert "Several configuration files are one argument" in str(find_cause(caught.value))
+
+
+def test_flags_may_stand_in_a_file(files, tmp_path):
+    (tmp_path / "args.json").write_text(
+        json.dumps({"config_file": files, "max_epochs": 5, "network_def#channels": [7]})
+    )
+    run("training", args_file=str(tmp_path / "args.json"))
+    (recorded,) = command_line.seen
+    assert (recorded["max_epochs"], recorded["network_def"], recorded["sampler"]) == (5, {"channels": [7]}, 1)
+
+
+def test_a_workflow_of_a_program_records_the_same_and_leaves_its_hooks(files):
+    hook, handlers = sys.excepthook, [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)]
+    workflow = ConfigWorkflow(files, run_id="training", logging_file=False, max_epochs=4)
+    workflow.initialize()
+    workflow.run()
+    (recorded,) = command_line.seen
+    assert (recorded["max_epochs"], recorded["network_def"]) == (4, {"channels": [2]})
+    assert sys.excepthook is hook
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)] == handlers
+
+
+def test_what_python_gives_is_recorded_in_place_of_json(files):
+    parser = ConfigParser()
+    parser.read_config(files)
+    parser["max_epochs"] = np.float32
+    assert parser.get_parsed_content("configuration")["max_epochs"] is np.float32
+
+
+def test_outside_a_configuration_there_is_none():
+    with pytest.raises(RuntimeError, match="stands in a configuration"):
+        command_line.executed_configuration()

@@ -74,14 +74,18 @@ class Training:
         )
         self.tracking = Tracking(
             f"sqlite:///{folder}/mlruns.db", folder, validator=self.evaluator, network=self.network, every=4,
-            parameters={"seed": 0},
+            facts={"seed": 0},
         )  # fmt: skip
         self.checkpoint = ResumableCheckpoint(
             folder / "checkpoints",
             {"network": self.network, "optimizer": self.optimizer, "ema": self.ema},
             weights=(self.ema.network, folder / "models/model.pt"),
             statistics={"sigma_data": 0.5},
-            settings={"learning_rate": lr, "noise": LogNormalNoise(), "weight": partial(edm_weight, sigma_data=0.5)},
+            configuration={
+                "learning_rate": lr,
+                "noise": LogNormalNoise(),
+                "weight": partial(edm_weight, sigma_data=0.5),
+            },
             save_every=5,
         )
         self.trainer = ScoreTrainer(

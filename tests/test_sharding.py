@@ -64,7 +64,7 @@ def _train(folder: str, ranks: tuple[int, int, int], epochs: int, full: bool = F
         Path(folder) / "checkpoints",
         {"network": network, "loss": loss, "optimizer": optimizer, "lr_scheduler": scheduler, "ema": ema},
         weights=(ema.network, Path(folder) / "model.pt"),
-        settings={"batch_size": batch_size},
+        configuration={"batch_size": batch_size},
         save_every=4,
     )
     clip = ClipGradients(optimizer, 0.5)
@@ -152,8 +152,8 @@ def test_another_total_batch_or_an_unsharded_checkpoint_is_refused(tmp_path):
 
     with pytest.raises(ValueError, match=r"got iteration_00000004.sharded: sharded checkpoints are continued with"):
         ResumableCheckpoint(tmp_path, state).resume(None)
-    sharded = ShardedCheckpoint(tmp_path / "x", state, settings={"batch_size": 4})
-    assert sharded.settings == {"batch_size": "4 on all ranks together"}
+    sharded = ShardedCheckpoint(tmp_path / "x", state, configuration={"batch_size": 4})
+    assert sharded.choices == {"batch_size": "4 on all ranks together"}
     with pytest.raises(RuntimeError, match="Expected an initialized process group"):
         sharded_copy(torch.nn.Linear(1, 1), "cpu")
 
@@ -232,5 +232,6 @@ def test_the_overlay_replaces_what_stands_in_every_bundle(bundle):
     overlay = json.loads((ROOT / "configs/fsdp.json").read_text())
     train = json.loads((ROOT / f"bundles/{bundle}/configs/train.json").read_text())
     assert [line for line in overlay["initialize"] if "idist" not in line] == train["initialize"]
-    assert train["train"]["handlers"][3]["_target_"] == "monai_diffscore.handlers.ResumableCheckpoint"
+    assert train["checkpoint"]["_target_"] == "monai_diffscore.handlers.ResumableCheckpoint"
+    assert {"_target_": "monai_diffscore.handlers.Attach", "handler": "@checkpoint"} in train["train"]["handlers"]
     assert {name: value for name, value in overlay["ema"].items() if name != "average"} == train["ema"]

@@ -20,8 +20,8 @@ from mlflow.tracking import MlflowClient
 
 from monai_diffscore.__main__ import main
 from monai_diffscore.handlers import Tracking
+from monai_diffscore.handlers.fingerprint import fingerprint
 from monai_diffscore.handlers.spool import Courier, Delivery, Spool, sync
-from monai_diffscore.handlers.tracking import fingerprint
 
 TOY = {"training_rows": 80, "validation_rows": 16, "batch_size": 8, "max_epochs": 3, "save_every": 7}
 
@@ -84,7 +84,7 @@ class Server:
 def test_a_server_that_is_down_then_up_then_dies(tmp_path):
     """Down at the start, it gets everything once it is there; dying, it loses nothing: ``sync`` delivers the rest."""
     port = processes.free_port()
-    tracking = Tracking(f"http://127.0.0.1:{port}", tmp_path / "out", parameters={"seed": 3}, every=5, patience=5.0)
+    tracking = Tracking(f"http://127.0.0.1:{port}", tmp_path / "out", facts={"seed": 3}, every=5, patience=5.0)
     servers: list[Server] = []
     places = []
 
@@ -329,14 +329,3 @@ def test_the_fingerprint_follows_the_data_not_its_place(tmp_path):
     same, moved, changed = (fingerprint(Loader([{"image": str(tmp_path / place / "scan.nii")}])) for place in "abc")
     assert same == moved != changed
     assert fingerprint(Loader([{"image": torch.zeros(2)}])) != fingerprint(Loader([{"image": torch.ones(2)}]))
-
-
-def test_the_executed_configuration_holds_files_and_flags(tmp_path):
-    from monai_diffscore.command_line import executed_configuration
-
-    for name, content in (("a", {"x": 1, "y": {"z": 2}}), ("b", {"x": 3})):
-        (tmp_path / f"{name}.json").write_text(json.dumps(content))
-    files = f"['{tmp_path}/a.json','{tmp_path}/b.json']"
-    merged = executed_configuration(["training", "--config_file", files, "--y#z", "[4, 5]", "--new=text"])
-    assert merged == {"x": 3, "y": {"z": [4, 5]}, "new": "text"}
-    assert executed_configuration(["training"]) is None

@@ -12,12 +12,12 @@ of the data, its augmentation and the noise are functions of the seed and those 
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import shutil
 import zipfile
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,10 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from monai_diffscore.atomic_files import whole_file
+from monai_diffscore.configuration import describe, differences, read_by
 from monai_diffscore.data import save_statistics
 from monai_diffscore.engines import ScoreTrainer, TrainingEvents
+from monai_diffscore.handlers.fingerprint import fingerprint
 
 logger = logging.getLogger(__name__)
 
@@ -49,13 +51,6 @@ def save_atomically(content: Any, path: Path) -> None:
             raise
 
 
-def describe(value: Any) -> str:
-    """A text that is equal for equal settings: the name of a function, a partial's arguments, else ``str``."""
-    if isinstance(value, partial):
-        return f"{describe(value.func)}({', '.join(f'{k}={describe(v)}' for k, v in sorted(value.keywords.items()))})"
-    return getattr(value, "__qualname__", None) or str(value)
-
-
 class ResumableCheckpoint:
     """Saves a training every N iterations, at its end and when it is asked to stop, and continues the newest one.
 
@@ -67,9 +62,12 @@ class ResumableCheckpoint:
         objects: name to object with ``state_dict`` and ``load_state_dict``: network, optimizer, ema, ... A GradScaler
             of the trainer is added as "scaler".
         weights: optional (module, path): the weights alone, for inference, written with each checkpoint.
-        statistics: optional facts of the training data, written beside the weights as ``data_statistics.json``.
-        settings: what must not change when a training is continued: data, formulation, learning rate, ... Values
-            are kept as text; see :func:`describe`.
+        statistics: optional facts of the training data, written beside the weights as ``data_statistics.json``. They
+            and the names and sizes of the data's files must not change when a training is continued; the data may
+            move.
+        configuration: the configuration as executed. What ``part`` of it reads must not change when a training is
+            continued, but for :data:`~monai_diffscore.configuration.MAY_CHANGE`.
+        part: id of the trainer in the configuration; a configuration without it is compared as a whole.
         save_every: iterations between checkpoints.
         keep: number of checkpoints kept.
     """
@@ -82,9 +80,10 @@ class ResumableCheckpoint:
         objects: Mapping[str, Any],
         weights: tuple[nn.Module, str | Path] | None = None,
         statistics: Mapping[str, Any] | None = None,
-        settings: Mapping[str, Any] | None = None,
+        configuration: Mapping[str, Any] | None = None,
         save_every: int = 500,
         keep: int = 2,
+        part: str = "train#trainer",
     ) -> None:
         if save_every < 1 or keep < 1:
             raise ValueError(f"save_every and keep must be at least 1, got {save_every} and {keep}.")
@@ -95,7 +94,7 @@ class ResumableCheckpoint:
         }
         self.weights = weights
         self.statistics = statistics
-        self.settings = {name: describe(value) for name, value in (settings or {}).items()}
+        self.choices = None if configuration is None else read_by(configuration, part)
         self.save_every = save_every
         self.keep = keep
         self._saved_at = 0
@@ -151,7 +150,7 @@ class ResumableCheckpoint:
         objects = self._objects(engine)
         state: dict[str, Any] = {name: value.state_dict() for name, value in objects.items()}
         state["engine"] = self._place(engine)
-        state["settings"] = self.settings
+        state["training"] = self._training(engine)
         try:
             save_atomically(state, path)
         except OSError as error:
@@ -174,6 +173,15 @@ class ResumableCheckpoint:
     def _place(self, engine: ScoreTrainer) -> dict[str, Any]:
         return {"iteration": engine.state.iteration, "epoch_length": engine.state.epoch_length}
 
+    def _training(self, engine: ScoreTrainer) -> dict[str, str]:
+        """What makes a training this one, as JSON texts: the choices of its configuration, and its data."""
+        facts = {
+            "configuration": self.choices,
+            "statistics": self.statistics,
+            "cases": fingerprint(getattr(engine, "data_loader", None)),
+        }
+        return {name: json.dumps(value, default=describe) for name, value in facts.items()}
+
     def _save_or_report(self, engine: ScoreTrainer) -> None:
         try:
             self.save(engine)
@@ -188,16 +196,17 @@ class ResumableCheckpoint:
         """Loads the newest whole checkpoint, if there is one.
 
         Raises:
-            ValueError: if it belongs to another configuration: settings, objects, epoch length or shapes differ; or if
-                there are damaged checkpoints alone.
+            ValueError: if it belongs to another configuration or other data, or if its objects, epoch length or shapes
+                differ; or if there are damaged checkpoints alone.
         """
         newest = self._newest_whole()
         if newest is None:
             return
         state = torch.load(newest, map_location="cpu", weights_only=True)
-        at, settings = state.pop("engine"), state.pop("settings")
+        at, training = state.pop("engine"), state.pop("training", {})
+        state.pop("settings", None)  # of versions before 0.3
         objects = self._objects(engine)
-        self._refuse_another_training(newest, settings, set(state), at, engine)
+        self._refuse_another_training(newest, training, set(state), at, engine)
         for name, value in objects.items():
             try:
                 value.load_state_dict(state[name])
@@ -217,17 +226,23 @@ class ResumableCheckpoint:
         logger.info(f"continuing at iteration {at['iteration']} from {file}")
 
     def _refuse_another_training(
-        self, file: Path, settings: Mapping[str, str], names: set[str], at: Mapping[str, Any], engine: ScoreTrainer
+        self, file: Path, training: Mapping[str, str], names: set[str], at: Mapping[str, Any], engine: ScoreTrainer
     ) -> None:
-        changed = [
-            f"{name}: {settings.get(name)} then, {self.settings.get(name)} now"
-            for name in sorted(settings.keys() | self.settings.keys())
-            if settings.get(name) != self.settings.get(name)
-        ]
+        if not training:
+            logger.warning(f"{file} is of an older version, which kept no configuration: it is continued uncompared")
+        then, now = ({n: json.loads(v) for n, v in t.items()} for t in (training, self._training(engine)))
+        if then.get("configuration") is not None and now["configuration"] is not None:
+            changed = differences(then["configuration"], now["configuration"])
+            if changed:
+                raise ValueError(
+                    f"{file} was trained with another configuration ({'; '.join(changed)}). Restore it to continue the "
+                    "training, or use another --output_dir to start anew."
+                )
+        changed = _changes_of_data(then, now)
         if changed:
             raise ValueError(
-                f"{file} was trained with other settings ({'; '.join(changed)}). Restore them to continue it, or use "
-                "another --output_dir to start anew."
+                f"{file} was trained on other data ({'; '.join(changed)}). Give --dataset_dir the data of the "
+                "training, wherever it is now, to continue it; or use another --output_dir to start anew."
             )
         objects = self._objects(engine)
         if names != set(objects) or at["epoch_length"] != engine.state.epoch_length:
@@ -272,6 +287,16 @@ class ResumableCheckpoint:
                 f"Expected checkpoints iteration_<number>{self.suffix} in {self.folder}, got {', '.join(others)}: "
                 "sharded checkpoints are continued with configs/fsdp.json, others without it."
             )
+
+
+def _changes_of_data(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """How the data of two trainings differs; rounding of statistics on another machine is no difference."""
+    before, after = then.get("statistics"), now.get("statistics")
+    changed = [] if before is None or after is None else differences(before, after, tolerance=1e-6)
+    cases = {facts.get("cases") for facts in (then, now)}
+    if None not in cases and len(cases) > 1:
+        changed.append("the training cases, their names or sizes")
+    return changed
 
 
 def remove(checkpoint: Path) -> None:

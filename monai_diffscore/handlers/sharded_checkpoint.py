@@ -1,7 +1,7 @@
 """Checkpoints that each rank writes its share of, and that any number of ranks continues.
 
 A checkpoint is a folder ``iteration_<number>.sharded`` with the files of ``torch.distributed.checkpoint``, one or more
-of each rank, and ``training.json``: the place in the training, its settings and the SHA-256 of every file. It is
+of each rank, and ``training.json``: the place in the training, its configuration and the SHA-256 of every file. It is
 written under another name, flushed and renamed, so that a crash of any rank leaves the previous one whole; its hashes
 are compared before it is loaded. Tensors are loaded by name and cut anew, so that the number of ranks may change;
 batch_size times the number of ranks must not, so that the order of the data goes on.
@@ -43,9 +43,9 @@ FACTS = "training.json"
 class ShardedCheckpoint(ResumableCheckpoint):
     """Saves and continues a training whose network is a :func:`~monai_diffscore.sharding.sharded_copy`.
 
-    Arguments and occasions as of :class:`~monai_diffscore.handlers.ResumableCheckpoint`; ``batch_size`` among the
-    settings counts for all ranks together. All ranks see the same folder. The weights for inference are gathered into
-    one file, in the main memory of rank 0. ``torch`` reads the index of such a checkpoint (``.metadata``) with
+    Arguments and occasions as of :class:`~monai_diffscore.handlers.ResumableCheckpoint`; ``batch_size`` in the
+    configuration counts for all ranks together. All ranks see the same folder. The weights for inference are gathered
+    into one file, in the main memory of rank 0. ``torch`` reads the index of such a checkpoint (``.metadata``) with
     pickle: continue those alone that you trust.
     """
 
@@ -53,9 +53,9 @@ class ShardedCheckpoint(ResumableCheckpoint):
 
     def __init__(self, folder: str | Path, objects: Mapping[str, Any], *arguments: Any, **keywords: Any) -> None:
         super().__init__(folder, objects, *arguments, **keywords)
-        if "batch_size" in self.settings:
-            total = int(self.settings["batch_size"]) * idist.get_world_size()
-            self.settings["batch_size"] = f"{total} on all ranks together"
+        if self.choices and "batch_size" in self.choices:
+            total = int(self.choices["batch_size"]) * idist.get_world_size()
+            self.choices["batch_size"] = f"{total} on all ranks together"
         self._written_at = 0
 
     def _state(self, engine: ScoreTrainer) -> dict[str, Any]:
@@ -74,7 +74,7 @@ class ShardedCheckpoint(ResumableCheckpoint):
         if self._written_at == engine.state.iteration:
             return  # at the end of a training, just after the last save
         state = self._state(engine)
-        facts = {"engine": self._place(engine), "settings": self.settings, "objects": sorted(state)}
+        facts = {"engine": self._place(engine), "training": self._training(engine), "objects": sorted(state)}
         problem = self._write_shards(state, facts, path)
         if problem:
             if idist.get_rank() == 0:
@@ -128,7 +128,7 @@ class ShardedCheckpoint(ResumableCheckpoint):
         if newest is None:
             return
         facts = json.loads((newest / FACTS).read_text())
-        self._refuse_another_training(newest, facts["settings"], set(facts["objects"]), facts["engine"], engine)
+        self._refuse_another_training(newest, facts.get("training", {}), set(facts["objects"]), facts["engine"], engine)
         state = self._state(engine)
         try:
             dcp.load(state, storage_reader=dcp.FileSystemReader(newest), planner=_PlainPlanner())

@@ -32,7 +32,8 @@ KEY_TAG = "monai_diffscore.key"
 #: what a second try cannot mend: the line is at fault, not the connection
 _REFUSED = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "INVALID_STATE", "PERMISSION_DENIED"}
 _LINES_AT_ONCE = 500
-_METRICS_AT_ONCE = 1000  # MLflow's limit for one request
+_METRICS_AT_ONCE = 1000  # MLflow's limits for one request
+_TEXTS_AT_ONCE = 100
 
 
 class Spool:
@@ -191,10 +192,12 @@ class Delivery:
         for start in range(0, len(metrics), _METRICS_AT_ONCE):
             self._call("log_batch", self.run_id, metrics=metrics[start : start + _METRICS_AT_ONCE])
         for entry in entries:
-            if "params" in entry:
-                self._call("log_batch", self.run_id, params=[Param(*pair) for pair in entry["params"].items()])
-            if "tags" in entry:
-                self._call("log_batch", self.run_id, tags=[RunTag(*pair) for pair in entry["tags"].items()])
+            params = [Param(*pair) for pair in entry.get("params", {}).items()]
+            for start in range(0, len(params), _TEXTS_AT_ONCE):
+                self._call("log_batch", self.run_id, params=params[start : start + _TEXTS_AT_ONCE])
+            tags = [RunTag(*pair) for pair in entry.get("tags", {}).items()]
+            for start in range(0, len(tags), _TEXTS_AT_ONCE):
+                self._call("log_batch", self.run_id, tags=tags[start : start + _TEXTS_AT_ONCE])
             if "artifact" in entry:
                 self._call("log_artifact", self.run_id, entry["artifact"], entry["folder"])
             if "register" in entry:

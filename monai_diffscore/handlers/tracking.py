@@ -8,11 +8,11 @@ a file, once every N iterations, and reads numbers from the device as seldom;
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
 import platform
+import re
 import secrets
 import subprocess
 import time
@@ -25,9 +25,10 @@ import torch
 from ignite.engine import Engine, Events
 from torch import Tensor
 
-from monai_diffscore.data import spread
+from monai_diffscore.configuration import MAY_CHANGE, choices, describe
 from monai_diffscore.engines import ScoreTrainer, TrainingEvents
 from monai_diffscore.handlers.ema import PowerEMA
+from monai_diffscore.handlers.fingerprint import fingerprint
 from monai_diffscore.handlers.spool import Courier, Spool
 from monai_diffscore.memory import peak_memory_bytes
 
@@ -45,10 +46,11 @@ class Tracking:
         run_name: of a new run; None makes a unique one from ``prefix``.
         prefix: first part of a name made here.
         experiment: name of the experiment.
-        parameters: flat hyperparameters.
+        facts: what was measured, such as ``training_cases`` and the statistics of the data, recorded as parameters.
         artifacts: files to log at the start, such as the model card; those that do not exist are left out.
         results: files to log at the end, such as the weights.
-        configuration: the configuration as executed, logged as JSON.
+        configuration: the configuration as executed, logged as JSON. Every value that it states is a parameter, by
+            its id ("network_def::network::depth"); what a continued training may change is a tag, which follows.
         validator: the evaluator whose metrics are logged.
         network: counted for ``parameter_count``.
         ema: whose decay is logged.
@@ -69,7 +71,7 @@ class Tracking:
         run_name: str | None = None,
         prefix: str = "training",
         experiment: str = "monai_diffscore",
-        parameters: Mapping[str, Any] | None = None,
+        facts: Mapping[str, Any] | None = None,
         artifacts: Sequence[str | Path] = (),
         results: Sequence[str | Path] = (),
         configuration: Mapping[str, Any] | None = None,
@@ -91,7 +93,7 @@ class Tracking:
         self.run_name = run_name
         self.prefix = prefix
         self.experiment = experiment
-        self.parameters = dict(parameters or {})
+        self.facts = dict(facts or {})
         self.artifacts = [Path(artifact) for artifact in artifacts]
         self.results = [Path(result) for result in results]
         self.configuration = configuration
@@ -139,7 +141,7 @@ class Tracking:
             self._write({"status": "RUNNING"})
         self._write({"tags": self._circumstances()})
         if self.configuration is not None:
-            text = json.dumps(self.configuration, indent=4)
+            text = json.dumps(self.configuration, indent=4, default=describe)
             self._write({"text": text, "file": f"configuration_{engine.state.iteration:08d}.json"})
         self._since = (time.monotonic(), engine.state.iteration)
         self._courier = Courier(self.spool, self.uri)
@@ -148,17 +150,29 @@ class Tracking:
         self._append(early)
 
     def _texts(self, engine: Engine) -> dict[str, str]:
-        numbers: dict[str, Any] = dict(self.parameters)
+        numbers = {name: value for name, value in self._choices().items() if name not in MAY_CHANGE} | self.facts
         if self.network is not None:
             numbers["parameter_count"] = sum(p.numel() for p in self.network.parameters())
         numbers["git_commit"] = _git_commit()
         numbers["data_fingerprint"] = fingerprint(getattr(engine, "data_loader", None))
-        return {name: str(value)[:500] for name, value in numbers.items() if value is not None}
+        return _as_texts(numbers)
+
+    def _choices(self) -> dict[str, Any]:
+        """Values that the configuration states, and scalars that its top-level ids were evaluated to."""
+        config = self.configuration or {}
+        values = choices(config)
+        evaluated = getattr(config, "evaluated", lambda _: None)
+        for name in config:
+            value = evaluated(name) if name not in values else None
+            if isinstance(value, bool | int | float | str | torch.dtype | torch.device):
+                values[name] = value
+        return values
 
     def _circumstances(self) -> dict[str, str]:
         job = {name.lower(): os.environ.get(name) for name in ("SLURM_JOB_ID", "SLURM_RESTART_COUNT")}
         facts = {"tracking_uri": self.uri, "host": platform.node(), "ranks": str(idist.get_world_size()), **job}
-        return {name: value for name, value in facts.items() if value is not None}
+        changing = {name: value for name, value in self._choices().items() if name in MAY_CHANGE}
+        return _as_texts(changing | facts)
 
     def record_iteration(self, engine: Engine) -> None:
         if self._losses and self._losses[-1][0] == engine.state.iteration:
@@ -258,6 +272,12 @@ class Tracking:
             self.close(engine, "KILLED" if stopped else "FAILED", min(5.0, self.patience) if hurried else None)
 
 
+def _as_texts(values: Mapping[str, Any]) -> dict[str, str]:
+    """Values as MLflow takes them: under ids that it allows, without long lists, which are in files."""
+    texts = {name.replace("#", "::"): str(value) for name, value in values.items() if value is not None}
+    return {re.sub(r"[^\w .:/-]", "_", name)[:250]: text for name, text in texts.items() if len(text) <= 500}
+
+
 def _now() -> int:
     return int(time.time() * 1000)
 
@@ -269,34 +289,6 @@ def _memory() -> dict[str, float]:
         statistics = torch.get_device_module().memory_stats()
         used["peak_device_memory_mib"] = statistics.get("allocated_bytes.all.peak", 0) / 2**20
     return used
-
-
-def fingerprint(loader: Any, most: int = 4096) -> str | None:
-    """SHA-256, 16 digits, of the training cases: names and sizes of files, values of everything else.
-
-    At most ``most`` cases, evenly spread, are looked at, so that it takes well under a second. Files count by name and
-    size, wherever they are.
-    """
-    data: Any = getattr(loader, "dataset", None)
-    while hasattr(data, "dataset"):
-        data = data.dataset
-    cases = getattr(data, "data", None)
-    if not isinstance(cases, Sequence):
-        return None
-    digest = hashlib.sha256(str(len(cases)).encode())
-    for case in spread(cases, most):
-        for key, value in sorted(case.items()) if isinstance(case, Mapping) else [("", case)]:
-            digest.update(str(key).encode() + b"=" + _bytes(value))
-    return digest.hexdigest()[:16]
-
-
-def _bytes(value: Any) -> bytes:
-    if isinstance(value, Tensor):
-        return value.detach().cpu().contiguous().numpy().tobytes()
-    path = Path(value) if isinstance(value, str | Path) and len(str(value)) < 4096 else None
-    if path is not None and path.is_absolute() and path.is_file():
-        return f"{path.name} {path.stat().st_size}".encode()
-    return str(value).encode()
 
 
 def _git_commit() -> str | None:

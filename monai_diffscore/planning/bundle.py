@@ -196,9 +196,6 @@ def _percentiles_for_hounsfield(configs: dict[str, Config]) -> None:
     del train["window_hu"]
     train["noise_std"] = train.pop("noise_hu")
     find(train["train"]["random_transforms"], "RandGaussianNoised")["std"] = "@noise_std"
-    checkpoint = find(train["train"]["handlers"], "ResumableCheckpoint")
-    for part, key in ((train["tracking"], "parameters"), (checkpoint, "settings")):
-        part[key] = part[key].replace(" window_hu=@window_hu,", "")
     for chain in _chains_of_cases(configs):
         del find(chain, "CropForegroundd")["select_fn"]
         chain[:] = [
@@ -269,9 +266,6 @@ def _unlabelled(configs: dict[str, Config]) -> None:
     train["num_classes"] = None
     train["statistics"] = train["statistics"].replace(
         ", num_classes=@num_classes, classes=data.class_names(@found)", ""
-    )
-    train["tracking"]["parameters"] = train["tracking"]["parameters"].replace(
-        "**{name: fact for name, fact in @statistics.items() if name != 'classes'}", "**@statistics"
     )
     find(train["train"]["handlers"], "SampleGallery").pop("condition")
     find(inference["handlers"], "SaveArray").pop("label_key")
