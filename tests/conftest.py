@@ -1,20 +1,28 @@
-"""Exact problems and small synthetic volumes that the tests share."""
+"""Exact problems, small synthetic data, and bundles trained once, that the tests share."""
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-# before torch is imported: parallel test workers share the cores
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+# before torch is imported: each of the test workers has one core
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import nibabel as nib
 import numpy as np
 import pytest
+import small_data
 import torch
+from filelock import FileLock
 
 from monai_diffscore.denoiser import GaussianDenoiser, MixtureDenoiser
+
+if TYPE_CHECKING:
+    from workflows import Training
 
 
 @pytest.fixture
@@ -45,25 +53,16 @@ def gaussian() -> GaussianDenoiser:
     return GaussianDenoiser(torch.tensor([0.2, -0.1, 0.3]), root @ root.T)
 
 
-WriteVolume = Callable[..., Path]
+@pytest.fixture
+def write_volume(tmp_path: Path) -> Callable[..., Path]:
+    """``small_data.write_volume`` into the folder of the test."""
+    return lambda name, *arguments, **options: small_data.write_volume(tmp_path / name, *arguments, **options)
 
 
 @pytest.fixture
-def write_volume(tmp_path: Path) -> WriteVolume:
-    """Writes a smooth synthetic head-like volume (or a given array) as NIfTI and returns its path."""
-
-    def write(name: str, shape: Sequence[int] = (40, 48, 40), seed: int = 0, array: np.ndarray | None = None) -> Path:
-        if array is None:
-            axes = np.meshgrid(*[np.linspace(-1, 1, size) for size in shape], indexing="ij")
-            radius = np.sqrt(sum(axis**2 for axis in axes))
-            texture = np.random.default_rng(seed).normal(size=shape)
-            array = np.where(radius < 0.9, 600 + 300 * np.cos(6 * radius) + 30 * texture, 0.0)
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        nib.save(nib.Nifti1Image(array.astype(np.float32), np.diag([2.0, 2.0, 2.0, 1.0])), path)
-        return path
-
-    return write
+def write_slide(tmp_path: Path) -> Callable[..., Path]:
+    """``small_data.write_slide`` into the folder of the test."""
+    return lambda name, *arguments, **options: small_data.write_slide(tmp_path / name, *arguments, **options)
 
 
 @pytest.fixture(scope="session")
@@ -77,28 +76,30 @@ def volumes(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture
-def write_slide(tmp_path: Path) -> Callable[..., Path]:
-    """Writes a synthetic slide of two stains (or a given array [3, H, W]) as a pyramid and returns its path."""
-    from monai_diffscore.data.pictures import write_pyramid
-
-    def write(
-        name: str,
-        shape: Sequence[int] = (192, 256),
-        seed: int = 0,
-        array: np.ndarray | None = None,
-        mpp_um: float | None = 0.5,
-        **options: object,
-    ) -> Path:
-        path = tmp_path / name
-        write_pyramid(stained(shape, seed) if array is None else array, path, mpp_um, tile=64, **options)
-        return path
-
-    return write
+def dataset(bundle: str, tmp_path: Path) -> str:
+    """Data of the bundle's kind in the folder of the test."""
+    return small_data.write_dataset(bundle, tmp_path)
 
 
-def stained(shape: Sequence[int], seed: int = 0, matrix: np.ndarray | None = None) -> np.ndarray:
-    """8-bit tissue [3, H, W] of two stains on white glass, exactly by Beer and Lambert but for rounding."""
-    matrix = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11]]) if matrix is None else matrix
-    concentrations = np.random.default_rng(seed).gamma(1.0, 0.5, (2, *shape))
-    density = np.einsum("shw,sc->chw", concentrations, matrix / np.linalg.norm(matrix, axis=1, keepdims=True))
-    return np.clip(np.rint(256 * np.exp(-density) - 1), 0, 255).astype(np.uint8)
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Training]:
+    """Trains a bundle for a few iterations when it is first asked for, once for all workers of the session."""
+    from workflows import Training, train
+
+    place = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:  # the base of a worker lies in that of the session
+        place = place.parent
+
+    def get(bundle: str) -> Training:
+        folder = place / "trained" / bundle
+        folder.mkdir(parents=True, exist_ok=True)
+        record = folder / "training.json"
+        with FileLock(folder / "lock"):
+            if not record.exists():
+                dataset = small_data.write_dataset(bundle, folder)
+                training = train(Training(folder, bundle, dataset, small_data.choices(bundle, dataset)))
+                record.write_text(json.dumps(asdict(training), default=str))
+            content = json.loads(record.read_text())
+        return Training(**{**content, "folder": folder})
+
+    return get

@@ -6,7 +6,7 @@ import json
 from functools import partial
 
 import pytest
-from test_bundles import BUNDLES, ROOT
+from workflows import BUNDLES, ROOT
 
 from monai_diffscore.configuration import choices, differences, flatten, meaning, read_by
 

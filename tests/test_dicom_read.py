@@ -18,7 +18,7 @@ from dicom_variants import EXACT, REFUSED, VARIANTS
 from monai.data import DataLoader, Dataset
 from monai.transforms import Compose, LoadImaged, SpatialPadd
 from pydicom.data import get_testdata_file
-from test_bundles import workflow
+from workflows import workflow
 
 from monai_diffscore.command_line import find_cause
 from monai_diffscore.data import LoadVolumed, list_volumes

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_bundles import BUNDLES, ROOT
+from workflows import BUNDLES, ROOT
 
 from monai_diffscore.__main__ import main
 from monai_diffscore.errors import DataError

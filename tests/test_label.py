@@ -23,9 +23,9 @@ import pydicom
 import pytest
 import requests
 import torch
-from conftest import stained
 from label_server import ROOT, LabelServer, Orthanc, missing, orthanc, ours, small_bundle, stock
 from monai.data import MetaTensor
+from small_data import stained
 
 from monai_diffscore.data import write_dicom_series
 from monai_diffscore.data.pictures import write_pyramid

@@ -8,12 +8,12 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 import torch
-from conftest import stained
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from monai.data import MetaTensor
 from monai.transforms import Compose, Invertd
+from small_data import stained
 
 from monai_diffscore.data import fit_slide, fit_slides
 from monai_diffscore.errors import DataError

@@ -15,9 +15,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse
-from conftest import stained
 from monai.bundle import ConfigWorkflow
 from PIL import Image
+from small_data import stained
 from test_zoo import check_for_zoo
 
 from monai_diffscore.__main__ import main

@@ -254,7 +254,7 @@ def test_a_training_killed_and_continued_is_one_run_without_repetition(tmp_path)
 @pytest.mark.parametrize("every", [1, 16])
 def test_a_nan_ends_the_run_as_failed_with_sigma_files_and_step(every, tmp_path, write_volume):
     """A network that diverges on a real file: at once or late, the message names everything, and the run is FAILED."""
-    from test_bundles import workflow
+    from workflows import workflow
 
     write_volume("data/sub-1/a.nii.gz", seed=1)
     write_volume("data/sub-2/b.nii.gz", seed=2)

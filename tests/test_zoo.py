@@ -13,44 +13,35 @@ from pathlib import Path
 import pytest
 import torch
 from monai.bundle import ConfigParser, ckpt_export, verify_metadata, verify_net_in_out
-from test_bundles import ROOT, configuration, dataset, each_bundle, workflow  # noqa: F401
+from workflows import ROOT, configuration, each_bundle
 
 from monai_diffscore.data.files import file_hash
 from monai_diffscore.inspection.publication import SCHEMA
 
 
-@pytest.fixture
-def trained(bundle: str, dataset: str, tmp_path: Path) -> Path:  # noqa: F811
-    """A copy of the bundle as it would be published: with weights and what belongs to them."""
-    folder = tmp_path / bundle
-    shutil.copytree(ROOT / "bundles" / bundle, folder, ignore=shutil.ignore_patterns("output", "*.pt", "*.db"))
-    where = {"output_dir": str(tmp_path / "out"), "ckpt_dir": str(folder / "models"), "dataset_dir": dataset}
-    workflow(bundle, ["train"], ["smoke"], **where).run()
-    return folder
-
-
 @each_bundle
 def test_zoo_checks(bundle, trained, tmp_path, monkeypatch):
-    monkeypatch.chdir(trained)
-    check_for_zoo(trained, tmp_path)
+    folder = trained(bundle).copy(tmp_path)
+    monkeypatch.chdir(folder)
+    check_for_zoo(folder, tmp_path)
 
 
-def check_for_zoo(trained: Path, tmp_path: Path) -> None:
-    """Raises for a bundle, in the working directory, that the zoo would refuse."""
+def check_for_zoo(bundle: Path, tmp_path: Path) -> None:
+    """Raises for a bundle with weights, in the working directory, that the zoo would refuse."""
     for needed in ("LICENSE", "configs/metadata.json", "configs/inference.json", "models/model.pt"):
-        assert (trained / needed).is_file(), needed
-    assert (trained / "models/model.pt").stat().st_size < 25_000_000, "larger files go to large_files.yml"
-    metadata = json.loads((trained / "configs/metadata.json").read_text())
+        assert (bundle / needed).is_file(), needed
+    assert (bundle / "models/model.pt").stat().st_size < 25_000_000, "larger files go to large_files.yml"
+    metadata = json.loads((bundle / "configs/metadata.json").read_text())
     assert metadata["version"] in metadata["changelog"]
     schema = tmp_path / "schema.json"
     shutil.copy(SCHEMA, schema)  # a schema that is there is not downloaded
     verify_metadata(meta_file="configs/metadata.json", filepath=str(schema))
     files = {"config_file": "configs/inference.json", "meta_file": "configs/metadata.json"}
-    verify_net_in_out(net_id="network_def", **files, bundle_root=str(trained))
+    verify_net_in_out(net_id="network_def", **files, bundle_root=str(bundle))
     ckpt_export(
-        net_id="network_def", filepath="models/model.ts", ckpt_file="models/model.pt", **files, bundle_root=str(trained)
+        net_id="network_def", filepath="models/model.ts", ckpt_file="models/model.pt", **files, bundle_root=str(bundle)
     )  # fmt: skip
-    check_exported(trained)
+    check_exported(bundle)
 
 
 def check_exported(folder: Path) -> None:

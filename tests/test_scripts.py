@@ -1,0 +1,61 @@
+"""The scripts of the repository: one clear line for what is wrong, and a quick start that trains."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+from workflows import (
+    ROOT,
+)
+
+
+@pytest.mark.parametrize("script", ["quickstart", "test", "docs"])
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (["--help"], 0, "usage: "),
+        (["--colour"], 2, "unknown option '--colour'"),
+        (["--venv"], 2, "needs a value"),
+        (["--python", "no-such-python"], 2, "no such interpreter"),
+    ],
+)
+def test_scripts_answer_with_one_clear_line(script, options, code, message):
+    done = subprocess.run(
+        [ROOT / "scripts" / script, *options], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert done.returncode == code
+    if code:
+        (line,) = done.stderr.strip().splitlines()
+        assert message in line
+    else:
+        assert done.stdout.startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [(["--minutes", "soon"], "positive number"), (["--data", "/no/such"], "no such file or folder")],
+)
+def test_quickstart_refuses_bad_values_at_once(options, message):
+    done = subprocess.run(
+        [ROOT / "scripts/quickstart", *options], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert done.returncode == 2
+    assert message in done.stderr
+
+
+@pytest.mark.slow
+def test_quickstart_trains_samples_and_tells(tmp_path):
+    """In this environment instead of a new one; the whole of it otherwise."""
+    environment = {**os.environ, "PIP_NO_BUILD_ISOLATION": ""}
+    done = subprocess.run(
+        [ROOT / "scripts/quickstart", "--minutes", "0.1", "--out", tmp_path / "out", "--venv", sys.prefix],
+        capture_output=True, text=True, timeout=600, check=False, env=environment,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "held-out denoising error" in done.stdout
+    assert len(list((tmp_path / "out/samples").glob("*.nii.gz"))) == 4
+    assert (tmp_path / "out/samples/gallery.png").is_file()
+    assert (tmp_path / "out/mlruns.db").is_file()
