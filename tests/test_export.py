@@ -6,9 +6,10 @@ import io
 
 import pytest
 import torch
-from test_networks import NETWORKS, every_network, make
+from test_networks import every_network, make
 
 from monai_diffscore import ConditionEncoder, Denoiser, EDMPreconditioning
+from monai_diffscore.networks.examples import EXAMPLES
 
 
 def denoiser(name: str, autocast: torch.dtype | None = None) -> tuple[Denoiser, torch.Tensor]:
@@ -71,7 +72,7 @@ def test_torch_export_equals_the_denoiser_at_any_batch_size(name):
 
 def test_torch_export_takes_conditions():
     encoder = ConditionEncoder(categorical={"modality": 3}, continuous={"age_years": (60.0, 20.0)}, concat=["mask"])
-    network = NETWORKS["unet2d"][0](encoder)
+    network = EXAMPLES["unet2d"].build(condition=encoder)
     model = Denoiser(network, EDMPreconditioning()).eval()
     x = torch.randn(2, 2, 8, 8)
     condition = {

@@ -37,72 +37,17 @@ from monai_diffscore.networks.dit import (
     split_windows,
     unpatchify,
 )
+from monai_diffscore.networks.examples import EDGES, EXAMPLES, awaken, dit, gene_mlp, hierarchical, unet
 
-
-def unet(dims: int, **options) -> ScoreUNet:
-    return ScoreUNet(dims, 2, 2, channels=(8, 16), attention_levels=(False, True), num_res_blocks=1, **options)
-
-
-def dit(dims: int, **options) -> ScoreDiT:
-    return ScoreDiT(dims, 2, input_size=8, patch_size=2, hidden_size=24, depth=2, num_heads=2, **options)
-
-
-def hierarchical(dims: int, **options) -> HierarchicalUNet:
-    return HierarchicalUNet(dims, 2, 2, channels=(8, 16), num_head_channels=8, **options)
-
-
-def gene_mlp(**options) -> GeneResidualMLP:
-    return GeneResidualMLP(6, hidden_size=24, depth=2, bottleneck=8, embedding_size=32, **options)
-
-
-EDGES = torch.tensor([[0, 1, 2, 3, 0, 4], [1, 2, 3, 4, 6, 7]])  # of six genes (one alone) and two sets
-
-
-def pathway_gnn(**options) -> PathwayGNN:
-    options = {"num_sets": 2, "relations": torch.tensor([0, 1, 0, 0, 0, 0]), **options}
-    return PathwayGNN(6, EDGES, hidden_size=16, depth=2, embedding_size=32, **options)
-
-
-def single_cell(**options) -> SingleCellNet:
-    return SingleCellNet(6, hidden_size=32, num_modules=4, depth=2, **options)
-
-
-# name -> (constructor taking a condition, shape of one sample)
-NETWORKS = {
-    "mlp": (lambda condition=None: ScoreMLP(6, hidden_size=32, depth=2, condition=condition), (6,)),
-    "gene_mlp": (lambda condition=None: gene_mlp(condition=condition), (6,)),
-    "pathway_gnn": (lambda condition=None: pathway_gnn(condition=condition), (6,)),
-    "pathway_gnn_samplewise": (lambda condition=None: pathway_gnn(condition=condition, checkpointing=True), (6,)),
-    "single_cell": (lambda condition=None: single_cell(condition=condition), (6,)),
-    "unet1d": (lambda condition=None: unet(1, condition=condition, num_head_channels=8), (2, 16)),
-    "unet2d": (lambda condition=None: unet(2, condition=condition, num_head_channels=8), (2, 8, 12)),
-    "unet3d": (lambda condition=None: unet(3, condition=condition, num_head_channels=8), (2, 8, 4, 8)),
-    "dit1d": (lambda condition=None: dit(1, condition=condition), (2, 16)),
-    "dit2d": (lambda condition=None: dit(2, condition=condition), (2, 8, 12)),
-    "dit3d": (lambda condition=None: dit(3, condition=condition), (2, 8, 4, 8)),
-    "dit2d_table": (lambda condition=None: dit(2, condition=condition, position="table"), (2, 8, 12)),
-    "dit3d_windows": (lambda condition=None: dit(3, condition=condition, window_size=2, qk_norm=False), (2, 8, 4, 8)),
-    "hierarchical1d": (lambda condition=None: hierarchical(1, condition=condition), (2, 16)),
-    "hierarchical2d": (lambda condition=None: hierarchical(2, condition=condition), (2, 8, 12)),
-    "hierarchical3d": (lambda condition=None: hierarchical(3, condition=condition), (2, 8, 4, 8)),
-}
-every_network = pytest.mark.parametrize("name", NETWORKS)
+every_network = pytest.mark.parametrize("name", EXAMPLES)
 
 
 def make(name: str, condition: ConditionEncoder | None = None, awake: bool = True) -> tuple[nn.Module, torch.Tensor]:
     """A network (with its zero layers set to noise if ``awake``) and a batch of three inputs."""
     torch.manual_seed(0)
-    build, shape = NETWORKS[name]
-    network = build(condition)
-    return awaken(network) if awake else network, torch.randn(3, *shape)
-
-
-def awaken(network: nn.Module) -> nn.Module:
-    """Noise in place of the zeros that a network starts with, which would hide what lies behind them."""
-    for parameter in network.parameters():
-        if not parameter.any():
-            nn.init.normal_(parameter, std=0.05)
-    return network
+    example = EXAMPLES[name]
+    network = example.build(condition=condition)
+    return awaken(network) if awake else network, torch.randn(3, *example.shape)
 
 
 C_NOISE = torch.tensor([-1.5, 0.0, 1.0])
@@ -157,7 +102,7 @@ def test_gradients_reach_every_parameter(name):
 def test_state_dict_round_trip(name):
     network, x = make(name)
     torch.manual_seed(1)
-    copy = NETWORKS[name][0]()
+    copy = EXAMPLES[name].build()
     copy.load_state_dict(network.state_dict())
     torch.testing.assert_close(copy(x, C_NOISE), network(x, C_NOISE), rtol=0, atol=0)
 
@@ -197,11 +142,10 @@ def test_image_shaped_conditions_are_concatenated(name):
 @pytest.mark.parametrize("dims", [1, 2, 3])
 def test_checkpointed_gradients_equal_unchecked_ones(dims, build):
     x = torch.randn(2, 2, *[8] * dims)
-    options = {"num_head_channels": 8} if build is unet else {}
     gradients = []
     for checkpointing in (False, True):
         torch.manual_seed(0)
-        network = awaken(build(dims, checkpointing=checkpointing, **options))
+        network = awaken(build(dims, checkpointing=checkpointing))
         calls = []
         inner = network.blocks[0].mlp if build is dit else network.hourglass.down[0].blocks[0]
         inner.register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
@@ -214,11 +158,11 @@ def test_checkpointed_gradients_equal_unchecked_ones(dims, build):
 
 def test_sizes_that_do_not_fit_the_stride_are_an_error_with_the_remedy():
     with pytest.raises(ValueError, match=r"divisible by 2, got \(7, 8\).*DivisiblePadd"):
-        unet(2, num_head_channels=8)(torch.zeros(1, 2, 7, 8), C_NOISE[:1])
+        unet(2)(torch.zeros(1, 2, 7, 8), C_NOISE[:1])
 
 
 def test_wrong_channels_and_dimensions_are_refused():
-    network = unet(2, num_head_channels=8)
+    network = unet(2)
     with pytest.raises(ValueError, match=r"expects x \[B, 2, X, Y\]"):
         network(torch.zeros(1, 3, 8, 8), C_NOISE[:1])
     with pytest.raises(ValueError, match=r"expects x"):

@@ -6,11 +6,12 @@ import copy
 
 import pytest
 import torch
-from test_networks import C_NOISE, EDGES, awaken, pathway_gnn
+from test_networks import C_NOISE
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from monai_diffscore import Denoiser, EDMPreconditioning, log_likelihood, log_uniform_sigmas
 from monai_diffscore.networks import PathwayGNN
+from monai_diffscore.networks.examples import EDGES, awaken, pathway_gnn
 from monai_diffscore.networks.pathway_gnn import relation_matrices
 from monai_diffscore.networks.recompute import run_samplewise
 from monai_diffscore.networks.sparse import SparseMatrix
