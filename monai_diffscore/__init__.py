@@ -32,6 +32,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         ),
         "guidance": "Autoguidance ClassifierFree GuidanceInterval Inpaint LikelihoodGuidance PosteriorGuidance",
         "tiling": "SliceDenoiser TiledDenoiser",
+        "multiscale": "MultiScale MultiScaleLoss Scales log_likelihood_scales measure_scales sample_scales",
         "anomaly": "BallScan HealthyReference HealthyScores healthy_residuals",
         "networks": (
             "ConditionEncoder CountsAutoencoder GeneResidualMLP HierarchicalUNet PathwayGNN ScoreDiT ScoreMLP "

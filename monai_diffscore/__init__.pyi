@@ -3,6 +3,7 @@ from monai_diffscore.denoiser import *
 from monai_diffscore.guidance import *
 from monai_diffscore.likelihood import *
 from monai_diffscore.losses import *
+from monai_diffscore.multiscale import *
 from monai_diffscore.networks import *
 from monai_diffscore.operators import *
 from monai_diffscore.pyramid import *
