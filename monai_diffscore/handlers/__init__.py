@@ -6,7 +6,6 @@ __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
         "attach": "Attach",
-        "cases": "TrackCases",
         "cells": "SaveCells",
         "checkpoint": "ResumableCheckpoint",
         "early_stopping": "EarlyStopping",

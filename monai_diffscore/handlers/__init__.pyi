@@ -1,5 +1,4 @@
 from monai_diffscore.handlers.attach import *
-from monai_diffscore.handlers.cases import *
 from monai_diffscore.handlers.cells import *
 from monai_diffscore.handlers.checkpoint import *
 from monai_diffscore.handlers.early_stopping import *

@@ -1,7 +1,7 @@
 """What a trained prior is asked to do with a folder of cases: restore them, find what is not healthy, say how likely.
 
 Each task is an inferer for MONAI's evaluators and a postprocessing that writes what it found for each case: NIfTI on
-the grid of the source, a picture, and one row of numbers in ``cases.csv``, which ``handlers.TrackCases`` logs to
+the grid of the source, a picture, and one row of numbers in ``cases.csv``, which ``TrackCases`` logs to
 MLflow.
 
 ==================================  ================================  ==================================================
@@ -26,6 +26,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
         "anomaly": "AnomalyInferer CalibrateAnomaly ProposeAnomaly SaveAnomaly tissue",
+        "case_tracking": "TrackCases",
         "cases": "CaseTable WriteDicom WriteNifti intensity_range on_source_grid",
         "cell_likelihood": "SaveCellLikelihood",
         "imputation": "ImputationInferer SaveImputed",

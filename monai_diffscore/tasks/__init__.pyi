@@ -1,4 +1,5 @@
 from monai_diffscore.tasks.anomaly import *
+from monai_diffscore.tasks.case_tracking import *
 from monai_diffscore.tasks.cases import *
 from monai_diffscore.tasks.cell_likelihood import *
 from monai_diffscore.tasks.imputation import *

@@ -229,7 +229,7 @@ class SaveAnomaly:
         score = torch.where(inside, self.reference.scan(residuals)[0], 0.0)
         # in logarithms, whose 0 is "nothing found", maps are resampled and padded
         evidence = torch.where(inside, -self.reference.healthy.p_value(score).log10(), 0.0)
-        case = self.table.case(image)
+        case = self.table.case_name(image)
         back = partial(on_source_grid, image=image, preprocessing=self.preprocessing)
         found = back(evidence)
         p_value = 10.0 ** -found.as_tensor().clamp_min(0)

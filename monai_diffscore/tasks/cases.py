@@ -18,7 +18,7 @@ from torch import Tensor
 
 from monai_diffscore.atomic_files import whole_file
 from monai_diffscore.data.dicom import holds_dicom, write_dicom_seg, write_dicom_series
-from monai_diffscore.transforms.intensity import IntensityTransform, IntensityTransformd
+from monai_diffscore.transforms.intensity import IntensityTransformd
 
 
 class CaseTable:
@@ -33,8 +33,8 @@ class CaseTable:
         self.path = Path(folder) / name
         self.rows: list[dict[str, Any]] = []
 
-    def case(self, image: MetaTensor) -> str:
-        """A name for the case of an image: that of its file or series, with a number if it is taken already."""
+    def case_name(self, image: MetaTensor) -> str:
+        """The name of the image's file or series, with a number appended if the table has that name already."""
         source = Path(str(getattr(image, "meta", {}).get("filename_or_obj", "case")).split("#")[0])
         name = source.name.split(".nii")[0]
         taken = {row["case"] for row in self.rows}
@@ -78,7 +78,9 @@ def on_source_grid(
         preprocessing: the transforms that did; None leaves the volume where it is.
         outside: value of voxels that were cropped away.
     """
-    operations = [op for op in image.applied_operations if _name(op) not in _intensity_transforms()]
+    steps = [] if preprocessing is None else preprocessing.flatten().transforms
+    intensity = {type(step.transform).__name__ for step in steps if isinstance(step, IntensityTransformd)}
+    operations = [op for op in image.applied_operations if _name(op) not in intensity]
     moved = MetaTensor(
         volume - outside,
         affine=image.affine.clone(),
@@ -89,7 +91,7 @@ def on_source_grid(
         return moved + outside  # type: ignore[return-value]
     spatial = [
         transform
-        for transform in preprocessing.flatten().transforms
+        for transform in steps
         if isinstance(transform, InvertibleTransform) and not isinstance(transform, IntensityTransformd)
     ]
     return Compose(spatial).inverse({"image": moved})["image"] + outside
@@ -97,16 +99,6 @@ def on_source_grid(
 
 def _name(operation: Any) -> str:
     return str(operation.get("class", "")) if isinstance(operation, Mapping) else ""
-
-
-def _intensity_transforms() -> set[str]:
-    """Names of all intensity transforms that record an operation."""
-    names, waiting = set(), [IntensityTransform]
-    while waiting:
-        kind = waiting.pop()
-        names.add(kind.__name__)
-        waiting += kind.__subclasses__()
-    return names
 
 
 class WriteNifti:

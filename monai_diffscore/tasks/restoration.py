@@ -191,7 +191,7 @@ class SavePosterior:
         image = item["image"]
         mean, spread, baseline = convert_to_tensor(item["pred"], track_meta=False).float().cpu().chunk(3)
         truth = convert_to_tensor(image, track_meta=False).float().cpu()
-        case = self.table.case(image)
+        case = self.table.case_name(image)
         low, high = intensity_range(image)
         estimate = on_source_grid(low + (mean + 1) * (high - low) / 2, image, self.preprocessing, outside=low)
         self.write(estimate, self.folder, f"{case}_mean")

@@ -1,25 +1,23 @@
-"""The numbers of the cases of a task, as a run of MLflow."""
+"""A run of MLflow for a task: the numbers of each case."""
 
 from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ignite.distributed as idist
 from ignite.engine import Engine, Events
 
 from monai_diffscore.handlers.tracking import Tracking
-
-if TYPE_CHECKING:
-    from monai_diffscore.tasks import CaseTable
+from monai_diffscore.tasks.cases import CaseTable
 
 
 class TrackCases(Tracking):
     """Logs each number of each row of a :class:`~monai_diffscore.tasks.CaseTable`: the step is the number of the case.
 
-    What the task wrote is logged at the end: tables, pictures and JSON files (volumes stay where they are). A second
-    run of the task in the same folder goes on in the same run of MLflow, with its cases behind the earlier ones.
+    At the end it logs the tables, pictures and JSON files of the task; it does not upload volumes. A second run of the
+    task in the same folder continues the run of MLflow: its cases follow the earlier ones.
 
     Args:
         uri, folder, options: as for :class:`~monai_diffscore.handlers.Tracking`.
@@ -45,7 +43,7 @@ class TrackCases(Tracking):
         super().open(engine)
 
     def record_cases(self, engine: Engine) -> None:
-        """Logs the rows that are new."""
+        """Logs the new rows."""
         for number, row in enumerate(self.table.rows[self._taken :], start=self._first + self._taken):
             self.record(
                 {name: value for name, value in row.items() if isinstance(value, int | float) and math.isfinite(value)},
