@@ -498,8 +498,8 @@ def test_rows_of_a_patient_stay_together_and_names_are_left_out(tmp_path):
     command = ["plan", str(tmp_path / "visits.csv"), "--out", str(tmp_path / "made"), "--no-trial"]
     assert main([*command, "--kind", "table", "--subject", "patient"]) == 1  # names are no categories
     assert main([*command, "--kind", "table", "--subject", "patient", "--exclude", "name"]) == 0
-    train = json.loads((tmp_path / "made/configs/train.json").read_text())
-    assert (train["subject"], train["exclude"]) == ("patient", ["name"])
+    schema = json.loads((tmp_path / "made/docs/schema.json").read_text())
+    assert (schema["subject"], schema["exclude"]) == ("patient", ["name"])
     found = json.loads((tmp_path / "made/docs/fingerprint.json").read_text())
     assert (found["cases"], found["subjects"]) == (100, 50)
     cases = run_bundle(tmp_path / "made", ["train"], "train").parser.get_parsed_content("cases")

@@ -14,11 +14,11 @@ __getattr__, __dir__, __all__ = lazy_exports(
             "write_dicom_series"
         ),
         "files": "file_hash",
-        "gene_fields": "GeneFields",
+        "gene_fields": "GeneFields find_fields",
         "gene_sets": "GeneSets read_gene_sets",
         "loader": "ResumableLoader",
         "matrices": "read_matrix",
-        "participants": "attach_participants encode_conditions",
+        "participants": "attach_participants categorical_fields continuous_fields encode_conditions",
         "patches": (
             "GridPatchesd HeldOutSlabd PositionChannelsd load_statistics measure_statistics save_statistics spread"
         ),

@@ -138,12 +138,13 @@ def split_cells(
     """Rows for training and for validation, ``share`` of each label held out; at random without labels.
 
     Labels of a single cell, of which nothing can be held out, are for training, like cells without one. With
-    ``subject`` it is :func:`~monai_diffscore.data.profiles.split_profiles`: the cells of a donor stay together, and a
-    share of the donors is held out.
+    ``subject``, or a subject in the fields, it is :func:`~monai_diffscore.data.profiles.split_profiles`: the cells of a
+    donor stay together, and a share of the donors is held out.
 
     Raises:
         DataError: for a ``subject`` that is no column of obs, or has a single value.
     """
+    subject = subject or expression.fields.subject
     if subject is not None:
         return split_profiles(expression, share, seed, subject)
     fields = expression.fields

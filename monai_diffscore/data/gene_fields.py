@@ -35,6 +35,7 @@ class GeneFields:
         covariates: columns of ``obs`` with numbers; NaN is missing.
         total: column of ``obs`` with the total count of each whole cell; None sums all genes of the file.
         gene_key: column of ``var`` with the names; None takes ``var_names``.
+        subject: column of ``obs`` with the donor or patient, whose rows stay on one side of a split; None for none.
         content: "counts" (integers from 0; all else is refused) or "continuous" (RMA, log-CPM, ...).
         genes, labels, batches: names in the order of the model; :meth:`measured` takes them from the data.
     Raises:
@@ -51,6 +52,7 @@ class GeneFields:
     genes: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
     batches: tuple[str, ...] = ()
+    subject: str | None = None
 
     def __post_init__(self) -> None:
         if self.content not in CONTENTS:
@@ -142,6 +144,19 @@ class GeneFields:
             return cls(**json.loads(Path(path).read_text()))
         except (TypeError, ValueError) as error:
             raise DataError(path, key="fields", expected=expected, got=str(error), remedy=remedy) from error
+
+
+def find_fields(path: str | Path | None = None, **given: Any) -> GeneFields:
+    """The fields in a file, if there is a path; what is ``given`` otherwise than None or empty takes their place.
+
+    Names of columns stand in such a file, and not in a configuration, which would run some of them as programs.
+
+    Args:
+        path: of :meth:`GeneFields.save`.
+        given: arguments of :class:`GeneFields`.
+    """
+    fields = GeneFields() if path is None else GeneFields.load(path)
+    return replace(fields, **{name: value for name, value in given.items() if value not in (None, (), [])})
 
 
 def _categories(column: pd.Series) -> list[str]:

@@ -128,6 +128,16 @@ def _number(cell: str) -> float | None:
     return value if math.isfinite(value) else None
 
 
+def continuous_fields(fields: Mapping[str, Field]) -> dict[str, list[float]]:
+    """Mean and standard deviation of each field of numbers, as a ``ConditionEncoder`` declares it."""
+    return {name: [field["mean"], field["std"]] for name, field in fields.items() if "mean" in field}
+
+
+def categorical_fields(fields: Mapping[str, Field]) -> dict[str, int]:
+    """Number of categories of each other field, as a ``ConditionEncoder`` declares it."""
+    return {name: len(field["categories"]) for name, field in fields.items() if "categories" in field}
+
+
 def attach_participants(
     cases: Sequence[Mapping[str, Any]], path: str | Path, fields: Mapping[str, Field]
 ) -> list[dict[str, Any]]:

@@ -40,13 +40,14 @@ def split_profiles(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Indices of training and held-out rows.
 
-    Stratified by label, if every label has two rows; rows of equal ``subject`` (a column of obs) stay together, and are
-    then not stratified.
+    Stratified by label, if every label has two rows; rows of equal ``subject`` (a column of obs, else that of the
+    fields) stay together, and are then not stratified.
 
     Raises:
         DataError: if a side would be empty, or ``subject`` is no column of obs.
     """
     fields, obs, source = expression.fields, expression.obs, expression.source
+    subject = subject or fields.subject
     labels = fields.codes(obs, "label", source) if fields.label else None
     if labels is not None and np.unique(labels, return_counts=True)[1].min() < 2:
         labels = None

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -50,9 +49,36 @@ def infer_schema(
     return TableSchema(tuple(columns), label, subject, tuple(exclude))
 
 
-def find_schema(frame: pd.DataFrame, path: str | Path | None = None, **options: Any) -> TableSchema:
-    """The schema in a file, if there is a path, else :func:`infer_schema` with ``options``."""
-    return infer_schema(frame, **options) if path is None else TableSchema.load(path)
+def find_schema(
+    frame: pd.DataFrame,
+    path: str | Path | None = None,
+    label: str | None = None,
+    subject: str | None = None,
+    exclude: Sequence[str] = (),
+    categorical: Sequence[str] = (),
+    source: object = "the table",
+) -> TableSchema:
+    """The schema in a file, if there is a path, else that which :func:`infer_schema` finds.
+
+    A label, a subject and excluded columns take the place of those in the file, or join them.
+
+    Raises:
+        DataError: for ``categorical`` beside a file, whose kinds stand in it, and a label that it does not have.
+    """
+    if path is None:
+        return infer_schema(frame, label, subject, exclude, categorical, source=source)
+    schema = TableSchema.load(path)
+    if categorical:
+        raise DataError(
+            path, key="categorical", expected="the kinds of the schema", got=f"{list(categorical)}",
+            remedy='Change "kind" of these columns in the schema, or give --schema null to infer it anew.',
+        )  # fmt: skip
+    try:
+        return schema.but(label, subject, exclude)
+    except ValueError as error:
+        raise DataError(
+            path, key="label", expected="a column of the schema", got=str(error), remedy="Name one of them."
+        ) from error
 
 
 @dataclass

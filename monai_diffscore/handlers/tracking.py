@@ -170,9 +170,11 @@ class Tracking:
 
     def _circumstances(self) -> dict[str, str]:
         job = {name.lower(): os.environ.get(name) for name in ("SLURM_JOB_ID", "SLURM_RESTART_COUNT")}
+        # what the configuration names beside itself lies there, whatever folder a report is made from
+        bundle = None if self.inference is None else str(Path(self.inference).absolute().parent.parent)
         facts = {"tracking_uri": self.uri, "host": platform.node(), "ranks": str(idist.get_world_size()), **job}
         changing = {name: value for name, value in self._choices().items() if name in MAY_CHANGE}
-        return _as_texts(changing | facts)
+        return _as_texts(changing | facts | {"bundle": bundle})
 
     def record_iteration(self, engine: Engine) -> None:
         if self._losses and self._losses[-1][0] == engine.state.iteration:

@@ -12,8 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from monai_diffscore.atomic_files import whole_folder
+from monai_diffscore.atomic_files import whole_folder, write_json
+from monai_diffscore.data.literals import literal
 from monai_diffscore.planning.card import model_card
+from monai_diffscore.planning.declarations import FILES, declared_files
 from monai_diffscore.planning.fingerprint import Fingerprint
 from monai_diffscore.planning.plan import Plan
 from monai_diffscore.planning.templates import read_config, template_folder
@@ -67,6 +69,8 @@ def write_bundle(plan: Plan, folder: str | Path, fingerprint: Fingerprint | None
             (place / f"configs/{name}.json").write_text(json.dumps(config, indent=4) + "\n")
         (place / "docs/README.md").write_text(model_card(plan, folder.name, sorted(configs)))
         (place / "docs/plan.json").write_text(plan.to_json())
+        for name, content in declared_files(plan).items():
+            write_json(place / "docs" / name, content, ensure_ascii=False)
         if fingerprint is not None:
             (place / "docs/fingerprint.json").write_text(fingerprint.to_json())
 
@@ -90,16 +94,16 @@ def _write_values(plan: Plan, configs: dict[str, Config], name: str) -> None:
 
 def _write_name(plan: Plan, configs: dict[str, Config], name: str) -> None:
     """The data, and the name of the bundle where runs and pictures bear it."""
-    configs["train"]["dataset_dir"] = plan.data
-    configs["train"]["tracking"]["prefix"] = name
+    configs["train"]["dataset_dir"] = literal(plan.data)
+    configs["train"]["tracking"]["prefix"] = literal(name)
     for handler in configs["inference"]["handlers"]:
         if isinstance(handler, dict) and handler["_target_"].endswith("SaveGallery"):
-            handler["title"] = name
+            handler["title"] = literal(name)
 
 
 def _write_common(plan: Plan, configs: dict[str, Config]) -> None:
     train, inference = configs["train"], configs["inference"]
-    train["left_out"] = list(plan.left_out)
+    train["left_out"] = literal(list(plan.left_out))
     for config in (train, inference):
         config["network_def"]["network"] = json.loads(json.dumps(plan["network"]))
         if "condition" in read_config(template_folder(plan.template), "train")["network_def"]["network"]:
@@ -119,13 +123,19 @@ def _write_common(plan: Plan, configs: dict[str, Config]) -> None:
 
 
 def _write_rows(plan: Plan, configs: dict[str, Config]) -> None:
-    """The choices for genes and tables are ids of the configurations; the network follows from them and the data."""
+    """The choices for genes and tables are ids of the configurations; the network follows from them and the data.
+
+    Names of columns stand in a file beside.
+    """
     train, inference = configs["train"], configs["inference"]
+    file, place, names = FILES[plan.kind]
     for key, choice in plan.choices.items():
-        if key in train and key != "network":
-            train[key] = choice.value
+        if key in train and key != "network" and key not in names:
+            train[key] = literal(choice.value)
         if key in inference and key in ("hidden_size", "dropout", "checkpointing"):
             inference[key] = choice.value
+    train.update({name: [] if isinstance(train[name], list) else None for name in names if name in train})
+    train[place] = f"$@bundle_root + '/docs/{file}'"
 
 
 def find(transforms: list[Any], target: str) -> Config:
@@ -222,8 +232,8 @@ def _percentiles() -> Config:
 def _adapt_task(plan: Plan, config: Config) -> None:
     """Sizes, data and modality of a task: those of the plan."""
     for key, value in {
-        "dataset_dir": plan.data,
-        "healthy_dir": plan.data,
+        "dataset_dir": literal(plan.data),
+        "healthy_dir": literal(plan.data),
         "window": plan["patch_size"],
         "sample_size": [2 * side for side in plan["patch_size"]],
     }.items():
@@ -330,20 +340,19 @@ def _write_conditions(plan: Plan, configs: dict[str, Config]) -> None:
         "pictures": "data.list_arrays(@dataset_dir, 2, @num_classes, left_out=@left_out)",
         "sequences": "data.list_arrays(@dataset_dir, 1, left_out=@left_out)",
     }[plan.kind]
-    train["participants"] = plan.conditions["table"]
+    train["participants"] = literal(plan.conditions["table"])
     train[source] = train[source].replace(listed, f"data.attach_participants({listed}, @participants, @fields)")
-    train["condition_keys"] = [*train["condition_keys"], *fields]
-    inference["condition"] = dict.fromkeys(fields)
-    numbers = {name: [field["mean"], field["std"]] for name, field in fields.items() if "mean" in field}
-    classes = {name: len(field["categories"]) for name, field in fields.items() if "categories" in field}
+    train["condition_keys"] = f"${train['condition_keys']} + list(@fields)"
+    inference["condition"] = {}
     for config in (train, inference):
-        config["fields"] = json.loads(json.dumps(fields))
+        config["fields"] = literal(json.loads(json.dumps(fields)))
         network = config["network_def"]["network"]
         encoder = network.setdefault(
             "condition", {"_target_": "monai_diffscore.networks.conditioning.ConditionEncoder", "dropout": 0.1}
         )
-        encoder["continuous"] = {**encoder.get("continuous", {}), **numbers}
-        encoder["categorical"] = {**encoder.get("categorical", {}), **classes}
+        for kind in ("continuous", "categorical"):
+            own = "".join(f", {name}={str(value).lstrip('$')}" for name, value in encoder.get(kind, {}).items())
+            encoder[kind] = f"$dict(data.{kind}_fields(@fields){own})"
     inference["dataset"]["data"] = inference["dataset"]["data"].replace(
         "dict(seed=number", "dict(data.encode_conditions(@condition, @fields), seed=number"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,7 @@ def fingerprint_table(
             "label": label,
             "subject": subject,
             "exclude": list(exclude),
+            "schema": json.loads(json.dumps(schema.as_dict())),
             "columns": {column.name: column.kind for column in schema.features},
             "missing_share": round(float(np.isnan(numbers).mean()), 4),
             "held_out_rows": len(held_out),
@@ -140,7 +142,7 @@ def _roles(obs: pd.DataFrame, conditions: Sequence[str], root: Path) -> dict[str
         raise DataError(root, key="condition", expected="at most two columns of names: type and batch",
                         got=", ".join(names), remedy="Join two of them in one column.")  # fmt: skip
     roles: dict[str, Any] = dict(zip(("label", "batch"), [*names, None, None], strict=False))
-    return {**roles, "covariates": tuple(numbers)}
+    return {**roles, "covariates": numbers}
 
 
 def _subjects(rows: pd.DataFrame, subject: str | None) -> int:

@@ -44,6 +44,7 @@ class RunRecord:
     parameters: dict[str, str]
     config: str | None = None  # a JSON text
     executed: bool = False  # whether that is what the command ran, and not the bundle's train.json
+    bundle: str | None = None  # folder of the bundle when it was trained
 
     @property
     def intensity_range(self) -> tuple[float, float] | None:
@@ -190,7 +191,7 @@ def find_run(path: str | Path) -> RunRecord | None:
                 ) from error
             return RunRecord(
                 known["uri"], known["run_id"], run.info.run_name or "", dict(run.data.params), config,
-                executed=name != "train.json",
+                executed=name != "train.json", bundle=run.data.tags.get("bundle"),
             )  # fmt: skip
     return None
 
@@ -345,6 +346,8 @@ def run_parser(record: RunRecord) -> ConfigParser:
     """The configuration of a run, with the flags that it was given."""
     parser = ConfigParser()
     parser.read_config(json.loads(record.config or "{}"))
+    if record.bundle is not None and "bundle_root" in parser and Path(record.bundle).is_dir():
+        parser["bundle_root"] = record.bundle
     for name in () if record.executed else _RECORDED_IDS:
         if name in record.parameters and name in parser:
             parser[name] = _literal(record.parameters[name])

@@ -16,7 +16,7 @@ place, a missing value NaN) and comes back from it exactly.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -213,6 +213,13 @@ class TableSchema:
         if not label.numeric:
             return {"categorical": {"label": len(label.categories)}}
         return {"attached": {"label": (label.mean, label.std or 1.0)}}
+
+    def but(self, label: str | None = None, subject: str | None = None, exclude: Sequence[str] = ()) -> TableSchema:
+        """The same with another label or subject (None keeps it), and without more columns."""
+        subject = subject or self.subject
+        out = (*self.exclude, *(name for name in exclude if name not in self.exclude))
+        kept = tuple(column for column in self.columns if column.name not in (*out, subject))
+        return TableSchema(kept, label or self.label, subject, out)
 
     def numbers(self, frame: pd.DataFrame, source: object = "the table") -> np.ndarray:
         """The features as numbers [N, columns] float64.

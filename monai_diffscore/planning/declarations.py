@@ -1,0 +1,58 @@
+"""What a plan says of columns and labels, as JSON files of the bundle: names of data never stand in a configuration.
+
+A configuration runs some texts (see :mod:`monai_diffscore.data.literals`), and a column may be called ``$ income``. The
+planned train.json names these files, and the training reads them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from monai_diffscore.data.gene_fields import GeneFields
+from monai_diffscore.errors import DataError
+from monai_diffscore.planning.plan import Plan
+from monai_diffscore.transforms.table_schema import TableSchema
+
+#: by the kind of data: the file in ``docs``, the id of train.json that holds its path, and the choices that it holds,
+#: which train.json has as ids too, for the command line
+FILES: dict[str, tuple[str, str, tuple[str, ...]]] = {
+    "table": ("schema.json", "schema", ("label", "subject", "exclude")),
+    "cells": (
+        "fields.json",
+        "fields_file",
+        ("label_key", "batch_key", "covariate_keys", "total_key", "layer", "subject"),
+    ),
+    "expression": ("fields.json", "fields_file", ("label", "batch", "layer", "subject")),
+}
+
+
+def declared_files(plan: Plan) -> dict[str, dict[str, Any]]:
+    """The content of each such file of a plan, by its name; nothing for images.
+
+    Raises:
+        DataError: for an edited plan whose names make no sense, or one of a table without its columns.
+    """
+    if plan.kind not in FILES:
+        return {}
+    file, _, names = FILES[plan.kind]
+    chosen = {name: plan.get(name) for name in names}
+    return {file: _schema(plan, chosen) if plan.kind == "table" else _fields(chosen)}
+
+
+def _schema(plan: Plan, chosen: dict[str, Any]) -> dict[str, Any]:
+    try:
+        schema = TableSchema.from_dict({**plan.details["schema"], "label": None, "subject": None, "exclude": []})
+        return schema.but(chosen["label"], chosen["subject"], chosen["exclude"] or ()).as_dict()
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            plan.data, key="plan", expected="details.schema with the columns, and label, subject and exclude of it",
+            got=f"{type(error).__name__}: {error}", remedy="Correct the plan, or plan anew without --from-plan.",
+        ) from error  # fmt: skip
+
+
+def _fields(chosen: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of :class:`~monai_diffscore.data.gene_fields.GeneFields`; what is not known yet is left out."""
+    roles = {name.removesuffix("_keys").removesuffix("_key"): value for name, value in chosen.items() if value}
+    if "covariate" in roles:
+        roles["covariates"] = roles.pop("covariate")
+    return {name: value for name, value in GeneFields(**roles).as_dict().items() if name in roles}
