@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -262,12 +263,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return int(chosen.run_command(chosen) or 0)
     except Exception as error:
-        from monai_diffscore.command_line import find_cause
+        from monai_diffscore.command_line import SWITCH, explain
 
-        cause = find_cause(error)
-        if cause is None:
+        if os.environ.get(SWITCH):
             raise
-        print(f"error: {cause}", file=sys.stderr)
+        print(f"error: {explain(error)}", file=sys.stderr)
         return 1
 
 

@@ -11,8 +11,8 @@ what it was asked from the arguments of its own call.
 
 from __future__ import annotations
 
-import difflib
 import inspect
+import logging
 import os
 import signal
 import sys
@@ -26,29 +26,29 @@ from monai.bundle import ConfigParser, create_workflow
 from monai.bundle import run as monai_run
 
 from monai_diffscore.errors import DataError
+from monai_diffscore.flags import FlagError, refuse_unknown
 from monai_diffscore.interrupts import requeue_when_asked
+from monai_diffscore.launcher import refuse_lonely_ranks
 
-
-class FlagError(ValueError):
-    """A flag of the command line that nothing reads, or that cannot mean what it says."""
-
-
+SWITCH = "MONAI_DIFFSCORE_TRACEBACK"
 _PLAIN = (DataError, FlagError, FloatingPointError, KeyboardInterrupt)
 #: arguments of MONAI's commands that are no ids
 _OWN = {*inspect.signature(monai_run).parameters, "workflow_name", "workflow_type", "properties_path"}
 
 
 def report_plainly() -> bool:
-    """Makes uncaught problems with data, flags or numbers, and Ctrl-C, end the program with one clear line.
+    """Makes every uncaught error, and Ctrl-C, end the program with one clear line.
 
-    ``MONAI_DIFFSCORE_TRACEBACK=1`` keeps the whole traceback. Other exceptions are shown as ever. From here on SIGTERM
-    and SIGUSR1 end the program with exit code 75, "run me again". A workflow that a program of Python starts leaves
-    that program's hooks alone. Returns True, so that it can stand in a config expression.
+    ``MONAI_DIFFSCORE_TRACEBACK=1`` keeps the whole traceback. From here on SIGTERM and SIGUSR1 end the program with
+    exit code 75, "run me again". A workflow that a program of Python starts leaves that program's hooks alone. Returns
+    True, so that it can stand in a config expression.
     """
     if _is_command():
         requeue_when_asked()
-        if not os.environ.get("MONAI_DIFFSCORE_TRACEBACK"):
+        if not os.environ.get(SWITCH):
             sys.excepthook = _one_line
+            for handler in logging.getLogger().handlers:
+                handler.addFilter(_is_of_interest)
     return True
 
 
@@ -103,48 +103,19 @@ def _arguments_of(function: Callable[..., Any]) -> dict[str, Any] | None:
 
 
 def refuse_unknown_flags() -> bool:
-    """Refuses flags that override nothing in the configuration files of the command, and those that MONAI drops.
+    """Refuses flags that override nothing in the configuration files of the command, or are of another kind.
 
     Raises:
         FlagError: names the flag and the ids that it may have meant.
     """
     request = current_request()
     if request is not None and request.files:
-        refuse_unknown(request)
+        refuse_unknown(request.files, request.flags, request.dropped, _OWN)
+    arguments = _arguments_of(ConfigParser.get_parsed_content)
+    lines = arguments["self"].get("initialize", []) if arguments else []
+    if not any(".initialize(" in str(line) for line in lines):
+        refuse_lonely_ranks()
     return True
-
-
-def refuse_unknown(request: Request) -> None:
-    """Refuses what is asked and cannot be done.
-
-    Raises:
-        FlagError: names the flag and the ids that it may have meant.
-    """
-    parser = ConfigParser()
-    parser.read_config(request.files)
-    ids = {name for name in parser.get() if name != "_meta_"}
-    for flag in request.flags:
-        name = flag.lstrip("+").replace("::", "#").split("#")[0]
-        if name not in ids:
-            raise FlagError(f"--{flag} overrides nothing in {_names(request.files)}; {_nearest(name, ids)}")
-    for flag in request.dropped:
-        if parser.get(flag) is not None:
-            raise FlagError(
-                f"--{flag} None: MONAI takes None for a flag that was not given, so {parser.get(flag)!r} would stay. "
-                f"Write --{flag} '$None'."
-            )
-
-
-def _nearest(name: str, ids: set[str]) -> str:
-    close = difflib.get_close_matches(name, ids | _OWN, n=5, cutoff=0.0)
-    likely = difflib.get_close_matches(name, close, n=2)
-    if likely:
-        return f"did you mean {' or '.join('--' + other for other in likely)}?"
-    return f"the nearest ids are {', '.join(close)}"
-
-
-def _names(files: list[str]) -> str:
-    return ", ".join(str(file) for file in files)
 
 
 class Configuration(dict[str, Any]):
@@ -183,6 +154,7 @@ def executed_configuration() -> Configuration:
     parser: ConfigParser = arguments["self"]
     report_plainly()  # where MONAI did not come by the initialize list
     _refuse_absent_ids(parser)
+    refuse_lonely_ranks()
     return Configuration(parser)
 
 
@@ -198,21 +170,53 @@ def _refuse_absent_ids(parser: ConfigParser) -> None:
 
 def find_cause(error: BaseException | None) -> BaseException | None:
     """The plain problem that ``error`` was raised from, if any."""
+    return next((layer for layer in _layers(error) if isinstance(layer, _PLAIN)), None)
+
+
+def _layers(error: BaseException | None) -> Iterator[BaseException]:
+    """The error and what it was raised from; an error while closing up (``__context__``) is another matter."""
     while error is not None:
-        if isinstance(error, _PLAIN):
-            return error
-        error = error.__cause__  # not __context__: an error while closing up is another matter
-    return None
+        yield error
+        error = error.__cause__
+
+
+def explain(error: BaseException) -> str:
+    """One line that says what went wrong: the plain problem, what this package raised, or the first cause of all.
+
+    The kind of an error is named where it is not this package's own word.
+    """
+    plain = find_cause(error)
+    layers = list(_layers(error))
+    own = next((layer for layer in reversed(layers) if _raised_here(layer)), None)
+    cause = plain or own or layers[-1]
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+    text = lines[0] if lines else "no message"
+    if len(lines) > 1:
+        text += f" {lines[1]}" + (f" (and {len(lines) - 2} more lines)" if len(lines) > 2 else "")
+    return text if cause is plain or cause is own or isinstance(cause, OSError) else f"{type(cause).__name__}: {text}"
+
+
+def _raised_here(error: BaseException) -> bool:
+    """Whether the error was raised by a module of this package."""
+    traceback = error.__traceback__
+    while traceback is not None and traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    return traceback is not None and str(traceback.tb_frame.f_globals.get("__name__", "")).startswith(f"{__package__}.")
 
 
 def _one_line(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
     cause = find_cause(error)
-    if cause is None:
-        sys.__excepthook__(kind, error, traceback)
-    elif isinstance(cause, KeyboardInterrupt):
+    if isinstance(cause, KeyboardInterrupt):
         then = str(cause) or "the same command continues from the last checkpoint in output_dir"
         print(f"\ninterrupted: {then}.", file=sys.stderr)
         # the interpreter ends by the signal only if nothing evaluates a string between here and its end: libraries do
         raise SystemExit(128 + signal.SIGINT)
+    if not isinstance(error, Exception):
+        sys.__excepthook__(kind, error, traceback)
     else:
-        print(f"\nerror: {cause}\n(MONAI_DIFFSCORE_TRACEBACK=1 shows the whole traceback)", file=sys.stderr)
+        print(f"\n({SWITCH}=1 shows the whole traceback)\nerror: {explain(error)}", file=sys.stderr)
+
+
+def _is_of_interest(record: logging.LogRecord) -> bool:
+    """Whether a record of the log says what the last line does not: engines repeat an error for each layer."""
+    return "is terminating due to exception" not in str(record.msg)

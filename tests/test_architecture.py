@@ -30,7 +30,8 @@ ORDER = {
         ["multiscale"],
     ],
     3: [
-        ["configuration", "interrupts", "metrics", "planning"],
+        ["configuration", "flags", "interrupts", "metrics", "planning"],
+        ["launcher"],
         ["command_line", "engines", "inspection", "report"],
         ["handlers"],
         ["tasks"],

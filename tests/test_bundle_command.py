@@ -81,8 +81,8 @@ def test_bad_data_ends_the_command_with_one_line(name, bad_data, tmp_path):
     )
     lines = [line for line in done.stderr.splitlines() if line.strip()]
     assert done.returncode == 1
-    assert lines[-2].startswith("error: ")
-    assert message in lines[-2]
+    assert lines[-1].startswith("error: ")
+    assert message in lines[-1]
     assert not [line for line in lines if line.startswith("Traceback")]
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
@@ -90,7 +90,7 @@ def test_bad_data_ends_the_command_with_one_line(name, bad_data, tmp_path):
 @pytest.mark.slow
 def test_a_mistyped_flag_ends_the_command_with_one_line(tmp_path):
     done = run("toy2d_mlp", "training", "train", "--max_epoch", "2", "--output_dir", str(tmp_path / "out"))
-    line = done.stderr.strip().splitlines()[-2]
+    line = done.stderr.strip().splitlines()[-1]
     assert done.returncode == 1
     assert line.startswith("error: --max_epoch overrides nothing")
     assert "did you mean --max_epochs" in line
@@ -103,7 +103,7 @@ def test_sampling_before_training_says_what_to_do(tmp_path):
         "mri_unet3d", "sampling", "inference", "--checkpoint", f"{tmp_path}/model.pt", "--output_dir", f"{tmp_path}/out"
     )
     assert done.returncode == 1
-    assert "Train first" in done.stderr.strip().splitlines()[-2]
+    assert "Train first" in done.stderr.strip().splitlines()[-1]
     assert not (tmp_path / "out").exists()
 
 

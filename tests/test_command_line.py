@@ -73,7 +73,7 @@ def files(request, tmp_path, monkeypatch) -> list[str]:
         {"max_epochs": 3},
         {"network_def#channels": [1, 2]},
         {"network_def::channels": [1, 2]},
-        {"sampler": "absent.jsonl", "time_limit_seconds": None},
+        {"note": "absent.jsonl", "time_limit_seconds": None},
         {"logging_file": False},
     ],
 )

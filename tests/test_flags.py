@@ -1,0 +1,115 @@
+"""Values of flags and overlays have the kind of what they replace."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from processes import ROOT
+
+from monai_diffscore.flags import FlagError, nearest, refuse_unknown
+
+STATED = {
+    "max_epochs": 40,
+    "learning_rate": 0.1,
+    "amp": False,
+    "patch_size": [32, 32, 32],
+    "levels": [0.1, 0.2, 0.4, 0.8],
+    "names": ["a", "b"],
+    "dataset_dir": "spiral",
+    "output_dir": "$@dataset_dir + '/output'",
+    "run_name": None,
+    "label": None,
+    "network_def": {"channels": [16, 32], "depth": 3},
+}
+
+
+@pytest.fixture
+def file(tmp_path) -> str:
+    path = tmp_path / "train.json"
+    path.write_text(json.dumps(STATED))
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "words"),
+    [
+        ("patch_size", 40, '"[40, 40, 40]"'),
+        ("network_def#channels", 8, '"[8, 8]"'),
+        ("network_def::channels", 8.0, '"[8.0, 8.0]"'),
+        ("levels", 0.5, "a list, such as [0.1"),
+        ("names", "a", "a list, such as"),
+        ("max_epochs", "ten", "a number, such as 40"),
+        ("max_epochs", True, "a number, such as 40"),
+        ("network_def#depth", "deep", "a number, such as 3"),
+        ("learning_rate", "1e-3x", "a number, such as 0.1"),
+        ("amp", "false", "True or False, with a capital"),
+        ("amp", "yes", "True or False"),
+        ("output_dir", 202611, "expected a text, got a number"),
+        ("run_name", 20261130, "\"'20261130'\""),
+        ("dataset_dir", 7, "expected a text, got a number"),
+        ("run_name", "null", "write '$None'"),
+        ("learning_rate", "none", "write '$None'"),
+        ("max_epoch", 3, "did you mean --max_epochs"),
+        ("batch_sise", 3, "overrides nothing"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_with_what_to_write(file, flag, value, words):
+    with pytest.raises(FlagError) as caught:
+        refuse_unknown([file], {flag: value}, [], [])
+    assert str(caught.value).startswith(f"--{flag} ")
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        ("patch_size", [40, 40]),
+        ("patch_size", "$[40] * 3"),
+        ("max_epochs", 2.5),
+        ("max_epochs", "@network_def#depth"),
+        ("amp", True),
+        ("amp", 1),
+        ("run_name", "2026-11-30"),
+        ("run_name", "'2026_11'"),
+        ("label", 3),
+        ("label", "circle"),
+        ("label", [0, 1]),
+        ("dataset_dir", ["a", "b"]),
+        ("network_def#new", 3),
+        ("network_def", "%other.json"),
+        ("amp", None),
+    ],
+)
+def test_what_may_be_meant_passes(file, flag, value):
+    refuse_unknown([file], {flag: value}, [], [])
+
+
+@pytest.mark.parametrize("overlay", [{"patch_size": 40}, {"amp": "false"}, {"network_def#channels": 8}])
+def test_an_overlay_is_held_to_the_same(file, overlay, tmp_path):
+    path = tmp_path / "overlay.json"
+    path.write_text(json.dumps(overlay))
+    with pytest.raises(FlagError, match=r"overlay\.json: .*expected"):
+        refuse_unknown([file, str(path)], {}, [], [])
+
+
+def test_the_nearest_ids_are_five_at_most():
+    ids = [f"name_{number}" for number in range(60)]
+    assert nearest("zzz", ids).count(",") == 4
+    assert nearest("name_x", ids).count("--") == 5
+
+
+@pytest.mark.parametrize("bundle", sorted(path.name for path in (ROOT / "bundles").iterdir()))
+def test_every_overlay_of_the_project_passes(bundle):
+    configs = ROOT / "bundles" / bundle / "configs"
+    bases = {base: str(configs / f"{base}.json") for base in ("train", "inference")}
+    for overlay in [*configs.glob("*.json"), *(ROOT / "configs").glob("*.json")]:
+        if overlay.stem not in (*bases, "metadata"):
+            passed = 0
+            for base in bases.values():
+                try:
+                    refuse_unknown([base, str(overlay)], {}, [], [])
+                    passed += 1
+                except (KeyError, ValueError, IndexError):
+                    continue
+            assert passed, overlay
