@@ -11,18 +11,18 @@ missing        one of two numbers 2 apart, about their mean, on an axis of its  
                own; what is missing is 0
 =============  ===================================================================  ===================================
 
-F is the empirical distribution of the **training** rows, linear between ``quantiles`` of it, and brought from [0, 1] to
-[1/(2n), 1 - 1/(2n)], so that n values have the scores of n normal draws. A value that many rows share (a zero, a whole
-number) is a step of F: it has an **interval** of scores, all of which come back to it. Training draws from the interval
-(:class:`DitherTable`), so that the column is normal whatever its ties; else the middle is taken. Analog bits: Chen et
-al. 2022, arXiv:2208.04202.
+F is the empirical distribution of the **training** rows, linear between ``quantiles`` of it (and between more of them
+in tails that this would misplace, :func:`~monai_diffscore.transforms.column_codes.measure_column`), and brought from
+[0, 1] to [1/(2n), 1 - 1/(2n)], so that n values have the scores of n normal draws. A value that many rows share (a
+zero, a whole number) is a step of F: it has an **interval** of scores, all of which come back to it. Training draws
+from the interval (:class:`DitherTable`), so that the column is normal whatever its ties; else the middle is taken.
+Analog bits: Chen et al. 2022, arXiv:2208.04202.
 
 Beyond the training's range z goes on linearly (slope s), until the schema's range ends.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -38,9 +38,9 @@ from scipy.special import ndtr, ndtri
 from torch import Tensor
 
 from monai_diffscore.errors import DataError
+from monai_diffscore.transforms.column_codes import Corners, Quantiles, Scores, Units, measure_column
 from monai_diffscore.transforms.dictionary import InvertibleDictionary
-from monai_diffscore.transforms.normal_scores import level_of_score, score_of_level
-from monai_diffscore.transforms.table_schema import Column, TableSchema
+from monai_diffscore.transforms.table_schema import TableSchema
 
 SCALINGS = ("quantile", "standard")
 CODES = ("onehot", "bits")
@@ -59,6 +59,8 @@ class TableEncoding:
         codes: "onehot" or "bits".
         sigma_data: standard deviation of the training vectors.
         label_nodes: quantiles of a label that is a number.
+        levels: for each feature: the levels of its quantiles; nothing where they are evenly spaced.
+        label_levels: those of the label.
     Raises:
         ValueError: for another scaling or code.
     """
@@ -70,6 +72,8 @@ class TableEncoding:
     codes: str = "onehot"
     sigma_data: float = 1.0
     label_nodes: tuple[float, ...] = ()
+    levels: tuple[tuple[float, ...], ...] = ()
+    label_levels: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if self.scaling not in SCALINGS or self.codes not in CODES or len(self.nodes) != len(self.schema.features):
@@ -78,16 +82,20 @@ class TableEncoding:
                 f"{len(self.schema.features)} columns, got {self.scaling!r}, {self.codes!r} and {len(self.nodes)}."
             )
 
+    @property
+    def _levels(self) -> tuple[tuple[float, ...], ...]:
+        return self.levels or ((),) * len(self.nodes)
+
     @cached_property
     def parts(self) -> list[Any]:
         """What encodes each feature."""
         return [
-            _Scores(c, np.array(nodes), self.rows)
+            Scores(c, Quantiles(nodes, levels), self.rows)
             if c.numeric and self.scaling == "quantile"
-            else _Units(c, *nodes)
+            else Units(c, *nodes)
             if c.numeric
-            else _Corners(c, self.codes)
-            for c, nodes in zip(self.schema.features, self.nodes, strict=True)
+            else Corners(c, self.codes)
+            for c, nodes, levels in zip(self.schema.features, self.nodes, self._levels, strict=True)
         ]
 
     @cached_property
@@ -111,7 +119,7 @@ class TableEncoding:
         """Which axes [D] are normal scores."""
         axes = np.zeros(self.size, dtype=bool)
         for (place, _), part in zip(self.places, self.parts, strict=True):
-            axes[place] = isinstance(part, _Scores)
+            axes[place] = isinstance(part, Scores)
         return axes
 
     def bounds(self, numbers: np.ndarray, unknown: bool = False) -> np.ndarray:
@@ -171,8 +179,8 @@ class TableEncoding:
         if not label.numeric:
             shares = np.array(label.shares) / sum(label.shares)
             return generator.choice(len(shares), count, p=shares).tolist()
-        levels = np.linspace(0, 1, len(self.label_nodes))
-        return label.within(np.interp(generator.random(count), levels, self.label_nodes)).tolist()
+        drawn = Quantiles(self.label_nodes, self.label_levels).values_at(generator.random(count))
+        return label.within(drawn).tolist()
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -184,6 +192,8 @@ class TableEncoding:
             "codes": self.codes,
             "sigma_data": self.sigma_data,
             "label_nodes": list(self.label_nodes),
+            "levels": [list(levels) for levels in self.levels],
+            "label_levels": list(self.label_levels),
         }
 
     @classmethod
@@ -195,6 +205,8 @@ class TableEncoding:
             tuple(map(tuple, content["nodes"])),
             **own,
             label_nodes=tuple(content.get("label_nodes", ())),
+            levels=tuple(map(tuple, content.get("levels", ()))),
+            label_levels=tuple(content.get("label_levels", ())),
         )
 
 
@@ -223,11 +235,11 @@ def measure_encoding(
             "the training rows", key="table", expected="at least two rows and two quantiles",
             got=f"{len(numbers)} and {quantiles}", remedy="Give more rows.",
         )  # fmt: skip
-    nodes: list[tuple[float, ...]] = []
+    measured: list[Quantiles] = []
     for number, column in enumerate(schema.features):
         there = numbers[~np.isnan(numbers[:, number]), number]
         if not column.numeric:
-            nodes.append(())
+            measured.append(Quantiles())
         elif not len(there):
             raise DataError(
                 "the training rows", key=column.name, expected="values", got="none, all are held out or missing",
@@ -235,86 +247,22 @@ def measure_encoding(
             )  # fmt: skip
         else:
             scored = scaling == "quantile"
-            nodes.append(_quantiles(there, quantiles) if scored else (float(there.mean()), float(there.std())))
+            units = Quantiles((float(there.mean()), float(there.std())))
+            measured.append(measure_column(there, quantiles, len(numbers)) if scored else units)
     label = schema.label_column
     known = labels[~np.isnan(labels)] if labels is not None and label is not None and label.numeric else np.empty(0)
-    made = TableEncoding(schema, tuple(nodes), len(numbers), scaling, codes, label_nodes=_quantiles(known, quantiles))
+    of_label = measure_column(known, quantiles, len(numbers))
+    made = TableEncoding(
+        schema,
+        tuple(column.nodes for column in measured),
+        len(numbers),
+        scaling,
+        codes,
+        label_nodes=of_label.nodes,
+        levels=tuple(column.levels for column in measured),
+        label_levels=of_label.levels,
+    )
     return replace(made, sigma_data=float(f"{made.encode(numbers).std():.4g}"))
-
-
-def _quantiles(values: np.ndarray, count: int) -> tuple[float, ...]:
-    """Evenly spaced quantiles, each the value of a row."""
-    levels = np.linspace(0, 1, min(count, len(values)))
-    return tuple(np.quantile(values, levels, method="nearest").tolist()) if len(values) else ()
-
-
-class _Scores:
-    """Normal scores of a column of numbers."""
-
-    width = 1
-
-    def __init__(self, column: Column, nodes: np.ndarray, rows: int) -> None:
-        self.nodes = np.maximum.accumulate(nodes)
-        self.levels = np.linspace(0, 1, len(nodes))
-        self.rows = rows
-        self.slope = column.std or 1.0
-        self.filler = float(self.nodes[0])
-        self.end = float(score_of_level(1.0, rows))
-
-    def encode(self, values: np.ndarray) -> np.ndarray:
-        low = np.interp(-values, -self.nodes[::-1], self.levels[::-1])  # ties: the first level
-        high = np.interp(values, self.nodes, self.levels)  # ties: the last
-        # numpy takes either end of a step, not always the same: order them
-        low, high = np.minimum(low, high), np.maximum(low, high)
-        ends = score_of_level(np.stack([low, high], 1), self.rows)
-        beyond = (values - np.clip(values, self.nodes[0], self.nodes[-1])) / self.slope
-        return (ends + beyond[:, None])[:, :, None]
-
-    def decode(self, vectors: np.ndarray) -> np.ndarray:
-        z = vectors[:, 0]
-        values = np.interp(level_of_score(z, self.rows), self.levels, self.nodes)
-        return values + (z - np.clip(z, -self.end, self.end)) * self.slope
-
-
-class _Units:
-    """A column of numbers in units of its standard deviation."""
-
-    width = 1
-
-    def __init__(self, column: Column, mean: float, std: float) -> None:
-        self.mean, self.std, self.filler = mean, std or 1.0, mean
-
-    def encode(self, values: np.ndarray) -> np.ndarray:
-        z = (values - self.mean) / self.std
-        return np.stack([z, z], 1)[:, :, None]
-
-    def decode(self, vectors: np.ndarray) -> np.ndarray:
-        return self.mean + self.std * vectors[:, 0]
-
-
-class _Corners:
-    """Corners of a cube, one for each category; two categories take one axis, one takes none."""
-
-    filler = 0.0
-
-    def __init__(self, column: Column, codes: str) -> None:
-        count = len(column.categories)
-        digits = math.ceil(math.log2(count)) if count > 1 else 0
-        if codes == "bits" or count <= 2:
-            self.corners = 2.0 * (np.arange(count)[:, None] >> np.arange(digits) & 1) - 1
-        else:
-            self.corners = 2 * np.eye(count) - 1
-        shares = np.array(column.shares) / sum(column.shares)
-        self.corners = self.corners - shares @ self.corners
-        self.width = self.corners.shape[1]
-
-    def encode(self, values: np.ndarray) -> np.ndarray:
-        corners = self.corners[values.astype(np.int64)]
-        return np.stack([corners, corners], 1)
-
-    def decode(self, vectors: np.ndarray) -> np.ndarray:
-        distance = np.square(vectors[:, None] - self.corners).sum(2)
-        return distance.argmin(1).astype(np.float64)
 
 
 class EncodeTable(InvertibleTransform):
