@@ -28,7 +28,7 @@ from torch import Tensor
 
 from monai_diffscore import Mask, Operator, Radon
 from monai_diffscore.data import list_volumes, split_by_subject
-from monai_diffscore.engines import random_stream
+from monai_diffscore.inferers import random_stream
 from monai_diffscore.tasks.cases import intensity_range
 from monai_diffscore.tensors import noise_like
 

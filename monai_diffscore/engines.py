@@ -1,18 +1,7 @@
-"""The bridge to MONAI's engines: where a batch becomes a loss, a sample, an error or a likelihood.
+"""The trainer: MONAI's, exactly repeatable, and stopped between iterations.
 
-MONAI's ``SupervisedTrainer`` computes ``loss_function(inferer(inputs, network, **kwargs), targets).mean()``. A
-denoising objective draws its own targets, so it sits in the **inferer** slot (:class:`LossInferer`), which returns the
-loss per sample, and the loss slot passes it on. Nothing of the trainer's iteration (accumulation, autocast, GradScaler,
-compile) is written again here. Likewise a ``SupervisedEvaluator`` samples, validates or scores, by its inferer:
-
-==============================  ====================================  ================================================
-inferer                         inputs                                ``engine.state.output["pred"]``
-==============================  ====================================  ================================================
-:class:`LossInferer`            clean data [B, ...]                   loss per sample [B]
-:class:`SamplingInferer`        anything of the wanted shape          samples [B, ...]
-:class:`DenoisingErrorInferer`  clean data [B, ...]                   squared x0 error [B, levels]
-:class:`LikelihoodInferer`      clean data [B, ...]                   nats and standard error per dimension [B, 2]
-==============================  ====================================  ================================================
+The objective sits in the inferer slot (:class:`~monai_diffscore.inferers.LossInferer`). Nothing of the trainer's
+iteration (accumulation, autocast, GradScaler, compile) is written again here.
 """
 
 from __future__ import annotations
@@ -21,26 +10,20 @@ import logging
 import random
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from ignite.engine import EventEnum, Events
 from monai.engines import PrepareBatch, SupervisedTrainer
-from monai.inferers import Inferer
-from monai.utils import convert_to_dst_type, convert_to_tensor
-from torch import Tensor, distributed, nn
+from monai.utils import convert_to_tensor
+from torch import Tensor, distributed
 from torch.nn.parallel import DistributedDataParallel
-from tqdm import tqdm
 
 from monai_diffscore.data.loader import scattered_seed
 from monai_diffscore.errors import DataError
-from monai_diffscore.interrupts import Requeue, Stop, StopRequests, first_interrupt
-from monai_diffscore.likelihood import log_likelihood
-from monai_diffscore.losses import DenoisingLoss, FiniteWatch, NotFiniteError
-from monai_diffscore.sampling import Step, asinh_sigmas, sample_adams
-from monai_diffscore.tensors import noise_like, per_sample
+from monai_diffscore.interrupts import Requeue, Stop, StopRequests
+from monai_diffscore.losses import FiniteWatch, NotFiniteError
 
 logger = logging.getLogger(__name__)
 
@@ -171,15 +154,15 @@ class ScoreTrainer(SupervisedTrainer):
     def _run_naming_the_batch(self) -> None:
         try:
             super().run()
-        except FloatingPointError as found:
-            error = self._first_of(found)
+        except FloatingPointError as raised:
+            error = self._earliest(raised)
             at = getattr(error, "at", None) or self.state.iteration
             files = dict(self._recent).get(at, [])
             names = f", files {', '.join(files)}" if files else ""
             raise NotFiniteError(f"{error} (iteration {at}{names})", at) from error
 
-    def _first_of(self, error: FloatingPointError) -> FloatingPointError:
-        """``error``, or what was not finite before it and not looked at yet: of gradients, the loss."""
+    def _earliest(self, error: FloatingPointError) -> FloatingPointError:
+        """``error``, or an earlier one of the values that wait for their check; the loss comes before its gradients."""
         try:
             self.settle()
         except NotFiniteError as other:
@@ -188,10 +171,10 @@ class ScoreTrainer(SupervisedTrainer):
         return error
 
     def settle(self) -> None:
-        """Looks at the losses and gradients that were not looked at yet; called before a checkpoint is written.
+        """Checks the losses and gradients that are not checked yet; called before a checkpoint is written.
 
         Raises:
-            NotFiniteError: if some are not finite; the earliest, of one iteration the loss.
+            NotFiniteError: if some are not finite; names the earliest, and the loss before its gradients.
         """
         problems = []
         for watch in self.watches:
@@ -260,233 +243,13 @@ def average_other_gradients(optimizer: torch.optim.Optimizer, network: Distribut
 
 
 def file_names(batch: Any) -> list[str]:
-    """Names of the files that the images of a batch were read from, as far as their metadata has them."""
+    """Files that the images of a batch were read from, where their metadata names them."""
     names: list[str] = []
     for value in batch.values() if isinstance(batch, Mapping) else ():
-        found = getattr(value, "meta", {}).get("filename_or_obj", [])
-        names += [found] if isinstance(found, str) else map(str, found)
+        files = getattr(value, "meta", {}).get("filename_or_obj", [])
+        names += [files] if isinstance(files, str) else map(str, files)
     return list(dict.fromkeys(names))
 
 
 def _first(loss: Tensor, _target: Tensor) -> Tensor:
     return loss
-
-
-#: whether to show a bar, or what makes one, called as tqdm is (a server writes its progress to the log)
-Progress = bool | Callable[..., tqdm]
-
-
-def progress_bar(progress: Progress, **options: Any) -> tqdm:
-    """A bar over evaluations as ``progress`` asks for it."""
-    if isinstance(progress, bool):
-        return tqdm(disable=not progress, leave=False, **options)
-    return progress(**options)
-
-
-class LossInferer(Inferer):
-    """``loss(network, inputs, **condition)`` as an inferer: the loss per sample [B]."""
-
-    def __init__(self, loss: DenoisingLoss) -> None:
-        super().__init__()
-        self.loss = loss
-
-    def __call__(self, inputs: Tensor, network: nn.Module, **condition: Tensor) -> Tensor:  # type: ignore[override]
-        return self.loss(network, convert_to_tensor(inputs, track_meta=False), **condition)
-
-
-def random_stream(*key: int) -> torch.Generator:
-    """A generator of its own for each key, such as (seed, number of the sample)."""
-    state = np.random.SeedSequence(key).generate_state(1, np.uint64)
-    return torch.Generator().manual_seed(int(state[0] >> 1))
-
-
-#: what a command that samples says after Ctrl-C
-INTERRUPTED = "what was finished until then is written"
-
-
-def spread_of(draws: Tensor, dim: int) -> Tensor:
-    """The standard deviation over ``dim``, which one draw does not have: NaN."""
-    return draws.std(dim) if draws.shape[dim] > 1 else torch.full_like(draws.select(dim, 0), torch.nan)
-
-
-class SamplingInferer(Inferer):
-    """Samples of the shape of ``inputs``, whose values are not looked at.
-
-    Ctrl-C ends the sampling after the step that it is in, with the denoiser's current estimate, which is saved like any
-    other sample; the next batch then raises ``KeyboardInterrupt``. Of several :meth:`draws` the finished ones alone are
-    kept.
-
-    Args:
-        sampler: one of the functions ``sample_*``, or a partial of one.
-        sigmas: grid of noise levels [steps + 1].
-        seed: sample number i (the batch's ``seed`` entry, else its place in the batch) has a random stream of its own,
-            made of ``seed`` and i: the same sample comes out whatever the batch size.
-        progress: show a progress bar over the steps, or what makes it.
-        callback: called with each :class:`~monai_diffscore.sampling.Step`; returning True stops the sampling likewise.
-        wrap: makes another denoiser of the network, such as a ``TiledDenoiser`` or a guidance.
-    """
-
-    def __init__(
-        self,
-        sampler: Callable[..., Tensor] = sample_adams,
-        sigmas: Tensor | None = None,
-        seed: int = 0,
-        progress: Progress = True,
-        callback: Callable[[Step], Any] | None = None,
-        wrap: Callable[[nn.Module], nn.Module] | None = None,
-    ) -> None:
-        super().__init__()
-        self.sampler = sampler
-        self.sigmas = asinh_sigmas(18) if sigmas is None else sigmas
-        self.seed = seed
-        self.progress = progress
-        self.callback = callback
-        self.wrap = wrap
-        self.stopped = False
-        #: how many samples the last :meth:`draws` has of each number
-        self.finished_draws = 0
-        self._cut = False  # whether the last sample is an estimate on the way
-
-    @torch.no_grad()
-    def __call__(  # type: ignore[override]
-        self, inputs: Tensor, network: nn.Module, seed: Tensor | None = None, **condition: Tensor
-    ) -> Tensor:
-        if self.stopped:
-            raise KeyboardInterrupt(INTERRUPTED)
-        like = convert_to_tensor(inputs, track_meta=False).float()
-        denoiser = network if self.wrap is None else self.wrap(network)
-        numbers = range(len(like)) if seed is None else seed.tolist()
-        samples = self.sample(denoiser, like, [int(number) for number in numbers], **condition)
-        # a MetaTensor again where the inputs were one, so that Invertd finds what to invert
-        return convert_to_dst_type(samples, inputs, dtype=samples.dtype)[0]
-
-    def sample(self, denoiser: nn.Module, like: Tensor, numbers: Sequence[int], **options: Any) -> Tensor:
-        """Samples of the shape, dtype and device of ``like``, one for each number.
-
-        Args:
-            denoiser: D.
-            options: the condition that D takes; ``start``, the state at ``sigmas[0]`` (None draws noise); ``sigmas``
-                and ``sampler`` in place of the inferer's own.
-        """
-        with first_interrupt(self._stop, "keeping the current estimate as the sample, and stopping"):
-            return self._run(denoiser, like, numbers, **options)
-
-    def draws(self, denoiser: nn.Module, like: Tensor, numbers: Sequence[int], count: int, **options: Any) -> Tensor:
-        """``count`` samples for each number, [B, count, ...]: draw d of number i is sample i * count + d.
-
-        Fewer after Ctrl-C, or where the callback stops: a draw that was not finished is no draw, and is left out.
-        ``finished_draws`` says how many there are.
-
-        Args:
-            denoiser, like, numbers: as for :meth:`sample`.
-            count: draws of each.
-            options: of :meth:`sample`.
-        Raises:
-            KeyboardInterrupt: if none was finished.
-        """
-        drawn: list[Tensor] = []  # one after the other: memory is that of one
-        with first_interrupt(self._stop, "keeping the draws that are finished, and stopping"):
-            while len(drawn) < count and not self.stopped:
-                sample = self._run(denoiser, like, [i * count + len(drawn) for i in numbers], **options)
-                if self._cut:
-                    break
-                drawn.append(sample)
-        self.finished_draws = len(drawn)
-        if not drawn:
-            raise KeyboardInterrupt(INTERRUPTED)
-        if len(drawn) < count:
-            logger.warning(f"{len(drawn)} of {count} draws were finished, and are kept")
-        return torch.stack(drawn, 1)
-
-    def _run(
-        self,
-        denoiser: nn.Module,
-        like: Tensor,
-        numbers: Sequence[int],
-        start: Tensor | None = None,
-        sigmas: Tensor | None = None,
-        sampler: Any = None,
-        **condition: Tensor,
-    ) -> Tensor:
-        generators = [random_stream(self.seed, number) for number in numbers]
-        sigmas = self.sigmas if sigmas is None else sigmas
-        start = noise_like(like, generators) * float(sigmas[0]) if start is None else start
-        self._cut = False
-        with progress_bar(self.progress, total=len(sigmas) - 1, desc=f"sampling {len(like)}") as bar:
-
-            def on_step(step: Step) -> bool:
-                bar.update(1)
-                asked = self.callback is not None and self.callback(step) is True
-                self._cut = (asked or self.stopped) and step.number + 1 < step.steps  # after the last it is whole
-                return self._cut
-
-            run = self.sampler if sampler is None else sampler
-            return run(partial(denoiser, **condition), start, sigmas, generator=generators, callback=on_step)
-
-    def _stop(self) -> None:
-        self.stopped = True
-
-
-class DenoisingErrorInferer(Inferer):
-    r"""Mean squared error :math:`\lVert D(x_0 + \sigma n) - x_0\rVert^2/d` at fixed noise levels, [B, levels].
-
-    In x0 units, so that runs with different parameterisations, weights and noise densities compare. The noise is the
-    same at each call, so that the numbers of two epochs differ by the network alone.
-
-    Args:
-        sigmas: noise levels to measure at, all > 0.
-        seed: of the noise.
-    """
-
-    def __init__(self, sigmas: Sequence[float], seed: int = 0) -> None:
-        super().__init__()
-        if not sigmas or min(sigmas) <= 0:
-            raise ValueError(f"DenoisingErrorInferer needs noise levels > 0, got {list(sigmas)}.")
-        self.sigmas = tuple(float(sigma) for sigma in sigmas)
-        self.seed = seed
-
-    @torch.no_grad()
-    def __call__(self, inputs: Tensor, network: nn.Module, **condition: Tensor) -> Tensor:  # type: ignore[override]
-        x0 = convert_to_tensor(inputs, track_meta=False)
-        noise = noise_like(x0, torch.Generator().manual_seed(self.seed))
-        errors = []
-        for level in self.sigmas:
-            sigma = x0.new_full((len(x0),), level)
-            denoised = network(x0 + per_sample(sigma, x0) * noise, sigma, **condition)
-            errors.append((denoised - x0).square().flatten(1).mean(1))
-        return torch.stack(errors, dim=1)
-
-
-class LikelihoodInferer(Inferer):
-    """Log likelihood and its standard error, both in nats **per dimension** of the normalised data, [B, 2].
-
-    Args:
-        sigmas: grid, as for :func:`~monai_diffscore.likelihood.log_likelihood`.
-        probes: Hutchinson probes; 0 computes the exact trace, for data of few dimensions.
-        seed: of the probes.
-        progress: show a progress bar over the intervals, or what makes it.
-    """
-
-    def __init__(self, sigmas: Tensor, probes: int = 1, seed: int = 0, progress: Progress = True) -> None:
-        super().__init__()
-        self.sigmas, self.probes, self.seed, self.progress = sigmas, probes, seed, progress
-
-    def __call__(self, inputs: Tensor, network: nn.Module, **condition: Tensor) -> Tensor:  # type: ignore[override]
-        x0 = convert_to_tensor(inputs, track_meta=False)
-        generator = torch.Generator().manual_seed(self.seed)
-        with progress_bar(self.progress, desc=f"likelihood of {len(x0)}") as bar:
-
-            def on_interval(done: int, intervals: int) -> None:
-                bar.total = intervals
-                bar.update(done - bar.n)
-
-            nats, error = log_likelihood(
-                partial(network, **condition),
-                x0,
-                self.sigmas,
-                divergence="hutchinson" if self.probes else "exact",
-                probes=max(1, self.probes),
-                generator=generator,
-                callback=on_interval,
-            )
-        return torch.stack([nats, error], dim=1) / x0[0].numel()

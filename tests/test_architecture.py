@@ -32,7 +32,7 @@ ORDER = {
     3: [
         ["configuration", "flags", "interrupts", "metrics", "planning"],
         ["launcher"],
-        ["command_line", "engines", "inspection", "report"],
+        ["command_line", "engines", "inferers", "inspection", "report"],
         ["handlers"],
         ["tasks"],
     ],

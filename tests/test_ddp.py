@@ -14,7 +14,8 @@ import torch
 from processes import ROOT
 
 from monai_diffscore.denoiser import Denoiser, EDMPreconditioning
-from monai_diffscore.engines import LossInferer, ScoreTrainer
+from monai_diffscore.engines import ScoreTrainer
+from monai_diffscore.inferers import LossInferer
 from monai_diffscore.losses import DenoisingLoss, LogNormalNoise
 from monai_diffscore.networks import ScoreMLP
 

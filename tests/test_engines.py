@@ -18,14 +18,7 @@ from monai.engines import IterationEvents, SupervisedEvaluator
 from torch import nn
 
 from monai_diffscore.denoiser import Denoiser, EDMPreconditioning
-from monai_diffscore.engines import (
-    DenoisingErrorInferer,
-    LikelihoodInferer,
-    LossInferer,
-    PrepareScoreBatch,
-    SamplingInferer,
-    ScoreTrainer,
-)
+from monai_diffscore.engines import PrepareScoreBatch, ScoreTrainer
 from monai_diffscore.errors import DataError
 from monai_diffscore.handlers import (
     ClipGradients,
@@ -40,6 +33,7 @@ from monai_diffscore.handlers import (
     epochs_of_best,
 )
 from monai_diffscore.handlers.ema import power_function_exponent
+from monai_diffscore.inferers import DenoisingErrorInferer, LikelihoodInferer, LossInferer, SamplingInferer
 from monai_diffscore.losses import DenoisingLoss, LogNormalNoise, edm_weight
 from monai_diffscore.metrics import DenoisingError, PredictionMean, level_errors, lower_is_better
 from monai_diffscore.networks import ScoreMLP

@@ -17,8 +17,9 @@ from monai.handlers import LrScheduleHandler
 from processes import KILL, ROOT, checkpoints, losses
 
 from monai_diffscore.denoiser import Denoiser, EDMPreconditioning
-from monai_diffscore.engines import LossInferer, ScoreTrainer
+from monai_diffscore.engines import ScoreTrainer
 from monai_diffscore.handlers import Attach, ClipGradients, PowerEMA, ShardedCheckpoint
+from monai_diffscore.inferers import LossInferer
 from monai_diffscore.losses import DenoisingLoss, LogNormalNoise
 from monai_diffscore.networks import ScoreDiT
 from monai_diffscore.sharding import is_sharded, sharded_copy

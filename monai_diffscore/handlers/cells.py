@@ -22,8 +22,8 @@ from monai_diffscore.atomic_files import whole_file, whole_path
 from monai_diffscore.data.anndata import TARGET_SUM, Expression, annotated_expression
 from monai_diffscore.data.files import file_hash
 from monai_diffscore.data.gene_fields import GeneFields
-from monai_diffscore.engines import random_stream
 from monai_diffscore.handlers.attach import attach_at_end
+from monai_diffscore.inferers import random_stream
 from monai_diffscore.networks.counts import CountsAutoencoder
 from monai_diffscore.transforms.omics import LogNormalize
 

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from monai_diffscore.atomic_files import whole_file
 from monai_diffscore.data.arrays import LABELS
-from monai_diffscore.engines import SamplingInferer
 from monai_diffscore.gallery import save_gallery
 from monai_diffscore.handlers.attach import attach_at_end
 from monai_diffscore.handlers.tracking import Tracking
+from monai_diffscore.inferers import SamplingInferer
 from monai_diffscore.sharding import is_sharded
 
 logger = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ inferer                             postprocessing                    task
 :class:`ProfileImputationInferer`   :class:`SaveImputedProfiles`      values of genes that were not measured
 the same                            :class:`SaveImputedTable`         cells of a table that are missing
 :class:`TransferInferer`            ``handlers.SaveCells``            cells as another batch would show them
-``engines.LikelihoodInferer``       :class:`SaveCellLikelihood`       nats per dimension of each cell
+``inferers.LikelihoodInferer``      :class:`SaveCellLikelihood`       nats per dimension of each cell
 ==================================  ================================  ==================================================
 """
 

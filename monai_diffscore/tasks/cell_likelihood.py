@@ -13,7 +13,7 @@ from monai_diffscore.tasks.cases import write_rows
 
 
 class SaveCellLikelihood:
-    """Writes what a :class:`~monai_diffscore.engines.LikelihoodInferer` found for each cell as a table.
+    """Writes what a :class:`~monai_diffscore.inferers.LikelihoodInferer` found for each cell as a table.
 
     Columns: ``cell``, its conditions by number, ``nats_per_dim`` (of the standardised latent and depth; the least
     likely cells first) and ``standard_error`` of the probes (0 for the exact trace). A latent is likely or not for the

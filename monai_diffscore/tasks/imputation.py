@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from monai_diffscore.atomic_files import whole_path, write_json
-from monai_diffscore.engines import SamplingInferer
 from monai_diffscore.guidance import LikelihoodGuidance
 from monai_diffscore.handlers.cells import SaveCells
+from monai_diffscore.inferers import SamplingInferer
 from monai_diffscore.networks.counts import CountsAutoencoder
 from monai_diffscore.operators import GeneDropout
 
@@ -35,7 +35,7 @@ class ImputationInferer(SamplingInferer):
         autoencoder: that the latents belong to.
         draws: of the posterior of each cell.
         iterations: of :class:`~monai_diffscore.guidance.LikelihoodGuidance`.
-        options: as for :class:`~monai_diffscore.engines.SamplingInferer`.
+        options: as for :class:`~monai_diffscore.inferers.SamplingInferer`.
     """
 
     def __init__(self, autoencoder: CountsAutoencoder, draws: int = 4, iterations: int = 4, **options: Any) -> None:

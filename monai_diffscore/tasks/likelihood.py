@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from monai_diffscore.atomic_files import write_json
 from monai_diffscore.data import spread
-from monai_diffscore.engines import LikelihoodInferer, Progress
 from monai_diffscore.gallery import save_gallery
+from monai_diffscore.inferers import LikelihoodInferer, Progress
 from monai_diffscore.tasks.anomaly import foreground, load_scores
 from monai_diffscore.tasks.cases import CaseTable, write_rows
 
@@ -33,7 +33,7 @@ class PatchLikelihoodInferer(LikelihoodInferer):
         window: spatial size of a patch, that of the training; one of two axes takes slices of a volume.
         patches: at most so many of an image.
         patches_at_once: that go through the network together.
-        sigmas, probes, seed, progress: as for :class:`~monai_diffscore.engines.LikelihoodInferer`.
+        sigmas, probes, seed, progress: as for :class:`~monai_diffscore.inferers.LikelihoodInferer`.
     """
 
     def __init__(

@@ -18,9 +18,9 @@ from monai.utils import convert_to_tensor
 from torch import Tensor, nn
 
 from monai_diffscore.atomic_files import whole_file, whole_path, write_json
-from monai_diffscore.engines import SamplingInferer, spread_of
 from monai_diffscore.guidance import PosteriorGuidance
 from monai_diffscore.handlers.attach import attach_at_end
+from monai_diffscore.inferers import SamplingInferer, std_over_draws
 from monai_diffscore.operators import GeneDropout, GeneLoadings, Operator
 
 
@@ -40,7 +40,7 @@ class ProfileImputationInferer(SamplingInferer):
         method: of :class:`~monai_diffscore.guidance.PosteriorGuidance`.
         sigma_data: of the model.
         facts: of a model that may work in components.
-        options: as for :class:`~monai_diffscore.engines.SamplingInferer`.
+        options: as for :class:`~monai_diffscore.inferers.SamplingInferer`.
     """
 
     def __init__(
@@ -84,10 +84,10 @@ class ProfileImputationInferer(SamplingInferer):
         numbers = [int(number) for number in (range(len(x)) if seed is None else seed)]
         drawn = self.draws(guided, x, numbers, self.count, **condition)
         if self.components is None:
-            return torch.stack([drawn.mean(1), spread_of(drawn, 1)], 1)
+            return torch.stack([drawn.mean(1), std_over_draws(drawn, 1)], 1)
         loadings, rest = (part.to(drawn) for part in self.components)
         genes = drawn @ loadings
-        spread = (spread_of(genes, 1).square() + rest.square()).sqrt()
+        spread = (std_over_draws(genes, 1).square() + rest.square()).sqrt()
         return torch.stack([genes.mean(1), spread], 1)
 
     def _measurement(self, measured: Tensor, observed: Tensor) -> tuple[Operator, Tensor, float]:

@@ -19,9 +19,9 @@ from monai.transforms import Compose
 from monai.utils import convert_to_tensor
 from torch import Tensor, nn
 
-from monai_diffscore.engines import INTERRUPTED, Progress, SamplingInferer, random_stream, spread_of
 from monai_diffscore.gallery import save_gallery
 from monai_diffscore.guidance import PosteriorGuidance
+from monai_diffscore.inferers import INTERRUPTED, Progress, SamplingInferer, random_stream, std_over_draws
 from monai_diffscore.operators import Mask, Operator
 from monai_diffscore.sampling import asinh_sigmas, sample_adams, sample_dpmpp_2m_sde
 from monai_diffscore.tasks.cases import CaseTable, WriteNifti, intensity_range, on_source_grid
@@ -83,7 +83,7 @@ class RestorationInferer(SamplingInferer):
         method: of :class:`~monai_diffscore.guidance.PosteriorGuidance`.
         sigma_data: standard deviation of the data.
         overlap, windows_at_once: of the tiling.
-        sampler, sigmas, seed, progress: as for :class:`~monai_diffscore.engines.SamplingInferer`. The default is
+        sampler, sigmas, seed, progress: as for :class:`~monai_diffscore.inferers.SamplingInferer`. The default is
             :data:`FIRST_ORDER`.
     """
 
@@ -138,7 +138,7 @@ class RestorationInferer(SamplingInferer):
         guided = PosteriorGuidance(tiled, operator, y, noise_std, self.method, self.sigma_data)
         baseline = operator.pseudo_inverse(y, regularisation=1e-2)
         samples = self.draws(guided, torch.zeros_like(image), [number], self.count, **condition)[0]
-        return torch.cat([samples.mean(0, keepdim=True), spread_of(samples, 0)[None], baseline], dim=1)
+        return torch.cat([samples.mean(0, keepdim=True), std_over_draws(samples, 0)[None], baseline], dim=1)
 
     def _denoise(
         self, y: Tensor, noise_std: float, tiled: nn.Module, number: int, condition: dict[str, Tensor]

@@ -19,7 +19,7 @@ import torch
 from monai.utils import convert_to_dst_type, convert_to_tensor
 from torch import Tensor, nn
 
-from monai_diffscore.engines import SamplingInferer
+from monai_diffscore.inferers import SamplingInferer
 
 
 @torch.no_grad()
@@ -39,7 +39,7 @@ class TransferInferer(SamplingInferer):
 
     Args:
         target: name of a condition to its value for all cells, such as ``{"batch": 1}``; others stay as they are.
-        options: as for :class:`~monai_diffscore.engines.SamplingInferer`; the grid is used up and down.
+        options: as for :class:`~monai_diffscore.inferers.SamplingInferer`; the grid is used up and down.
     """
 
     def __init__(self, target: Mapping[str, int], **options: Any) -> None:

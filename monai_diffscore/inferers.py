@@ -1,0 +1,256 @@
+"""What MONAI's engines call on a batch: a loss, a sample, an error or a likelihood.
+
+MONAI's ``SupervisedTrainer`` computes ``loss_function(inferer(inputs, network, **kwargs), targets).mean()``. A
+denoising objective draws its own targets, so it sits in the **inferer** slot (:class:`LossInferer`), which returns the
+loss per sample, and the loss slot passes it on. A ``SupervisedEvaluator`` samples, validates or scores, by its inferer:
+
+==============================  ====================================  ================================================
+inferer                         inputs                                ``engine.state.output["pred"]``
+==============================  ====================================  ================================================
+:class:`LossInferer`            clean data [B, ...]                   loss per sample [B]
+:class:`SamplingInferer`        anything of the wanted shape          samples [B, ...]
+:class:`DenoisingErrorInferer`  clean data [B, ...]                   squared x0 error [B, levels]
+:class:`LikelihoodInferer`      clean data [B, ...]                   nats and standard error per dimension [B, 2]
+==============================  ====================================  ================================================
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from monai.inferers import Inferer
+from monai.utils import convert_to_dst_type, convert_to_tensor
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from monai_diffscore.interrupts import first_interrupt
+from monai_diffscore.likelihood import log_likelihood
+from monai_diffscore.losses import DenoisingLoss
+from monai_diffscore.sampling import Step, asinh_sigmas, sample_adams
+from monai_diffscore.tensors import noise_like, per_sample
+
+logger = logging.getLogger(__name__)
+
+#: whether to show a bar, or what makes one, called as tqdm is (a server writes its progress to the log)
+Progress = bool | Callable[..., tqdm]
+
+
+def progress_bar(progress: Progress, **options: Any) -> tqdm:
+    """The bar over evaluations that ``progress`` asks for."""
+    if isinstance(progress, bool):
+        return tqdm(disable=not progress, leave=False, **options)
+    return progress(**options)
+
+
+class LossInferer(Inferer):
+    """``loss(network, inputs, **condition)`` as an inferer: the loss per sample [B]."""
+
+    def __init__(self, loss: DenoisingLoss) -> None:
+        super().__init__()
+        self.loss = loss
+
+    def __call__(self, inputs: Tensor, network: nn.Module, **condition: Tensor) -> Tensor:  # type: ignore[override]
+        return self.loss(network, convert_to_tensor(inputs, track_meta=False), **condition)
+
+
+def random_stream(*key: int) -> torch.Generator:
+    """A generator of its own for each key, such as (seed, number of the sample)."""
+    state = np.random.SeedSequence(key).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(state[0] >> 1))
+
+
+#: what a command that samples says after Ctrl-C
+INTERRUPTED = "what was finished until then is written"
+
+
+def std_over_draws(draws: Tensor, dim: int) -> Tensor:
+    """The standard deviation over ``dim``; NaN for one draw, which has none."""
+    return draws.std(dim) if draws.shape[dim] > 1 else torch.full_like(draws.select(dim, 0), torch.nan)
+
+
+class SamplingInferer(Inferer):
+    """Samples of the shape of ``inputs``, whose values are ignored.
+
+    Ctrl-C ends the sampling after the step that it is in, with the denoiser's current estimate, which is saved like any
+    other sample; the next batch then raises ``KeyboardInterrupt``. Of several :meth:`draws` the finished ones alone are
+    kept.
+
+    Args:
+        sampler: one of the functions ``sample_*``, or a partial of one.
+        sigmas: grid of noise levels [steps + 1].
+        seed: sample number i (the batch's ``seed`` entry, else its place in the batch) has a random stream of its own,
+            made of ``seed`` and i: the same sample comes out whatever the batch size.
+        progress: show a progress bar over the steps, or what makes it.
+        callback: called with each :class:`~monai_diffscore.sampling.Step`; returning True stops the sampling likewise.
+        wrap: makes another denoiser of the network, such as a ``TiledDenoiser`` or a guidance.
+    """
+
+    def __init__(
+        self,
+        sampler: Callable[..., Tensor] = sample_adams,
+        sigmas: Tensor | None = None,
+        seed: int = 0,
+        progress: Progress = True,
+        callback: Callable[[Step], Any] | None = None,
+        wrap: Callable[[nn.Module], nn.Module] | None = None,
+    ) -> None:
+        super().__init__()
+        self.sampler = sampler
+        self.sigmas = asinh_sigmas(18) if sigmas is None else sigmas
+        self.seed = seed
+        self.progress = progress
+        self.callback = callback
+        self.wrap = wrap
+        self.stopped = False
+        #: how many samples the last :meth:`draws` has of each number
+        self.finished_draws = 0
+        self._cut = False  # whether the last sample is an estimate on the way
+
+    @torch.no_grad()
+    def __call__(  # type: ignore[override]
+        self, inputs: Tensor, network: nn.Module, seed: Tensor | None = None, **condition: Tensor
+    ) -> Tensor:
+        if self.stopped:
+            raise KeyboardInterrupt(INTERRUPTED)
+        like = convert_to_tensor(inputs, track_meta=False).float()
+        denoiser = network if self.wrap is None else self.wrap(network)
+        numbers = range(len(like)) if seed is None else seed.tolist()
+        samples = self.sample(denoiser, like, [int(number) for number in numbers], **condition)
+        # a MetaTensor again where the inputs were one, so that Invertd finds what to invert
+        return convert_to_dst_type(samples, inputs, dtype=samples.dtype)[0]
+
+    def sample(self, denoiser: nn.Module, like: Tensor, numbers: Sequence[int], **options: Any) -> Tensor:
+        """Samples of the shape, dtype and device of ``like``, one for each number.
+
+        Args:
+            denoiser: D.
+            options: the condition that D takes; ``start``, the state at ``sigmas[0]`` (None draws noise); ``sigmas``
+                and ``sampler`` in place of the inferer's own.
+        """
+        with first_interrupt(self._stop, "keeping the current estimate as the sample, and stopping"):
+            return self._run(denoiser, like, numbers, **options)
+
+    def draws(self, denoiser: nn.Module, like: Tensor, numbers: Sequence[int], count: int, **options: Any) -> Tensor:
+        """``count`` samples for each number, [B, count, ...]: draw d of number i is sample i * count + d.
+
+        Fewer after Ctrl-C, or where the callback stops: a draw that was not finished is no draw, and is left out.
+        ``finished_draws`` says how many there are.
+
+        Args:
+            denoiser, like, numbers: as for :meth:`sample`.
+            count: draws of each.
+            options: of :meth:`sample`.
+        Raises:
+            KeyboardInterrupt: if none was finished.
+        """
+        drawn: list[Tensor] = []  # one after the other: memory is that of one
+        with first_interrupt(self._stop, "keeping the draws that are finished, and stopping"):
+            while len(drawn) < count and not self.stopped:
+                sample = self._run(denoiser, like, [i * count + len(drawn) for i in numbers], **options)
+                if self._cut:
+                    break
+                drawn.append(sample)
+        self.finished_draws = len(drawn)
+        if not drawn:
+            raise KeyboardInterrupt(INTERRUPTED)
+        if len(drawn) < count:
+            logger.warning(f"{len(drawn)} of {count} draws were finished, and are kept")
+        return torch.stack(drawn, 1)
+
+    def _run(
+        self,
+        denoiser: nn.Module,
+        like: Tensor,
+        numbers: Sequence[int],
+        start: Tensor | None = None,
+        sigmas: Tensor | None = None,
+        sampler: Any = None,
+        **condition: Tensor,
+    ) -> Tensor:
+        generators = [random_stream(self.seed, number) for number in numbers]
+        sigmas = self.sigmas if sigmas is None else sigmas
+        start = noise_like(like, generators) * float(sigmas[0]) if start is None else start
+        self._cut = False
+        with progress_bar(self.progress, total=len(sigmas) - 1, desc=f"sampling {len(like)}") as bar:
+
+            def on_step(step: Step) -> bool:
+                bar.update(1)
+                asked = self.callback is not None and self.callback(step) is True
+                self._cut = (asked or self.stopped) and step.number + 1 < step.steps  # after the last it is whole
+                return self._cut
+
+            run = self.sampler if sampler is None else sampler
+            return run(partial(denoiser, **condition), start, sigmas, generator=generators, callback=on_step)
+
+    def _stop(self) -> None:
+        self.stopped = True
+
+
+class DenoisingErrorInferer(Inferer):
+    r"""Mean squared error :math:`\lVert D(x_0 + \sigma n) - x_0\rVert^2/d` at fixed noise levels, [B, levels].
+
+    In x0 units, so that runs with different parameterisations, weights and noise densities compare. The noise is the
+    same at each call, so that the numbers of two epochs differ by the network alone.
+
+    Args:
+        sigmas: noise levels to measure at, all > 0.
+        seed: of the noise.
+    """
+
+    def __init__(self, sigmas: Sequence[float], seed: int = 0) -> None:
+        super().__init__()
+        if not sigmas or min(sigmas) <= 0:
+            raise ValueError(f"DenoisingErrorInferer needs noise levels > 0, got {list(sigmas)}.")
+        self.sigmas = tuple(float(sigma) for sigma in sigmas)
+        self.seed = seed
+
+    @torch.no_grad()
+    def __call__(self, inputs: Tensor, network: nn.Module, **condition: Tensor) -> Tensor:  # type: ignore[override]
+        x0 = convert_to_tensor(inputs, track_meta=False)
+        noise = noise_like(x0, torch.Generator().manual_seed(self.seed))
+        errors = []
+        for level in self.sigmas:
+            sigma = x0.new_full((len(x0),), level)
+            denoised = network(x0 + per_sample(sigma, x0) * noise, sigma, **condition)
+            errors.append((denoised - x0).square().flatten(1).mean(1))
+        return torch.stack(errors, dim=1)
+
+
+class LikelihoodInferer(Inferer):
+    """Log likelihood and its standard error, both in nats **per dimension** of the normalised data, [B, 2].
+
+    Args:
+        sigmas: grid, as for :func:`~monai_diffscore.likelihood.log_likelihood`.
+        probes: Hutchinson probes; 0 computes the exact trace, for data of few dimensions.
+        seed: of the probes.
+        progress: show a progress bar over the intervals, or what makes it.
+    """
+
+    def __init__(self, sigmas: Tensor, probes: int = 1, seed: int = 0, progress: Progress = True) -> None:
+        super().__init__()
+        self.sigmas, self.probes, self.seed, self.progress = sigmas, probes, seed, progress
+
+    def __call__(self, inputs: Tensor, network: nn.Module, **condition: Tensor) -> Tensor:  # type: ignore[override]
+        x0 = convert_to_tensor(inputs, track_meta=False)
+        generator = torch.Generator().manual_seed(self.seed)
+        with progress_bar(self.progress, desc=f"likelihood of {len(x0)}") as bar:
+
+            def on_interval(done: int, intervals: int) -> None:
+                bar.total = intervals
+                bar.update(done - bar.n)
+
+            nats, error = log_likelihood(
+                partial(network, **condition),
+                x0,
+                self.sigmas,
+                divergence="hutchinson" if self.probes else "exact",
+                probes=max(1, self.probes),
+                generator=generator,
+                callback=on_interval,
+            )
+        return torch.stack([nats, error], dim=1) / x0[0].numel()
