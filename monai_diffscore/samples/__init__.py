@@ -14,6 +14,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "cells": "pbmc68k",
         "profiles": "leukaemia simulated_profiles",
         "simulated_expression": "attachment_edges draw_field field_precision simulate_expression",
+        "simulated_heads": "Head heads simulate_head",
         "tables": "breast_cancer diabetes",
     },
 )

@@ -5,6 +5,7 @@ from monai_diffscore.samples.cells import *
 from monai_diffscore.samples.chests import *
 from monai_diffscore.samples.profiles import *
 from monai_diffscore.samples.simulated_expression import *
+from monai_diffscore.samples.simulated_heads import *
 from monai_diffscore.samples.slides import *
 from monai_diffscore.samples.tables import *
 from monai_diffscore.samples.volumes import *

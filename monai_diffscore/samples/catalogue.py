@@ -72,11 +72,22 @@ class Sample:
         return path if path.exists() else None
 
 
-_MNI = "datasets/data/mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"
+_MNI = "datasets/data/mni_icbm152_{}_tal_nlin_sym_09a_converted.nii.gz"
 _SDIST = "pip download --no-deps --no-build-isolation --no-binary pyradiomics pyradiomics==3.0.1"
 #: every sample, by kind of data: radiology, pathology, omics, signals and tables
 CATALOGUE: tuple[Sample, ...] = (
-    Sample("mni152", "T1 MR, average of 152 heads, 197 x 233 x 189, 1 mm", "pip", "nilearn", _MNI, "MNI, in the wheel"),
+    Sample(
+        "mni152", "T1 MR, average of 152 heads, 197 x 233 x 189, 1 mm", "pip", "nilearn", _MNI.format("t1"),
+        "MNI, in the wheel",
+    ),
+    Sample(
+        "mni152_grey", "share of grey matter in each voxel of mni152", "pip", "nilearn", _MNI.format("gm"),
+        "MNI, in the wheel",
+    ),
+    Sample(
+        "mni152_white", "share of white matter in each voxel of mni152", "pip", "nilearn", _MNI.format("wm"),
+        "MNI, in the wheel",
+    ),
     Sample(
         "cranium", "head CT, 108 x 256 x 256, 0.96 x 0.96 x 1.5 mm", "debian", "invesalius-examples",
         "/usr/share/doc/invesalius-examples/examples/Cranium.inv3", "GPL-2 (package)",
