@@ -25,6 +25,15 @@ if TYPE_CHECKING:
     from workflows import Training
 
 
+#: minutes each: two workers take files in this order, so that neither ends with a long one while the other is done
+LONGEST = ["test_label", "test_pages", "test_planning", "test_resume", "test_bundles", "test_cluster", "test_sharding"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    ranks = {name: rank for rank, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: ranks.get(item.path.stem, len(ranks)))
+
+
 @pytest.fixture
 def generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)

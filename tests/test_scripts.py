@@ -34,6 +34,15 @@ def test_scripts_answer_with_one_clear_line(script, options, code, message):
         assert done.stdout.startswith(message)
 
 
+def test_the_tests_need_an_environment(tmp_path):
+    done = subprocess.run(
+        [ROOT / "scripts/test", "--no-install", "--venv", tmp_path],
+        capture_output=True, text=True, timeout=30, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert f"there is no virtual environment in '{tmp_path}'" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [(["--minutes", "soon"], "positive number"), (["--data", "/no/such"], "no such file or folder")],
