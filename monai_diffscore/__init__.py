@@ -18,7 +18,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         ),
         "losses": (
             "DenoisingLoss LearnedUncertainty LogNormalNoise LogUniformNoise UniformTimeNoise edm_weight "
-            "likelihood_weight min_snr_weight"
+            "flow_weight likelihood_weight min_snr_weight"
         ),
         "sampling": (
             "asinh_sigmas cosine_sigmas karras_sigmas log_uniform_sigmas sample_adams sample_ancestral "

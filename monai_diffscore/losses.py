@@ -12,6 +12,7 @@ EDM                                   ``LogNormalNoise(-1.2, 1.2)``      ``edm_w
 DDPM / VP, noise prediction           ``UniformTimeNoise(VPSDE())``      :math:`1/\sigma^2`
 maximum likelihood                    ``LogUniformNoise``                ``likelihood_weight``
 min-SNR                               ``UniformTimeNoise(VPSDE())``      ``min_snr_weight``
+rectified flow                        ``UniformTimeNoise(FlowSDE())``    ``flow_weight``
 ====================================  =================================  ====================================
 
 Noise levels are **stratified** within a batch: sample i of B takes its quantile from the i-th of B equal slices
@@ -148,12 +149,21 @@ def min_snr_weight(sigma: Tensor, gamma: float = 5.0) -> Tensor:
     return (1 / sigma**2).clamp_max(gamma)
 
 
+def flow_weight(sigma: Tensor) -> Tensor:
+    r""":math:`(1 + 1/\sigma)^2`: weight 1 on the velocity error of a rectified flow.
+
+    With :math:`t = \sigma/(1+\sigma)` the velocity is :math:`n - x_0 = (x_t - x_0)/t`, so an error e of x0 is an error
+    :math:`e/t = (1 + 1/\sigma)\, e` of the velocity. Source: Liu et al. 2022, arXiv:2209.03003, Eq. 1.
+    """
+    return (1 + 1 / sigma) ** 2
+
+
 class LearnedUncertainty(nn.Module):
     r"""A learned log variance :math:`u(\sigma)` that balances noise levels by itself.
 
     The objective becomes :math:`w(\sigma) e^{-u} \lVert D - x_0\rVert^2/d + u`, whose minimum over u is the log of
     the weighted error at that noise level. Zero at the start, so that training begins with the plain objective.
-    Its parameters belong into the optimizer: ``[*network.parameters(), *loss.parameters()]``. They are outside the
+    Its parameters must be passed to the optimizer: ``[*network.parameters(), *loss.parameters()]``. They are outside the
     network that DistributedDataParallel wraps: wrap the loss's uncertainty too when training on several ranks.
 
     Source: Karras et al. 2024, arXiv:2312.02696, Eq. 21 and Eq. 26 (Appendix B.2).
@@ -183,10 +193,10 @@ class NotFiniteError(FloatingPointError):
 
 
 class FiniteWatch:
-    """Looks whether numbers are finite without making the program wait for its device at each of them.
+    """Batches finiteness checks, to avoid one device synchronisation per value.
 
-    On a CPU it looks at once. On any other device it keeps them and looks at ``every`` of them together: one wait
-    instead of one each. Call :meth:`settle` before anything that must not come after a number that is not finite.
+    On a CPU it checks each value at once. On any other device it collects ``every`` values and checks them together.
+    Call :meth:`settle` before anything that must not come after a number that is not finite.
 
     Args:
         explain: message of the error; is called with the numbers and facts given to :meth:`add`.
@@ -232,7 +242,7 @@ class DenoisingLoss(nn.Module):
     Args:
         noise: distribution of the noise levels.
         weight: function of the noise levels [B] that multiplies the mean squared x0 error. A partial of
-            :func:`edm_weight`, :func:`likelihood_weight` or :func:`min_snr_weight`.
+            :func:`edm_weight`, or :func:`likelihood_weight`, :func:`min_snr_weight`, :func:`flow_weight`.
         uncertainty: optional :class:`LearnedUncertainty`.
     Attributes:
         watch: the :class:`FiniteWatch` of the loss.

@@ -18,6 +18,7 @@ from monai_diffscore.losses import (
     NotFiniteError,
     UniformTimeNoise,
     edm_weight,
+    flow_weight,
     likelihood_weight,
     min_snr_weight,
 )
@@ -59,6 +60,9 @@ def test_edm_weight_makes_the_network_loss_uniform():
 
 
 def test_weights_agree_where_they_must():
+    error = torch.randn(len(SIGMA), dtype=SIGMA.dtype, generator=torch.Generator().manual_seed(0))
+    time = SIGMA / (1 + SIGMA)  # D = x_t - t F: an error of the velocity is the error of x0 over t
+    torch.testing.assert_close(flow_weight(SIGMA) * error**2, (error / time) ** 2)
     torch.testing.assert_close(likelihood_weight(SIGMA) * SIGMA**2, torch.ones_like(SIGMA))
     torch.testing.assert_close(min_snr_weight(SIGMA, 5.0), likelihood_weight(SIGMA).clamp_max(5.0))
 
