@@ -163,8 +163,8 @@ class LearnedUncertainty(nn.Module):
 
     The objective becomes :math:`w(\sigma) e^{-u} \lVert D - x_0\rVert^2/d + u`, whose minimum over u is the log of
     the weighted error at that noise level. Zero at the start, so that training begins with the plain objective.
-    Its parameters must be passed to the optimizer: ``[*network.parameters(), *loss.parameters()]``. They are outside the
-    network that DistributedDataParallel wraps: wrap the loss's uncertainty too when training on several ranks.
+    Its parameters must be passed to the optimizer: ``[*network.parameters(), *loss.parameters()]``. They are outside
+    the network that DistributedDataParallel wraps: wrap the loss's uncertainty too when training on several ranks.
 
     Source: Karras et al. 2024, arXiv:2312.02696, Eq. 21 and Eq. 26 (Appendix B.2).
     """

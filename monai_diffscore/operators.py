@@ -74,8 +74,10 @@ def conjugate_gradients(
 
 
 class Operator(nn.Module, ABC):
-    """A linear map of each sample of a batch. Subclasses say ``forward`` and ``adjoint``; ``solve`` where it is
-    cheap."""
+    """A linear map of each sample of a batch.
+
+    Subclasses must implement ``forward`` and ``adjoint``; they implement ``solve`` where it is cheap.
+    """
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
@@ -421,11 +423,13 @@ class Radon(Operator):
     hat function), which makes the adjoint, back-projection with linear interpolation, exact. Further axes are slices.
 
     Args:
+        size: (X, Y) of the slices, in voxels.
         angles_degrees: [angles]; all of [0, 180) for a full scan, few for sparse views, a part for a limited angle.
         bins: of the detector, one voxel wide; None takes the diagonal.
         iterations, tolerance: of the conjugate gradients in ``solve``; each projects and back-projects once.
     Raises:
-        ValueError: for no angles. In the call: for fewer than two spatial axes.
+        ValueError: for no angles, or a size that is not two numbers > 0. In the call: for slices of another size, or a
+            sinogram of another number of angles or bins.
 
     Source: Kak and Slaney 1988, Computerized Tomographic Imaging, Chapter 3 (filtered back-projection).
     """
@@ -434,6 +438,7 @@ class Radon(Operator):
 
     def __init__(
         self,
+        size: Sequence[int],
         angles_degrees: Sequence[float] | Tensor,
         bins: int | None = None,
         iterations: int = 100,
@@ -443,29 +448,31 @@ class Radon(Operator):
         angles = torch.as_tensor(angles_degrees, dtype=torch.float64).flatten()
         if len(angles) == 0:
             raise ValueError("Radon needs at least one angle, got none.")
+        if len(size) != 2 or min(size) < 1:
+            raise ValueError(f"Radon needs the size (X, Y) of the slices, got {tuple(size)}.")
+        self.size = (int(size[0]), int(size[1]))
         self.register_buffer("angles", angles * (math.pi / 180))
-        self.bins, self.iterations, self.tolerance = bins, iterations, tolerance
-        self._size: tuple[int, int] | None = None  # of the slices last projected, for the adjoint
+        self.bins = bins or 2 * math.ceil(math.hypot(*self.size) / 2) + 1
+        self.iterations, self.tolerance = iterations, tolerance
 
-    def _places(self, size: tuple[int, int], bins: int, angle: float, like: Tensor) -> tuple[Tensor, Tensor]:
+    def _places(self, angle: float, like: Tensor) -> tuple[Tensor, Tensor]:
         """Lower bin [X * Y] of each voxel, and the share of the upper one; one more bin on each side takes the rest."""
-        i, j = (torch.arange(n, device=like.device, dtype=torch.float64) - (n - 1) / 2 for n in size)
-        s = (i[:, None] * math.cos(angle) + j[None] * math.sin(angle)).flatten() + (bins - 1) / 2 + 1
-        s = s.clamp(0, bins + 0.999999)
+        i, j = (torch.arange(n, device=like.device, dtype=torch.float64) - (n - 1) / 2 for n in self.size)
+        s = (i[:, None] * math.cos(angle) + j[None] * math.sin(angle)).flatten() + (self.bins - 1) / 2 + 1
+        s = s.clamp(0, self.bins + 0.999999)
         return s.floor().long(), (s - s.floor()).to(like.dtype)
 
-    def _detector(self, size: tuple[int, int]) -> int:
-        return self.bins or 2 * math.ceil(math.hypot(*size) / 2) + 1
-
     def forward(self, x: Tensor) -> Tensor:
-        if x.ndim < 4:
-            raise ValueError(f"Radon projects slices: expected [B, C, X, Y, ...], got shape {tuple(x.shape)}.")
-        self._size = (x.shape[2], x.shape[3])
-        bins = self._detector(self._size)
+        if x.shape[2:4] != self.size:
+            raise ValueError(
+                f"Radon projects slices of the size that it was built with: expected [B, C, {self.size[0]}, "
+                f"{self.size[1]}, ...], got shape {tuple(x.shape)}."
+            )
+        bins = self.bins
         voxels = x.flatten(2, 3)  # (B, C, X * Y, ...)
         rows = []
         for angle in self.angles.tolist():
-            lower, share = self._places(self._size, bins, angle, x)
+            lower, share = self._places(angle, x)
             share = per_channel(share, voxels[0, 0])
             row = voxels.new_zeros(*voxels.shape[:2], bins + 3, *voxels.shape[3:])
             row = row.index_add(2, lower, voxels * (1 - share)).index_add(2, lower + 1, voxels * share)
@@ -473,14 +480,17 @@ class Radon(Operator):
         return torch.stack(rows, dim=2)
 
     def adjoint(self, y: Tensor) -> Tensor:
-        """Back-projection onto slices of the size last projected (a square inside the detector if none was)."""
-        bins = y.shape[3]
-        side = int(bins / math.sqrt(2))
-        size = self._size or (side, side)
+        """Back-projection of [B, C, angles, bins, ...] onto [B, C, X, Y, ...]."""
+        if y.shape[2:4] != (len(self.angles), self.bins):
+            raise ValueError(
+                f"Expected a sinogram [B, C, {len(self.angles)}, {self.bins}, ...] (angles, bins), got shape "
+                f"{tuple(y.shape)}."
+            )
+        size = self.size
         total = y.new_zeros(*y.shape[:2], size[0] * size[1], *y.shape[4:])
         padded = torch.cat([torch.zeros_like(y[:, :, :, :1]), y, torch.zeros_like(y[:, :, :, :2])], dim=3)
         for number, angle in enumerate(self.angles.tolist()):
-            lower, share = self._places(size, bins, angle, y)
+            lower, share = self._places(angle, y)
             share = per_channel(share, y[0, 0, 0])
             row = padded[:, :, number]
             total = total + (1 - share) * row[:, :, lower] + share * row[:, :, lower + 1]

@@ -37,8 +37,8 @@ OPERATORS = {
         (2, 2, 8, 9),
     ),
     "fourier_3d": (FourierUndersampling(cartesian_lines((4, 6, 5), 2, axis=1)), (2, 1, 4, 6, 5)),
-    "radon": (Radon(torch.arange(0, 180, 20.0)), (2, 1, 12, 9)),
-    "radon_limited_3d": (Radon([0.0, 30.0, 60.0], bins=7), (2, 1, 12, 9, 3)),
+    "radon": (Radon((12, 9), torch.arange(0, 180, 20.0)), (2, 1, 12, 9)),
+    "radon_limited_3d": (Radon((12, 9), [0.0, 30.0, 60.0], bins=7), (2, 1, 12, 9, 3)),
     "gene_loadings": (
         GeneLoadings(torch.randn(4, 20, generator=torch.Generator().manual_seed(2)), torch.arange(20) % 3 > 0),
         (2, 4),
@@ -152,14 +152,28 @@ def test_radon_of_a_disk_is_its_chord():
     fine = (torch.arange(5, dtype=torch.float64) - 2) / 5  # anti-aliased disk
     inside = [((axis[:, None] + a) ** 2 + (axis[None] + b) ** 2 <= radius**2).double() for a in fine for b in fine]
     disk = (sum(inside) / 25)[None, None]
-    sinogram = Radon(torch.arange(0, 180, 15.0), bins=101)(disk)[0, 0]
+    sinogram = Radon((101, 101), torch.arange(0, 180, 15.0), bins=101)(disk)[0, 0]
     chord = 2 * (radius**2 - axis**2).clamp_min(0).sqrt()
     within = axis.abs() < radius - 3
     assert ((sinogram - chord)[:, within].abs() / chord[within]).mean() < 0.02
     torch.testing.assert_close(sinogram.sum(1), disk.sum().expand(12))  # mass is kept
-    back = Radon(torch.arange(0, 180, 1.0), bins=101)
+    back = Radon((101, 101), torch.arange(0, 180, 1.0), bins=101)
     image = back.filtered_back_projection(back(disk))[0, 0]
     assert float((image - disk[0, 0])[25:75, 25:75].abs().mean()) < 0.05
+
+
+def test_radon_of_slices_that_are_no_squares_remembers_no_call():
+    """The adjoint and the norm are those of the size that it was built with, before any projection and after."""
+    operator = Radon((12, 5), torch.arange(0, 180, 30.0))
+    y = torch.randn(1, 1, 6, operator.bins, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    before = operator.adjoint(y)
+    assert before.shape == (1, 1, 12, 5)
+    columns = torch.eye(60, dtype=torch.float64).reshape(60, 1, 12, 5)
+    matrix = operator(columns).flatten(1).T
+    torch.testing.assert_close(before.flatten(), matrix.T @ y.flatten())
+    largest = float(torch.linalg.eigvalsh(matrix @ matrix.T)[-1])
+    assert operator.squared_norm(y, iterations=200) == pytest.approx(largest, rel=1e-6)
+    torch.testing.assert_close(operator.adjoint(y), before, rtol=0, atol=0)
 
 
 def test_genes_outside_the_panel_are_silent():
@@ -192,8 +206,11 @@ def test_conjugate_gradients_solve_each_sample_alone():
         lambda: FourierUndersampling(torch.ones(4, 4))(torch.zeros(1, 1, 4, 5)),
         lambda: cartesian_lines((8, 8), 0.5),
         lambda: cartesian_lines((64, 8), 32),
-        lambda: Radon([]),
-        lambda: Radon([0.0])(torch.zeros(1, 1, 8)),
+        lambda: Radon((8, 8), []),
+        lambda: Radon((8,), [0.0]),
+        lambda: Radon((8, 8), [0.0])(torch.zeros(1, 1, 8)),
+        lambda: Radon((8, 8), [0.0])(torch.zeros(1, 1, 8, 9)),
+        lambda: Radon((8, 8), [0.0]).adjoint(torch.zeros(1, 1, 2, 13)),
     ],
 )
 def test_what_cannot_be_measured_is_refused(make):

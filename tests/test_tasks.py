@@ -331,9 +331,13 @@ def test_likelihood_ranks_images_that_are_too_smooth_and_too_rough_before_health
 
 
 def test_a_volume_is_restored_slice_by_slice_from_its_sinogram():
-    operator = Radon(line_angles(24), iterations=15, tolerance=1e-3)
     inferer = RestorationInferer(
-        lambda size: operator, (8, 8), noise_std=0.05, count=4, sigmas=asinh_sigmas(12), progress=False
+        lambda size: Radon(size[:2], line_angles(24), iterations=15, tolerance=1e-3),
+        (8, 8),
+        noise_std=0.05,
+        count=4,
+        sigmas=asinh_sigmas(12),
+        progress=False,
     )
     mean, spread, _ = inferer(truth(), WhitePrior()).chunk(3, dim=1)
     assert float((mean - truth()).std()) < 0.1
