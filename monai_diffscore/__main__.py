@@ -211,6 +211,32 @@ def _report_profiles(chosen: argparse.Namespace) -> int:
     return 0
 
 
+def add_cases(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """``cases FOLDER``: which images of whom a folder holds, and what is left out of it."""
+    parser = commands.add_parser("cases", help="which images of whom a folder holds, by role; what is left out and why")
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="folder, table of cases (.csv, .tsv) or datalist")
+    parser.add_argument("--layout", default="auto", help="of the folder (default: auto; an unknown one lists them all)")
+    parser.add_argument("--image", default="", metavar="ROLE[,ROLE]", help="the roles to take")
+    parser.add_argument(
+        "--subject", default="", metavar="KEY",
+        help="what tells subjects apart: folder, study (DICOM), or a regular expression of the path",
+    )  # fmt: skip
+    parser.add_argument("--write", type=Path, metavar="TABLE", help="write the table (.csv or .tsv), to edit it")
+    parser.add_argument("--validation-share", type=float, metavar="SHARE", help="also print who would be held out")
+    parser.set_defaults(run_command=_cases)
+
+
+def _cases(chosen: argparse.Namespace) -> int:
+    from monai_diffscore.data.cases import describe_cases, list_cases, write_table_of_cases
+
+    cases = list_cases(chosen.folder, chosen.layout, chosen.subject)
+    print(describe_cases(cases, chosen.image, chosen.validation_share))
+    if chosen.write:
+        write_table_of_cases(chosen.write, cases)
+        print(f"wrote {chosen.write}")
+    return 0
+
+
 def add_samples(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """``samples``: which real sample data is on this machine, and what brings the rest."""
     command = commands.add_parser("samples", help="real sample data: what is here, its licence, how to get the rest")
@@ -254,6 +280,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code. A problem with data or flags is one line on the error output, code 1."""
     parser = argparse.ArgumentParser(prog="python -m monai_diffscore", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    add_cases(commands)
     add_check(commands)
     add_plan(commands)
     add_report(commands)

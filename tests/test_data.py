@@ -30,21 +30,22 @@ from monai_diffscore.transforms import PercentileScaled
 
 
 def test_volumes_are_found_in_folders_and_as_files(write_volume, tmp_path):
-    for name in ("b.nii.gz", "deep/a.nii", "._hidden.nii.gz"):
-        write_volume(name)
+    for seed, name in enumerate(("b.nii.gz", "deep/a.nii", "._hidden.nii.gz")):
+        write_volume(name, seed=seed)
     (tmp_path / "notes.txt").write_text("not an image")
     assert [case["image"] for case in list_volumes(tmp_path)] == [
         str(tmp_path / "b.nii.gz"),
         str(tmp_path / "deep/a.nii"),
     ]
-    assert list_volumes(tmp_path / "b.nii.gz") == [{"image": str(tmp_path / "b.nii.gz"), "subject": "b.nii.gz"}]
+    assert list_volumes(tmp_path / "b.nii.gz") == [{"image": str(tmp_path / "b.nii.gz"), "subject": "b"}]
 
 
 def test_subjects_are_read_below_the_folder_alone(write_volume, tmp_path):
     """The folder's own name may look like a subject; in a path with several the innermost counts."""
     for number in (1, 2):
         for session in (1, 2):
-            write_volume(f"sub-cortical_study/sub-{number}/ses-{session}/sub-{number}_T1w.nii", shape=(4, 4, 4))
+            name = f"sub-cortical_study/sub-{number}/ses-{session}/sub-{number}_T1w.nii"
+            write_volume(name, shape=(4, 4, 4), seed=10 * number + session)
     cases = list_volumes(tmp_path / "sub-cortical_study")
     assert [case["subject"] for case in cases] == ["sub-1", "sub-1", "sub-2", "sub-2"]
 

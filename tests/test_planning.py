@@ -320,9 +320,9 @@ FEW_REAL = {"mri", "single slices", "mixed spacings", "one corrupt file", "condi
 
 
 def test_a_fingerprint_of_volumes_has_closed_form_facts(tmp_path):
-    """A ball of one value in RAS and one turned: sizes, spacings, orientation, share, sigma_data."""
+    """A box of two values in RAS and one turned: sizes, spacings, orientation, share, sigma_data."""
     array = np.zeros((20, 20, 20), np.float32)
-    array[5:15, 5:15, 5:15] = np.where(np.arange(10) < 5, 100.0, 300.0)
+    array[5:15, 5:15, 5:15] = np.where(np.arange(10) < 5, 100.5, 300.5)
     nib.save(nib.Nifti1Image(array, np.diag([1.0, 2.0, 3.0, 1.0])), tmp_path / "a.nii.gz")
     nib.save(nib.Nifti1Image(array, np.diag([-1.0, -2.0, 3.0, 1.0])), tmp_path / "b.nii.gz")
     found = take_fingerprint(tmp_path)
@@ -332,7 +332,7 @@ def test_a_fingerprint_of_volumes_has_closed_form_facts(tmp_path):
     assert found.foreground_sizes["median"] == [10, 10, 10]
     assert found.foreground_share == pytest.approx(1 / 8)
     assert found.sigma_data == pytest.approx(1.0)  # half at -1, half at 1
-    assert found.percentiles["100"] == 300
+    assert found.percentiles["100"] == 300.5
 
 
 def test_a_corrupt_file_is_named_with_its_remedy_and_left_out_of_the_training(tmp_path):

@@ -14,6 +14,7 @@ Pictures are [C, rows, columns] from the top, in 0 to 255.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,10 +28,10 @@ from monai.utils import convert_to_numpy
 from PIL import Image
 
 from monai_diffscore.atomic_files import whole_file
-from monai_diffscore.data.files import files_below
+from monai_diffscore.data.cases.names import paired_masks, subject_of
 from monai_diffscore.data.pictures import SUFFIXES as PICTURES
 from monai_diffscore.data.pictures import read_picture
-from monai_diffscore.data.volumes import subject_of
+from monai_diffscore.data.tree import walk_without
 from monai_diffscore.errors import DataError
 from monai_diffscore.transforms.colours import as_brightness
 
@@ -104,12 +105,13 @@ def _files(root: Path, spatial_dims: int, key: str, left_out: Sequence[str]) -> 
         raise DataError(
             root, key=key, expected=expected, got="no such file or folder", remedy="Give an existing --dataset_dir."
         )
-    there = files_below(root, left_out, key)
+    there = walk_without(root, left_out, key).files
     files = [
         file
         for file in there
         if file.suffix.lower() in suffixes and file.name != LABELS and not file.name.startswith(".")
     ]
+    files = without_masks(files, root)
     kinds = {file.suffix == ".npy" for file in files}
     if len(kinds) != 1:
         found = sorted({file.suffix or file.name for file in there})
@@ -123,6 +125,14 @@ def _files(root: Path, spatial_dims: int, key: str, left_out: Sequence[str]) -> 
             else "Point --dataset_dir at such files; numpy.save writes .npy.",
         )
     return files
+
+
+def without_masks(files: Sequence[Path], root: Path) -> list[Path]:
+    """The files without the masks of others among them, of which a warning tells."""
+    masks = paired_masks(files, root.parent if root.is_file() else root)
+    if masks:
+        warnings.warn(f"{root}: left out {len(masks)} x mask of another file (first: {masks[0]}).", stacklevel=3)
+    return [file for file in files if file not in set(masks)]
 
 
 def _class_folder(inside: Path) -> str:

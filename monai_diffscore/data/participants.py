@@ -27,7 +27,18 @@ Field = Mapping[str, Any]
 #: a column of numbers with at most so many values is taken as categories
 FEW_VALUES = 5
 _MISSING = {"", "n/a", "na", "nan", "none", "null", "unknown"}
-_NAMES = ("participant_id", "subject_id", "subject", "patient_id", "patientid", "patient", "id", "case", "file")
+#: names of the column that names the subject
+SUBJECT_COLUMNS = (
+    "participant_id",
+    "subject_id",
+    "subject",
+    "patient_id",
+    "patientid",
+    "patient",
+    "id",
+    "case",
+    "file",
+)
 
 
 def find_participants(data: str | Path) -> Path | None:
@@ -60,10 +71,10 @@ def read_participants(path: str | Path) -> dict[str, dict[str, str]]:
     rows = [{str(k).strip().lower(): str(v or "").strip() for k, v in row.items()} for row in
             csv.DictReader(text.splitlines(), delimiter=delimiter)]  # fmt: skip
     columns = list(rows[0]) if rows else []
-    name = next((column for column in _NAMES if column in columns), None)
+    name = next((column for column in SUBJECT_COLUMNS if column in columns), None)
     if name is None:
         raise DataError(
-            path, key="participants", expected=f"a column that names the subject ({', '.join(_NAMES)})",
+            path, key="participants", expected=f"a column that names the subject ({', '.join(SUBJECT_COLUMNS)})",
             got=f"the columns {columns}", remedy="Call it participant_id, as BIDS does.",
         )  # fmt: skip
     table: dict[str, dict[str, str]] = {}

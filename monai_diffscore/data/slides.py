@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,8 +26,9 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
-from monai_diffscore.data.files import files_below
+from monai_diffscore.data.cases.names import paired_masks
 from monai_diffscore.data.pictures import read_rgb, tiff_mpp, unreadable
+from monai_diffscore.data.tree import walk_without
 from monai_diffscore.errors import DataError
 from monai_diffscore.transforms.colours import as_rgb8
 
@@ -276,13 +278,17 @@ def list_slides(path: str | Path, key: str = "image", left_out: Sequence[str] = 
     """
     root = Path(path).expanduser()
     suffixes = SLIDE_SUFFIXES + PICTURE_SUFFIXES
-    files = files_below(root, left_out, key)
+    files = walk_without(root, left_out, key).files
     inside = root.parent if root.is_file() else root
     slides = [
         {key: str(file), "subject": _subject(str(file.relative_to(inside)))}
         for file in files
         if file.suffix.lower() in suffixes and not file.name.startswith(".")
     ]
+    masks = {str(file) for file in paired_masks([Path(slide[key]) for slide in slides], inside)}
+    if masks:
+        warnings.warn(f"{root}: left out {len(masks)} x mask of another file (first: {min(masks)}).", stacklevel=2)
+        slides = [slide for slide in slides if slide[key] not in masks]
     if not slides:
         kinds = sorted({file.suffix or file.name for file in files})
         raise DataError(

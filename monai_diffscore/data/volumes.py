@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import re
 import warnings
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
@@ -16,83 +15,71 @@ from monai.data import MetaTensor
 from monai.data.utils import to_affine_nd
 from monai.transforms import LoadImage, MapTransform
 
-from monai_diffscore.data.dicom import (
-    ReadingRules,
-    find_series,
-    holds_dicom,
-    read_dicom_series,
-    split_path,
-    volume_series,
-)
-from monai_diffscore.data.files import files_below
+from monai_diffscore.data.cases.case import Cases
+from monai_diffscore.data.cases.listing import list_cases
+from monai_diffscore.data.cases.names import ending
+from monai_diffscore.data.dicom import ReadingRules, holds_dicom, read_dicom_series
+from monai_diffscore.data.paths import locate, split_channel
 from monai_diffscore.errors import DataError
 
-SUFFIXES = (".nii", ".nii.gz")
 
+def list_volumes(
+    path: str | Path,
+    key: str = "image",
+    left_out: Sequence[str] = (),
+    layout: str = "auto",
+    image: str | Sequence[str] = "",
+    subject: str = "",
+    cases: str | Path = "",
+    pooled: bool = False,
+) -> list[dict[str, Any]]:
+    """The images of the cases of a path, sorted by path: ``{key: path, "subject": name}``.
 
-def list_volumes(path: str | Path, key: str = "image", left_out: Sequence[str] = ()) -> list[dict[str, str]]:
-    """All NIfTI files and DICOM series below a folder (or the one that ``path`` is), sorted by path.
+    What is left out is a warning of one line for each reason.
 
-    Each is a case ``{key: path, "subject": name}``. The subject of a file is the last ``sub-<label>`` of its path below
-    the folder, as in BIDS, else the file; that of a series its PatientID, else its folder likewise. The path of a
-    series is the folder that holds all of it, with ``#SeriesInstanceUID`` if that holds another one too. Scouts, and
-    series derived from others of the study, are passed over with a warning. ``left_out`` names files and folders below
-    the folder that are not looked at.
-
+    Args:
+        path: folder, file, table or datalist, as :func:`~monai_diffscore.data.cases.list_cases` reads it.
+        key: of the path.
+        left_out: files and folders below ``path`` that are not read.
+        layout, subject, cases: as there.
+        image, pooled: the roles to take, as :meth:`~monai_diffscore.data.cases.Cases.images` does.
     Raises:
-        DataError: if the path does not exist, or holds neither; for a name in ``left_out`` that is not there.
+        DataError: as there; if the path holds no image.
     """
-    root, _ = split_path(Path(path).expanduser())
-    expected = f"NIfTI files ({', '.join(SUFFIXES)}) or DICOM series"
-    if not root.exists():
-        raise DataError(
-            root, key=key, expected=expected, got="no such file or folder", remedy="Give an existing --dataset_dir."
-        )
-    files = files_below(root, left_out, key)
-    inside = root.parent if root.is_file() else root
-    volumes = [
-        {key: str(f), "subject": subject_of(f.relative_to(inside))}
-        for f in files
-        if f.name.lower().endswith(SUFFIXES) and not f.name.startswith(".")
-    ]
     try:
-        volumes += _list_series(Path(path).expanduser(), files if left_out else [root], inside, key)
+        found = list_cases(path, layout, subject, left_out, cases)
     except DataError as error:
         raise error.under(key) from error
-    if not volumes:
-        found = sorted({"".join(f.suffixes[-2:]) or f.name for f in files})
-        raise DataError(
-            root,
-            key=key,
-            expected=expected,
-            got=f"{len(files)} files, of the types {found[:8]}" if files else "an empty folder",
-            remedy="Point --dataset_dir at a folder of NIfTI files or DICOM series (dcm2niix converts other DICOM).",
-        )
-    return sorted(volumes, key=lambda case: case[key])
+    if not found.cases:
+        raise _no_image(found, key)
+    passed = {reason: count for reason, count in found.reasons.items() if reason not in _QUIET}
+    if passed:
+        listed = ", ".join(f"{count} x {reason}" for reason, count in passed.items())
+        warnings.warn(f"{found.root}: left out {listed}.", stacklevel=2)
+    return found.images(image, key, pooled)
 
 
-def _list_series(path: Path, places: Sequence[Path], inside: Path, key: str) -> list[dict[str, str]]:
-    root, uid = split_path(path)
-    found = find_series(places)
-    series, others = volume_series(found)
-    if uid is not None:
-        series, others = [s for s in found if s.uid == uid], []
-    if others:
-        warnings.warn(f"{root}: passed over {'; '.join(f'series {s}' for s in others)}.", stacklevel=3)
-    cases = []
-    for one in series:
-        files = {Path(p.file) for p in one.planes}
-        place = files.pop() if len(files) == 1 else one.folder
-        alone = not any(Path(p.file).is_relative_to(place) for s in found if s is not one for p in s.planes)
-        subject = one.planes[0].patient or subject_of(one.folder.relative_to(inside))
-        cases.append({key: str(place) if alone else f"{place}#{one.uid}", "subject": subject})
-    return cases
+_QUIET = ("no image by its ending", "hidden file", "hidden folder")
 
 
-def subject_of(path: Path) -> str:
-    """The last ``sub-<label>`` of a path, as in BIDS; else all of the path."""
-    labels = re.findall(r"sub-[A-Za-z0-9]+", str(path))
-    return labels[-1] if labels else str(path)
+def _no_image(found: Cases, key: str) -> DataError:
+    labels = [one.path for one in found.left_out if "mask" in one.reason or "label map" in one.reason]
+    if labels:
+        return DataError(
+            found.root, key=key, expected="images", got=f"{len(labels)} label maps alone (first: {labels[0]})",
+            remedy="Point --dataset_dir at the images; a table (--cases) names the roles of files.",
+        )  # fmt: skip
+    files = [Path(one.path) for one in found.left_out]
+    kinds = sorted({"".join(file.suffixes[-2:]) or file.name for file in files})
+    others = {reason: count for reason, count in found.reasons.items() if reason not in _QUIET}
+    reasons = f" ({', '.join(f'{count} x {reason}' for reason, count in others.items())})" if others else ""
+    return DataError(
+        found.root,
+        key=key,
+        expected="NIfTI files or other volumes, or DICOM series",
+        got=f"{len(files)} files, of the types {kinds[:8]}{reasons}" if files else "an empty folder",
+        remedy="Point --dataset_dir at a folder of NIfTI files or DICOM series (dcm2niix converts other DICOM).",
+    )
 
 
 def split_by_subject(
@@ -136,9 +123,10 @@ class LoadVolumed(MapTransform):
     """Loads volumes as float32 ``MetaTensor`` [channels, *S] and refuses what would spoil a model without a word.
 
     Args:
-        keys: keys of the paths: NIfTI files, and DICOM series as :func:`list_volumes` names them.
+        keys: keys of the paths: files of volumes, and series or channels as :func:`list_volumes` names them. A list of
+            paths on one grid is an image of several channels.
         spatial_dims: expected number of spatial dimensions.
-        channels: expected number of channels (a fourth axis of a NIfTI file).
+        channels: expected number of channels (a fourth axis of a NIfTI file); None takes any.
         modality: "CT", "MR" or "PT": what DICOM series must be. NIfTI files do not say what they are.
         dicom: options of :func:`~monai_diffscore.data.dicom.read_dicom_series`, such as ``{"on_gap": "resample"}``.
         slices: also take images of one axis less, and volumes of one slice: each becomes a volume of one slice.
@@ -151,7 +139,7 @@ class LoadVolumed(MapTransform):
         self,
         keys: KeysCollection,
         spatial_dims: int = 3,
-        channels: int = 1,
+        channels: int | None = 1,
         allow_missing_keys: bool = False,
         modality: str | None = None,
         dicom: Mapping[str, Any] | None = None,
@@ -171,8 +159,11 @@ class LoadVolumed(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         loaded = dict(data)
         for key in self.key_iterator(loaded):
-            file = str(loaded[key])
-            volume: MetaTensor = self._read_dicom(file, str(key)) if holds_dicom(file) else self._read(file, str(key))
+            paths = [loaded[key]] if isinstance(loaded[key], str | Path) else list(loaded[key])
+            volumes = [self._read_one(str(path), str(key)) for path in paths]
+            file, volume = str(paths[0]), volumes[0]
+            if len(volumes) > 1:
+                volume = _stacked(volumes, paths, str(key))
             if self.slices and volume.ndim == self.spatial_dims:
                 volume = _one_slice(volume)
             self._check(volume, file, str(key))
@@ -182,11 +173,25 @@ class LoadVolumed(MapTransform):
     @property
     def expected(self) -> str:
         """What a file should be."""
-        return f"a readable {self.spatial_dims}-D volume with {self.channels} channel(s)"
+        channels = "any" if self.channels is None else self.channels
+        return f"a readable {self.spatial_dims}-D volume with {channels} channel(s)"
+
+    def _read_one(self, path: str, key: str) -> MetaTensor:
+        file, channel = split_channel(locate(path))
+        volume = self._read_dicom(path, key) if holds_dicom(path) else self._read(str(file), key)
+        if channel is None:
+            return volume
+        if channel >= len(volume):
+            raise DataError(
+                file, key=key, expected=f"a channel {channel} (counted from 0)", got=f"{len(volume)} channels",
+                remedy="Name a channel that the file has.",
+            )  # fmt: skip
+        meta = {**volume.meta, "filename_or_obj": path}
+        return MetaTensor(volume.as_tensor()[channel : channel + 1].clone(), affine=volume.affine, meta=meta)
 
     def _read(self, file: str, key: str) -> MetaTensor:
         try:
-            volume: MetaTensor = self.load(file)
+            volume: MetaTensor = _read_freesurfer(file) if ending(file) in (".mgz", ".mgh") else self.load(file)
         except Exception as error:
             reason = str(error).strip().splitlines()
             raise DataError(
@@ -225,7 +230,7 @@ class LoadVolumed(MapTransform):
                 got=f"shape {sizes[1:]} and {sizes[0]} channel(s)",
                 remedy="Use a bundle for data of these dimensions, or take the file out of the folder.",
             )
-        if sizes[0] != self.channels:
+        if self.channels is not None and sizes[0] != self.channels:
             raise DataError(
                 file,
                 key=key,
@@ -251,6 +256,34 @@ class LoadVolumed(MapTransform):
                 got=f"the constant {low:g}",
                 remedy="Take the file out of the folder.",
             )
+
+
+def _read_freesurfer(file: str) -> MetaTensor:
+    """A volume of FreeSurfer [channels, X, Y, Z], which MONAI's readers do not know."""
+    import nibabel as nib
+
+    image: Any = nib.load(file)
+    values = np.asarray(image.dataobj, dtype=np.float32)
+    values = values[None] if values.ndim == 3 else np.moveaxis(values, 3, 0)
+    return MetaTensor(
+        torch.from_numpy(np.ascontiguousarray(values)),
+        affine=torch.as_tensor(image.affine, dtype=torch.float64),
+        meta={"filename_or_obj": file, "original_affine": image.affine.copy()},
+    )
+
+
+def _stacked(volumes: Sequence[MetaTensor], paths: Sequence[object], key: str) -> MetaTensor:
+    """The channels of several files on one grid."""
+    first = volumes[0]
+    for volume, path in zip(volumes[1:], paths[1:], strict=True):
+        same = volume.shape[1:] == first.shape[1:] and np.allclose(volume.affine, first.affine, atol=1e-3)
+        if not same:
+            raise DataError(
+                path, key=key, expected=f"the grid of {paths[0]}: {tuple(first.shape[1:])}, the same affine",
+                got=f"{tuple(volume.shape[1:])}" + ("" if volume.shape[1:] != first.shape[1:] else ", another affine"),
+                remedy="Register and resample the roles of --image to one grid, or take one of them.",
+            )  # fmt: skip
+    return MetaTensor(torch.cat([volume.as_tensor() for volume in volumes]), affine=first.affine, meta=first.meta)
 
 
 def _one_slice(image: MetaTensor) -> MetaTensor:

@@ -155,7 +155,7 @@ def read_each(
             good.append((case, read(case)))
         except DataError as error:
             file = Path(case[key])
-            apart = root in file.parents and "#" not in file.name and "row" not in case
+            apart = root in file.parents and "channel:" not in file.name and "row" not in case
             problems.append(Problem.of(error, file.relative_to(root) if apart else file, left_out=apart))
     return good, problems
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
+from monai_diffscore.data.cases.names import VOLUMES
 from monai_diffscore.data.dicom import holds_dicom
-from monai_diffscore.data.files import files_below
 from monai_diffscore.data.pictures import SUFFIXES as PICTURES
 from monai_diffscore.data.slides import SLIDE_SUFFIXES
-from monai_diffscore.data.volumes import SUFFIXES as VOLUMES
+from monai_diffscore.data.tree import walk
 from monai_diffscore.errors import DataError
 
 CELLS = (".h5ad", ".zarr", ".h5mu")
@@ -35,7 +35,7 @@ def find_kind(path: str | Path, graph: str | Path | None = None) -> str:
         raise DataError(root, expected="data", got="no such file or folder", remedy="Give an existing path.")
     if root.suffix in CELLS:
         return "cells" if graph is None else "expression"
-    files = [file for file in files_below(root) if not file.name.startswith(".")]
+    files = walk(root).files
     votes = Counter(kind for kind in (_kind_of(file) for file in files) if kind)
     images = {kind: count for kind, count in votes.items() if kind not in ("table", "labels")}
     if not images and votes["table"]:

@@ -35,7 +35,7 @@ class CaseTable:
 
     def case_name(self, image: MetaTensor) -> str:
         """The name of the image's file or series, with a number appended if the table has that name already."""
-        source = Path(str(getattr(image, "meta", {}).get("filename_or_obj", "case")).split("#")[0])
+        source = Path(str(getattr(image, "meta", {}).get("filename_or_obj", "case")).partition("/series:")[0])
         name = source.name.split(".nii")[0]
         taken = {row["case"] for row in self.rows}
         return name if name not in taken else f"{name}_{len(self.rows)}"

@@ -5,7 +5,7 @@ from monai_diffscore.exports import lazy_exports
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
-        "reader": "StrictDicomReader holds_dicom read_dicom_series read_with_field_of_view split_path",
+        "reader": "StrictDicomReader holds_dicom read_dicom_series read_with_field_of_view",
         "report": "DicomReport",
         "rules": "ReadingRules",
         "segmentation": "write_dicom_seg",

@@ -18,6 +18,7 @@ import pydicom
 from pydicom.dataset import Dataset
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
+from monai_diffscore.data.tree import walk
 from monai_diffscore.errors import DataError
 
 # Image Storage classes whose planes lie in the patient: CT, MR, PET; classic, enhanced, legacy converted enhanced
@@ -112,10 +113,7 @@ class Plane:
 
 def list_files(paths: Sequence[str | Path]) -> list[Path]:
     """The files that ``paths`` name or hold at any depth, sorted, without hidden ones."""
-    files: list[Path] = []
-    for path in map(Path, paths):
-        files += [path] if path.is_file() else (f for f in path.rglob("*") if f.is_file())
-    return sorted({f for f in files if not f.name.startswith(".")})
+    return sorted({file for path in paths for file in walk(path).files if not file.name.startswith(".")})
 
 
 def is_dicom(path: str | Path) -> bool:

@@ -29,6 +29,7 @@ from monai_diffscore.data.dicom.report import META_KEY, DicomReport
 from monai_diffscore.data.dicom.resampling import even_out, straighten
 from monai_diffscore.data.dicom.rules import ReadingRules
 from monai_diffscore.data.dicom.series import choose_series, find_series
+from monai_diffscore.data.paths import locate, split_series
 from monai_diffscore.errors import DataError
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -43,7 +44,7 @@ def read_dicom_series(path: Paths, *, series_uid: str | None = None, **rules: An
     value below -1024 in the corners of the slices) is replaced by air.
 
     Args:
-        path: a folder with the series at any depth, 'folder#SeriesInstanceUID', an enhanced multi-frame file, or a list
+        path: a folder with the series at any depth, 'folder/series:UID', an enhanced multi-frame file, or a list
             of the files.
         series_uid: SeriesInstanceUID, if there are several. Scouts, and series derived from others, are passed over
             with a warning.
@@ -106,20 +107,13 @@ class StrictDicomReader(ImageReader):
 
 
 def holds_dicom(path: PathLike) -> bool:
-    """Whether the strict reader is the one for this path: a folder, 'folder#SeriesInstanceUID', or a DICOM file."""
-    found, _ = split_path(path)
+    """Whether the strict reader is the one for this path: a folder, 'folder/series:UID', or a DICOM file."""
+    found, _ = split_series(locate(path))
     return found.is_dir() or (found.is_file() and is_dicom(found))
 
 
-def split_path(path: PathLike) -> tuple[Path, str | None]:
-    """The folder or file of 'folder#SeriesInstanceUID', and the UID, or the path itself and None."""
-    found = Path(path).expanduser()
-    folder, mark, uid = str(found).rpartition("#")
-    return (Path(folder), uid) if mark and not found.exists() else (found, None)
-
-
 def _read(path: Paths, series_uid: str | None, rules: ReadingRules) -> tuple[Volume, Mask, dict[str, Any]]:
-    places = [split_path(p) for p in ensure_tuple(path)]
+    places = [split_series(locate(p)) for p in ensure_tuple(path)]
     source = path if isinstance(path, str | Path) else places[0][0].parent
     for place, uid in places:
         series_uid = uid or series_uid

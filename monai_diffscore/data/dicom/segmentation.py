@@ -18,9 +18,10 @@ from pydicom.sr.codedict import codes
 
 from monai_diffscore.atomic_files import whole_file
 from monai_diffscore.data.dicom.layout import Layout, arrange
-from monai_diffscore.data.dicom.reader import LPS_TO_RAS, split_path
+from monai_diffscore.data.dicom.reader import LPS_TO_RAS
 from monai_diffscore.data.dicom.rules import ReadingRules
 from monai_diffscore.data.dicom.series import choose_series, find_series
+from monai_diffscore.data.paths import locate, split_series
 from monai_diffscore.errors import DataError
 
 # type 2 attributes, which a source may have left out though they may be empty
@@ -38,7 +39,7 @@ def write_dicom_seg(
     Args:
         labels: [1, X, Y, Z] whole numbers with an affine; 0 is background. Axes may run otherwise than the source's.
         file: to write.
-        source: folder (or 'folder#SeriesInstanceUID', or enhanced file) of the series that the labels belong to.
+        source: folder (or 'folder/series:UID', or enhanced file) of the series that the labels belong to.
         names: of the labels 1, 2, ..., N.
         model_hash: names the model that made the labels.
     Raises:
@@ -48,7 +49,7 @@ def write_dicom_seg(
     """
     if sorted(names) != list(range(1, len(names) + 1)) or not names or not model_hash.strip():
         raise ValueError(f"Expected names of labels 1, 2, ... and a model_hash, got {dict(names)} and {model_hash!r}.")
-    place, uid = split_path(source)
+    place, uid = split_series(locate(source))
     series, _ = choose_series(source, find_series([place]), uid)
     layout = arrange(source, series.planes, ReadingRules())
     frames = _on_grid(labels, layout, source, names).transpose(2, 1, 0)

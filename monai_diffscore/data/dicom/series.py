@@ -90,14 +90,14 @@ def choose_series(
     Args:
         source: what the messages call the data.
         found: all series there are.
-        uid: SeriesInstanceUID of the one to take.
+        uid: SeriesInstanceUID or SeriesDescription of the one to take.
         select: attributes that its planes must have, as in :class:`~monai_diffscore.data.dicom.rules.ReadingRules`.
     Raises:
         DataError: if there is none, or several.
     """
     volumes, others = volume_series(found)
     if uid is not None:
-        volumes, others = [s for s in found if s.uid == uid], []
+        volumes, others = [s for s in found if uid in (s.uid, s.planes[0].description)], []
     if len(volumes) != 1:
         raise _no_single_series(source, found, volumes, uid)
     series = volumes[0]
@@ -153,5 +153,5 @@ def _no_single_series(source: object, found: Sequence[Series], volumes: Sequence
         source,
         expected="one series",
         got=f"{len(volumes)} series:{lines}\n",
-        remedy="Choose one with series_uid, or as 'folder#SeriesInstanceUID' where a path is asked for.",
+        remedy="Choose one with series_uid, or as 'folder/series:UID' where a path is asked for.",
     )

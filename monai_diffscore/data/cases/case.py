@@ -1,0 +1,206 @@
+"""A case is one session of one subject, with its images and masks by role."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from monai_diffscore.data.tree import LeftOut
+from monai_diffscore.errors import DataError
+
+_SHOWN = 12
+
+
+@dataclass(frozen=True)
+class Case:
+    """One session of one subject.
+
+    Args:
+        subject: name of the patient or animal; all cases of one subject stay on one side of a split.
+        session: of the subject, "" where the layout knows of none.
+        images: path by role (``t1``, ``flair``, ``ct``, ...), as :class:`~monai_diffscore.data.LoadVolumed` takes it.
+        masks: path by name: label maps, probability maps, regions. A mask is never an image.
+        facts: what else the layout tells: ``run``, ``split`` (of the data set's own), ``dataset``, conditions.
+    """
+
+    subject: str
+    session: str = ""
+    images: Mapping[str, str] = field(default_factory=dict)
+    masks: Mapping[str, str] = field(default_factory=dict)
+    facts: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Cases:
+    """The cases of a folder, and what is left out of it.
+
+    Args:
+        root: the path that was asked for.
+        layout: how the folder is read.
+        cases: sorted by their first image.
+        left_out: files and folders that are not read, with the reason.
+        notes: what the layout assumes, one line each.
+    """
+
+    root: str
+    layout: str
+    cases: tuple[Case, ...]
+    left_out: tuple[LeftOut, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def __iter__(self) -> Iterator[Case]:
+        return iter(self.cases)
+
+    def __len__(self) -> int:
+        return len(self.cases)
+
+    @property
+    def roles(self) -> dict[str, int]:
+        """How many cases have an image of each role, the commonest first."""
+        return _by_count(role for case in self.cases for role in case.images)
+
+    @property
+    def masks(self) -> dict[str, int]:
+        """How many cases have a mask of each name, the commonest first."""
+        return _by_count(name for case in self.cases for name in case.masks)
+
+    @property
+    def subjects(self) -> list[str]:
+        """The subjects, sorted, each once."""
+        return sorted({case.subject for case in self.cases})
+
+    @property
+    def reasons(self) -> dict[str, int]:
+        """How many files and folders are left out for each reason, the commonest first."""
+        return _by_count(one.reason for one in self.left_out)
+
+    def images(self, image: str | Sequence[str] = "", key: str = "image", pooled: bool = False) -> list[dict[str, Any]]:
+        """The images to train on, sorted by path: ``{key: path, "subject": name}``.
+
+        Args:
+            image: role, or roles with commas between them, which become the channels of one image. "" takes the only
+                role that there is.
+            key: of the path, or of the list of paths of several channels.
+            pooled: take each of the roles as an image of its own, with its name under "contrast", to be a condition.
+        Raises:
+            DataError: for several roles of which none is chosen; for a role that no case has.
+        """
+        roles = _names(image) if isinstance(image, str) else list(image)
+        if not roles:
+            roles = list(self.roles)
+            if len(roles) > 1 and not pooled:
+                raise self._problem("one image a case, or the role of the one to take", key)
+        absent = [role for role in roles if role not in self.roles]
+        if absent:
+            raise self._problem(f"images of the role {', '.join(absent)}", key)
+        items: list[dict[str, Any]]
+        if pooled:
+            items = [
+                {key: case.images[role], "subject": case.subject, "contrast": role}
+                for case in self.cases
+                for role in roles
+                if role in case.images
+            ]
+        else:
+            items = [
+                {key: _channels([case.images[role] for role in roles]), "subject": case.subject}
+                for case in self.cases
+                if all(role in case.images for role in roles)
+            ]
+        if not items:
+            raise self._problem(f"cases with all of {', '.join(roles)}", key)
+        return sorted(items, key=lambda item: str(item[key]))
+
+    def _problem(self, expected: str, key: str) -> DataError:
+        return DataError(
+            self.root,
+            key=key,
+            expected=expected,
+            got=f"the roles {counts_text(self.roles) or 'none'} (layout {self.layout})",
+            remedy="Choose with --image ROLE (or ROLE,ROLE for channels of one model); "
+            "`python -m monai_diffscore cases FOLDER` prints what is read, --layout and a table (--cases) change it.",
+        )
+
+
+def _by_count(names: Iterable[str]) -> dict[str, int]:
+    return dict(sorted(Counter(names).items(), key=lambda item: (-item[1], item[0])))
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def counts_text(counts: Mapping[str, int]) -> str:
+    """Names with their counts, ``t1 (5), t2 (3)``; a long list is cut."""
+    shown = [f"{name} ({count})" for name, count in list(counts.items())[:_SHOWN]]
+    more = len(counts) - len(shown)
+    return ", ".join(shown) + (f" and {more} more" if more else "")
+
+
+def _channels(paths: Sequence[str]) -> str | list[str]:
+    """One path, or the list of several; all channels of one file in their order are the file."""
+    if len(paths) == 1:
+        return paths[0]
+    files = {path.rpartition("/channel:")[0] for path in paths}
+    numbers = [path.rpartition("/channel:")[2] for path in paths]
+    in_order = numbers == [str(number) for number in range(len(paths))]
+    return files.pop() if len(files) == 1 and "" not in files and in_order else list(paths)
+
+
+class Casebook:
+    """Collects images and masks while a layout reads its files.
+
+    A second image of one role in one session is another run of it: a case of its own, of the same subject.
+    """
+
+    def __init__(self) -> None:
+        self._cases: dict[tuple[str, str, str], Case] = {}
+        self._left_out: list[LeftOut] = []
+        self._notes: list[str] = []
+
+    def add_image(
+        self, subject: str, session: str, role: str, path: str, facts: Mapping[str, str] | None = None
+    ) -> None:
+        """Puts an image under its role."""
+        facts = dict(facts or {})
+        run = facts.get("run", "")
+        number = 1
+        while role in self._case(subject, session, run).images:
+            number += 1
+            run = str(number)
+        if run:
+            facts["run"] = run
+        case = self._case(subject, session, run)
+        self._cases[subject, session, run] = replace(
+            case, images={**case.images, role: path}, facts={**case.facts, **facts}
+        )
+
+    def add_mask(self, subject: str, session: str, name: str, path: str, run: str = "") -> None:
+        """Puts a mask under its name."""
+        case, number, own = self._case(subject, session, run), 1, name
+        while own in case.masks:
+            number += 1
+            own = f"{name}{number}"
+        self._cases[subject, session, run] = replace(case, masks={**case.masks, own: path})
+
+    def leave_out(self, path: object, reason: str) -> None:
+        """Notes that a file is not read."""
+        self._left_out.append(LeftOut(str(path), reason))
+
+    def note(self, text: str) -> None:
+        """Adds a line on what the layout assumes."""
+        self._notes.append(text)
+
+    def close(self, root: object, layout: str) -> Cases:
+        """All that was collected; masks of a subject without images are left out."""
+        for case in self._cases.values():
+            if not case.images:
+                self._left_out += [LeftOut(path, "mask without an image") for path in case.masks.values()]
+        kept = [case for case in self._cases.values() if case.images]
+        kept.sort(key=lambda case: min(case.images.values()))
+        return Cases(str(root), layout, tuple(kept), tuple(self._left_out), tuple(self._notes))
+
+    def _case(self, subject: str, session: str, run: str) -> Case:
+        return self._cases.get((subject, session, run), Case(subject, session))

@@ -1,0 +1,168 @@
+r"""What the content of files says that their names do not: headers, equal images, label maps.
+
+**Equal**: two files hold the same bytes once they are unpacked. Files of different unpacked size differ; gzip writes
+the size and the CRC-32 of its content at its end, so that most files are told apart without reading them. What has the
+same CRC-32 is read, and compared by SHA-256.
+
+**Label map**: integers alone, at most 256 of them, and neighbours that are equal nearly everywhere. With the pairs
+(u, v) of neighbours along the axes of which neither is background,
+
+.. math::  \text{share} = \frac{\#\{u = v\}}{\#\{(u, v)\}} \ge 0.7 ,
+
+where background is the commonest value. Noise and texture give an image a far smaller share.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import struct
+import zlib
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+
+from monai_diffscore.data.cases.names import ending, is_volume
+from monai_diffscore.data.paths import split_channel
+
+_MOST_LABELS = 256
+_SHARE = 0.7
+_BYTES_OF_LABELS = 0.3  # a voxel, at most, of a packed label map
+_BLOCK = 1 << 20
+_SIMPLE_ITK = (".nrrd", ".nhdr", ".mha", ".mhd")
+
+
+def shape_of(path: str | Path) -> tuple[int, ...] | None:
+    """The size of a volume by its header; None if that cannot be read, which reading the file will tell."""
+    file, _ = split_channel(path)
+    try:
+        if ending(file) in _SIMPLE_ITK:
+            import SimpleITK
+
+            reader = SimpleITK.ImageFileReader()
+            reader.SetFileName(str(file))
+            reader.ReadImageInformation()
+            return tuple(reader.GetSize())
+        return tuple(int(size) for size in nib.load(file).shape)  # type: ignore[attr-defined]
+    except Exception:  # whatever a damaged file makes of a reader
+        return None
+
+
+def equal_files(paths: Iterable[str | Path]) -> list[list[Path]]:
+    """Groups of files of the same unpacked content, each sorted; a file without a twin is in none.
+
+    Two names of one file on the disk are equal without reading.
+    """
+    groups: dict[Any, list[Path]] = defaultdict(list)
+    for path in map(Path, paths):
+        groups[_size(path)].append(path)
+    for key in (_crc, _sha):
+        finer: dict[Any, list[Path]] = defaultdict(list)
+        for value, members in groups.items():
+            if len(members) > 1 and len({member.resolve() for member in members}) == 1:
+                finer[value].extend(members)
+            elif len(members) > 1:
+                for member in members:
+                    finer[value, key(member)].append(member)
+        groups = finer
+    return [sorted(members) for members in groups.values() if len(members) > 1]
+
+
+def content_hash(path: str | Path) -> str:
+    """The SHA-256 of the unpacked content of a file."""
+    return _sha(Path(path))
+
+
+def _packed(path: Path) -> bool:
+    return path.name.lower().endswith((".gz", ".mgz")) and _starts_with(path, b"\x1f\x8b")
+
+
+def _starts_with(path: Path, mark: bytes) -> bool:
+    with open(path, "rb") as file:
+        return file.read(len(mark)) == mark
+
+
+def _size(path: Path) -> int:
+    return _trailer(path)[1] if _packed(path) else path.stat().st_size % 2**32
+
+
+def _trailer(path: Path) -> tuple[int, int]:
+    """CRC-32 and size (modulo 2^32) of the content of a gzip file of one member (RFC 1952, 2.3.1)."""
+    with open(path, "rb") as file:
+        file.seek(-8, 2)
+        crc, size = struct.unpack("<II", file.read(8))
+    return int(crc), int(size)
+
+
+def _crc(path: Path) -> int:
+    if _packed(path):
+        return _trailer(path)[0]
+    value = 0
+    with open(path, "rb") as file:
+        while block := file.read(_BLOCK):
+            value = zlib.crc32(block, value)
+    return value
+
+
+def _sha(path: Path) -> str:
+    digest = hashlib.sha256()
+    try:
+        with gzip.open(path, "rb") if _packed(path) else open(path, "rb") as file:
+            while block := file.read(_BLOCK):
+                digest.update(block)
+    except (OSError, EOFError, zlib.error):  # a damaged file is equal to itself alone
+        return f"{path}: damaged"
+    return digest.hexdigest()
+
+
+def is_label_map(values: np.ndarray) -> bool:
+    """Whether an array [*S] is a label map by its values. A constant is none."""
+    values = np.asarray(values)
+    if values.size < 8 or values.dtype.kind not in "buif":
+        return False
+    some = values.reshape(-1)[:: max(1, values.size // 4096)]
+    if values.dtype.kind == "f" and not (np.isfinite(some).all() and np.equal(some, np.rint(some)).all()):
+        return False
+    if len(np.unique(some)) > _MOST_LABELS:
+        return False
+    levels, counts = np.unique(values, return_counts=True)
+    integers = bool(np.isfinite(levels).all() and np.equal(levels, np.rint(levels)).all())
+    if not integers or not 2 <= len(levels) <= _MOST_LABELS:
+        return False
+    background = levels[counts.argmax()]
+    equal = pairs = 0
+    for axis in range(values.ndim):
+        if values.shape[axis] < 2:
+            continue
+        left = values.take(range(values.shape[axis] - 1), axis)
+        right = values.take(range(1, values.shape[axis]), axis)
+        inside = (left != background) & (right != background)
+        equal += int((inside & (left == right)).sum())
+        pairs += int(inside.sum())
+    return pairs > 0 and equal / pairs >= _SHARE
+
+
+def holds_label_map(path: str | Path) -> bool:
+    """Whether a volume is a label map. Packed files whose size rules it out, and unreadable ones, are not read."""
+    file, channel = split_channel(path)
+    if channel is not None or not is_volume(file):
+        return False
+    try:
+        if ending(file) in _SIMPLE_ITK:
+            import SimpleITK
+
+            return is_label_map(SimpleITK.GetArrayViewFromImage(SimpleITK.ReadImage(str(file))))
+        image: Any = nib.load(file)
+        voxels = int(np.prod(image.shape))
+        if _packed(file) and file.stat().st_size > _BYTES_OF_LABELS * voxels + 1024:
+            return False
+        if len(image.shape) > 3 and image.shape[3] > 1:
+            return False
+        values = np.asanyarray(image.dataobj)
+    except Exception:  # whatever a damaged file makes of a reader
+        return False
+    return is_label_map(values.reshape(values.shape[:3]))

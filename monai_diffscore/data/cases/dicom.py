@@ -1,0 +1,103 @@
+"""DICOM studies: the subject is the PatientID, a study is a session, a series is an image.
+
+The role of an MR series is the contrast that its SeriesDescription names; other modalities are a role each where the
+folder holds several, else ``image``. Series of one study whose descriptions differ and name no contrast are roles by
+their description. Scouts, documents and what was derived from other series are left out by name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+from monai_diffscore.data.cases.case import Casebook, Cases
+from monai_diffscore.data.cases.names import role_of, subject_of, words
+from monai_diffscore.data.dicom import Series, find_series, volume_series
+from monai_diffscore.data.tree import Tree
+from monai_diffscore.errors import DataError
+
+#: what de-identification writes in place of a PatientID
+_PLACEHOLDER = re.compile(
+    r"anon\w*|none|unknown|patient|subject|test|phantom|de-?id\w*|removed|redacted|x+|0+|\W*", re.IGNORECASE
+)
+
+
+def read_dicom(tree: Tree, subject: str = "") -> Cases:
+    """The cases of all series below a folder; the path of a series is its folder if that holds no other series.
+
+    Args:
+        tree: files of other formats are passed over.
+        subject: what identifies a subject in place of PatientID: "folder" or "study".
+    Raises:
+        DataError: if one placeholder stands for the PatientID of several studies, and ``subject`` does not help.
+    """
+    book = Casebook()
+    found = find_series(tree.files)
+    chosen, others = volume_series(found)
+    for series in others:
+        scout = all(plane.is_localizer for plane in series.planes)
+        derived = series.is_volume
+        kind = f"{series.planes[0].modality} series" if not derived else "series derived from others of its study"
+        book.leave_out(f"{series.folder}/series:{series.uid}", "scout (DICOM)" if scout else kind)
+    if not subject:
+        _refuse_placeholders(tree, chosen)
+    ids = {series.planes[0].patient for series in chosen}
+    studies = {series.planes[0].study_uid for series in chosen}
+    if len(ids) == 1 and len(studies) > 1 and ids != {""} and not subject:
+        book.note(f"all {len(studies)} studies are of one PatientID: one subject (--subject folder says otherwise)")
+    roles = _roles(chosen)
+    numbers: dict[str, list[str]] = defaultdict(list)
+    for series in chosen:
+        first = series.planes[0]
+        inside = series.folder.relative_to(tree.top)
+        name = {"folder": str(inside), "study": first.study_uid}.get(subject) or first.patient or subject_of(inside)
+        if first.study_uid not in numbers[name]:
+            numbers[name].append(first.study_uid)
+        session = str(numbers[name].index(first.study_uid) + 1) if len(studies) > len(ids) else ""
+        book.add_image(name, session, roles[series.uid], path_of(series, found))
+    return book.close(tree.root, "dicom")
+
+
+def path_of(series: Series, found: Sequence[Series]) -> str:
+    """The folder of a series, or its only file, with ``/series:UID`` where that holds another series too."""
+    files = {Path(plane.file) for plane in series.planes}
+    place = files.pop() if len(files) == 1 else series.folder
+    shared = any(Path(p.file).is_relative_to(place) for other in found if other is not series for p in other.planes)
+    return f"{place}/series:{series.uid}" if shared else str(place)
+
+
+def _roles(chosen: Sequence[Series]) -> dict[str, str]:
+    modalities = {series.planes[0].modality for series in chosen}
+    roles, unnamed = {}, defaultdict(list)
+    for series in chosen:
+        first = series.planes[0]
+        contrast = role_of(first.description) if first.modality == "MR" else ""
+        roles[series.uid] = contrast or (first.modality.lower() if len(modalities) > 1 else "image")
+        if not contrast:
+            unnamed[first.study_uid, first.modality].append(series)
+    for members in unnamed.values():
+        descriptions = {"-".join(words(series.planes[0].description)) for series in members}
+        if len(descriptions) == len(members) > 1:
+            roles |= {s.uid: "-".join(words(s.planes[0].description)) or roles[s.uid] for s in members}
+    return roles
+
+
+def _refuse_placeholders(tree: Tree, chosen: Sequence[Series]) -> None:
+    studies: dict[str, set[str]] = defaultdict(set)
+    folders: dict[str, set[Path]] = defaultdict(set)
+    for series in chosen:
+        first = series.planes[0]
+        if first.patient and _PLACEHOLDER.fullmatch(first.patient):
+            studies[first.patient].add(first.study_uid)
+            folders[first.patient].add(series.folder)
+    for patient, own in studies.items():
+        if len(own) > 1:
+            raise DataError(
+                tree.root,
+                expected="a PatientID for each patient",
+                got=f"{patient!r} in {len(own)} studies, in {len(folders[patient])} folders",
+                remedy="Say what tells patients apart: --subject folder, --subject study, or a regular expression of "
+                "the path such as --subject 'case\\d+'.",
+            )

@@ -1,0 +1,194 @@
+"""The cases of a path: its layout, and what the guards of content take away from it.
+
+In this order: images of one slice beside volumes, images whose content stands under another name too, label maps, and
+DICOM series beside the NIfTI files that they were converted to.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from monai_diffscore.data.cases.case import Case, Cases
+from monai_diffscore.data.cases.content import equal_files, holds_label_map, shape_of
+from monai_diffscore.data.cases.datalist import read_datalist
+from monai_diffscore.data.cases.detection import LAYOUTS, find_parts
+from monai_diffscore.data.cases.dicom import read_dicom
+from monai_diffscore.data.cases.names import ending, is_volume
+from monai_diffscore.data.cases.table import read_table_of_cases
+from monai_diffscore.data.paths import locate, split_channel, split_series
+from monai_diffscore.data.tree import LeftOut, Tree, walk_without
+from monai_diffscore.errors import DataError
+
+TABLES = (".csv", ".tsv")
+
+
+def list_cases(
+    path: str | Path, layout: str = "auto", subject: str = "", left_out: Sequence[str] = (), cases: str | Path = ""
+) -> Cases:
+    r"""The cases of a folder, a file, a table or a datalist, and what is left out of it.
+
+    Args:
+        path: folder; image; table (.csv, .tsv); datalist (.json).
+        layout: "auto", or one of :data:`~monai_diffscore.data.cases.LAYOUTS`.
+        subject: what tells subjects apart in place of the layout's own rule: "folder" (the folder of the file or
+            series), "study" (DICOM), or a regular expression of the path below ``path``, whose first group, or whole
+            match, is the subject.
+        left_out: files and folders below ``path`` (also ``FOLDER/series:UID``) that are not read.
+        cases: a table to read in place of the layout.
+    Raises:
+        DataError: if there is nothing at the path, or no image; for an unknown layout; as the layouts.
+    """
+    if cases:
+        return read_table_of_cases(locate(cases))
+    root, uid = split_series(locate(path))
+    if not root.exists():
+        raise DataError(
+            root, expected=_EXPECTED, got="no such file or folder", remedy="Give an existing --dataset_dir."
+        )
+    if root.suffix.lower() in TABLES and root.is_file():
+        return read_table_of_cases(root)
+    tree = _without_halves(walk_without(root, left_out))
+    if root.suffix.lower() == ".json" and root.is_file():
+        found = read_datalist(tree)
+    elif layout != "auto":
+        found = _read(tree, layout, subject)
+    else:
+        found = _detect(tree, subject)
+    found = replace(found, root=str(root), left_out=(*tree.left_out, *found.left_out))
+    found = _without_series(found, root, left_out, uid)
+    return _guarded(_by_pattern(found, tree, subject))
+
+
+_PAIR = (".hdr", ".img")
+_EXPECTED = "NIfTI files or other volumes, or DICOM series"
+
+
+def _without_halves(tree: Tree) -> Tree:
+    """The tree with the header alone of each pair .hdr/.img; half a pair is left out."""
+    halves: dict[Path, list[Path]] = defaultdict(list)
+    for file in tree.files:
+        if ending(file) in _PAIR and not tree.root.is_file():
+            halves[file.with_suffix("")].append(file)
+    gone = [file for pair in halves.values() for file in pair if len(pair) == 1 or ending(file) == ".img"]
+    alone = tuple(LeftOut(str(pair[0]), "half of a pair .hdr/.img") for pair in halves.values() if len(pair) == 1)
+    kept = tree.without(gone) if gone else tree
+    return replace(kept, left_out=(*kept.left_out, *alone))
+
+
+def _read(tree: Tree, layout: str, subject: str) -> Cases:
+    if layout not in LAYOUTS:
+        raise DataError(
+            tree.root, key="layout", expected=f"one of auto, {', '.join(LAYOUTS)}", got=repr(layout),
+            remedy="Choose one of these with --layout.",
+        )  # fmt: skip
+    return read_dicom(tree, subject) if layout == "dicom" else LAYOUTS[layout](tree)
+
+
+def _detect(tree: Tree, subject: str) -> Cases:
+    parts, left_out = find_parts(tree)
+    if len(parts) == 1:
+        ((layout, part),) = parts
+        found = _read(part, layout, subject)
+        return replace(found, left_out=(*found.left_out, *left_out))
+    cases: list[Case] = []
+    notes: list[str] = []
+    places = Counter(part.root for _, part in parts)
+    for layout, part in parts:
+        found = _read(part, layout, subject)
+        inside = part.root.relative_to(tree.root)
+        name = str(inside) if places[part.root] == 1 else f"{inside}: {layout}"
+        own = layout not in ("bids", "dicom") and part.root != tree.root
+        cases += [
+            replace(
+                case, subject=f"{inside}/{case.subject}" if own else case.subject, facts={"dataset": name, **case.facts}
+            )
+            for case in found
+        ]
+        left_out += found.left_out
+        notes += [f"{inside or '.'}: layout {layout}, {len(found)} cases", *found.notes]
+    layouts = "+".join(sorted({layout for layout, _ in parts})) or "flat"
+    cases.sort(key=lambda case: min(case.images.values()))
+    return Cases(str(tree.root), layouts, tuple(cases), tuple(left_out), tuple(notes))
+
+
+def _without_series(found: Cases, root: Path, left_out: Sequence[str], uid: str | None) -> Cases:
+    """The cases without series that ``left_out`` names, or with the series ``uid`` alone."""
+    gone = {str(root / name) for name in left_out if "/series:" in name}
+    cases = []
+    for case in found:
+        images = {role: path for role, path in case.images.items() if path not in gone}
+        if uid is not None:
+            images = {role: path for role, path in images.items() if split_series(path)[1] in (uid, None)}
+        if images:
+            cases.append(replace(case, images=images))
+    return replace(found, cases=tuple(cases))
+
+
+def _by_pattern(found: Cases, tree: Tree, subject: str) -> Cases:
+    """The cases with the subjects that a pattern or the folders name."""
+    if not subject or subject == "study":
+        return found
+    cases = []
+    for case in found:
+        inside = Path(next(iter(case.images.values()))).relative_to(tree.top)
+        name = str(inside.parent)
+        if subject != "folder":
+            match = re.search(subject, str(inside))
+            if match is None:
+                raise DataError(
+                    found.root, key="subject", expected=f"paths that match {subject!r}", got=str(inside),
+                    remedy="Give another --subject; its first group, or the whole match, names the subject.",
+                )  # fmt: skip
+            name = match[1] if match.groups() else match[0]
+        elif split_series(inside)[1] is None and not is_volume(inside):
+            name = str(inside)  # the folder of a series itself
+        cases.append(replace(case, subject=name))
+    return replace(found, cases=tuple(cases))
+
+
+# ---- guards ----
+
+
+def _guarded(found: Cases) -> Cases:
+    """The cases without what is no image of its own by its content."""
+    paths = [path for case in found for path in case.images.values()]
+    gone: dict[str, str] = {}
+    files = [path for path in paths if is_volume(split_channel(path)[0])]
+    shapes = {path: shape_of(path) for path in files}
+    flat = [path for path, shape in shapes.items() if shape is not None and min(shape[:3], default=0) == 1]
+    if len(flat) < len(paths):
+        gone |= dict.fromkeys(flat, "one slice beside volumes")
+    gone |= _twins([path for path in files if path not in gone])
+    gone |= {
+        path: "label map by its values, with the name of an image"
+        for path in files
+        if path not in gone and holds_label_map(path)
+    }
+    gone |= _converted([path for path in paths if path not in gone])
+    if not gone:
+        return found
+    kept = [replace(case, images={r: p for r, p in case.images.items() if p not in gone}) for case in found]
+    left_out = [LeftOut(path, reason) for path, reason in gone.items()]
+    return replace(found, cases=tuple(case for case in kept if case.images), left_out=(*found.left_out, *left_out))
+
+
+def _twins(paths: Sequence[str]) -> dict[str, str]:
+    """The images whose content stands under an earlier name."""
+    files = {split_channel(path)[0] for path in paths}
+    later = {str(file) for group in equal_files(files) for file in group[1:]}
+    return {path: "same content as another file" for path in paths if str(split_channel(path)[0]) in later}
+
+
+def _converted(paths: Sequence[str]) -> dict[str, str]:
+    """The DICOM series whose folder holds NIfTI files: what dcm2niix converts lies beside its result."""
+    folders = {split_channel(path)[0].parent for path in paths if is_volume(split_channel(path)[0])}
+    series = {path: split_series(path)[0] for path in paths if not is_volume(split_channel(path)[0])}
+    return {
+        path: "DICOM in the folder of NIfTI files (--layout dicom reads it)"
+        for path, place in series.items()
+        if (place if place.is_dir() else place.parent) in folders
+    }

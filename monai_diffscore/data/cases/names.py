@@ -1,0 +1,152 @@
+"""What the name of a file says: its format, its role, whether it is a mask, and whose it is.
+
+Names are split into words at everything but letters and digits. A word of the table below is a contrast or modality,
+and its role; what remains of the name when these words are taken away is the subject.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+#: endings of volumes, the longest first; a file's own may be in capitals
+VOLUMES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".mgz", ".mgh", ".hdr", ".img")
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+_WORDS_OF_ROLE = {
+    "t1": "t1 t1w t1n mprage mp2rage spgr t1weighted",
+    "t1ce": "t1ce t1c t1gd t1post t1wce t1km",
+    "t2": "t2 t2w t2weighted",
+    "flair": "flair t2f t2flair",
+    "pd": "pd pdw",
+    "t2star": "t2star t2starw",
+    "t1map": "t1map",
+    "t2map": "t2map",
+    "dwi": "dwi dti diff",
+    "adc": "adc",
+    "fa": "fa",
+    "swi": "swi",
+    "bold": "bold fmri",
+    "asl": "asl cbf",
+    "mra": "mra tof angio",
+    "ct": "ct cbct",
+    "cta": "cta",
+    "pt": "pet pt suv",
+    "spect": "spect",
+    "us": "us ultrasound",
+}
+ROLES = {word: role for role, words in _WORDS_OF_ROLE.items() for word in words.split()}
+_MASKS = """mask masks seg segs segmentation segmentations label labels labelmap labelmaps labelstr labelsts
+    labelsva dseg probseg gt groundtruth truth annotation annotations roi rois aseg aparc parc parcellation brainmask
+    contour contours lesionmask"""
+MASK_WORDS = set(_MASKS.split())
+_SCOUT_WORDS = {"localizer", "localiser", "scout", "topogram", "survey"}
+_AFTER_CONTRAST = {"ce", "gd", "gad", "gado", "post", "postcontrast", "contrast"}
+#: folders that say only that they hold images
+PLAIN_FOLDERS = {"images", "image", "imgs", "img", "nifti", "nii", "volumes", "scans", "raw", "anat", "mri", "data"}
+
+
+@dataclass(frozen=True)
+class Name:
+    """A file's name, read.
+
+    Args:
+        rest: the name without the words of roles and masks: the subject, perhaps with more.
+        role: of an image, "" where no word tells.
+        is_mask, is_scout: whether a word says so.
+    """
+
+    rest: str
+    role: str
+    is_mask: bool
+    is_scout: bool
+
+
+def ending(file: str | Path) -> str:
+    """The ending of a volume's or picture's name in lower case, "" for any other."""
+    name = Path(file).name.lower()
+    return next((suffix for suffix in VOLUMES + PICTURES if name.endswith(suffix)), "")
+
+
+def stem(file: str | Path) -> str:
+    """The name without folder and ending."""
+    name = Path(file).name
+    return name[: len(name) - len(ending(file))] if ending(file) else Path(file).stem
+
+
+def is_volume(file: str | Path) -> bool:
+    """Whether the name has the ending of a volume."""
+    return ending(file) in VOLUMES
+
+
+def words(text: str) -> list[str]:
+    """The words of a name in lower case."""
+    return [word for word in re.split(r"[^a-z0-9]+", text.lower()) if word]
+
+
+def role_of(text: str) -> str:
+    """The role that the words of a text name; "" where none does."""
+    present = words(text)
+    roles = [ROLES[word] for word in present if word in ROLES]
+    if "flair" in roles:
+        return "flair"
+    if "t1" in roles and _AFTER_CONTRAST & set(present):
+        return "t1ce"
+    return roles[-1] if roles else ""
+
+
+def role_or_word(text: str) -> str:
+    """The role that a text names, else the text as one word in lower case."""
+    return role_of(text) or "-".join(words(text)) or "image"
+
+
+def read_name(text: str) -> Name:
+    """What a name without its ending says."""
+    role = role_of(text)
+    present = set(words(text))
+    own = {word for word in present if word in ROLES or word in MASK_WORDS}
+    if role == "t1ce":
+        own |= _AFTER_CONTRAST & present
+    parts = re.split(r"([^A-Za-z0-9]+)", text)
+    rest = ""
+    for number in range(0, len(parts), 2):
+        word, gap = parts[number], parts[number - 1] if number else ""
+        if word and word.lower() not in own:
+            rest += (gap if rest else "") + word
+    return Name(rest, role, bool(present & MASK_WORDS), bool(present & _SCOUT_WORDS))
+
+
+def in_mask_folder(path: Path) -> bool:
+    """Whether a folder of a relative path says that it holds masks."""
+    return any(set(words(part)) & MASK_WORDS for part in path.parts[:-1])
+
+
+def paired_masks(files: Iterable[Path], top: Path) -> list[Path]:
+    """The files that are called masks and have the name of an image beside them: ``masks/a.png``, ``a_mask.png``.
+
+    A folder of pictures may be called so for another reason (``with_mask``), hence the image.
+    """
+    listed = list(files)
+    names = {file: read_name(stem(file)) for file in listed}
+    masks = [file for file in listed if names[file].is_mask or in_mask_folder(file.relative_to(top))]
+    called = set(masks)
+    images = {names[file].rest for file in listed if file not in called}
+    return [file for file in masks if names[file].rest in images]
+
+
+def bids_label(path: str | Path) -> str:
+    """The last ``sub-<label>`` of a path, as in BIDS; "" where there is none."""
+    labels = re.findall(r"sub-[A-Za-z0-9]+", str(path))
+    return labels[-1] if labels else ""
+
+
+def subject_of(path: Path) -> str:
+    """The last ``sub-<label>`` of a path, as in BIDS; else all of the path."""
+    return bids_label(path) or str(path)
+
+
+def is_numbered(names: Iterable[str]) -> bool:
+    """Whether all of several names hold a number, as those of patients do."""
+    listed = list(names)
+    return bool(listed) and all(re.search(r"\d", name) for name in listed)

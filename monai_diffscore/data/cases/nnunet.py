@@ -1,0 +1,56 @@
+"""nnU-Net's raw data: ``imagesTr/CASE_0000.nii.gz``, a number for each channel, and ``labelsTr/CASE.nii.gz``.
+
+``dataset.json`` names the channels (``channel_names``, formerly ``modality``); without it the number is the role.
+The images of ``imagesTs`` are cases whose fact ``split`` is "test".
+Source: F. Isensee et al., nnU-Net, Nature Methods 18 (2021), documentation of the dataset format.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from monai_diffscore.data.cases.case import Casebook, Cases
+from monai_diffscore.data.cases.datalist import read_json
+from monai_diffscore.data.cases.names import bids_label, ending, role_or_word, stem
+from monai_diffscore.data.tree import Tree
+
+_FOLDERS = {"imagesTr": "train", "imagesTs": "test", "imagesVal": "validation"}
+_LABELS = {"labelsTr", "labelsTs", "labelsVal"}
+
+
+def is_nnunet(folder: Path, files: set[Path]) -> bool:
+    """Whether the images in a folder's ``imagesTr`` end in the number of a channel."""
+    images = [file for file in files if file.parent == folder / "imagesTr" and ending(file)]
+    return bool(images) and all(re.search(r"_\d{4}$", stem(file)) for file in images)
+
+
+def read_nnunet(tree: Tree) -> Cases:
+    """The cases of one data set; a case is a subject unless its name holds ``sub-<label>``."""
+    book = Casebook()
+    channels = _channel_names(tree.top / "dataset.json")
+    if not channels:
+        book.note("no dataset.json names the channels: a role is the number of a channel")
+    for file in tree.files:
+        folder = file.parent.name
+        if not ending(file):
+            if file.name != "dataset.json":
+                book.leave_out(file, "no image by its ending")
+        elif folder in _LABELS:
+            name = stem(file)
+            book.add_mask(bids_label(name) or name, "", "label", str(file))
+        elif folder in _FOLDERS and (match := re.fullmatch(r"(.+)_(\d{4})", stem(file))):
+            name, number = match.groups()
+            subject = bids_label(name) or name
+            book.add_image(subject, "", channels.get(int(number), number), str(file), {"split": _FOLDERS[folder]})
+        else:
+            book.leave_out(file, "outside of imagesTr, imagesTs and labelsTr, or without a channel's number")
+    return book.close(tree.root, "nnunet")
+
+
+def _channel_names(path: Path) -> dict[int, str]:
+    if not path.is_file():
+        return {}
+    content = read_json(path)
+    names = content.get("channel_names") or content.get("modality") or {}
+    return {int(number): role_or_word(str(name)) for number, name in names.items()}

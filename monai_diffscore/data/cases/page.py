@@ -1,0 +1,68 @@
+"""The cases as a page for people: what is read as what, what is left out, and who would be held out."""
+
+from __future__ import annotations
+
+from monai_diffscore.data.cases.case import Case, Cases, counts_text
+from monai_diffscore.data.cases.leakage import leaks
+from monai_diffscore.data.volumes import split_by_subject
+
+_ROWS = 40
+
+
+def describe_cases(cases: Cases, image: str = "", validation_share: float | None = None) -> str:
+    """The page: one line on the layout, the table, one line for each reason of what is left out.
+
+    Args:
+        cases: to describe.
+        image: the roles to take, as :meth:`Cases.images` does.
+        validation_share: if given, also the subjects that a training with this share holds out, and the leaks.
+    Raises:
+        DataError: for roles that are not there.
+    """
+    sessions = len({(case.subject, case.session) for case in cases})
+    lines = [
+        f"{cases.root}: layout {cases.layout}; {len(cases.subjects)} subjects, {sessions} sessions, "
+        f"{sum(len(case.images) for case in cases)} images",
+        *(f"note: {note}" for note in cases.notes),
+        "",
+        *_table(cases),
+        "",
+        f"images: {counts_text(cases.roles) or 'none'}",
+    ]
+    if cases.masks:
+        lines.append(f"masks: {counts_text(cases.masks)}")
+    for reason, count in cases.reasons.items():
+        first = next(one.path for one in cases.left_out if one.reason == reason)
+        lines.append(f"left out: {count} x {reason} (first: {first.removeprefix(cases.root).lstrip('/')})")
+    if image:
+        taken = cases.images(image)
+        lines.append(f"--image {image}: {len(taken)} images of {len({item['subject'] for item in taken})} subjects")
+    elif len(cases.roles) > 1:
+        lines.append("choose: --image ROLE takes one of them, --image ROLE,ROLE several as channels of one image")
+    if validation_share is not None:
+        lines += _split(cases, image, validation_share)
+    return "\n".join(lines)
+
+
+def _table(cases: Cases) -> list[str]:
+    rows = [["subject", "session", "images", "masks", "facts"]]
+    rows += [_row(cases, case) for case in list(cases)[:_ROWS]]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return lines + ([f"... and {len(cases) - _ROWS} more"] if len(cases) > _ROWS else [])
+
+
+def _row(cases: Cases, case: Case) -> list[str]:
+    def named(files: dict[str, str]) -> str:
+        return ", ".join(f"{name}={path.removeprefix(cases.root).lstrip('/')}" for name, path in files.items())
+
+    facts = ", ".join(f"{name}={value}" for name, value in case.facts.items())
+    return [case.subject, case.session, named(dict(case.images)), ", ".join(case.masks), facts]
+
+
+def _split(cases: Cases, image: str, share: float) -> list[str]:
+    train, held_out = split_by_subject(cases.images(image), share)
+    names = sorted({item["subject"] for item in held_out})
+    lines = [f"held out: {', '.join(names)} ({len(held_out)} of {len(train) + len(held_out)} images)"]
+    pairs = leaks(train, held_out)
+    return lines + [f"leak: {leak}" for leak in pairs] + ([] if pairs else ["leaks: none"])

@@ -1,0 +1,115 @@
+"""The files below a folder as people have them: with links, hidden folders and the traces of desktops.
+
+A hidden folder (``.git``, ``.datalad``) is never entered. A linked folder is followed once, and a cycle of links ends.
+What the walk does not read has a name and a reason.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from monai_diffscore.errors import DataError
+
+#: folders of desktops and archives, which hold no data of their own
+_DESKTOP = {"__MACOSX", "@eaDir"}
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A file or folder that is not read.
+
+    Args:
+        path: of the file or folder.
+        reason: the same words for all of one kind.
+    """
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Tree:
+    """The files below ``root``, sorted, and what the walk left out."""
+
+    root: Path
+    files: tuple[Path, ...]
+    left_out: tuple[LeftOut, ...] = ()
+
+    @property
+    def top(self) -> Path:
+        """The folder that paths are relative to."""
+        return self.root.parent if self.root.is_file() else self.root
+
+    def below(self, folder: Path) -> Tree:
+        """The part of the tree below one of its folders."""
+        return Tree(folder, tuple(file for file in self.files if folder in file.parents))
+
+    def without(self, paths: Sequence[Path]) -> Tree:
+        """The tree without these files and what lies below these folders."""
+        gone = set(paths)
+        kept = tuple(file for file in self.files if not gone & {file, *file.parents})
+        return Tree(self.root, kept, self.left_out)
+
+
+def walk(root: str | Path) -> Tree:
+    """All files below a folder, or the one file that ``root`` is; none if there is nothing."""
+    root = Path(root)
+    if not root.is_dir():
+        return Tree(root, (root,) if root.is_file() else ())
+    files: list[Path] = []
+    left_out: list[LeftOut] = []
+    above = {os.path.realpath(folder) for folder in Path(os.path.realpath(root)).parents}
+    visited: set[str] = set()
+    folders, links = [root], list[Path]()
+    while folders or links:
+        # links wait until all real folders are read: the real name of a folder wins over a link to it
+        folder = folders.pop() if folders else links.pop(0)
+        place = os.path.realpath(folder)
+        if place in visited or place in above:
+            left_out.append(LeftOut(str(folder), "link to a folder that is read already"))
+            continue
+        visited.add(place)
+        try:
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        except PermissionError:
+            left_out.append(LeftOut(str(folder), "folder without permission to read"))
+            continue
+        for entry in entries:
+            path = folder / entry.name
+            if reason := _reason(entry):
+                left_out.append(LeftOut(str(path), reason))
+            elif entry.is_dir():
+                (links if entry.is_symlink() else folders).append(path)
+            elif entry.is_file():
+                files.append(path)
+    return Tree(root, tuple(sorted(files)), tuple(sorted(left_out, key=lambda one: one.path)))
+
+
+def _reason(entry: os.DirEntry[str]) -> str:
+    if entry.is_symlink() and not os.path.exists(entry.path):
+        return "link to a missing file (not fetched?)"
+    if entry.name in _DESKTOP or (entry.name.startswith(".") and entry.is_dir()):
+        return "hidden folder"
+    return "hidden file" if entry.name.startswith(".") else ""
+
+
+def walk_without(root: str | Path, left_out: Sequence[str], key: str = "image") -> Tree:
+    """The tree without what ``left_out`` names, by paths relative to ``root``.
+
+    A name may end in ``/series:UID``, which is the business of the reader of DICOM.
+
+    Raises:
+        DataError: for a name that is not there: a list that no longer fits the data is no list to train by.
+    """
+    tree = walk(root)
+    gone = [tree.root / name for name in left_out if "/series:" not in name]
+    absent = [str(path.relative_to(tree.root)) for path in gone if not os.path.lexists(path)]
+    if absent:
+        raise DataError(
+            root, key=key, expected="the files and folders that left_out names", got=f"no {', '.join(absent[:4])}",
+            remedy="Take them out of left_out, or plan again: the data has changed.",
+        )  # fmt: skip
+    return tree.without(gone) if gone else tree

@@ -1,0 +1,241 @@
+"""What names do not say: equal files, label maps, scouts, links; and what is on both sides of a split."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import shutil
+from pathlib import Path
+
+import case_folders
+import nibabel as nib
+import numpy as np
+import pytest
+from case_folders import SHAPE, images, save, write_image, write_mask
+from dicom_series import phantom, write_series
+from PIL import Image
+
+from monai_diffscore.data import LoadVolumed, list_arrays, list_slides, list_volumes
+from monai_diffscore.data.cases import equal_files, is_label_map, leaks, list_cases
+from monai_diffscore.data.paths import locate, split_channel, split_series
+from monai_diffscore.data.tree import walk
+from monai_diffscore.errors import DataError
+
+
+def reasons(root: Path, **options) -> dict[str, list[str]]:
+    """The left out paths below a folder, by reason."""
+    found: dict[str, list[str]] = {}
+    for one in list_cases(root, **options).left_out:
+        found.setdefault(one.reason, []).append(str(Path(one.path).relative_to(root)))
+    return found
+
+
+def test_one_content_under_several_names_is_one_image(tmp_path):
+    file = write_image(tmp_path / "a.nii.gz", 1)
+    (tmp_path / "b.nii").write_bytes(gzip.decompress(file.read_bytes()))
+    shutil.copy(file, tmp_path / "c.nii.gz")
+    (tmp_path / "d.nii.gz").write_bytes(gzip.compress(gzip.decompress(file.read_bytes()), 1))
+    (tmp_path / "e.nii.gz").symlink_to(file)
+    write_image(tmp_path / "f.nii.gz", 2)
+    assert [case.subject for case in list_cases(tmp_path)] == ["a", "f"]
+    assert reasons(tmp_path) == {"same content as another file": ["b.nii", "c.nii.gz", "d.nii.gz", "e.nii.gz"]}
+
+
+def test_equal_sizes_and_checksums_do_not_make_equal_files(tmp_path):
+    """Files of one size and one CRC-32 differ by their SHA-256; a damaged file is equal to itself alone."""
+    content = gzip.compress(np.random.default_rng(0).bytes(1000))
+    for name, body in (("a", content), ("b", content), ("c", content[:50] + content[-8:])):
+        (tmp_path / f"{name}.gz").write_bytes(body)
+    assert equal_files(tmp_path.iterdir()) == [[tmp_path / "a.gz", tmp_path / "b.gz"]]
+
+
+@pytest.mark.parametrize(
+    ("values", "right"),
+    [
+        (np.pad(np.ones((4, 4, 4)), 2), True),
+        (np.kron(np.arange(8).reshape(2, 2, 2), np.ones((4, 4, 4))), True),
+        (np.random.default_rng(0).integers(0, 9, SHAPE), False),
+        (np.random.default_rng(0).integers(0, 200, SHAPE), False),
+        (np.pad(np.ones((4, 4, 4)), 2) * 0.5, False),
+        (np.ones(SHAPE), False),
+        (np.full(SHAPE, np.nan), False),
+    ],
+    ids=["mask", "labels", "few values", "noise", "fractions", "constant", "NaN"],
+)
+def test_label_maps_are_told_from_images_by_their_values(values, right):
+    assert is_label_map(values) is right
+
+
+def test_a_label_map_with_the_name_of_an_image_is_refused_by_name(tmp_path):
+    images(tmp_path, "a.nii.gz", "b.nii.gz")
+    write_mask(tmp_path / "c.nii.gz", 3)
+    write_mask(tmp_path / "d.nii", 4)
+    label_maps = "label map by its values, with the name of an image"
+    assert reasons(tmp_path) == {label_maps: ["c.nii.gz", "d.nii"]}
+    with pytest.warns(UserWarning, match=f"left out 2 x {label_maps}"):
+        assert len(list_volumes(tmp_path)) == 2
+    with pytest.raises(DataError, match=r"got 1 label maps alone \(first: .*c\.nii\.gz\)"):
+        list_volumes(tmp_path / "c.nii.gz")
+
+
+def test_one_slice_is_left_out_beside_volumes_and_taken_alone(tmp_path):
+    write_image(tmp_path / "a.nii.gz", 1, (8, 8, 1))
+    assert len(list_cases(tmp_path)) == 1
+    images(tmp_path, "b.nii.gz")
+    assert reasons(tmp_path) == {"one slice beside volumes": ["a.nii.gz"]}
+
+
+def test_dicom_beside_its_conversion_is_one_image(tmp_path):
+    write_series(tmp_path / "p1", phantom(4), modality="MR")
+    images(tmp_path, "p1/p1_t1_20200101_3.nii.gz")
+    (case,) = list_cases(tmp_path)
+    assert case.images == {"t1": str(tmp_path / "p1/p1_t1_20200101_3.nii.gz")}
+    assert reasons(tmp_path) == {"DICOM in the folder of NIfTI files (--layout dicom reads it)": ["p1"]}
+    assert [list(case.images) for case in list_cases(tmp_path, "dicom")] == [["image"]]
+
+
+def test_hidden_stores_are_not_entered_and_links_are_followed_once(tmp_path):
+    store = tmp_path / "ds/.git/annex/objects/x.nii.gz"
+    write_image(store, 1)
+    link = tmp_path / "ds/sub-1/anat/sub-1_T1w.nii.gz"
+    link.parent.mkdir(parents=True)
+    link.symlink_to(os.path.relpath(store, link.parent))
+    (link.parent / "sub-2_T1w.nii.gz").symlink_to("../../.git/annex/objects/gone.nii.gz")
+    (tmp_path / "ds/sub-1/again").symlink_to(tmp_path / "ds")  # a cycle
+    images(tmp_path / "elsewhere", "sub-3/anat/sub-3_T1w.nii.gz")
+    (tmp_path / "ds/sub-3").symlink_to(tmp_path / "elsewhere/sub-3")
+    (tmp_path / "ds/twice").symlink_to(tmp_path / "elsewhere/sub-3")
+    (tmp_path / "ds/.DS_Store").write_bytes(b"\0")
+    root = tmp_path / "ds"
+    assert [str(file.relative_to(root)) for file in walk(root).files] == [
+        "sub-1/anat/sub-1_T1w.nii.gz", "sub-3/anat/sub-3_T1w.nii.gz"
+    ]  # fmt: skip
+    assert reasons(root) == {
+        "hidden file": [".DS_Store"],
+        "hidden folder": [".git"],
+        "link to a folder that is read already": ["sub-1/again", "twice"],
+        "link to a missing file (not fetched?)": ["sub-1/anat/sub-2_T1w.nii.gz"],
+    }
+
+
+def test_every_format_is_read_on_its_grid(tmp_path):
+    """The same voxels at the same place from each ending; half a pair is left out by name."""
+    import SimpleITK
+
+    values = np.random.default_rng(0).integers(1, 2000, (5, 6, 7)).astype(np.int16)
+    affine = np.array([[-2.0, 0, 0, 10], [0, 3.0, 0, -20], [0, 0, 1.5, 5], [0, 0, 0, 1]])
+    image = nib.Nifti1Image(values, affine)
+    nib.save(image, tmp_path / "a.nii.gz")
+    for ending in ("nrrd", "mha", "mhd"):
+        SimpleITK.WriteImage(SimpleITK.ReadImage(str(tmp_path / "a.nii.gz")), str(tmp_path / f"{ending}.{ending}"))
+    nib.save(nib.Nifti1Pair(values, affine), tmp_path / "pair.img")
+    nib.save(nib.MGHImage(values.astype(np.float32), affine), tmp_path / "fs.mgz")
+    shutil.copy(tmp_path / "a.nii.gz", tmp_path / "B.NII.GZ")
+    (tmp_path / "half.img").write_bytes(b"\0")
+    load = LoadVolumed("image")
+    for name in ("a.nii.gz", "B.NII.GZ", "nrrd.nrrd", "mha.mha", "mhd.mhd", "pair.hdr", "fs.mgz"):
+        volume = load({"image": str(tmp_path / name)})["image"]
+        np.testing.assert_array_equal(volume[0].numpy(), values, err_msg=name)
+        np.testing.assert_allclose(volume.affine.numpy(), affine, atol=1e-4, err_msg=name)
+    assert "half of a pair .hdr/.img" in reasons(tmp_path)
+    assert len(list_cases(tmp_path)) == 6
+
+
+def test_channels_are_picked_and_joined_on_one_grid_alone(tmp_path):
+    values = np.random.default_rng(0).integers(1, 2000, (*SHAPE, 3)).astype(np.int16)
+    save(tmp_path / "a.nii.gz", values)
+    load, file = LoadVolumed("image", channels=2), str(tmp_path / "a.nii.gz")
+    volume = load({"image": [f"{file}/channel:2", f"{file}/channel:0"]})["image"]
+    np.testing.assert_array_equal(volume.numpy(), values[..., [2, 0]].transpose(3, 0, 1, 2))
+    with pytest.raises(DataError, match="a channel 3"):
+        load({"image": f"{file}/channel:3"})
+    other = write_image(tmp_path / "b.nii.gz", 1, (8, 8, 9))
+    with pytest.raises(DataError, match=r"expected the grid of .*got \(8, 8, 9\).*--image"):
+        load({"image": [f"{file}/channel:0", str(other)]})
+
+
+def test_paths_with_a_hash_survive_a_configuration(tmp_path):
+    """MONAI writes ``::`` for ``#`` in every text of a configuration."""
+    root = tmp_path / "Studie #3 Köln"
+    images(root, "P1/T1.nii.gz", "P2/T1.nii.gz")
+    as_configured = str(root).replace("#", "::")
+    assert locate(as_configured) == root
+    assert [Path(case["image"]).parent.name for case in list_volumes(as_configured)] == ["P1", "P2"]
+    LoadVolumed("image")({"image": f"{as_configured}/P1/T1.nii.gz"})
+    assert split_series("a/b/series:1.2.3") == (Path("a/b"), "1.2.3")
+    assert split_channel("a#b.nii/channel:2") == (Path("a#b.nii"), 2)
+
+
+# ---- leaks ----
+
+
+def smooth(seed: int, shape=(16, 16, 16)) -> np.ndarray:
+    """A head that all share, and what is one patient's own."""
+    axes = np.meshgrid(*[np.linspace(-1, 1, size) for size in shape], indexing="ij")
+    own = np.random.default_rng(seed).normal(size=(6,))
+    texture = sum(a * np.cos(k * axes[k % 3] + a) for k, a in enumerate(own, start=1))
+    return ((np.sqrt(sum(a**2 for a in axes)) < 0.9) * (500 + 60 * texture)).astype(np.float32)
+
+
+def test_leaks_name_subjects_copies_and_near_copies_and_nothing_else(tmp_path):
+    for seed in range(6):
+        save(tmp_path / f"p{seed}.nii.gz", smooth(seed))
+    shutil.copy(tmp_path / "p0.nii.gz", tmp_path / "copy.nii.gz")
+    noise = np.random.default_rng(9).normal(0, 5, (16, 16, 16))
+    flipped = nib.Nifti1Image((2 * smooth(1) + 30 + noise)[::-1].astype(np.float32), np.diag([-2.0, 2, 2, 1]))
+    nib.save(flipped, tmp_path / "rescaled.nii")
+
+    def items(*names: str) -> list[dict[str, str]]:
+        return [{"image": str(tmp_path / name), "subject": name.partition(".")[0]} for name in names]
+
+    train = items("p0.nii.gz", "p1.nii.gz", "p2.nii.gz", "p3.nii.gz")
+    assert leaks(train, items("p4.nii.gz", "p5.nii.gz")) == []
+    found = leaks(train, items("p4.nii.gz", "copy.nii.gz", "rescaled.nii"))
+    assert {(leak.kind, Path(leak.train).name, Path(leak.held_out).name) for leak in found} == {
+        ("same content", "p0.nii.gz", "copy.nii.gz"),
+        ("nearly the same", "p1.nii.gz", "rescaled.nii"),
+    }
+    assert [leak.kind for leak in leaks(train, items("rescaled.nii"), near=False)] == []
+    later = [{"image": str(tmp_path / "p4.nii.gz"), "subject": "p2"}]
+    assert [leak.kind for leak in leaks(train, later)] == ["subject"]
+
+
+def test_time_points_hidden_in_case_numbers_are_near_copies(tmp_path):
+    """No name tells that 0800 and 0801 are one patient; their images do, and --subject mends it."""
+    for patient in (8, 9, 10):
+        for time in (0, 1):
+            save(tmp_path / f"imagesTr/case_{patient:02d}{time:02d}_0000.nii.gz", smooth(patient) + time)
+    items = list_cases(tmp_path).images()
+    assert len({item["subject"] for item in items}) == 6
+    assert len(leaks(items[:1], items[1:])) == 1
+    mended = list_cases(tmp_path, subject=r"case_(\d\d)").images()
+    assert sorted({item["subject"] for item in mended}) == ["08", "09", "10"]
+
+
+# ---- pictures ----
+
+
+def test_masks_beside_pictures_are_no_pictures_but_classes_may_be_called_so(tmp_path):
+    picture = np.random.default_rng(0)
+
+    def write(*names: str) -> None:
+        for name in names:
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(picture.integers(0, 255, (8, 8)).astype(np.uint8)).save(tmp_path / name)
+
+    write("two/images/a.png", "two/masks/a.png", "flat/benign/benign (1).png", "flat/benign/benign (1)_mask.png")
+    write("faces/with_mask/1.png", "faces/without_mask/2.png")
+    for folder, right in (("two", ["a.png"]), ("flat", ["benign (1).png"])):
+        for lister in (lambda path: list_arrays(path, 2), list_slides):
+            with pytest.warns(UserWarning, match="left out 1 x mask"):
+                assert [Path(case["image"]).name for case in lister(tmp_path / folder)] == right
+    assert {case["class_name"] for case in list_arrays(tmp_path / "faces", 2)} == {"with_mask", "without_mask"}
+
+
+def test_a_folder_of_nothing_is_refused_with_what_it_holds(tmp_path):
+    (tmp_path / "sub-1_T1w.nii.gz").symlink_to(tmp_path / "gone")
+    with pytest.raises(DataError, match=r"1 x link to a missing file \(not fetched\?\)"):
+        list_volumes(tmp_path)
+    case_folders.flat(tmp_path)
+    with pytest.raises(DataError, match="no such file or folder"):
+        list_volumes(tmp_path / "nowhere")
