@@ -43,7 +43,7 @@ def _plan(chosen: argparse.Namespace) -> int:
     import torch
 
     from monai_diffscore import planning
-    from monai_diffscore.command_line import FlagError
+    from monai_diffscore.flags import FlagError
 
     if chosen.data is None and chosen.from_plan is None:
         raise FlagError("plan needs the path of the data: python -m monai_diffscore plan DATA --out BUNDLE")

@@ -6,11 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import ignite.distributed as idist
 import numpy as np
 import pandas as pd
 import torch
-from ignite.engine import Engine, Events
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from monai.engines import IterationEvents
@@ -22,13 +20,13 @@ from monai_diffscore.atomic_files import whole_file, whole_path
 from monai_diffscore.data.anndata import TARGET_SUM, Expression, annotated_expression
 from monai_diffscore.data.files import file_hash
 from monai_diffscore.data.gene_fields import GeneFields
-from monai_diffscore.handlers.attach import attach_at_end
+from monai_diffscore.handlers.collector import Collector, concatenated
 from monai_diffscore.inferers import random_stream
 from monai_diffscore.networks.counts import CountsAutoencoder
 from monai_diffscore.transforms.omics import LogNormalize
 
 
-class SaveCells:
+class SaveCells(Collector):
     """Decodes the latents of an evaluator to counts and writes them as AnnData when it is done.
 
     The file is that of :func:`~monai_diffscore.data.anndata.annotated_expression`, with the conditions in ``obs`` under
@@ -47,6 +45,8 @@ class SaveCells:
         reference: real cells for the picture, .h5ad or :class:`~monai_diffscore.data.anndata.Expression`.
         picture: whether to draw one.
     """
+
+    event = IterationEvents.FORWARD_COMPLETED
 
     def __init__(
         self,
@@ -71,40 +71,26 @@ class SaveCells:
         self.seed, self.library_size, self.latent_noise = seed, library_size, latent_noise
         self.provenance, self.weights = dict(provenance or {}), dict(weights or {})
         self.reference, self.picture = reference, picture
-        self.latents: list[Tensor] = []
-        self.batches: list[dict[str, Tensor]] = []
 
-    def attach(self, engine: Engine) -> None:
-        engine.add_event_handler(Events.STARTED, self.clear)
-        engine.add_event_handler(IterationEvents.FORWARD_COMPLETED, self.collect)
-        attach_at_end(engine, self.finish)
-
-    def clear(self, _engine: Engine) -> None:
-        self.latents.clear()
-        self.batches.clear()
-
-    def collect(self, engine: Engine) -> None:
-        prediction: Any = engine.state.output["pred"]  # type: ignore[index]
-        self.latents.append(convert_to_tensor(prediction, track_meta=False).detach().float())
-        batch: Any = engine.state.batch
+    def records(self, engine: Any) -> list[dict[str, Any]]:
+        batch = engine.state.batch
         names = ("seed", *self.fields.condition_keys)
-        self.batches.append({name: torch.as_tensor(batch[name]).cpu() for name in names if name in batch})
+        latents = convert_to_tensor(engine.state.output["pred"], track_meta=False).detach().float()
+        return [{"pred": latents, **{name: torch.as_tensor(batch[name]).cpu() for name in names if name in batch}}]
 
-    def finish(self, _engine: Engine) -> None:
-        if idist.get_rank() == 0 and self.latents:
-            latents = torch.cat(self.latents)
-            batch = {name: torch.cat([one[name] for one in self.batches]) for name in self.batches[0]}
-            self.save(latents, batch)
+    def write(self, records: list[dict[str, Any]]) -> None:
+        batch = concatenated(records)
+        self.save(batch.pop("pred"), batch)
 
-    def save(self, latents: Tensor, batch: Mapping[str, Tensor]) -> None:
+    def save(self, latents: Tensor, batch: Mapping[str, Any]) -> None:
         """Writes file and picture of latents [N, d + 1] with their ``seed`` and conditions [N]."""
         latents = self.smoothed(latents, batch)
         counts, library = self.decoded(latents, batch)
-        made = self.annotated(counts, library, latents, batch)
+        cells = self.annotated(counts, library, latents, batch)
         with whole_path(self.path) as file:
-            made.write_h5ad(file)
+            cells.write_h5ad(file)
         if self.picture:
-            draw_cells(made, self.path.with_name("gallery.png"), self.fields.label, self._real())
+            draw_cells(cells, self.path.with_name("gallery.png"), self.fields.label, self._real())
 
     def smoothed(self, latents: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
         """Latents [N, d + 1] with noise on their z: draws of their density smoothed by a Gaussian."""
@@ -116,16 +102,16 @@ class SaveCells:
         return torch.cat([smooth, latents[:, size:]], 1)
 
     def decoded(
-        self, latents: Tensor, batch: Mapping[str, Tensor], given: Mapping[str, Tensor] | None = None
+        self, latents: Tensor, batch: Mapping[str, Tensor], measured: Mapping[str, Tensor] | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Counts [N, G] and totals [N] of latents; ``given`` has ``counts`` that are kept where ``observed``."""
+        """Counts [N, G] and totals [N] of latents; ``measured`` has ``counts`` to keep where ``observed``."""
         library = self.autoencoder.library_of(latents).detach().cpu()
         if self.library_size is not None:
             library = torch.full_like(library, self.library_size)
         library = library.round().clamp_min(1)  # a total is a whole number
         counts = self.autoencoder.draw(latents, library.to(latents), self._streams(latents, batch, 1))
-        if given is not None:
-            counts = torch.where(given["observed"].bool(), given["counts"], counts)
+        if measured is not None:
+            counts = torch.where(measured["observed"].bool(), measured["counts"], counts)
         return counts, torch.maximum(library, counts.sum(1)).clamp_min(1)  # not less than what it is the total of
 
     def _streams(self, latents: Tensor, batch: Mapping[str, Tensor], use: int) -> list[torch.Generator]:
@@ -151,8 +137,8 @@ class SaveCells:
     def _real(self) -> Any:
         if self.reference is None:
             return None
-        given = self.reference
-        real = given if isinstance(given, Expression) else Expression(given, self.fields)
+        reference = self.reference
+        real = reference if isinstance(reference, Expression) else Expression(reference, self.fields)
         values, totals = real.matrix()
         dense = values.toarray() if sparse.issparse(values) else values
         labels = (
@@ -163,13 +149,13 @@ class SaveCells:
         return LogNormalize(TARGET_SUM)(torch.as_tensor(dense), torch.as_tensor(totals)).numpy(), labels
 
 
-def draw_cells(made: Any, path: str | Path, label: str | None = None, real: Any = None, most_types: int = 12) -> None:
-    """A PNG of generated cells on two principal components: all, and each type by itself, real ones (if given) in grey.
+def draw_cells(cells: Any, path: str | Path, label: str | None = None, real: Any = None, most_types: int = 12) -> None:
+    """A PNG of generated cells on two principal components: all, and each type by itself, over real ones in grey.
 
     Components are those of the real cells where there are some. A pooled picture alone hides types that lie on others.
 
     Args:
-        made: AnnData, X log-normalised.
+        cells: AnnData, X log-normalised.
         path: of the PNG.
         label: column of ``obs`` with the type.
         real: log-normalised values [N, G] and labels [N] or None.
@@ -177,12 +163,12 @@ def draw_cells(made: Any, path: str | Path, label: str | None = None, real: Any 
     """
     from sklearn.decomposition import PCA
 
-    values = made.X.toarray()
+    values = cells.X.toarray()
     basis = values if real is None else real[0]
     components = PCA(2, random_state=0).fit(basis)
     points, truth = components.transform(values), None if real is None else components.transform(real[0])
-    types = [] if label is None else list(made.obs[label].value_counts().index[:most_types])
-    types = [kind for kind in types if (made.obs[label] == kind).any()]
+    types = [] if label is None else list(cells.obs[label].value_counts().index[:most_types])
+    types = [kind for kind in types if (cells.obs[label] == kind).any()]
     columns = min(4, 1 + len(types))
     rows = -(-(1 + len(types)) // columns)
     figure = Figure(figsize=(2.6 * columns, 2.5 * rows), layout="constrained")
@@ -191,11 +177,13 @@ def draw_cells(made: Any, path: str | Path, label: str | None = None, real: Any 
     for axis in axes[1 + len(types) :]:
         axis.set_axis_off()
     for axis, kind in zip(axes, [None, *types], strict=False):
-        here = np.ones(len(points), bool) if kind is None else (made.obs[label] == kind).to_numpy()
+        shown = np.ones(len(points), bool) if kind is None else (cells.obs[label] == kind).to_numpy()
         if truth is not None:
-            there = np.ones(len(truth), bool) if kind is None or real[1] is None else real[1] == kind
-            axis.scatter(*truth[there].T, s=6, color="0.65", label=f"real ({there.sum()})", linewidths=0)
-        axis.scatter(*points[here].T, s=6, color="tab:blue", alpha=0.7, label=f"synthetic ({here.sum()})", linewidths=0)
+            alike = np.ones(len(truth), bool) if kind is None or real[1] is None else real[1] == kind
+            axis.scatter(*truth[alike].T, s=6, color="0.65", label=f"real ({alike.sum()})", linewidths=0)
+        axis.scatter(
+            *points[shown].T, s=6, color="tab:blue", alpha=0.7, label=f"synthetic ({shown.sum()})", linewidths=0
+        )
         axis.set_title("all" if kind is None else str(kind), fontsize=8)
         axis.tick_params(labelsize=6)
         axis.legend(fontsize=5, loc="best")

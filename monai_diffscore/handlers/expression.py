@@ -6,20 +6,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import ignite.distributed as idist
 import numpy as np
 import pandas as pd
-from ignite.engine import Engine, Events
 from monai.utils import convert_to_tensor
 
 from monai_diffscore.atomic_files import whole_file
 from monai_diffscore.data.anndata import write_expression
 from monai_diffscore.data.files import file_hash
 from monai_diffscore.data.gene_fields import GeneFields
-from monai_diffscore.handlers.attach import attach_at_end
+from monai_diffscore.handlers.collector import Collector, batch_entries
 
 
-class SaveProfiles:
+class SaveProfiles(Collector):
     """Writes the predictions of an evaluator when it is done, in the units of the data: <stem>.csv and <stem>.h5ad.
 
     A row for each profile; the table has its conditions before the genes.
@@ -44,35 +42,24 @@ class SaveProfiles:
     ) -> None:
         self.stem, self.fields, self.table, self.key = Path(stem), fields, table, key
         self.provenance, self.checkpoint = dict(provenance or {}), checkpoint
-        self.rows: list[np.ndarray] = []
-        self.conditions: list[dict[str, Any]] = []
 
-    def attach(self, engine: Engine) -> None:
-        engine.add_event_handler(Events.STARTED, self.clear)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self.collect)
-        attach_at_end(engine, self.save)
+    def records(self, engine: Any) -> list[dict[str, Any]]:
+        records: list[dict[str, Any]] = []
+        items = engine.state.output
+        for item, entry in zip(items, batch_entries(engine.state.batch, len(items)), strict=True):
+            values = convert_to_tensor(item[self.key], track_meta=False).detach().cpu().float().numpy()
+            codes = {role: int(entry[role]) for role in ("label", "batch") if role in entry}
+            records.append({"values": values} | codes)
+        return records
 
-    def clear(self, _engine: Engine) -> None:
-        self.rows, self.conditions = [], []
-
-    def collect(self, engine: Engine) -> None:
-        items: Any = engine.state.output
-        batch: Any = engine.state.batch
-        for place, item in enumerate(items):
-            self.rows.append(convert_to_tensor(item[self.key], track_meta=False).detach().cpu().float().numpy())
-            asked = batch[place] if isinstance(batch, list) else {name: value[place] for name, value in batch.items()}
-            self.conditions.append({role: int(asked[role]) for role in ("label", "batch") if role in asked})
-
-    def save(self, _engine: Engine) -> None:
-        if idist.get_rank() != 0 or not self.rows:
-            return
+    def write(self, records: list[dict[str, Any]]) -> None:
         names = {"label": (self.fields.label, self.fields.labels), "batch": (self.fields.batch, self.fields.batches)}
-        obs = pd.DataFrame(index=range(len(self.rows)))
+        obs = pd.DataFrame(index=range(len(records)))
         for role, (column, categories) in names.items():
-            if column is not None and role in self.conditions[0]:
-                codes = [row[role] for row in self.conditions]
+            if column is not None and role in records[0]:
+                codes = [record[role] for record in records]
                 obs[column] = pd.Categorical.from_codes(codes, list(categories))  # -1 is missing
-        values = np.stack(self.rows)
+        values = np.stack([record["values"] for record in records])
         weights = {} if self.checkpoint is None else {"model_hash": file_hash(self.checkpoint)}
         provenance = {**self.provenance, **weights}
         write_expression(self.stem.with_suffix(".h5ad"), values, self.fields, obs=obs, provenance=provenance)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from monai_diffscore.atomic_files import whole_file
 from monai_diffscore.data.arrays import LABELS
 from monai_diffscore.gallery import save_gallery
-from monai_diffscore.handlers.attach import attach_at_end
+from monai_diffscore.handlers.collector import Collector, concatenated
 from monai_diffscore.handlers.tracking import Tracking
 from monai_diffscore.inferers import SamplingInferer
 from monai_diffscore.sharding import is_sharded
@@ -93,37 +94,33 @@ class SampleGallery:
             self.tracking.log_artifact(path, "samples")
 
 
-class _Collector:
-    """Collects an evaluator's predictions, before postprocessing gives them their units back."""
+class PredictionCollector(Collector):
+    """Writes an evaluator's predictions [N, ...] as they are before postprocessing gives them their units back.
+
+    Args:
+        path: of the file.
+        key: key of the predictions in the evaluator's output.
+    """
 
     event: EventEnum | Events = IterationEvents.FORWARD_COMPLETED
 
     def __init__(self, path: str | Path, key: str) -> None:
         self.path = Path(path)
         self.key = key
-        self.predictions: list[Tensor] = []
 
-    def attach(self, engine: Engine) -> None:
-        engine.add_event_handler(Events.STARTED, self.clear)
-        engine.add_event_handler(self.event, self.collect)
-        attach_at_end(engine, self.finish)
+    def records(self, engine: Any) -> list[dict[str, Any]]:
+        prediction = convert_to_tensor(engine.state.output[self.key], track_meta=False)
+        return [{"pred": prediction.detach().cpu()}]
 
-    def clear(self, _engine: Engine) -> None:
-        self.predictions.clear()
+    def write(self, records: list[dict[str, Any]]) -> None:
+        self.save(concatenated(records)["pred"])
 
-    def collect(self, engine: Engine) -> None:
-        prediction: Any = engine.state.output[self.key]  # type: ignore[index]
-        self.predictions.append(convert_to_tensor(prediction, track_meta=False).detach().cpu())
-
-    def finish(self, _engine: Engine) -> None:
-        if idist.get_rank() == 0 and self.predictions:
-            self.save(torch.cat(self.predictions))
-
+    @abstractmethod
     def save(self, predictions: Tensor) -> None:
-        raise NotImplementedError
+        """Writes predictions [N, ...]."""
 
 
-class SaveGallery(_Collector):
+class SaveGallery(PredictionCollector):
     """Writes the predictions of an evaluator as one PNG when it is done.
 
     Args:
@@ -151,7 +148,7 @@ class SaveGallery(_Collector):
         save_gallery(predictions, self.path, self.title, self.reference, self.pictures)
 
 
-class SaveRows(_Collector):
+class SaveRows(PredictionCollector):
     """Writes the normalised predictions [B, columns] of an evaluator as one .npy file when it is done.
 
     Args:
@@ -175,7 +172,7 @@ class SaveArray(SaveRows):
     Args:
         path: of the file.
         key: key of the samples in the evaluator's output.
-        label_key: key of the label that each was asked for in the evaluator's batch; labels go to labels.npy beside.
+        label_key: key of the requested label in the evaluator's batch; labels go to labels.npy beside.
     """
 
     event = Events.ITERATION_COMPLETED
@@ -183,21 +180,17 @@ class SaveArray(SaveRows):
     def __init__(self, path: str | Path, key: str = "pred", label_key: str | None = None) -> None:
         super().__init__(path, key)
         self.label_key = label_key
-        self.labels: list[int] = []
 
-    def clear(self, engine: Engine) -> None:
-        super().clear(engine)
-        self.labels.clear()
-
-    def collect(self, engine: Engine) -> None:
-        items: Any = engine.state.output
-        self.predictions += [convert_to_tensor(item[self.key], track_meta=False).detach().cpu()[None] for item in items]
+    def records(self, engine: Any) -> list[dict[str, Any]]:
+        items = [convert_to_tensor(item[self.key], track_meta=False) for item in engine.state.output]
+        records: list[dict[str, Any]] = [{"pred": item.detach().cpu()[None]} for item in items]
         if self.label_key is not None:
-            asked: Any = engine.state.batch
-            self.labels += [int(item[self.label_key]) for item in asked]
+            for record, entry in zip(records, engine.state.batch, strict=True):
+                record["label"] = int(entry[self.label_key])
+        return records
 
-    def save(self, predictions: Tensor) -> None:
-        super().save(predictions)
+    def write(self, records: list[dict[str, Any]]) -> None:
+        self.save(torch.cat([record["pred"] for record in records]))
         if self.label_key is not None:
             with whole_file(self.path.parent / LABELS) as file:
-                np.save(file, np.array(self.labels, dtype=np.int64))
+                np.save(file, np.array([record["label"] for record in records], dtype=np.int64))

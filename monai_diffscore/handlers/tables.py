@@ -1,4 +1,4 @@
-"""Tables beside a training and after sampling: the schema that was found, and the rows that were made."""
+"""The schema of a table beside a training, and generated rows after sampling."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from monai.utils import convert_to_numpy
 
 from monai_diffscore.data.files import file_hash
 from monai_diffscore.data.tables import write_table
-from monai_diffscore.handlers.attach import attach_at_end
+from monai_diffscore.handlers.collector import Collector, batch_entries
 from monai_diffscore.transforms.table_schema import TableSchema
 
 logger = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ class SaveSchema:
             self.schema.save(self.path)
 
 
-class SaveTable:
+class SaveTable(Collector):
     """Writes the rows that an evaluator predicted when it is done: types, ranges and categories of the schema.
 
     Args:
@@ -64,29 +64,17 @@ class SaveTable:
     ) -> None:
         self.path, self.schema, self.key = Path(path), schema, key
         self.provenance, self.checkpoint = dict(provenance or {}), checkpoint
-        self.rows: list[np.ndarray] = []
-        self.labels: list[float] = []
 
-    def attach(self, engine: Engine) -> None:
-        engine.add_event_handler(Events.STARTED, self.clear)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self.collect)
-        attach_at_end(engine, self.save)
+    def records(self, engine: Any) -> list[dict[str, Any]]:
+        records = []
+        items = engine.state.output
+        for item, entry in zip(items, batch_entries(engine.state.batch, len(items)), strict=True):
+            record = {"row": np.asarray(convert_to_numpy(item[self.key]), dtype=np.float64)}
+            records.append(record | ({"label": float(torch.as_tensor(entry["label"]))} if "label" in entry else {}))
+        return records
 
-    def clear(self, _engine: Engine) -> None:
-        self.rows, self.labels = [], []
-
-    def collect(self, engine: Engine) -> None:
-        items: Any = engine.state.output
-        batch: Any = engine.state.batch
-        for place, item in enumerate(items):
-            self.rows.append(np.asarray(convert_to_numpy(item[self.key]), dtype=np.float64))
-            asked = batch[place] if isinstance(batch, list) else {name: value[place] for name, value in batch.items()}
-            if "label" in asked:
-                self.labels.append(float(torch.as_tensor(asked["label"])))
-
-    def save(self, _engine: Engine) -> None:
-        if idist.get_rank() != 0 or not self.rows:
-            return
-        frame = self.schema.frame(np.stack(self.rows), np.array(self.labels) if self.labels else None)
+    def write(self, records: list[dict[str, Any]]) -> None:
+        labels = np.array([record["label"] for record in records if "label" in record])
+        frame = self.schema.frame(np.stack([record["row"] for record in records]), labels if len(labels) else None)
         weights = {} if self.checkpoint is None else {"model_hash": file_hash(self.checkpoint)}
         write_table(self.path, frame, {**self.provenance, **weights})

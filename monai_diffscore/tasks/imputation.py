@@ -13,8 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from ignite.engine import Engine, Events
-from monai.engines import IterationEvents
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -78,58 +76,45 @@ class SaveImputed(SaveCells):
     Args: as :class:`~monai_diffscore.handlers.SaveCells`.
     """
 
-    def attach(self, engine: Engine) -> None:
-        self.given: list[dict[str, Tensor]] = []
-        self.names: list[str] = []
-        super().attach(engine)
-        engine.add_event_handler(IterationEvents.FORWARD_COMPLETED, self.collect_given)
-        engine.add_event_handler(Events.STARTED, self.clear_given)
+    def records(self, engine: Any) -> list[dict[str, Any]]:
+        batch = engine.state.batch
+        (record,) = super().records(engine)
+        tensors = {name: torch.as_tensor(batch[name]).cpu() for name in ("counts", "observed", "truth")}
+        return [{**record, **tensors, "name": list(batch["name"])}]
 
-    def clear_given(self, _engine: Engine) -> None:
-        self.given.clear()
-        self.names.clear()
-
-    def collect_given(self, engine: Engine) -> None:
-        batch: Any = engine.state.batch
-        self.given.append({name: torch.as_tensor(batch[name]).cpu() for name in ("counts", "observed", "truth")})
-        self.names += list(batch["name"])
-
-    def save(self, latents: Tensor, batch: Mapping[str, Tensor]) -> None:
-        given = {name: torch.cat([one[name] for one in self.given]) for name in self.given[0]}
+    def save(self, latents: Tensor, batch: Mapping[str, Any]) -> None:
+        observed, truth = batch["observed"].bool(), batch["truth"]
         with torch.no_grad():
             means = torch.stack([self.autoencoder.mean(draw) for draw in latents.unbind(1)]).cpu()
-        made = self.annotated(*self.decoded(latents[:, 0], batch, given), latents[:, 0], batch)
-        made.obs_names = self.names
-        made.obs["synthetic"] = False  # in part: var['observed'] says which genes were measured
-        made.var["observed"] = given["observed"][0].numpy().astype(bool)
+        cells = self.annotated(*self.decoded(latents[:, 0], batch, batch), latents[:, 0], batch)
+        cells.obs_names = batch["name"]
+        cells.obs["synthetic"] = False  # in part: var['observed'] says which genes were measured
+        cells.var["observed"] = observed[0].numpy()
         draws = latents[..., 0].isfinite().sum(1).cpu()
         mean = means.nanmean(0)
         std = (means - mean).square().nanmean(0).sqrt()
-        made.obs["draws"] = draws.numpy()
-        made.layers["imputed_mean"] = mean.numpy()
-        made.layers["imputed_std"] = torch.where(draws[:, None] > 1, std, torch.nan).numpy()
+        cells.obs["draws"] = draws.numpy()
+        cells.layers["imputed_mean"] = mean.numpy()
+        cells.layers["imputed_std"] = torch.where(draws[:, None] > 1, std, torch.nan).numpy()
         with whole_path(self.path) as file:
-            made.write_h5ad(file)
-        known = ~given["observed"].bool() & ~given["truth"].isnan()
-        if known.any():
+            cells.write_h5ad(file)
+        hidden = ~observed & ~truth.isnan()
+        if hidden.any():
             library = self.autoencoder.library_of(latents[:, 0]).cpu()
-            self._report(mean, given["truth"], known, library, int(draws.min()))
+            self._report(mean, truth, hidden, library, int(draws.min()))
 
-    def _report(self, mean: Tensor, truth: Tensor, known: Tensor, library: Tensor, draws: int) -> None:
+    def _report(self, mean: Tensor, truth: Tensor, hidden: Tensor, library: Tensor, draws: int) -> None:
         profile = library[:, None] * self.autoencoder.profile[:-1].exp().cpu()
 
         def correlation(estimate: Tensor) -> float:
-            pair = np.stack([estimate[known].log1p().numpy(), truth[known].log1p().numpy()])
+            pair = np.stack([estimate[hidden].log1p().numpy(), truth[hidden].log1p().numpy()])
             return float(np.corrcoef(pair)[0, 1])
 
         report = {
             "cells": len(mean),
             "draws": draws,
-            "hidden_genes": int(known[0].sum()),
+            "hidden_genes": int(hidden[0].sum()),
             "correlation": correlation(mean),
             "correlation_of_mean_profile": correlation(profile),
         }
         write_json(self.path.with_name("imputation.json"), report)
-
-
-__all__ = ["ImputationInferer", "SaveImputed"]

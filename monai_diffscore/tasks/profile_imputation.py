@@ -6,20 +6,19 @@ estimate, their standard deviation says how far to trust it, gene by gene.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 import torch
-from ignite.engine import Engine, Events
 from monai.utils import convert_to_tensor
 from torch import Tensor, nn
 
 from monai_diffscore.atomic_files import whole_file, whole_path, write_json
 from monai_diffscore.guidance import PosteriorGuidance
-from monai_diffscore.handlers.attach import attach_at_end
+from monai_diffscore.handlers.collector import Collector
 from monai_diffscore.inferers import SamplingInferer, std_over_draws
 from monai_diffscore.operators import GeneDropout, GeneLoadings, Operator
 
@@ -99,7 +98,7 @@ class ProfileImputationInferer(SamplingInferer):
         return GeneLoadings(loadings / unit, observed), measured * observed / unit, 1.0
 
 
-class SaveImputedProfiles:
+class SaveImputedProfiles(Collector):
     """Writes imputed profiles: ``imputed.csv``, ``imputed.h5ad`` (``layers['std']``, ``var['observed']``), a report.
 
     Measured genes are written as they were measured. ``imputation.json`` has, of genes that were hidden and are known,
@@ -113,54 +112,38 @@ class SaveImputedProfiles:
 
     def __init__(self, folder: str | Path, facts: Mapping[str, Any]) -> None:
         self.folder, self.facts = Path(folder), facts
-        self.items: list[dict[str, Any]] = []
 
-    def attach(self, engine: Engine) -> None:
-        engine.add_event_handler(Events.STARTED, lambda _engine: self.items.clear())
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self.collect)
-        attach_at_end(engine, self.save)
-
-    def collect(self, engine: Engine) -> None:
-        batch: Any = engine.state.batch
-        output: Any = engine.state.output
-        pred = torch.as_tensor(output["pred"]).detach().cpu().numpy()
-        draws = cast(Any, engine).inferer.finished_draws
+    def records(self, engine: Any) -> Iterator[dict[str, Any]]:
+        batch = engine.state.batch
+        pred = torch.as_tensor(engine.state.output["pred"]).detach().cpu().numpy()
         for place, name in enumerate(batch["name"]):
-            given = {key: torch.as_tensor(batch[key][place]).cpu().numpy() for key in ("observed", "truth")}
-            item = {"name": name, "mean": pred[place, 0], "std": pred[place, 1], "draws": draws, **given}
-            self.items.append(item)
+            values = {key: torch.as_tensor(batch[key][place]).cpu().numpy() for key in ("observed", "truth")}
+            draws = engine.inferer.finished_draws
+            yield {"name": name, "mean": pred[place, 0], "std": pred[place, 1], "draws": draws, **values}
 
-    def save(self, _engine: Engine) -> None:
+    def write(self, records: list[dict[str, Any]]) -> None:
         import anndata
 
-        if not self.items:
-            return
         scale, centre = np.array(self.facts["std"]), np.array(self.facts["mean"])
         keys = ("mean", "std", "observed", "truth")
-        mean, std, observed, truth = (np.stack([item[key] for item in self.items]) for key in keys)
+        mean, std, observed, truth = (np.stack([record[key] for record in records]) for key in keys)
         values = np.where(observed, truth, mean * scale + centre).astype(np.float32)
-        names, genes = [item["name"] for item in self.items], self.facts["fields"]["genes"]
+        names, genes = [record["name"] for record in records], self.facts["fields"]["genes"]
         with whole_file(self.folder / "imputed.csv") as file:
             file.write(pd.DataFrame(values, index=names, columns=genes).to_csv(float_format="%.5g").encode())
-        made = anndata.AnnData(
+        profiles = anndata.AnnData(
             values,
-            obs=pd.DataFrame({"draws": [item["draws"] for item in self.items]}, index=pd.Index(names)),
+            obs=pd.DataFrame({"draws": [record["draws"] for record in records]}, index=pd.Index(names)),
             var=pd.DataFrame({"observed": observed[0]}, index=pd.Index(genes)),
             layers={"std": np.where(observed, 0, std * scale).astype(np.float32)},
         )
         with whole_path(self.folder / "imputed.h5ad") as path:
-            made.write_h5ad(path)
-        known = ~observed & np.isfinite(truth) & (scale > 0)
-        if known.any():
+            profiles.write_h5ad(path)
+        hidden = ~observed & np.isfinite(truth) & (scale > 0)
+        if hidden.any():
             unit = np.where(scale > 0, scale, 1)
-            self._report(((values - truth) / unit)[known], ((centre - truth) / unit)[known], int(known[0].sum()))
-
-    def _report(self, error: np.ndarray, of_mean: np.ndarray, hidden: int) -> None:
-        report = {
-            "profiles": len(self.items),
-            "draws": min(item["draws"] for item in self.items),
-            "hidden_genes": hidden,
-            "rmse": float(np.sqrt(np.mean(error**2))),
-            "rmse_of_mean": float(np.sqrt(np.mean(of_mean**2))),
-        }
-        write_json(self.folder / "imputation.json", report)
+            errors = {"rmse": ((values - truth) / unit)[hidden], "rmse_of_mean": ((centre - truth) / unit)[hidden]}
+            counts = {"profiles": len(records), "draws": min(record["draws"] for record in records)}
+            rmse = {name: float(np.sqrt(np.mean(error**2))) for name, error in errors.items()}
+            report = {**counts, "hidden_genes": int(hidden[0].sum()), **rmse}
+            write_json(self.folder / "imputation.json", report)

@@ -7,20 +7,19 @@ several categories. One standard deviation to either side says how far to trust 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from ignite.engine import Engine, Events
 
 from monai_diffscore.atomic_files import write_json
 from monai_diffscore.data.tables import write_table
-from monai_diffscore.handlers.attach import attach_at_end
+from monai_diffscore.handlers.collector import Collector, concatenated
 from monai_diffscore.transforms.table import TableEncoding
 
 
-class SaveImputedTable:
+class SaveImputedTable(Collector):
     """Writes a table with its gaps filled, and what was filled.
 
     ``imputed.csv``: the table as it was given, all its columns, with values in the empty cells of modelled ones.
@@ -38,53 +37,43 @@ class SaveImputedTable:
 
     def __init__(self, folder: str | Path, frame: pd.DataFrame, encoding: TableEncoding) -> None:
         self.folder, self.frame, self.encoding = Path(folder), frame, encoding
-        self.items: dict[str, list[np.ndarray]] = {}
 
-    def attach(self, engine: Engine) -> None:
-        engine.add_event_handler(Events.STARTED, lambda _engine: self.items.clear())
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self.collect)
-        attach_at_end(engine, self.save)
+    def records(self, engine: Any) -> list[dict[str, Any]]:
+        batch, output = engine.state.batch, engine.state.output
+        draws = torch.full((len(output["pred"]),), engine.inferer.finished_draws)
+        values = {"pred": output["pred"], "truth": batch["truth"], "given": batch["given"], "draws": draws}
+        return [{name: torch.as_tensor(value).detach().cpu() for name, value in values.items()}]
 
-    def collect(self, engine: Engine) -> None:
-        batch: Any = engine.state.batch
-        output: Any = engine.state.output
-        given = {"pred": output["pred"], "truth": batch["truth"], "given": batch["given"]}
-        given["draws"] = torch.full((len(output["pred"]),), cast(Any, engine).inferer.finished_draws)
-        for key, value in given.items():
-            self.items.setdefault(key, []).append(torch.as_tensor(value).detach().cpu().numpy())
-
-    def save(self, _engine: Engine) -> None:
-        if not self.items:
-            return
-        pred, truth, given, draws = (np.concatenate(self.items[key]) for key in ("pred", "truth", "given", "draws"))
+    def write(self, records: list[dict[str, Any]]) -> None:
+        rows = concatenated(records)
+        pred, truth, observed, draws = (rows[name].numpy() for name in ("pred", "truth", "given", "draws"))
         decode, mean, std = self.encoding.decode, pred[:, 0], np.nan_to_num(pred[:, 1])
-        # what is asked for is there: the axes that say so are known
-        found, low, high = decode(mean), decode(mean - std), decode(mean + std)
+        estimate, low, high = decode(mean), decode(mean - std), decode(mean + std)
         low[draws < 2], high[draws < 2] = np.nan, np.nan
-        filled = self._fill(np.where(np.isnan(truth), found, truth), np.isnan(truth))
+        filled = self._fill(np.where(np.isnan(truth), estimate, truth), np.isnan(truth))
         write_table(self.folder / "imputed.csv", filled, synthetic=False)
-        self._cells(found, (low, high), truth, given)
-        self._report(found, truth, ~given & ~np.isnan(truth), draws)
+        self._cells(estimate, (low, high), truth, observed)
+        self._report(estimate, truth, ~observed & ~np.isnan(truth), draws)
 
     def _fill(self, numbers: np.ndarray, empty: np.ndarray) -> pd.DataFrame:
         """The table as it was, with values in the empty cells of the rows that were reached."""
-        made, values = self.frame.copy(), self.encoding.schema.frame(numbers)
+        filled, values = self.frame.copy(), self.encoding.schema.frame(numbers)
         for place, column in enumerate(self.encoding.schema.features):
             if empty[:, place].any():
-                cells = made[column.name].to_numpy(dtype=object, copy=True)
+                cells = filled[column.name].to_numpy(dtype=object, copy=True)
                 rows = np.flatnonzero(empty[:, place])
                 cells[rows] = values[column.name].to_numpy(dtype=object)[rows]
-                made[column.name] = cells
-        return made
+                filled[column.name] = cells
+        return filled
 
     def _cells(
-        self, found: np.ndarray, ends: tuple[np.ndarray, np.ndarray], truth: np.ndarray, given: np.ndarray
+        self, estimate: np.ndarray, ends: tuple[np.ndarray, np.ndarray], truth: np.ndarray, observed: np.ndarray
     ) -> None:
         names = ["value", "low", "high", "known"]
-        frames = [self.encoding.schema.frame(numbers) for numbers in (found, *ends, truth)]
+        frames = [self.encoding.schema.frame(numbers) for numbers in (estimate, *ends, truth)]
         parts = []
         for place, column in enumerate(self.encoding.schema.features):
-            rows = np.flatnonzero(~given[:, place])
+            rows = np.flatnonzero(~observed[:, place])
             part: dict[str, Any] = {"row": rows, "column": column.name}
             for name, frame in zip(names, frames, strict=True):
                 meant = column.numeric or name in ("value", "known")
@@ -92,13 +81,13 @@ class SaveImputedTable:
             parts.append(pd.DataFrame(part, dtype=object))
         write_table(self.folder / "cells.csv", pd.concat(parts, ignore_index=True), synthetic=False)
 
-    def _report(self, found: np.ndarray, truth: np.ndarray, hidden: np.ndarray, draws: np.ndarray) -> None:
-        report: dict[str, Any] = {"rows": len(found), "draws": int(draws.min()), "hidden_cells": int(hidden.sum())}
+    def _report(self, estimate: np.ndarray, truth: np.ndarray, hidden: np.ndarray, draws: np.ndarray) -> None:
+        report: dict[str, Any] = {"rows": len(estimate), "draws": int(draws.min()), "hidden_cells": int(hidden.sum())}
         errors: list[np.ndarray] = []
         right: list[np.ndarray] = []
         for place, column in enumerate(self.encoding.schema.features):
             rows = hidden[:, place]
-            one, other = found[rows, place], truth[rows, place]
+            one, other = estimate[rows, place], truth[rows, place]
             if column.numeric and column.std:
                 errors.append(np.stack([one - other, (column.mean or 0.0) - other]) / column.std)
             elif not column.numeric:
