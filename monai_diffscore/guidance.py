@@ -43,8 +43,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from monai_diffscore.denoiser import per_sample_sigma
-from monai_diffscore.operators import Operator, conjugate_gradients
+from monai_diffscore.denoiser import EDMPreconditioning, per_sample_sigma
+from monai_diffscore.operators import Mask, Operator, conjugate_gradients
 from monai_diffscore.tensors import per_sample
 
 _Pull = Callable[[Tensor], Tensor]
@@ -189,13 +189,16 @@ class PosteriorGuidance(nn.Module):
     Args:
         denoiser: the prior.
         operator: A.
-        y: the measurement, [B, ...], or [1, ...] for all samples alike.
+        y: the measurement, [B, ...], or [1, ...] for all samples alike. Values that a mask hides are
+            ignored, NaN included.
         noise_std: :math:`\sigma_y > 0`, in units of the normalised data (1e-3 for data that is nearly free of noise).
         method: "mmps" (exact for Gaussian priors, dearest), "pigdm", or "dps"; see the head of this module.
-        sigma_data: s, standard deviation of the data, for "pigdm" and "dps".
+        sigma_data: s, standard deviation of the data, for "pigdm" and "dps". None takes it from the denoiser's own
+            :class:`~monai_diffscore.denoiser.EDMPreconditioning`; there is no other default.
         iterations: of conjugate gradients, for "mmps".
     Raises:
-        ValueError: for another method, or values that are not > 0.
+        ValueError: for another method, values that are not > 0, a measurement that is not finite, or no sigma_data
+            where the denoiser does not have one. In the call: for a y whose shape is not that of A x.
     """
 
     y: Tensor
@@ -207,25 +210,34 @@ class PosteriorGuidance(nn.Module):
         y: Tensor,
         noise_std: float,
         method: Literal["mmps", "pigdm", "dps"] = "pigdm",
-        sigma_data: float = 0.5,
+        sigma_data: float | None = None,
         iterations: int = 5,
     ) -> None:
         super().__init__()
         if method not in ("mmps", "pigdm", "dps"):
             raise ValueError(f"method must be 'mmps', 'pigdm' or 'dps', got {method!r}.")
-        if not (noise_std > 0 and sigma_data > 0 and iterations > 0):
+        if method != "mmps" and sigma_data is None:
+            sigma_data = _data_std(denoiser)
+        if not (noise_std > 0 and (sigma_data is None or sigma_data > 0) and iterations > 0):
             raise ValueError(
                 f"PosteriorGuidance needs noise_std, sigma_data and iterations > 0, got {noise_std}, {sigma_data} and "
                 f"{iterations}. For a measurement without noise take a small noise_std, such as 1e-3."
             )
         self.denoiser = denoiser
         self.operator = operator
+        if isinstance(operator, Mask):
+            y = torch.where(operator.mask.to(y.device) > 0, y, 0.0)
+        if not bool(torch.isfinite(y).all()):
+            raise ValueError(
+                f"PosteriorGuidance needs a finite measurement, got {int((~torch.isfinite(y)).sum())} of {y.numel()} "
+                "values NaN or infinite. Leave them out with a Mask."
+            )
         self.register_buffer("y", y, persistent=False)
         self.noise_std = float(noise_std)
         self.method = method
-        self.sigma_data = float(sigma_data)
+        self.sigma_data = math.nan if sigma_data is None else float(sigma_data)
         self.iterations = iterations
-        self._squared_norm = operator.squared_norm(y[:1]) if method == "dps" else math.nan
+        self._squared_norms: dict[torch.Size, float] = {}  # of each grid of y, for "dps"
 
     def forward(self, x: Tensor, sigma: Tensor | float, **condition: Tensor) -> Tensor:
         sigma = per_sample_sigma(x, sigma)
@@ -239,7 +251,13 @@ class PosteriorGuidance(nn.Module):
                 (pulled,) = torch.autograd.grad(denoised, point, vector, retain_graph=keep, create_graph=differentiable)
                 return pulled
 
-            residual = self.y.to(x) - self.operator(denoised if differentiable else denoised.detach())
+            measured = self.operator(denoised if differentiable else denoised.detach())
+            if self.y.shape not in (measured.shape, (1, *measured.shape[1:])):
+                raise ValueError(
+                    f"PosteriorGuidance: expected a measurement of the shape of A x, {tuple(measured.shape)}, or with "
+                    f"1 as its first axis, got y of shape {tuple(self.y.shape)}."
+                )
+            residual = self.y.to(x) - measured
             weighted = self._weigh(residual, sigma, pull)
             shift = per_sample(sigma, x) ** 2 * pull(self.operator.adjoint(weighted), keep=differentiable)
         guided = denoised + shift
@@ -258,7 +276,21 @@ class PosteriorGuidance(nn.Module):
         prior = sigma**2 * self.sigma_data**2 / (sigma**2 + self.sigma_data**2)
         if self.method == "pigdm":
             return self.operator.solve(residual, prior, noise)
-        return residual / (per_sample(prior, residual) * self._squared_norm + noise)
+        grid = residual.shape[1:]
+        if grid not in self._squared_norms:
+            self._squared_norms[grid] = self.operator.squared_norm(residual[:1].detach())
+        return residual / (per_sample(prior, residual) * self._squared_norms[grid] + noise)
+
+
+def _data_std(denoiser: nn.Module) -> float:
+    stds = {float(module.sigma_data) for module in denoiser.modules() if isinstance(module, EDMPreconditioning)}
+    if len(stds) != 1:
+        raise ValueError(
+            "PosteriorGuidance needs sigma_data, the standard deviation of the data, where the denoiser does not have "
+            f"one EDMPreconditioning: got {sorted(stds) or 'none'}. Pass sigma_data, or take method='mmps', which "
+            "needs none."
+        )
+    return stds.pop()
 
 
 class LikelihoodGuidance(nn.Module):

@@ -182,7 +182,7 @@ def test_imputation_by_components_is_that_of_factor_analysis(tmp_path):
     batch = default_collate([given[place] for place in (0, 1) for _ in range(copies)])
     batch["seed"] = torch.arange(2 * copies)
     options = {"sampler": sample_heun, "sigmas": karras_sigmas(24, 0.01, 40.0)}
-    inferer = ProfileImputationInferer(2, noise_std=0.1, method="pigdm", facts=facts, **options)
+    inferer = ProfileImputationInferer(2, noise_std=0.1, method="pigdm", sigma_data=1.0, facts=facts, **options)
     known = {name: batch[name] for name in ("seed", "measured", "observed")}
     found = inferer(torch.as_tensor(batch["image"]), GaussianDenoiser(torch.zeros(3), torch.eye(3)), **known)
     std, parts = np.array(facts["std"]), {name: np.array(value) for name, value in facts["components"].items()}

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from monai_diffscore.denoiser import GaussianDenoiser, MixtureDenoiser
+from monai_diffscore.denoiser import Denoiser, EDMPreconditioning, GaussianDenoiser, MixtureDenoiser, VPPreconditioning
 from monai_diffscore.guidance import Autoguidance, ClassifierFree, GuidanceInterval, Inpaint, PosteriorGuidance
 from monai_diffscore.likelihood import log_likelihood
 from monai_diffscore.operators import Blur, Downsample, Mask, Operator
@@ -229,8 +229,61 @@ def test_inpainting_keeps_what_is_known_and_conditions_the_rest():
     assert bias[0] < bias[1]
 
 
+@pytest.mark.parametrize("method", ["pigdm", "dps"])
+@pytest.mark.parametrize("std", [0.5, 1.0, 3.0])
+def test_the_standard_deviation_of_the_data_is_that_of_the_denoiser(method, std):
+    class Zero(nn.Module):
+        def forward(self, x, c_noise):
+            return torch.zeros_like(x)
+
+    operator = Mask(2 * torch.ones(SIZE))
+    y, x = torch.randn(2, 4, 1, SIZE, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    plain = Denoiser(Zero(), EDMPreconditioning(std))  # D = s^2 x / (s^2 + sigma^2): the exact one of N(0, s^2)
+    exact = posterior(GaussianDenoiser(torch.zeros(1, SIZE), std**2 * torch.eye(SIZE)), operator, y[:1], 0.3)(x, 0.7)
+    wrapped = Inpaint(plain, torch.zeros(SIZE), torch.zeros(SIZE))  # a wrapper that changes nothing
+    for denoiser in (plain, wrapped):
+        guided = PosteriorGuidance(denoiser, operator, y[:1], 0.3, method)(x, 0.7)
+        torch.testing.assert_close(guided, exact, rtol=1e-5, atol=1e-5)
+
+
+def test_a_denoiser_without_a_standard_deviation_needs_one():
+    operator, y = OPERATORS["mask"], torch.zeros(1, 1, SIZE)
+    two = nn.ModuleList([EDMPreconditioning(0.5), EDMPreconditioning(1.0)])
+    for denoiser in (nn.Identity(), two, Denoiser(nn.Identity(), VPPreconditioning())):
+        for method in ("pigdm", "dps"):
+            with pytest.raises(ValueError, match=r"needs sigma_data.*mmps"):
+                PosteriorGuidance(denoiser, operator, y, 0.1, method)
+    PosteriorGuidance(nn.Identity(), operator, y, 0.1, "mmps")
+
+
+@pytest.mark.parametrize("method", ["mmps", "pigdm", "dps"])
+def test_what_a_mask_hides_does_not_matter(method):
+    prior = GaussianDenoiser(torch.zeros(1, SIZE), 0.25 * torch.eye(SIZE))
+    operator = Mask((torch.arange(SIZE) % 2 == 0).float())
+    image, x = torch.randn(2, 3, 1, SIZE, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    expected = PosteriorGuidance(prior, operator, operator(image), 0.1, method, sigma_data=0.5)(x, 0.7)
+    for hidden in (image, torch.where(operator.mask > 0, image, torch.nan)):
+        guided = PosteriorGuidance(prior, operator, hidden, 0.1, method, sigma_data=0.5)(x, 0.7)
+        torch.testing.assert_close(guided, expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("shape", [(SIZE,), (1, SIZE), (2, 1, SIZE), (3, 2, SIZE)])
+def test_a_measurement_of_another_shape_is_refused(shape):
+    prior = GaussianDenoiser(torch.zeros(1, SIZE), 0.25 * torch.eye(SIZE))
+    guided = PosteriorGuidance(prior, Mask(torch.ones(SIZE)), torch.zeros(shape), 0.1, sigma_data=0.5)
+    with pytest.raises(ValueError, match=r"shape of A x, \(3, 1"):
+        guided(torch.zeros(3, 1, SIZE), 0.7)
+
+
+def test_a_measurement_that_is_not_finite_is_refused():
+    y = torch.zeros(1, 1, SIZE)
+    y[..., 1] = torch.nan
+    with pytest.raises(ValueError, match=r"1 of \d+ values NaN.*Mask"):
+        PosteriorGuidance(nn.Identity(), Mask(torch.ones(SIZE)), y, 0.1, "mmps")
+
+
 def test_impossible_posteriors_are_refused():
     with pytest.raises(ValueError, match="'mmps', 'pigdm' or 'dps'"):
         PosteriorGuidance(nn.Identity(), OPERATORS["mask"], torch.zeros(1, 1, SIZE), 0.1, "magic")
     with pytest.raises(ValueError, match="noise_std"):
-        PosteriorGuidance(nn.Identity(), OPERATORS["mask"], torch.zeros(1, 1, SIZE), 0.0)
+        PosteriorGuidance(nn.Identity(), OPERATORS["mask"], torch.zeros(1, 1, SIZE), 0.0, "mmps")

@@ -61,7 +61,14 @@ def truth() -> torch.Tensor:
 
 def restore(operator, **options) -> tuple[torch.Tensor, ...]:
     inferer = RestorationInferer(
-        operator, (8, 8, 4), count=COUNT, sigmas=asinh_sigmas(12), progress=False, windows_at_once=3, **options
+        operator,
+        (8, 8, 4),
+        count=COUNT,
+        sigmas=asinh_sigmas(12),
+        progress=False,
+        windows_at_once=3,
+        sigma_data=0.5,
+        **options,
     )
     return inferer(truth(), WhitePrior()).chunk(3, dim=1)
 
@@ -336,6 +343,7 @@ def test_a_volume_is_restored_slice_by_slice_from_its_sinogram():
         (8, 8),
         noise_std=0.05,
         count=4,
+        sigma_data=0.5,
         sigmas=asinh_sigmas(12),
         progress=False,
     )
@@ -356,7 +364,7 @@ def test_an_interrupted_restoration_has_the_draws_that_were_finished(finished, s
     def made(count, callback=None):
         inferer = RestorationInferer(
             lambda size: Mask(box_mask(size, share)), (8, 8, 8), noise_std=0.1, count=4, sigmas=asinh_sigmas(12),
-            progress=False,
+            progress=False, sigma_data=0.5,
         )  # fmt: skip
         inferer.count, inferer.callback = count, callback
         return inferer(truth(), WhitePrior(), seed=torch.tensor([0]))

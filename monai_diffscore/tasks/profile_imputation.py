@@ -37,7 +37,7 @@ class ProfileImputationInferer(SamplingInferer):
         draws: of the posterior, at least 2.
         noise_std: of the measurement, in standard deviations of a gene.
         method: of :class:`~monai_diffscore.guidance.PosteriorGuidance`.
-        sigma_data: of the model.
+        sigma_data: of the model; None takes it from the network.
         facts: of a model that may work in components.
         options: as for :class:`~monai_diffscore.inferers.SamplingInferer`.
     """
@@ -47,7 +47,7 @@ class ProfileImputationInferer(SamplingInferer):
         draws: int = 4,
         noise_std: float = 0.05,
         method: Literal["mmps", "pigdm", "dps"] = "mmps",
-        sigma_data: float = 1.0,
+        sigma_data: float | None = None,
         facts: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> None:

@@ -81,7 +81,7 @@ class RestorationInferer(SamplingInferer):
             inputs **are** the measurement.
         count: posterior samples for each input, at least 2.
         method: of :class:`~monai_diffscore.guidance.PosteriorGuidance`.
-        sigma_data: standard deviation of the data.
+        sigma_data: standard deviation of the data; None takes it from the network.
         overlap, windows_at_once: of the tiling.
         sampler, sigmas, seed, progress: as for :class:`~monai_diffscore.inferers.SamplingInferer`. The default is
             :data:`FIRST_ORDER`.
@@ -95,7 +95,7 @@ class RestorationInferer(SamplingInferer):
         measure: bool = True,
         count: int = 4,
         method: Literal["mmps", "pigdm", "dps"] = "pigdm",
-        sigma_data: float = 0.5,
+        sigma_data: float | None = None,
         overlap: float = 0.25,
         windows_at_once: int = 4,
         sampler: Callable[..., Tensor] = FIRST_ORDER,
