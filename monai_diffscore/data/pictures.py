@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from monai_diffscore.atomic_files import whole_file
 from monai_diffscore.errors import DataError
 from monai_diffscore.transforms.colours import as_brightness, as_rgb8, on_white
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+_MICROMETRES = {"nm": 1e-3, "µm": 1.0, "um": 1.0, "mm": 1e3, "cm": 1e4, "m": 1e6}
 _MOST_PICTURE_PIXELS = 64_000_000
+#: Pillow's modes of colour, and the one to decode them to
+_COLOUR_MODES = {"RGB": "RGB", "RGBA": "RGBA", "P": "RGBA", "CMYK": "RGB", "YCbCr": "RGB"}
 _GREY_MODES = ("1", "L", "LA", "I;16", "I;16B", "I", "F")
 
 
@@ -77,7 +81,7 @@ def _decode_grey(path: str) -> np.ndarray:
             return as_rgb8(_read_picture(path), path)
         if file.mode == "LA" and any(";16" in str(tile[3]) for tile in file.tile):
             raise _too_many_bits(path)
-        pixels = np.asarray(file.convert("L") if file.mode == "1" else file)
+        pixels = np.asarray(_upright(file.convert("L") if file.mode == "1" else file))
         return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
 
@@ -121,11 +125,16 @@ def _read_picture(path: str) -> np.ndarray:
         _check_picture_size(path, file.size[0] * file.size[1])
         if any(";16" in str(tile[3]) for tile in file.tile):
             raise _too_many_bits(path)
-        if file.mode not in ("RGB", "RGBA", "P"):
+        if file.mode not in _COLOUR_MODES:
             raise DataError(
                 path, expected="a colour picture", got=f"the mode {file.mode}", remedy="Use RGB pictures.",
             )  # fmt: skip
-        return np.asarray(file.convert("RGBA") if file.mode == "P" else file).transpose(2, 0, 1)
+        return np.asarray(_upright(file).convert(_COLOUR_MODES[file.mode])).transpose(2, 0, 1)
+
+
+def _upright(file: Image.Image) -> Image.Image:
+    """The picture as a viewer shows it: turned and mirrored as its EXIF orientation says."""
+    return ImageOps.exif_transpose(file)
 
 
 def _too_many_bits(path: str) -> DataError:
@@ -148,16 +157,33 @@ def _check_picture_size(path: str, pixels: int) -> None:
 
 
 def tiff_mpp(path: str) -> tuple[float | None, float | None]:
-    """Micrometres a pixel along x and y that a TIFF states; None where it states none."""
+    """Micrometres a pixel along x and y that a TIFF states in its tags or its OME-XML; None where it states none.
+
+    Source: OME data model, PhysicalSizeX and PhysicalSizeXUnit (micrometres where no unit stands).
+    """
     import tifffile
 
     with tifffile.TiffFile(path) as file:
+        if file.ome_metadata:
+            return _ome_mpp(file.ome_metadata)
         tags = file.pages.first.tags
         unit = {2: 25_400.0, 3: 10_000.0}.get(int(tags["ResolutionUnit"].value) if "ResolutionUnit" in tags else 0)
         if unit is None or "XResolution" not in tags or "YResolution" not in tags:
             return None, None
         x, y = (tags[name].value for name in ("XResolution", "YResolution"))
     return tuple(unit * below / above if above else None for above, below in (x, y))  # type: ignore[return-value]
+
+
+def _ome_mpp(text: str) -> tuple[float | None, float | None]:
+    pixels = next((node for node in ElementTree.fromstring(text).iter() if node.tag.endswith("}Pixels")), None)
+    if pixels is None:
+        return None, None
+    sizes = []
+    for axis in "XY":
+        size = pixels.get(f"PhysicalSize{axis}")
+        scale = _MICROMETRES.get(pixels.get(f"PhysicalSize{axis}Unit", "µm"))
+        sizes.append(float(size) * scale if size is not None and scale is not None else None)
+    return sizes[0], sizes[1]
 
 
 def write_pyramid(

@@ -201,6 +201,8 @@ class _OpenSlideLevels:
         self.downsamples: Sequence[float] = [_nearest_integer(factor) for factor in self.file.level_downsamples]
         stated = [self.file.properties.get(f"openslide.mpp-{axis}") for axis in "xy"]
         self.mpp: Sequence[float | None] = [None if mpp is None else float(mpp) for mpp in stated]
+        if None in self.mpp and Path(path).suffix.lower() in (".tif", ".tiff"):
+            self.mpp = tiff_mpp(path)  # OME-XML, which openslide does not read
 
     def read(self, x: int, y: int, level: int, width: int, height: int) -> np.ndarray:
         import openslide
