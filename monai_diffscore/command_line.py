@@ -25,6 +25,7 @@ from typing import Any
 from monai.bundle import ConfigParser, create_workflow
 from monai.bundle import run as monai_run
 
+from monai_diffscore.credentials import conceal
 from monai_diffscore.errors import DataError
 from monai_diffscore.flags import FlagError, refuse_unknown
 from monai_diffscore.interrupts import requeue_when_asked
@@ -47,7 +48,8 @@ def report_plainly() -> bool:
         requeue_when_asked()
         if not os.environ.get(SWITCH):
             sys.excepthook = _one_line
-            for handler in logging.getLogger().handlers:
+            loggers = [logging.getLogger(), *map(logging.getLogger, logging.root.manager.loggerDict)]
+            for handler in {handler for logger in loggers for handler in logger.handlers}:
                 handler.addFilter(_is_of_interest)
     return True
 
@@ -214,9 +216,13 @@ def _one_line(kind: type[BaseException], error: BaseException, traceback: Traceb
     if not isinstance(error, Exception):
         sys.__excepthook__(kind, error, traceback)
     else:
-        print(f"\n({SWITCH}=1 shows the whole traceback)\nerror: {explain(error)}", file=sys.stderr)
+        print(f"\n({SWITCH}=1 shows the whole traceback)\nerror: {conceal(explain(error))}", file=sys.stderr)
 
 
 def _is_of_interest(record: logging.LogRecord) -> bool:
-    """Whether a record of the log says what the last line does not: engines repeat an error for each layer."""
+    """Whether a record of the log says what the last line does not: engines repeat an error for each layer.
+
+    What the log says is concealed: MONAI writes every flag there, a tracking URI with its password, too.
+    """
+    record.msg, record.args = conceal(record.getMessage()), None
     return "is terminating due to exception" not in str(record.msg)

@@ -17,7 +17,7 @@ PACKAGE = Path(__file__).parent.parent / "monai_diffscore"
 #: level -> groups of nouns in order: a noun imports its own modules, earlier groups and lower levels, nothing else
 ORDER = {
     0: [
-        ["errors", "exports", "memory", "tensors"],
+        ["credentials", "errors", "exports", "memory", "tensors"],
         ["atomic_files", "networks", "operators", "pyramid", "sde"],
         ["gallery", "transforms"],
         ["data"],

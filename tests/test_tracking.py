@@ -329,3 +329,97 @@ def test_the_fingerprint_follows_the_data_not_its_place(tmp_path):
     same, moved, changed = (fingerprint(Loader([{"image": str(tmp_path / place / "scan.nii")}])) for place in "abc")
     assert same == moved != changed
     assert fingerprint(Loader([{"image": torch.zeros(2)}])) != fingerprint(Loader([{"image": torch.ones(2)}]))
+
+
+def delete_run(client: MlflowClient, run_id: str) -> None:
+    client.delete_run(run_id)
+
+
+def delete_experiment(client: MlflowClient, run_id: str) -> None:
+    client.delete_experiment(client.get_run(run_id).info.experiment_id)
+
+
+def restore(client: MlflowClient, run_id: str) -> None:
+    experiment_id = client.get_run(run_id).info.experiment_id
+    if client.get_experiment(experiment_id).lifecycle_stage == "deleted":
+        client.restore_experiment(experiment_id)
+    if client.get_run(run_id).info.lifecycle_stage == "deleted":
+        client.restore_run(run_id)
+
+
+@pytest.mark.parametrize("delete", [delete_run, delete_experiment])
+@pytest.mark.parametrize("while_it_runs", [False, True])
+def test_what_is_deleted_at_the_tracker_loses_nothing(delete, while_it_runs, tmp_path, caplog):
+    """The command that restores it is named; after it, sync delivers all."""
+    uri = f"sqlite:///{tmp_path}/mlruns.db"
+    engine(Tracking(uri, tmp_path / "out", every=1), 3)
+    run_id = json.loads((tmp_path / "out/mlflow_run.json").read_text())["run_id"]
+    client = MlflowClient(uri)
+    if not while_it_runs:
+        delete(client, run_id)
+    spool = Spool(tmp_path / "out")
+    delivery = Delivery(spool, uri)
+    if while_it_runs:
+        delivery.deliver()
+        spool.append({"metrics": [["loss", 1.0, 0, 4]]})
+        delivery.deliver()  # it is connected
+        delete(client, run_id)
+    spool.append({"metrics": [["loss", 1.0, 0, 5]]}, {"params": {"late": "1"}})
+    place = delivery.place
+    assert main(["sync", str(tmp_path / "out")]) == 1
+    with pytest.raises(
+        RuntimeError, match=r"is deleted: MLFLOW_TRACKING_URI=.* mlflow (runs|experiments) restore .*sync"
+    ):
+        delivery.deliver()
+    assert Delivery(spool, uri).place == place
+    restore(client, run_id)
+    assert main(["sync", str(tmp_path / "out")]) == 0
+    assert delivered(uri, run_id)[-1] == 5
+    assert client.get_run(run_id).data.params["late"] == "1"
+
+
+def test_a_new_training_of_a_deleted_experiment_is_told_and_synced_later(tmp_path, caplog):
+    uri = f"sqlite:///{tmp_path}/mlruns.db"
+    client = MlflowClient(uri)
+    experiment = client.create_experiment("monai_diffscore")
+    client.delete_experiment(experiment)
+    engine(Tracking(uri, tmp_path / "out", patience=2.0), 3)
+    assert f"mlflow experiments restore --experiment-id {experiment}" in caplog.text
+    client.restore_experiment(experiment)
+    run_id, _ = sync(tmp_path / "out")
+    assert delivered(uri, run_id) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("name", ["elsewhere", "my runs", "deep/er"])
+def test_a_folder_that_moved_keeps_its_run_and_is_not_made_anew(name, tmp_path, caplog):
+    before, after = tmp_path / "out", tmp_path / name
+    (tmp_path / "note.txt").write_text("a")
+    tracking = Tracking(f"sqlite:///{before}/mlruns.db", before, configuration={"a": 1})
+    engine(tracking, 3)
+    run_id = json.loads((before / "mlflow_run.json").read_text())["run_id"]
+    after.parent.mkdir(exist_ok=True)
+    before.rename(after)
+    (after / "inside.txt").write_text("b")
+    moved = Tracking(f"sqlite:///{after}/mlruns.db", after, configuration={"a": 1})
+
+    def log(trainer: Engine) -> None:
+        moved.log_artifact(after / "inside.txt")
+        moved.log_artifact(tmp_path / "note.txt", "notes")
+
+    engine(moved, 5, log)
+    assert not before.exists()
+    assert moved.run_id == run_id
+    assert delivered(moved.uri, run_id) == [1, 2, 3, 4, 5]
+    (artifacts,) = (after / "mlartifacts").glob("*/artifacts")
+    assert (artifacts / "inside.txt").is_file()
+    assert (artifacts / "notes/note.txt").is_file()
+    assert f"ln -s {after}" in caplog.text or f"ln -s '{after}'" in caplog.text
+
+
+def test_a_tracker_that_hangs_delays_the_end_by_ten_seconds_at_most(tmp_path):
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Slow)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    started = time.monotonic()
+    engine(Tracking(f"http://127.0.0.1:{server.server_port}", tmp_path), 5)
+    assert time.monotonic() - started < 10
+    server.shutdown()

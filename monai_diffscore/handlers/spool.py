@@ -14,23 +14,28 @@ import fcntl
 import json
 import logging
 import os
+import shlex
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlparse
 
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import LifecycleStage, Metric, Param, RunTag, ViewType
 from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 from mlflow.tracking import MlflowClient
 
 from monai_diffscore.atomic_files import whole_file
+from monai_diffscore.credentials import conceal, reveal
 
 logger = logging.getLogger(__name__)
 KEY_TAG = "monai_diffscore.key"
 #: what a second try cannot mend: the line is at fault, not the connection
-_REFUSED = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "INVALID_STATE", "PERMISSION_DENIED"}
+_REFUSED = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST"}
 _LINES_AT_ONCE = 500
 _METRICS_AT_ONCE = 1000  # MLflow's limits for one request
 _TEXTS_AT_ONCE = 100
@@ -104,6 +109,10 @@ class Spool:
             yield
 
 
+class DeletedError(RuntimeError):
+    """The run or its experiment is in the tracker's waste bin: what is sent there is refused until it is restored."""
+
+
 class Delivery:
     """Delivers a spool to the tracker at ``uri``.
 
@@ -119,10 +128,11 @@ class Delivery:
         self.spool, self.uri = spool, uri
         self.state_file = spool.folder / "mlflow_run.json"
         kept = json.loads(self.state_file.read_text()) if self.state_file.is_file() else {}
-        same = kept.get("uri") == uri  # another tracker gets the whole record
+        same = kept.get("uri") == conceal(uri)  # another tracker gets the whole record
         self.run_id: str | None = kept.get("run_id") if same else None
         self.place: int = kept.get("delivered", 0) if same else 0
         self._client: MlflowClient | None = None
+        self._moved: Path | None = None
 
     def deliver(self) -> int:
         """Delivers all that is there; returns the number of lines.
@@ -153,19 +163,23 @@ class Delivery:
             client = MlflowClient(self.uri)
             if self.run_id is not None:
                 try:
-                    client.get_run(self.run_id)
+                    self._refuse_deleted(client)
                 except MlflowException as error:
                     if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                         raise
-                    logger.warning(f"run {self.run_id} is gone from {self.uri}: delivering the whole record anew")
+                    logger.warning(
+                        f"run {self.run_id} is gone from {conceal(self.uri)}: delivering the whole record anew"
+                    )
                     self.run_id = None
                     self.place = 0
                     lines[:] = list(self.spool.read())[:_LINES_AT_ONCE]
             if self.run_id is None:
                 self.run_id = self._find_or_create(client, next(self.spool.read())[0]["run"])
+                self._refuse_deleted(client)
         self._client = client
+        self._moved = self._find_moved(client)
         self._remember(self.place)
-        logger.info(f"MLflow run {self.run_id} at {self.uri}")
+        logger.info(f"MLflow run {self.run_id} at {conceal(self.uri)}")
 
     def _find_or_create(self, client: MlflowClient, run: Mapping[str, Any]) -> str:
         experiment = client.get_experiment_by_name(run["experiment"])
@@ -179,9 +193,12 @@ class Delivery:
                     raise
             experiment = client.get_experiment_by_name(run["experiment"])
             assert experiment is not None
+        self._refuse_deleted_experiment(client, experiment.experiment_id)
         experiment_id = experiment.experiment_id
         # a run that was created just before this program was killed
-        found = client.search_runs([experiment_id], f"tags.`{KEY_TAG}` = '{run['key']}'", max_results=1)
+        found = client.search_runs(
+            [experiment_id], f"tags.`{KEY_TAG}` = '{run['key']}'", run_view_type=ViewType.ALL, max_results=1
+        )
         if found:
             return str(found[0].info.run_id)
         created = client.create_run(experiment_id, run["start"], {KEY_TAG: run["key"]}, run["name"])
@@ -199,15 +216,66 @@ class Delivery:
             for start in range(0, len(tags), _TEXTS_AT_ONCE):
                 self._call("log_batch", self.run_id, tags=tags[start : start + _TEXTS_AT_ONCE])
             if "artifact" in entry:
-                self._call("log_artifact", self.run_id, entry["artifact"], entry["folder"])
+                self._store(str(self.spool.folder / entry["artifact"]), entry["folder"])
             if "register" in entry:
                 self._register(entry["register"], entry["folder"])
             if "text" in entry:
-                self._call("log_text", self.run_id, entry["text"], entry["file"])
+                with tempfile.TemporaryDirectory() as place:
+                    file = Path(place) / entry["file"]
+                    file.write_text(entry["text"])
+                    self._store(str(file), None)
             if entry.get("status") == "RUNNING":
                 self._call("update_run", self.run_id, "RUNNING")
             elif "status" in entry:
                 self._call("set_terminated", self.run_id, entry["status"], entry["time"])
+
+    def _store(self, path: str, folder: str | None) -> None:
+        """Stores a file or folder as an artifact, beside the others where the output folder has moved."""
+        if self._moved is None:
+            self._call("log_artifact", self.run_id, path, folder)
+            return
+        try:
+            LocalArtifactRepository(str(self._moved)).log_artifact(path, folder)
+        except (FileNotFoundError, MlflowException) as error:
+            logger.error(f"MLflow: {conceal(str(error))}")
+
+    def _find_moved(self, client: MlflowClient) -> Path | None:
+        """Where the run's artifacts are now, if their folder has moved with the record; MLflow would make it anew."""
+        location = client.get_run(str(self.run_id)).info.artifact_uri
+        if not location.startswith("file:"):
+            return None
+        stated = Path(unquote(urlparse(location).path))
+        home = self.spool.folder / "mlartifacts"
+        if "mlartifacts" not in stated.parts or stated.is_relative_to(home):
+            return None
+        before = Path(*stated.parts[: stated.parts.index("mlartifacts")])
+        if before.exists():
+            return None
+        logger.warning(
+            f"the record moved from {shlex.quote(str(before))}: artifacts are stored in {shlex.quote(str(home))}. For "
+            f"MLflow to show them: ln -s {shlex.quote(str(self.spool.folder))} {shlex.quote(str(before))}"
+        )
+        return home / Path(*stated.parts[stated.parts.index("mlartifacts") + 1 :])
+
+    def _refuse_deleted(self, client: MlflowClient) -> None:
+        """Refuses to go on while the run or its experiment is deleted: nothing is sent, so nothing is lost."""
+        run = client.get_run(str(self.run_id)).info
+        self._refuse_deleted_experiment(client, run.experiment_id)
+        if run.lifecycle_stage == LifecycleStage.DELETED:
+            raise DeletedError(
+                f"the run {self.run_id} is deleted: {self._restore(f'runs restore --run-id {self.run_id}')}"
+            )
+
+    def _refuse_deleted_experiment(self, client: MlflowClient, experiment_id: str) -> None:
+        experiment = client.get_experiment(experiment_id)
+        if experiment.lifecycle_stage == LifecycleStage.DELETED:
+            restore = self._restore(f"experiments restore --experiment-id {experiment_id}")
+            raise DeletedError(f"the experiment {experiment.name!r} is deleted: {restore}")
+
+    def _restore(self, command: str) -> str:
+        folder = shlex.quote(str(self.spool.folder))
+        uri = shlex.quote(conceal(self.uri))
+        return f"MLFLOW_TRACKING_URI={uri} mlflow {command} && python -m monai_diffscore sync {folder}"
 
     def _register(self, name: str, folder: str) -> None:
         """Makes the run's ``folder`` a version of the model ``name``, once."""
@@ -228,14 +296,17 @@ class Delivery:
         except MlflowException as error:
             if error.error_code not in _REFUSED:
                 raise
-            logger.error(f"MLflow at {self.uri} refuses {method}: {error}")
+            self._refuse_deleted(self._client)  # type: ignore[arg-type]
+            logger.error(f"MLflow at {conceal(self.uri)} refuses {method}: {conceal(str(error))}")
         except FileNotFoundError as error:
             logger.error(f"MLflow: {method}: {error}")
 
     def _remember(self, place: int) -> None:
         self.place = place
         with whole_file(self.state_file) as file:
-            file.write(json.dumps({"uri": self.uri, "run_id": self.run_id, "delivered": place}).encode() + b"\n")
+            file.write(
+                json.dumps({"uri": conceal(self.uri), "run_id": self.run_id, "delivered": place}).encode() + b"\n"
+            )
 
 
 def database_lock(uri: str) -> Any:
@@ -296,11 +367,13 @@ class Courier(threading.Thread):
                 if self.delivery.deliver():
                     self._progress = time.monotonic()
                 if self.problem is not None:
-                    logger.info(f"MLflow at {self.uri} is back")
+                    logger.info(f"MLflow at {conceal(self.uri)} is back")
                 pause, self.problem = self.pause, None
             except Exception as error:
                 if self.problem is None:
-                    logger.warning(f"MLflow at {self.uri}: {_first_line(error)}. The record waits in {self.spool.path}")
+                    logger.warning(
+                        f"MLflow at {conceal(self.uri)}: {_first_line(error)}. The record waits in {self.spool.path}"
+                    )
                 pause, self.problem = min(max(1.0, 2 * pause), self.longest_pause), error
             if closing:
                 if self.problem is None or last_tries <= 0:
@@ -315,14 +388,14 @@ class Courier(threading.Thread):
             self.join(0.05)
         if self.is_alive() or self.problem is not None:
             logger.warning(
-                f"the record in {self.spool.path} is not wholly delivered to {self.uri}; this does it later: "
+                f"the record in {self.spool.path} is not wholly delivered to {conceal(self.uri)}; this does it later: "
                 f"python -m monai_diffscore sync {self.spool.folder}"
             )
 
 
 def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
-    return (lines[0] if lines else type(error).__name__)[:200]
+    return conceal((lines[0] if lines else type(error).__name__)[: 600 if isinstance(error, DeletedError) else 200])
 
 
 def sync(folder: str | Path, uri: str | None = None) -> tuple[str, int]:
@@ -343,7 +416,7 @@ def sync(folder: str | Path, uri: str | None = None) -> tuple[str, int]:
         )
     try:
         with spool.delivering():
-            delivery = Delivery(spool, uri or _last_uri(spool) or first[0]["run"]["uri"])
+            delivery = Delivery(spool, uri or reveal(_last_uri(spool) or first[0]["run"]["uri"]))
             count = delivery.deliver()
     except BlockingIOError:
         raise ValueError(f"{spool.path} is being delivered by another program; a running training does it.") from None

@@ -26,6 +26,7 @@ from ignite.engine import Engine, Events
 from torch import Tensor
 
 from monai_diffscore.configuration import MAY_CHANGE, choices, describe
+from monai_diffscore.credentials import conceal, conceal_all
 from monai_diffscore.engines import ScoreTrainer, TrainingEvents
 from monai_diffscore.handlers.ema import PowerEMA
 from monai_diffscore.handlers.fingerprint import fingerprint
@@ -58,8 +59,9 @@ class Tracking:
         register_as: name in the tracker's model registry under which the averaged model is registered at the end, as a
             pyfunc that samples (:mod:`~monai_diffscore.handlers.registration`); None does not.
         inference: the bundle's inference.json, for ``register_as``; the first of ``results`` is its weights.
-        patience: seconds without progress that the end of a training waits for the tracker; 5 at most where a
-            scheduler is about to take the node away.
+        patience: seconds without progress that the end of a training waits for the tracker; None is 8 for a server,
+            which may hang, and 60 for a database on this machine, which is made first. 5 at most where a scheduler is
+            about to take the node away.
     Raises:
         ValueError: for a URI of a kind that MLflow does not take.
     """
@@ -79,14 +81,14 @@ class Tracking:
         network: torch.nn.Module | None = None,
         ema: PowerEMA | None = None,
         every: int = 20,
-        patience: float = 60.0,
+        patience: float | None = None,
         register_as: str | None = None,
         inference: str | Path | None = None,
     ) -> None:
         if not uri.startswith(_SCHEMES):
             raise ValueError(
-                f"Expected a tracking URI that begins with one of {_SCHEMES}, got {uri!r}. A file is sqlite:///PATH; "
-                "MLflow takes no folders any more."
+                f"Expected a tracking URI that begins with one of {_SCHEMES}, got {conceal(uri)!r}. A file is "
+                "sqlite:///PATH; MLflow takes no folders any more."
             )
         self.uri = uri
         self.spool = Spool(folder)
@@ -101,7 +103,7 @@ class Tracking:
         self.network = network
         self.ema = ema
         self.every = every
-        self.patience = patience
+        self.patience = (60.0 if uri.startswith("sqlite:") else 8.0) if patience is None else patience
         self.register_as = register_as
         self.inference = inference
         self._courier: Courier | None = None
@@ -132,7 +134,7 @@ class Tracking:
         self._recorded = self.spool.last_steps()
         if next(self.spool.read(), None) is None:
             name = self.run_name or f"{self.prefix}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
-            run = {"experiment": self.experiment, "name": name, "key": secrets.token_hex(16), "uri": self.uri}
+            run = {"experiment": self.experiment, "name": name, "key": secrets.token_hex(16), "uri": conceal(self.uri)}
             self._write({"run": run | {"start": _now()}}, {"params": self._texts(engine)})
             for artifact in self.artifacts:
                 if artifact.is_file():
@@ -141,7 +143,7 @@ class Tracking:
             self._write({"status": "RUNNING"})
         self._write({"tags": self._circumstances()})
         if self.configuration is not None:
-            text = json.dumps(self.configuration, indent=4, default=describe)
+            text = json.dumps(conceal_all(self.configuration), indent=4, default=describe)
             self._write({"text": text, "file": f"configuration_{engine.state.iteration:08d}.json"})
         self._since = (time.monotonic(), engine.state.iteration)
         self._courier = Courier(self.spool, self.uri)
@@ -172,7 +174,12 @@ class Tracking:
         job = {name.lower(): os.environ.get(name) for name in ("SLURM_JOB_ID", "SLURM_RESTART_COUNT")}
         # what the configuration names beside itself lies there, whatever folder a report is made from
         bundle = None if self.inference is None else str(Path(self.inference).absolute().parent.parent)
-        facts = {"tracking_uri": self.uri, "host": platform.node(), "ranks": str(idist.get_world_size()), **job}
+        facts = {
+            "tracking_uri": conceal(self.uri),
+            "host": platform.node(),
+            "ranks": str(idist.get_world_size()),
+            **job,
+        }
         changing = {name: value for name, value in self._choices().items() if name in MAY_CHANGE}
         return _as_texts(changing | facts | {"bundle": bundle})
 
@@ -237,7 +244,10 @@ class Tracking:
     def log_artifact(self, path: str | Path, folder: str | None = None) -> None:
         """Stores a file with the run; it must stay where it is until it is delivered."""
         if idist.get_rank() == 0:
-            self._write({"artifact": str(Path(path).absolute()), "folder": folder})
+            absolute = Path(path).absolute()
+            inside = absolute.is_relative_to(self.spool.folder)  # and stays so where the folder moves
+            place = absolute.relative_to(self.spool.folder) if inside else absolute
+            self._write({"artifact": str(place), "folder": folder})
 
     def close(self, engine: Engine, status: str = "FINISHED", patience: float | None = None) -> None:
         """Ends the record, and waits a little for its delivery."""
@@ -260,7 +270,7 @@ class Tracking:
         statistics = weights.with_name("data_statistics.json")
         folder = self.spool.folder / "sampler"
         try:
-            save_sampler(folder, Path(self.inference), weights, statistics, self.configuration)
+            save_sampler(folder, Path(self.inference), weights, statistics, conceal_all(self.configuration))
         except Exception:  # a training that is done does not fail for the registry
             logger.exception(f"the model was not made ready for registration as {self.register_as}")
             return
@@ -277,7 +287,7 @@ class Tracking:
 def _as_texts(values: Mapping[str, Any]) -> dict[str, str]:
     """Values as MLflow takes them: under ids that it allows, without long lists, which are in files."""
     texts = {name.replace("#", "::"): str(value) for name, value in values.items() if value is not None}
-    return {re.sub(r"[^\w .:/-]", "_", name)[:250]: text for name, text in texts.items() if len(text) <= 500}
+    return {re.sub(r"[^\w .:/-]", "_", name)[:250]: conceal(text) for name, text in texts.items() if len(text) <= 500}
 
 
 def _now() -> int:

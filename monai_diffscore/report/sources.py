@@ -23,6 +23,7 @@ from monai.transforms import Compose, LoadImage
 from monai.utils import convert_to_tensor
 from torch import Tensor
 
+from monai_diffscore.credentials import reveal
 from monai_diffscore.data import list_volumes, spread
 from monai_diffscore.data.arrays import LABELS, read_labels
 from monai_diffscore.errors import DataError
@@ -178,7 +179,7 @@ def find_run(path: str | Path) -> RunRecord | None:
         if file.is_file():
             known = json.loads(file.read_text())
             try:
-                client = MlflowClient(known["uri"])
+                client = MlflowClient(reveal(known["uri"]))
                 run = client.get_run(known["run_id"])
                 name, config = _configuration(client, known["run_id"])
             except Exception as error:

@@ -1,0 +1,65 @@
+"""No secret is written, whatever a run writes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+from processes import ROOT
+
+from monai_diffscore.credentials import conceal, conceal_all, reveal
+
+
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        ("http://user:s3cret@host:5000/a", "http://host:5000/a"),
+        ("postgresql://me:p@ss:w0rd@db/mlflow and more", "postgresql://db/mlflow and more"),
+        ("https://token-alone@host", "https://host"),
+        ("sqlite:////data/my runs/mlruns.db", "sqlite:////data/my runs/mlruns.db"),
+        ("write to me@host.org", "write to me@host.org"),
+        ("['http://a:b@x', 'mysql+pymysql://c:d@y']", "['http://x', 'mysql+pymysql://y']"),
+    ],
+)
+def test_uris_lose_user_and_password(text, written):
+    assert conceal(text) == written
+
+
+@pytest.mark.parametrize(
+    "name", ["MLFLOW_TRACKING_TOKEN", "AWS_SECRET_ACCESS_KEY", "DATABRICKS_PASSWORD", "HF_API_KEY"]
+)
+def test_values_of_the_environments_secrets_are_concealed(name, monkeypatch):
+    monkeypatch.setenv(name, "abc-123-def")
+    assert conceal_all({"a": ["x abc-123-def y", 3], "b": None}) == {"a": ["x *** y", 3], "b": None}
+
+
+def test_what_is_written_is_found_again_in_the_environment(monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://u:p@host:1")
+    assert reveal("http://host:1") == "http://u:p@host:1"
+    assert reveal("http://other:1") == "http://other:1"
+
+
+@pytest.mark.parametrize("way", ["environment", "flag", "token"])
+def test_nothing_that_a_training_writes_holds_the_secret(way, tmp_path):
+    """Records, checkpoints, weights, logs and what the terminal shows, with a server that refuses."""
+    uri = "http://127.0.0.1:9" if way == "token" else "http://user:s3cr3t-0@127.0.0.1:9"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    if way == "token":
+        environment["MLFLOW_TRACKING_TOKEN"] = "s3cr3t-0"
+    if way != "flag":
+        environment["MLFLOW_TRACKING_URI"] = uri
+    flags = ["--tracking_uri", uri] if way == "flag" else []
+    flags += ["--training_rows", "80", "--batch_size", "8", "--max_epochs", "1", "--gallery_every", "0"]
+    flags += ["--output_dir", str(tmp_path / "out"), "--ckpt_dir", str(tmp_path / "models")]
+    command = [sys.executable, "-W", "ignore", "-m", "monai.bundle", "run", "training"]
+    done = subprocess.run(
+        [*command, "--config_file", "configs/train.json", *flags], cwd=ROOT / "bundles/toy2d_mlp", env=environment,
+        capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "s3cr3t-0" not in done.stdout + done.stderr
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(written) >= 4
+    assert [path for path in written if b"s3cr3t-0" in path.read_bytes()] == []
