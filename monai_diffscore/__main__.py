@@ -28,6 +28,8 @@ def add_plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         "--subject", metavar="COLUMN", help="rows of one stay together (cells, tables, matrices of expression)"
     )
     parser.add_argument("--exclude", default="", metavar="A,B", help="columns of a table to leave out, such as names")
+    parser.add_argument("--missing", default="", metavar="A,B", help="further marks of missing values in a table")
+    parser.add_argument("--delimiter", help="between the cells of a text file, where it is not found out")
     parser.add_argument("--graph", type=Path, metavar="EDGES", help="edges between genes (.tsv, .gmt)")
     parser.add_argument("--kind", help="of the data, where it is not found out: volumes, pictures, slides, ...")
     parser.add_argument("--modality", help="of volumes, where the files do not say it: CT, MR, PT")
@@ -64,6 +66,8 @@ def _plan(chosen: argparse.Namespace) -> int:
             graph,
             chosen.subject,
             _names(chosen.exclude),
+            chosen.delimiter,
+            _names(chosen.missing),
         )
         plan = planning.make_plan(fingerprint, budget, graph)
     plan = edited or plan

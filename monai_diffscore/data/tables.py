@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import gzip
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,48 +14,52 @@ import torch
 from monai.data import MetaTensor
 
 from monai_diffscore.atomic_files import whole_file, whole_path
-from monai_diffscore.data.matrices import DELIMITERS, delimiter_of, refuse_repeated
+from monai_diffscore.data.delimited import DELIMITERS, read_delimited
+from monai_diffscore.data.matrices import refuse_repeated
 from monai_diffscore.data.rows import split_indices
 from monai_diffscore.errors import DataError
 from monai_diffscore.transforms.table import TableEncoding
 from monai_diffscore.transforms.table_schema import TableSchema, column_of
+from monai_diffscore.transforms.written_values import (
+    MISSING,
+    MISSING_AMONG_NUMBERS,
+    find_moment,
+    limit_of,
+    number_of,
+    writes_decimal_commas,
+)
 
-#: what stands for a missing value in a text file; "None" may be an answer
-MISSING = ("", "NA", "N/A", "n/a", "NaN", "nan", "<NA>", "null", "NULL")
 _PROVENANCE = "monai_diffscore"
 
 
-def read_table(path: str | Path, delimiter: str | None = None) -> pd.DataFrame:
-    """The rows of a .csv, .tsv (also .gz) or .parquet file.
+def read_table(path: str | Path, delimiter: str | None = None, missing: str | Sequence[str] = ()) -> pd.DataFrame:
+    """The rows of a .csv, .tsv, .txt (also .gz) or .parquet file, or of the only one in a folder.
 
+    Numbers become numbers, also with decimal commas and separators of thousands; ``True`` and ``False`` become yes and
+    no; codes with leading zeros, dates, times and limits such as ``<5`` stay as they are written.
+
+    Args:
+        path: of the file or folder.
+        delimiter: of a text file; None finds out.
+        missing: further marks of missing values, such as ``-99``.
     Raises:
-        DataError: for another file, a column name twice or empty, rows of different lengths, or no rows.
+        DataError: for another file, a column name twice or empty, rows of different lengths, or fewer than two rows.
     """
-    file = Path(path)
+    file = only_table(Path(path))
     if file.suffix == ".parquet":
         if not file.is_file():
             raise DataError(file, key="table", expected="a table", got="no such file", remedy="Give an existing one.")
         frame = pd.read_parquet(file)
         refuse_repeated(list(frame.columns), file, "column")
     else:
-        delimiter = delimiter or delimiter_of(file)
-        header = _header(file, delimiter)
-        refuse_repeated(header, file, "column")
-        try:
-            frame = pd.read_csv(
-                file,
-                sep=delimiter,
-                keep_default_na=False,
-                na_values=list(MISSING),
-                float_precision="round_trip",
-                low_memory=False,
-                index_col=False,
-            )
-        except (pd.errors.ParserError, UnicodeDecodeError) as error:
+        cells = read_delimited(file, delimiter)
+        refuse_repeated(cells.names, file, "column")
+        if "" in cells.names:
             raise DataError(
-                file, key="table", expected=f"rows of {len(header)} cells, in UTF-8", got=str(error).strip(),
-                remedy="Write all rows with the same number of cells; quote text that holds the delimiter.",
-            ) from error  # fmt: skip
+                file, key="table", expected="names of all columns", got=f"an empty one at place "
+                f"{cells.names.index('') + 1} of {len(cells.names)}", remedy="Name it, or take the column out.",
+            )  # fmt: skip
+        frame = _typed(pd.DataFrame(cells.rows, columns=cells.names, dtype=object), cells.delimiter, names_in(missing))
     if len(frame) < 2:
         raise DataError(
             file, key="table", expected="at least two rows", got=f"{len(frame)}", remedy="Give a table with rows."
@@ -65,18 +67,62 @@ def read_table(path: str | Path, delimiter: str | None = None) -> pd.DataFrame:
     return frame
 
 
-def _header(file: Path, delimiter: str) -> list[str]:
-    with gzip.open(file, "rt") if file.suffix == ".gz" else open(file, newline="", encoding="utf-8-sig") as text:
-        header = next(csv.reader(text, delimiter=delimiter), [])
-    if len(header) < 2 or "" in header:
+def only_table(path: Path) -> Path:
+    """A file as it is; of a folder, its only table.
+
+    Raises:
+        DataError: for a folder with none, or several.
+    """
+    if not path.is_dir():
+        return path
+    endings = (".parquet", *DELIMITERS, *(f"{ending}.gz" for ending in DELIMITERS))
+    files = [file for file in sorted(path.iterdir()) if file.name.lower().endswith(endings)]
+    if len(files) != 1:
         raise DataError(
-            file,
-            key="table",
-            expected=f"a first row with the names of two or more columns, and {delimiter!r} between them",
-            got=f"{header[:5]}",
-            remedy="Name all columns, and give the delimiter that the file has (--delimiter).",
-        )
-    return header
+            path, key="table", expected="one table in the folder", got=", ".join(f.name for f in files[:8]) or "none",
+            remedy="Give the path of the file.",
+        )  # fmt: skip
+    return files[0]
+
+
+def names_in(text: str | Sequence[str] | None) -> list[str]:
+    """Names that a flag holds, ``A,B`` or a list."""
+    if not isinstance(text, str):
+        return [str(name) for name in text or ()]
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _typed(frame: pd.DataFrame, delimiter: str, missing: Sequence[str]) -> pd.DataFrame:
+    """Texts as numbers, yes and no, or texts."""
+    stripped = frame.apply(lambda column: column.str.strip())
+    known = {name: stripped[name][~stripped[name].isin([*MISSING, *missing])] for name in frame}
+    comma = writes_decimal_commas(list(known.values()), likely=delimiter == ";")
+    made = {name: _typed_column(frame[name], texts, comma) for name, texts in known.items()}
+    return pd.DataFrame(made, index=frame.index)
+
+
+def _typed_column(column: pd.Series, texts: pd.Series, comma: bool) -> pd.Series:
+    """One column; ``texts`` are its cells that are not missing anywhere."""
+    absent = ~column.index.isin(texts.index)
+    if set(texts) <= {"True", "False"} and len(texts):
+        answers = column.str.strip().eq("True")
+        return answers if not absent.any() else answers.astype(object).mask(absent)
+    plain = texts[~texts.isin(MISSING_AMONG_NUMBERS)]
+    parsed = {text: number_of(text, comma) for text in plain.unique()}
+    numbers = [number for number in parsed.values() if number is not None]
+    if not len(plain):
+        return pd.Series(np.nan, index=column.index, name=column.name)
+    others = [text for text, number in parsed.items() if number is None]
+    if numbers and not others:
+        values = plain.map(parsed).reindex(column.index).astype(np.float64)
+        point = "," if comma else "."
+        whole = values.notna().all() and not any(point in text or "e" in text.lower() for text in parsed)
+        return values.astype(np.int64) if whole and values.abs().max() < 2**53 else values
+    if all(limit_of(text, comma) for text in others) or find_moment(plain) is not None:
+        written = plain if not comma else plain.map(lambda text: text.replace(",", "."))
+        return written.reindex(column.index).astype(object)  # the marks among numbers are missing
+    # a text keeps what surrounds it
+    return column.where(~absent, None).astype(object)
 
 
 def split_table(
@@ -199,7 +245,10 @@ def write_table(
     file = Path(path)
     made = frame.copy()
     if synthetic:
-        made.insert(0, "synthetic", True)
+        name = "synthetic"
+        while name in made:  # a column of the data may be called so
+            name += "_"
+        made.insert(0, name, True)
     content = json.dumps(dict(provenance or {}), indent=4, default=str)
     if file.suffix == ".parquet":
         import pyarrow

@@ -78,7 +78,12 @@ def fingerprint_expression(root: Path, conditions: Sequence[str] = (), subject: 
 
 
 def fingerprint_table(
-    root: Path, conditions: Sequence[str] = (), subject: str | None = None, exclude: Sequence[str] = ()
+    root: Path,
+    conditions: Sequence[str] = (),
+    subject: str | None = None,
+    exclude: Sequence[str] = (),
+    delimiter: str | None = None,
+    missing: Sequence[str] = (),
 ) -> Fingerprint:
     """The fingerprint of a clinical table: its columns by the schema that is inferred.
 
@@ -87,13 +92,14 @@ def fingerprint_table(
         conditions: at most one: the column that generated rows can be asked for.
         subject: the column of patients, which is not generated.
         exclude: other columns that are not.
+        delimiter, missing: as :func:`~monai_diffscore.data.tables.read_table` takes them.
     Raises:
         DataError: if a column cannot be taken as it is, or two conditions are named.
     """
     if len(conditions) > 1:
         raise DataError(root, key="condition", expected="one column", got=", ".join(conditions),
                         remedy="Name the column that rows are to be asked for by.")  # fmt: skip
-    frame = read_table(root)
+    frame = read_table(root, delimiter, missing)
     label = conditions[0] if conditions else None
     schema = find_schema(frame, None, label=label, subject=subject, exclude=exclude, source=root)
     training, held_out = split_table(frame, schema, held_out_share(len(frame), ROWS_HELD_OUT), 0, root)
@@ -116,6 +122,8 @@ def fingerprint_table(
             "label": label,
             "subject": subject,
             "exclude": list(exclude),
+            "delimiter": delimiter,
+            "missing": list(missing),
             "schema": json.loads(json.dumps(schema.as_dict())),
             "columns": {column.name: column.kind for column in schema.features},
             "missing_share": round(float(np.isnan(numbers).mean()), 4),

@@ -79,6 +79,8 @@ def plan_table(found: Fingerprint, budget: Budget) -> Plan:
         "label": Choice(found.details["label"], "what rows can be asked for by"),
         "subject": _subject(found),
         "exclude": Choice(found.details["exclude"], "columns that are not generated"),
+        "delimiter": Choice(found.details["delimiter"], "between the cells; null finds out"),
+        "missing": Choice(found.details["missing"], "marks of missing values beside the usual ones"),
         "hidden_size": Choice(128 if few else 256, f"for {found.cases} rows"),
         "dropout": Choice(0.2 if few else 0.1, "few rows are learned by heart without" if few else "a little"),
         "validation_share": Choice(

@@ -25,6 +25,8 @@ def take_fingerprint(
     graph: str | Path | None = None,
     subject: str | None = None,
     exclude: Sequence[str] = (),
+    delimiter: str | None = None,
+    missing: Sequence[str] = (),
 ) -> Fingerprint:
     """The fingerprint of a data set.
 
@@ -39,6 +41,7 @@ def take_fingerprint(
         subject: the column whose equal values stay on one side of the split; of cells, tables and
             matrices of expression.
         exclude: columns of a table that are not looked at.
+        delimiter, missing: as :func:`~monai_diffscore.data.tables.read_table` takes them.
     Raises:
         DataError: if the data is of no known kind, or nothing in it can be trained on.
         ValueError: for an unknown kind.
@@ -57,7 +60,7 @@ def take_fingerprint(
     if found == "expression":
         return fingerprint_expression(_only_file(root), conditions, subject)
     if found == "table":
-        return fingerprint_table(_only_file(root), conditions, subject, exclude)
+        return fingerprint_table(_only_file(root), conditions, subject, exclude, delimiter, missing)
     if found == "volumes":
         fingerprint = fingerprint_volumes(root, modality)
     elif found == "slides":

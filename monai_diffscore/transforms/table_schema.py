@@ -3,8 +3,8 @@
 ============  =======================================  ====================================================
 kind          values                                   kept in what is generated
 ============  =======================================  ====================================================
-continuous    numbers                                  range, number of decimals
-integer       whole numbers                            range; they stay whole
+continuous    numbers                                  range, number of decimals, few levels, limits (<5)
+integer       whole numbers, dates, times of day       range; they stay whole; dates are written as they came
 categorical   text, yes and no, or at most two         the categories, in their order, and their type
               different numbers
 ============  =======================================  ====================================================
@@ -26,6 +26,7 @@ import pandas as pd
 
 from monai_diffscore.atomic_files import write_json
 from monai_diffscore.errors import DataError
+from monai_diffscore.transforms.written_values import moments_to_numbers, numbers_to_moments
 
 KINDS = ("continuous", "integer", "categorical")
 #: how the categories of a column are stored
@@ -51,6 +52,11 @@ class Column:
         categories: their names, in order.
         shares: of the categories, among the rows that have one.
         type: of the categories in files: "text", "integer", "number" or "boolean".
+        levels: the only numbers that the column has, if they are few.
+        moment: how dates or times of day are written, such as "%Y-%m-%d"; their numbers are days, minutes or seconds.
+            Or "datetime64[D]", "timedelta64[min]", ...: those of pandas, in that unit.
+        below, above: how a number below or above a limit is written, such as "<5"; it stands for ``low`` or ``high``.
+        dtype: of the column in Parquet, where pandas would not choose it by itself.
     Raises:
         ValueError: for an unknown kind or type, low > high, or numbers of categories and shares that differ.
     """
@@ -66,10 +72,16 @@ class Column:
     categories: tuple[str, ...] = ()
     shares: tuple[float, ...] = ()
     type: str = "text"
+    levels: tuple[float, ...] = ()
+    moment: str | None = None
+    below: str | None = None
+    above: str | None = None
+    dtype: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "categories", tuple(map(str, self.categories)))  # JSON has lists
         object.__setattr__(self, "shares", tuple(self.shares))
+        object.__setattr__(self, "levels", tuple(self.levels))
         numbers = (self.low, self.high, self.mean, self.std)
         problem = ""
         if self.kind not in KINDS or self.type not in TYPES or not 0 <= self.missing < 1:
@@ -99,7 +111,7 @@ class Column:
         """
         absent = values.isna().to_numpy()
         if self.numeric:
-            found = pd.to_numeric(values, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+            found = self._numbers_of(values)
             with np.errstate(invalid="ignore"):
                 outside = (found < self.low) | (found > self.high) | (np.isnan(found) & ~absent)
             fraction = (self.kind == "integer") & (found != np.rint(found)) & ~np.isnan(found)
@@ -116,21 +128,51 @@ class Column:
 
     def values(self, numbers: np.ndarray) -> pd.Series:
         """The inverse of :meth:`numbers`, in the type of the file."""
+        made = self._values(numbers)
+        if self.dtype is None:
+            return made
+        try:
+            if self.dtype.endswith("category"):
+                return made.astype(pd.CategoricalDtype(list(self.categories), self.dtype.startswith("ordered")))
+            if self.dtype == "date":
+                return pd.to_datetime(made).dt.date
+            return made.astype(self.dtype)
+        except (TypeError, ValueError):  # such as a gap in whole numbers
+            return made
+
+    def _values(self, numbers: np.ndarray) -> pd.Series:
         absent = np.isnan(numbers)
+        if self.moment is not None:
+            return numbers_to_moments(numbers, self.moment).rename(self.name)
+        if self.below or self.above:
+            limits = {limit: text for text, limit in ((self.below, self.low), (self.above, self.high)) if text}
+            digits = (lambda number: str(round(number))) if self.kind == "integer" else repr
+            made = [
+                None if gone else limits.get(n) or digits(float(n)) for n, gone in zip(numbers, absent, strict=True)
+            ]
+            return pd.Series(made, name=self.name, dtype=object)
         if self.kind == "continuous":
             return pd.Series(numbers, name=self.name)
         whole = np.where(absent, 0, np.rint(np.nan_to_num(numbers))).astype(np.int64)
+        if self.kind == "integer" and not self.missing and not absent.any():
+            return pd.Series(whole, name=self.name)
         if self.kind == "integer":
             return pd.Series(pd.array(whole, dtype="Int64"), name=self.name).mask(absent)
         convert = TYPES[self.type]
         made = [None if gone else convert(self.categories[place]) for place, gone in zip(whole, absent, strict=True)]
         kind = {"text": "object", "integer": "Int64", "number": "Float64", "boolean": "boolean"}[self.type]
+        if self.type == "boolean" and not self.missing and not absent.any():
+            kind = "bool"
         return pd.Series(pd.array(made, dtype=kind) if kind != "object" else made, name=self.name, dtype=kind)
 
     def within(self, numbers: np.ndarray) -> np.ndarray:
         """The nearest values that the column may have; NaN stays."""
         if not self.numeric:
             return np.clip(np.rint(numbers), 0, len(self.categories) - 1)
+        if self.levels:
+            levels = np.array(self.levels)
+            near = levels[np.searchsorted((levels[1:] + levels[:-1]) / 2, np.nan_to_num(numbers))]
+            return np.where(np.isnan(numbers), np.nan, near)
         rounded = np.rint(numbers) if self.kind == "integer" else numbers
         if self.kind == "continuous" and self.decimals is not None:
             rounded = np.round(numbers, self.decimals)
@@ -138,12 +180,26 @@ class Column:
 
     def describe(self) -> str:
         """One line for a terminal."""
-        if self.numeric:
+        if self.moment is not None:
+            first, last = self.values(np.array([self.low, self.high], dtype=float))
+            text = f"{first} to {last}, as {self.moment}"
+        elif self.numeric:
             text = f"{self.low:g} to {self.high:g}, mean {self.mean:.4g}, std {self.std:.4g}"
+            text += f", the levels {', '.join(f'{level:g}' for level in self.levels)}" if self.levels else ""
+            text += "".join(f", {limit}" for limit in (self.below, self.above) if limit)
             text += f", {self.decimals} decimals" if self.kind == "continuous" and self.decimals is not None else ""
         else:
             text = ", ".join(f"{n} {share:.0%}" for n, share in zip(self.categories, self.shares, strict=True))
         return f"{self.kind:12} {text}" + (f"; missing {self.missing:.1%}" if self.missing else "")
+
+    def _numbers_of(self, values: pd.Series) -> np.ndarray:
+        """Numbers of what the cells hold, NaN where they are none."""
+        if self.moment is not None:
+            return moments_to_numbers(values, self.moment)
+        for text, limit in ((self.below, self.low), (self.above, self.high)):
+            if text is not None:
+                values = values.where(values != text, limit)
+        return pd.to_numeric(values, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
 
     def _name(self, value: Any) -> str:
         """The name of a category, whatever type pandas made of the column."""
@@ -283,8 +339,9 @@ class TableSchema:
             other = (
                 ("low", "high", "mean", "std", "decimals") if not column.numeric else ("categories", "shares", "type")
             )
+            unsaid = [name for name in ("levels", "moment", "below", "above", "dtype") if not getattr(column, name)]
             facts = asdict(column)
-            columns.append({name: value for name, value in facts.items() if name not in other})
+            columns.append({name: value for name, value in facts.items() if name not in (*other, *unsaid)})
         return {"label": self.label, "subject": self.subject, "exclude": list(self.exclude), "columns": columns}
 
     @classmethod

@@ -1,0 +1,36 @@
+"""Names of genes: what tells a matrix of expression from a table of other numbers."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+#: fewer names than these are no matrix of expression by themselves
+MANY_GENES = 100
+_ACCESSION = re.compile(
+    r"ENS[A-Z]*[GT]\d{6,}(\.\d+)?|\d+(_[a-z])?_at|AFFX-.*|ILMN_\d+|NM_\d+(\.\d+)?|FBgn\d+|AT\dG\d{5}"
+)
+#: symbols: of people in capitals (TP53, HLA-DRB1, MT-CO1, C9orf72), of mice and rats with one (Trp53)
+_SYMBOL = re.compile(
+    r"[A-Z][A-Z0-9]*(orf\d+)?([-.][A-Z0-9]+)*|[A-Z][a-z]{1,7}\d+[a-z]?\d*(-\w+)?|gene[_-]?\d+", re.ASCII
+)
+_NUMBERED = re.compile(r"(.*?)[_.-]?\d+")
+#: what numbered names begin with when they are genes
+_GENE_STEMS = ("g", "gene")
+
+
+def are_genes(names: Sequence[str]) -> bool:
+    """Whether at least nine of ten names, of a hundred or more, are those of genes.
+
+    Names that are one word with rising numbers (``feature_1``, ``V2``) are not, unless the word is "gene" or "G".
+    """
+    if len(names) < MANY_GENES:
+        return False
+    if sum(bool(_ACCESSION.fullmatch(name)) for name in names) >= 0.9 * len(names):
+        return True
+    stems = Counter(match.group(1) for name in names if (match := _NUMBERED.fullmatch(name)))
+    stem, count = stems.most_common(1)[0] if stems else ("", 0)
+    if count >= 0.9 * len(names):
+        return stem.lower().rstrip("_-. ") in _GENE_STEMS
+    return sum(bool(_SYMBOL.fullmatch(name) or _ACCESSION.fullmatch(name)) for name in names) >= 0.9 * len(names)

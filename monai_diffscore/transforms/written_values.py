@@ -1,0 +1,147 @@
+r"""How values are written in the cells of a table, and the numbers that they stand for.
+
+===============  ===============================  =====================================================
+written          such as                          stands for
+===============  ===============================  =====================================================
+number           ``27.5``, ``27,5``, ``7,000``    27.5, 27.5, 7000
+censored number  ``<5``, ``> 100``                a number just beyond the limit; written as it came
+date             ``2024-03-01``, ``1.3.2024``     days since 1970
+date and time    ``2024-03-01 07:45``             minutes, or seconds where these are written
+time of day      ``07:45``                        minutes, or seconds
+code             ``007``, ``02139``               itself: a text
+===============  ===============================  =====================================================
+"""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pandas as pd
+
+#: what stands for a missing value anywhere in a text file; "None" may be an answer
+MISSING = ("", "NA", "N/A", "n/a", "NaN", "nan", "<NA>", "null", "NULL", "#N/A", "#NA", "#N/A N/A", "NaT")
+#: what does so among numbers, dates and times alone: elsewhere "-" and "?" may be answers
+MISSING_AMONG_NUMBERS = (".", "..", "-", "--", "?", "*", "#VALUE!", "#DIV/0!", "#REF!", "#NUM!", "#NAME?", "#NULL!")
+#: how dates and times of day may be written; of two that fit, the first is taken
+MOMENTS = (
+    "%Y-%m-%d", "%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%Y/%m/%d", "%d-%m-%Y", "%d-%b-%Y", "%d %b %Y", "%d.%m.%y",
+    "%d/%m/%y", "%m/%d/%y", "%H:%M", "%H:%M:%S", "%I:%M %p",
+)  # fmt: skip
+_DAY_AND_TIME = ("%Y-%m-%d{}%H:%M:%S", "%Y-%m-%d{}%H:%M", "%d.%m.%Y{}%H:%M", "%d/%m/%Y{}%H:%M", "%m/%d/%Y{}%H:%M",
+                 "%d.%m.%Y{}%H:%M:%S", "%d/%m/%Y{}%H:%M:%S", "%m/%d/%Y{}%H:%M:%S")  # fmt: skip
+
+_PLAIN = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+_COMMA = re.compile(r"[+-]?(\d+|\d*,\d+)([eE][+-]?\d+)?")
+_THOUSANDS = re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d*)?")
+_POINTS = re.compile(r"[+-]?\d{1,3}(\.\d{3})+(,\d*)?")
+_SPACES = re.compile(r"[+-]?\d{1,3}([ '\u00a0\u202f\u2019]\d{3})+([.,]\d*)?")
+_CODE = re.compile(r"[+-]?0\d+")
+_LIMIT = re.compile(r"\s*(<=?|>=?|\u2264|\u2265)\s*(.+)")
+
+
+def writes_decimal_commas(columns: list[pd.Series], likely: bool) -> bool:
+    """Whether numbers have a decimal comma: in some column commas cannot separate thousands.
+
+    Args:
+        columns: texts, without missing ones.
+        likely: what to say where nothing tells, such as of ``7,000`` alone.
+    """
+    doubtful = False
+    for column in columns:
+        texts = [text for text in column if not _LIMIT.fullmatch(text) and text not in MISSING_AMONG_NUMBERS]
+        commas = [text for text in texts if "," in text]
+        if commas and all(_COMMA.fullmatch(text) or _POINTS.fullmatch(text) for text in texts):
+            if not all(_THOUSANDS.fullmatch(text) for text in commas):
+                return True
+            doubtful = True
+    return doubtful and likely
+
+
+def number_of(text: str, decimal_comma: bool = False) -> float | None:
+    """The number that a text is, with separators of thousands or without; None for a code (``007``) and other text."""
+    text = text.strip()
+    if _CODE.fullmatch(text):
+        return None
+    if _PLAIN.fullmatch(text) and not (decimal_comma and _POINTS.fullmatch(text)):
+        return float(text)
+    if _SPACES.fullmatch(text):
+        text = re.sub(r"[ '\u00a0\u202f\u2019]", "", text)
+        return float(text.replace(",", "."))
+    if decimal_comma and (_COMMA.fullmatch(text) or _POINTS.fullmatch(text)):
+        return float(text.replace(".", "").replace(",", "."))
+    if not decimal_comma and _THOUSANDS.fullmatch(text):
+        return float(text.replace(",", ""))
+    return None
+
+
+def limit_of(text: str, decimal_comma: bool = False) -> tuple[str, float] | None:
+    """Side ("<" or ">") and number of a censored value, such as ``<5``; None for another text."""
+    match = _LIMIT.fullmatch(str(text))
+    number = None if match is None else number_of(match.group(2), decimal_comma)
+    if match is None or number is None:
+        return None
+    return ("<" if match.group(1)[0] in "<\u2264" else ">"), number
+
+
+def find_moment(texts: pd.Series) -> str | None:
+    """The format in which all texts are dates or times of day and come back letter by letter; None if they are not."""
+    first = str(texts.iloc[0])
+    if not re.search(r"\d[-/:. ]\w", first) or pd.to_numeric(pd.Series([first]), errors="coerce").notna().all():
+        return None
+    separators = ("T", " ")
+    forms = (*MOMENTS, *(form.format(mark) for form in _DAY_AND_TIME for mark in separators))
+    different = pd.Series(texts.unique())
+    for form in forms:
+        parsed = pd.to_datetime(different.iloc[:1], format=form, errors="coerce")
+        if parsed.notna().all() and (parsed.dt.strftime(form) == different.iloc[:1]).all():
+            parsed = pd.to_datetime(different, format=form, errors="coerce")
+            if parsed.notna().all() and (parsed.dt.strftime(form) == different).all():
+                return form
+    return None
+
+
+def unit_of(form: str) -> str:
+    """The unit that moments of a format are counted in: "s", "min" or "D"."""
+    if "[" in form:
+        return form.split("[")[1].rstrip("]")
+    return "s" if "%S" in form else "min" if "%H" in form or "%I" in form else "D"
+
+
+def moments_to_numbers(texts: pd.Series, form: str) -> np.ndarray:
+    """Days, minutes or seconds since 1970 (of a time of day, since midnight); NaN where a text is no such moment."""
+    if form.startswith(("datetime64", "timedelta64")):
+        convert = pd.to_datetime if form.startswith("datetime64") else pd.to_timedelta
+        parsed = pd.Series(convert(texts, errors="coerce"))
+        parsed = parsed.dt.tz_localize(None) if form.startswith("datetime64") else parsed
+    else:
+        parsed = pd.to_datetime(texts.astype(object), format=form, errors="coerce")
+    numbers = (parsed - _origin(form)) / pd.Timedelta(1, unit_of(form))
+    return np.asarray(numbers, dtype=np.float64)
+
+
+def numbers_to_moments(numbers: np.ndarray, form: str) -> pd.Series:
+    """The inverse: texts, None where a number is NaN."""
+    if form.startswith(("datetime64", "timedelta64")):
+        since = pd.to_timedelta(pd.Series(np.rint(numbers)), unit=unit_of(form))  # type: ignore[arg-type]
+        return since if form.startswith("timedelta64") else pd.Timestamp(0) + since
+    times = _origin(form) + pd.to_timedelta(pd.Series(np.rint(numbers)), unit=unit_of(form))
+    return times.dt.strftime(form).astype(object).where(times.notna(), None)
+
+
+def unit_of_times(times: pd.Series) -> str:
+    """The largest of pandas' units that all times or durations are whole numbers of: "D", "h", "min", "s" or "ms"."""
+    form = "timedelta64" if times.dtype.kind == "m" else "datetime64"
+    for unit in ("D", "h", "min", "s"):
+        numbers = moments_to_numbers(times, f"{form}[{unit}]")
+        if np.array_equal(numbers, np.rint(numbers)):
+            return unit
+    return "ms"
+
+
+def _origin(form: str) -> pd.Timestamp | pd.Timedelta:
+    if form.startswith("timedelta64"):
+        return pd.Timedelta(0)
+    if form.startswith("datetime64"):
+        return pd.Timestamp(0)
+    return pd.Timestamp("1970-01-01" if "%d" in form else "1900-01-01")
