@@ -33,7 +33,8 @@ from monai_diffscore.handlers import SaveCells
 from monai_diffscore.networks import ConditionEncoder, CountsAutoencoder, SingleCellNet
 from monai_diffscore.networks.counts import draw_negative_binomial, negative_binomial_nll, zero_inflated_nll
 from monai_diffscore.networks.single_cell import GenePooling, GeneReadout, ModuleBlock
-from monai_diffscore.tasks import TransferInferer, noise_up
+from monai_diffscore.sampling import encode
+from monai_diffscore.tasks import TransferInferer
 
 GENES = 40
 
@@ -282,7 +283,7 @@ def test_genes_that_were_not_observed_say_nothing():
 def test_noise_goes_up_and_comes_down_to_the_same_cell():
     denoise = GaussianDenoiser(torch.tensor([1.0, -2.0]), torch.tensor([[1.0, 0.6], [0.6, 2.0]]))
     x, sigmas = torch.randn(6, 2, dtype=torch.float64), karras_sigmas(200, 0.01, 20.0)
-    torch.testing.assert_close(sample_heun(denoise, noise_up(denoise, x, sigmas), sigmas), x, rtol=0, atol=5e-3)
+    torch.testing.assert_close(sample_heun(denoise, encode(denoise, x, sigmas), sigmas), x, rtol=0, atol=5e-3)
 
 
 def test_transfer_carries_a_cell_to_the_same_place_of_another_batch():

@@ -30,7 +30,7 @@ from monai_diffscore.exports import lazy_exports
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
-        "deterministic": "ORDERS sample_adams sample_dpmpp_2m sample_euler sample_heun sample_rk45",
+        "deterministic": "encode ORDERS sample_adams sample_dpmpp_2m sample_euler sample_heun sample_rk45",
         "grids": "asinh_sigmas check_sigmas cosine_sigmas karras_sigmas log_uniform_sigmas time_uniform_sigmas",
         "steps": "Callback Denoise Step",
         "stochastic": (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -244,3 +245,23 @@ def sample_rk45(
 
 #: order of convergence of the deterministic solvers, in the largest step of ln(sigma)
 ORDERS: dict[Callable[..., Tensor], int] = {sample_euler: 1, sample_heun: 2, sample_dpmpp_2m: 2, sample_adams: 4}
+
+
+@torch.no_grad()
+def encode(denoise: Denoise, x: Tensor, sigmas: Tensor) -> Tensor:
+    r"""The noise that the probability-flow ODE maps to x: the inverse of a deterministic sampler.
+
+    Solves :math:`dx/d\sigma = (x - D(x, \sigma))/\sigma` from the lowest positive level of the grid to its highest, by
+    Heun's method (Karras et al. 2022, Algorithm 1 in the opposite direction).
+
+    Args:
+        denoise: the denoiser with its condition bound.
+        x: [B, ...], data with noise of the lowest positive level; data without noise where that level is small.
+        sigmas: descending grid.
+    """
+    levels = [float(sigma) for sigma in sigmas if sigma > 0][::-1]
+    for low, high in pairwise(levels):
+        slope = (x - denoise(x, x.new_tensor(low))) / low
+        ahead = x + (high - low) * slope
+        x = x + (high - low) / 2 * (slope + (ahead - denoise(ahead, x.new_tensor(high))) / high)
+    return x

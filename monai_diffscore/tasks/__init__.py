@@ -34,6 +34,6 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "profile_imputation": "ProfileImputationInferer SaveImputedProfiles",
         "restoration": "RestorationInferer SavePosterior box_mask estimate_noise line_angles",
         "table_imputation": "SaveImputedTable",
-        "transfer": "TransferInferer noise_up",
+        "transfer": "TransferInferer",
     },
 )

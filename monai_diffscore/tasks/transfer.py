@@ -10,9 +10,8 @@ Source: Su et al. 2023, "Dual diffusion implicit bridges", arXiv:2203.08382.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -20,18 +19,7 @@ from monai.utils import convert_to_dst_type, convert_to_tensor
 from torch import Tensor, nn
 
 from monai_diffscore.inferers import SamplingInferer
-
-
-@torch.no_grad()
-def noise_up(denoise: Callable[[Tensor, Tensor], Tensor], x: Tensor, sigmas: Tensor) -> Tensor:
-    r"""The solution of :math:`dx/d\sigma = (x - D(x, \sigma))/\sigma` from x at the lowest positive level of a
-    descending grid to its highest, by Heun's method (Karras et al. 2022, Algorithm 1 run upwards)."""
-    levels = [float(sigma) for sigma in sigmas if sigma > 0][::-1]
-    for low, high in pairwise(levels):
-        slope = (x - denoise(x, x.new_tensor(low))) / low
-        ahead = x + (high - low) * slope
-        x = x + (high - low) / 2 * (slope + (ahead - denoise(ahead, x.new_tensor(high))) / high)
-    return x
+from monai_diffscore.sampling.deterministic import encode
 
 
 class TransferInferer(SamplingInferer):
@@ -53,7 +41,7 @@ class TransferInferer(SamplingInferer):
         self, inputs: Tensor, network: nn.Module, seed: Tensor | None = None, **condition: Tensor
     ) -> Tensor:
         denoiser = network if self.wrap is None else self.wrap(network)
-        x = noise_up(partial(denoiser, **condition), convert_to_tensor(inputs, track_meta=False).float(), self.sigmas)
+        x = encode(partial(denoiser, **condition), convert_to_tensor(inputs, track_meta=False).float(), self.sigmas)
         target = {
             name: torch.full_like(value, self.target[name]) if name in self.target else value
             for name, value in condition.items()
