@@ -15,6 +15,7 @@ from ignite.engine import Engine, Events
 from mlflow.tracking import MlflowClient
 from monai.data import DataLoader, Dataset, MetaTensor
 from monai.engines import IterationEvents, SupervisedEvaluator
+from monai.handlers import CheckpointLoader
 from torch import nn
 
 from monai_diffscore.denoiser import Denoiser, EDMPreconditioning
@@ -111,6 +112,29 @@ class Training:
     def run_record(self):
         client = MlflowClient(self.tracking.uri)
         return client.get_run(self.tracking.run_id), client
+
+
+def test_a_checkpoint_that_is_taken_for_weights_holds_the_average(tmp_path, caplog):
+    """By MONAI's loader and by hand; the training goes on from its own network, and says what is done and where."""
+    training = Training(tmp_path, epochs=2)
+    training.trainer.run()
+    (*_, newest) = training.checkpoint.files()
+    state = torch.load(newest, weights_only=True)
+    raw, average = training.network.state_dict(), training.ema.network.state_dict()
+    name = next(name for name, value in raw.items() if value.ndim > 1)
+    assert not torch.equal(raw[name], average[name])
+    assert all(torch.equal(state["network"][key], value) for key, value in average.items() if torch.is_tensor(value))
+    taken = Denoiser(ScoreMLP(2, 16, 1), EDMPreconditioning())
+    evaluator = Engine(lambda *_: None)
+    CheckpointLoader(str(newest), {"network": taken}, map_location="cpu").attach(evaluator)
+    evaluator.run([0])
+    assert torch.equal(taken.state_dict()[name], average[name])
+    with caplog.at_level("INFO"):
+        again = Training(tmp_path, epochs=2)
+        again.trainer.run()
+    assert torch.equal(again.network.state_dict()[name], raw[name])
+    assert "already done: 2 of 2 epochs" in caplog.text
+    assert f"weights: {tmp_path}/models/model.pt" in caplog.text
 
 
 def test_training_learns_validates_saves_and_is_tracked(tmp_path):

@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import shlex
 import shutil
 import zipfile
 from collections.abc import Mapping
@@ -34,6 +35,8 @@ from monai_diffscore.engines import ScoreTrainer, TrainingEvents
 from monai_diffscore.handlers.fingerprint import fingerprint
 
 logger = logging.getLogger(__name__)
+#: the network of the training in a checkpoint, whose "network" holds the weights for inference
+TRAINED = "network_as_trained"
 
 
 def save_atomically(content: Any, path: Path) -> None:
@@ -103,6 +106,7 @@ class ResumableCheckpoint:
         engine.add_event_handler(Events.STARTED, self.resume)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.save_if_due)
         engine.add_event_handler(Events.COMPLETED, self.save)
+        engine.add_event_handler(Events.COMPLETED, self.say_where)
         engine.add_event_handler(TrainingEvents.INTERRUPTED, self.save_if_asked_to_stop)
 
     def files(self) -> list[Path]:
@@ -144,11 +148,20 @@ class ResumableCheckpoint:
         for old in self.files()[: -self.keep]:
             remove(old)
 
+    def say_where(self, engine: ScoreTrainer) -> None:
+        """Logs where weights and checkpoints are."""
+        if idist.get_rank() == 0:
+            weights = [] if self.weights is None else [f"weights: {_quoted(self.weights[1])}"]
+            logger.info("; ".join([*weights, f"checkpoints: {_quoted(self.folder)}"]))
+
     def _write(self, engine: ScoreTrainer, path: Path) -> None:
         if idist.get_rank() != 0:
             return
         objects = self._objects(engine)
         state: dict[str, Any] = {name: value.state_dict() for name, value in objects.items()}
+        if self.weights is not None and "network" in state:
+            # a checkpoint that is given as weights, to MONAI or torch, is the average; the tensors are in it anyway
+            state[TRAINED], state["network"] = state["network"], self.weights[0].state_dict()
         state["engine"] = self._place(engine)
         state["training"] = self._training(engine)
         try:
@@ -204,6 +217,9 @@ class ResumableCheckpoint:
             return
         state = torch.load(newest, map_location="cpu", weights_only=True)
         at, training = state.pop("engine"), state.pop("training", {})
+        state["network"] = state.pop(TRAINED, state.get("network"))
+        if state["network"] is None:
+            del state["network"]
         state.pop("settings", None)  # of versions before 0.3
         objects = self._objects(engine)
         self._refuse_another_training(newest, training, set(state), at, engine)
@@ -223,7 +239,13 @@ class ResumableCheckpoint:
     def _continue_at(self, file: Path, at: Mapping[str, Any], engine: ScoreTrainer) -> None:
         engine.state.iteration = self._saved_at = at["iteration"]
         engine.state.epoch = at["iteration"] // at["epoch_length"]
-        logger.info(f"continuing at iteration {at['iteration']} from {file}")
+        if engine.state.max_epochs is not None and engine.state.epoch >= engine.state.max_epochs:
+            logger.info(
+                f"already done: {engine.state.epoch} of {engine.state.max_epochs} epochs, {_quoted(file)}. A larger "
+                "--max_epochs goes on, another --output_dir starts anew."
+            )
+        else:
+            logger.info(f"continuing at iteration {at['iteration']} from {file}")
 
     def _refuse_another_training(
         self, file: Path, training: Mapping[str, str], names: set[str], at: Mapping[str, Any], engine: ScoreTrainer
@@ -287,6 +309,10 @@ class ResumableCheckpoint:
                 f"Expected checkpoints iteration_<number>{self.suffix} in {self.folder}, got {', '.join(others)}: "
                 "sharded checkpoints are continued with configs/fsdp.json, others without it."
             )
+
+
+def _quoted(path: str | Path) -> str:
+    return shlex.quote(str(Path(path).absolute()))
 
 
 def _changes_of_data(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
