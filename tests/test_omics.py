@@ -200,15 +200,61 @@ def test_fields_that_are_not_there_are_named(tmp_path, fields, reason):
 
 
 def test_files_that_cannot_be_read_by_rows_are_refused(tmp_path):
-    made = cells()
-    made.layers["counts"] = made.layers["counts"].tocsc()
-    made.write_h5ad(tmp_path / "columns.h5ad")
-    with pytest.raises(DataError, match=r"CSC.*tocsr"):
-        Expression(tmp_path / "columns.h5ad")
     (tmp_path / "broken.h5ad").write_bytes(b"not HDF5")
     for name in ("broken.h5ad", "absent.h5ad", "cells.loom"):
         with pytest.raises(DataError, match=name):
             Expression(tmp_path / name)
+
+
+@pytest.mark.parametrize("store", ["h5", "mtx", "mtx.gz", "csc"])
+@pytest.mark.parametrize("folder", [True, False])
+def test_10x_and_matrices_by_columns_are_read(store, folder, tmp_path):
+    import gzip
+
+    import h5py
+    import scipy.io
+
+    from monai_diffscore.planning import take_fingerprint
+
+    counts = np.random.default_rng(0).poisson(2, (600, 30))
+    names, genes = [f"c{n}-1" for n in range(600)], [f"G{n}" for n in range(30)]
+    by_genes, place = sparse.csc_matrix(counts.T), tmp_path / "data"
+    place.mkdir()
+    if store == "csc":
+        obs, var = pd.DataFrame(index=names), pd.DataFrame(index=genes)
+        file = place / "m.h5ad"
+        anndata.AnnData(sparse.csc_matrix(counts.astype(np.float32)), obs, var).write_h5ad(file)
+    elif store == "h5":
+        file = place / "filtered.h5"
+        with h5py.File(file, "w") as written:
+            group = written.create_group("matrix")
+            for name in ("data", "indices", "indptr"):
+                group[name] = getattr(by_genes, name)
+            group["shape"], group["barcodes"] = by_genes.shape, np.array(names, "S")
+            features = group.create_group("features")
+            for name, text in (("id", "ENSG{}"), ("name", "G{}"), ("feature_type", "Gene Expression"), ("genome", "h")):
+                features[name] = np.array([text.format(n) for n in range(30)], "S")
+    else:
+        file = place / "matrices"
+        file.mkdir()
+        end, opened = (".gz", gzip.open) if store.endswith("gz") else ("", open)
+        texts = {
+            "barcodes.tsv": "\n".join(names),
+            "features.tsv" if end else "genes.tsv": "\n".join(f"ENSG{n}\tG{n}\tGene Expression" for n in range(30)),
+        }
+        for name, text in texts.items():
+            with opened(file / f"{name}{end}", "wt") as written:
+                written.write(f"{text}\n")
+        with opened(file / f"matrix.mtx{end}", "wb") as written:
+            scipy.io.mmwrite(written, by_genes)
+    source = place if folder else file
+    made = Expression(source)
+    values, totals = made.matrix([599, 0, 513])
+    np.testing.assert_array_equal(values.toarray(), counts[[599, 0, 513]])
+    np.testing.assert_array_equal(totals, counts.sum(1)[[599, 0, 513]])
+    assert (made.genes, list(made.obs.index)) == (tuple(genes), names)
+    found = take_fingerprint(source)
+    assert (found.kind, found.cases, found.channels) == ("cells", 600, 30)
 
 
 # ---- backed ----
@@ -318,8 +364,8 @@ def test_matrices_come_back_from_text(tmp_path, transposed, corner, ending):
         ("s,A,B\nx,1,2\ny,,4\n", "1 of 4 missing or infinite, the first for the sample 'y' and the gene 'A'"),
         ("s,A,B\nx,1,2\ny,3\n", "1 of 4 missing"),
         ("s,A,B\nx,1,2\ny,3,4,5,6\n", "rows of 3 cells"),
-        ("s;A;B\nx;1;2\n", "1 cells in the first row"),
-        ("", "0 cells in the first row"),
+        ("sAB\nx12\n", "1 cells in the first row"),
+        ("", "an empty file"),
     ],
 )
 def test_text_that_is_no_matrix_is_refused(tmp_path, text, reason):
@@ -430,3 +476,58 @@ def test_stratified_split_keeps_shares_and_repeats():
     assert sorted([*train, *held_out]) == list(range(100))
     assert [(labels[held_out] == name).sum() for name in "ab"] == [24, 16]
     np.testing.assert_array_equal(stratified_split(labels)[1], held_out)
+
+
+# ---- which matrix is one of genes ----
+
+SYMBOLS = [f"{stem}{n}" for n in range(40) for stem in ("TP", "HLA-", "CDK", "Trp", "C9orf")]
+GENES = {
+    "symbols": SYMBOLS,
+    "accessions": [f"ENSG{n:011d}" for n in range(150)],
+    "probes": [f"{n}_s_at" for n in range(1000, 1150)],
+    "numbered": [f"GENE{n}" for n in range(200)],
+}
+OTHERS = {
+    "radiomics": [f"original_glcm_Contrast_{n}" for n in range(400)],
+    "features": [f"feature_{n}" for n in range(400)],
+    "variables": [f"V{n}" for n in range(400)],
+    "questions": [f"q{n}_score" for n in range(320)],
+    "few": ["AGE", "BMI", "TP53"],
+}
+
+
+@pytest.mark.parametrize("name", GENES)
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("corner", ["", "gene"])
+def test_genes_are_told_by_their_names_and_turned(name, turned, corner, tmp_path):
+    from monai_diffscore.planning import Budget, make_plan, take_fingerprint
+
+    values = np.random.default_rng(0).normal(8, 1, (40, len(GENES[name]))).round(2)
+    frame = pd.DataFrame(values, [f"s{n}" for n in range(40)], GENES[name])
+    (frame.T if turned else frame).to_csv(tmp_path / "m.csv", index_label=corner)
+    found = take_fingerprint(tmp_path / "m.csv")
+    assert (found.kind, found.cases, found.channels) == ("expression", 40, len(GENES[name]))
+    plan = make_plan(found, Budget(4.0, 1.0))
+    assert plan["transposed"] is turned
+    assert ("turned" in plan.choices["transposed"].reason) is turned
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_numbers_are_a_table_however_many(name, tmp_path):
+    from monai_diffscore.planning import take_fingerprint
+
+    values = np.random.default_rng(0).normal(8, 1, (60, len(OTHERS[name]))).round(3)
+    frame = pd.DataFrame(values, columns=OTHERS[name])
+    frame.to_csv(tmp_path / "m.csv", index=False)
+    found = take_fingerprint(tmp_path / "m.csv")
+    assert (found.kind, found.cases) == ("table", 60)
+    assert set(found.details["columns"]) == set(OTHERS[name])
+
+
+@pytest.mark.parametrize(("sep", "decimal"), [(";", ","), ("\t", ","), (" ", ".")])
+def test_matrices_of_european_spreadsheets_are_read(sep, decimal, tmp_path):
+    frame = pd.DataFrame(np.arange(12).reshape(3, 4) / 4, ["a", "b", "c"], ["G1", "G2", "G3", "G4"])
+    frame.to_csv(tmp_path / "m.txt", sep=sep, decimal=decimal)
+    values, rows, genes = read_matrix(tmp_path / "m.txt")
+    np.testing.assert_array_equal(values, frame.to_numpy())
+    assert (rows, genes) == (["a", "b", "c"], list(frame))

@@ -368,7 +368,7 @@ def test_data_of_no_one_kind_is_refused(content, tmp_path):
 def test_several_tables_are_refused_by_name(tmp_path):
     for name in ("a.csv", "b.csv"):
         (tmp_path / name).write_text("id,age\na,1\nb,3\n")
-    with pytest.raises(DataError, match=r"one matrix or table, got a\.csv, b\.csv"):
+    with pytest.raises(DataError, match=r"one table in the folder, got a\.csv, b\.csv"):
         take_fingerprint(tmp_path)
 
 

@@ -24,9 +24,8 @@ from scipy import sparse
 from torch.utils.data import Dataset
 
 from monai_diffscore.atomic_files import whole_folder, whole_path
-from monai_diffscore.data.expression_stores import HeldMatrix, StoredMatrix
+from monai_diffscore.data.expression_stores import open_store
 from monai_diffscore.data.gene_fields import GeneFields
-from monai_diffscore.data.matrices import DELIMITERS
 from monai_diffscore.data.rows import split_indices
 from monai_diffscore.errors import DataError
 from monai_diffscore.transforms.counts import COUNTS_REMEDY, describe_values, refuse_other_than_counts
@@ -43,8 +42,9 @@ class Expression:
     """Rows of an expression matrix, in the order of genes of ``fields``, read from the disk when they are asked for.
 
     Args:
-        source: .h5ad, a .zarr folder, .csv or .tsv (see :func:`~monai_diffscore.data.matrices.read_matrix`), or an
-            AnnData object. Of the first two the matrix stays on the disk; it must be stored by rows (dense or CSR).
+        source: .h5ad, a .zarr folder, .csv or .tsv (see :func:`~monai_diffscore.data.matrices.read_matrix`), 10x's .h5
+            or folder of matrix.mtx, a folder with one of these, or an AnnData object. Of the first two the matrix stays
+            on the disk, if it is stored by rows (dense or CSR).
         fields: what the data is. Without genes, labels and batches they are taken from here: see :attr:`fields`.
         transposed: a text file has a gene in each row.
         obs_path: .csv or .tsv with a row of ``obs`` for each sample of a text file, named in its first column.
@@ -63,13 +63,7 @@ class Expression:
     ) -> None:
         fields = fields or GeneFields()
         self.source = source if isinstance(source, str | Path) else "AnnData"
-        store: Any
-        if not isinstance(source, str | Path):
-            store = HeldMatrix.of(source)
-        elif any(ending in DELIMITERS for ending in Path(source).suffixes[-2:]):
-            store = HeldMatrix.read(Path(source), transposed, obs_path)
-        else:
-            store = StoredMatrix(Path(source))
+        store = open_store(source, transposed, obs_path)
         self._store = store
         self.obs: pd.DataFrame = store.obs()
         self.layer = fields.layer or self._find_layer(fields.content)

@@ -61,11 +61,7 @@ def read_delimited(path: str | Path, delimiter: str | None = None, named_rows: b
         DataError: for another ending, an empty file, fewer than two columns, and rows of other lengths than the first.
     """
     file = Path(path)
-    ending = ending_of(file)
-    text = _text(file)
-    if not text.strip():
-        raise DataError(file, key="table", expected="a table", got="an empty file", remedy="Write or copy it again.")
-    mark = delimiter or _find_delimiter(text, DELIMITERS[ending])
+    text, _, mark = first_rows(file, delimiter, 1)
     lines = _lines(text, mark)
     header, body = lines[0][1], lines[1:]
     if len(header) < 2 and not (body and len(body[0][1]) == 2):
@@ -83,6 +79,21 @@ def read_delimited(path: str | Path, delimiter: str | None = None, named_rows: b
         row_names = [cells[0] for _, cells in body]
         return Delimited(header if short else header[1:], [cells[1:] for _, cells in body], row_names, mark)
     return Delimited(header, [cells for _, cells in body], None, mark)
+
+
+def first_rows(path: str | Path, delimiter: str | None = None, most: int = 1000) -> tuple[str, list[list[str]], str]:
+    """The text of a file, its first rows as cells, and the delimiter; for what need not be read whole.
+
+    Raises:
+        DataError: for another ending, or an empty file.
+    """
+    file = Path(path)
+    ending = ending_of(file)
+    text = _text(file)
+    if not text.strip():
+        raise DataError(file, key="table", expected="a table", got="an empty file", remedy="Write or copy it again.")
+    mark = delimiter or _find_delimiter(text, DELIMITERS[ending])
+    return text, [cells for _, cells in _lines(text, mark, most)], mark
 
 
 def ending_of(file: Path) -> str:

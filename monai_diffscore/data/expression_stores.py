@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,73 @@ from typing import Any
 import pandas as pd
 from scipy import sparse
 
+from monai_diffscore.data.delimited import DELIMITERS
 from monai_diffscore.data.matrices import read_matrix
 from monai_diffscore.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+#: of files with a matrix of expression
+ENDINGS = (".h5ad", ".zarr", ".h5", *DELIMITERS)
+
+
+def open_store(source: Any, transposed: bool = False, obs_path: str | Path | None = None) -> HeldMatrix | StoredMatrix:
+    """The matrix of an AnnData object, a file, or a folder that holds one.
+
+    Args:
+        source, transposed, obs_path: as for :class:`~monai_diffscore.data.anndata.Expression`.
+    Raises:
+        DataError: for another file, or a folder with none or several.
+    """
+    if not isinstance(source, str | Path):
+        return HeldMatrix.of(source)
+    path = only_matrix(Path(source))
+    if any(ending.lower() in DELIMITERS for ending in path.suffixes[-2:]):
+        return HeldMatrix.read(path, transposed, obs_path)
+    if path.suffix == ".h5" or (path.is_dir() and path.suffix != ".zarr"):
+        return HeldMatrix.of(_read_10x(path))
+    return StoredMatrix(path)
+
+
+def only_matrix(path: Path) -> Path:
+    """A file, a .zarr folder or a folder with 10x's matrix.mtx as it is; of another folder, the one of these in it.
+
+    Raises:
+        DataError: for a folder with none, or several.
+    """
+    if not path.is_dir() or path.suffix == ".zarr" or is_10x_folder(path):
+        return path
+    inside = sorted(path.iterdir())
+    found = [
+        file for file in inside if any(end.lower() in ENDINGS for end in file.suffixes[-2:]) or is_10x_folder(file)
+    ]
+    if len(found) != 1:
+        raise DataError(
+            path, expected="one matrix in the folder", got=", ".join(file.name for file in found[:8]) or "none",
+            remedy="Give the path of the file.",
+        )  # fmt: skip
+    return found[0]
+
+
+def is_10x_folder(path: Path) -> bool:
+    """Whether a folder holds the matrix.mtx of 10x Genomics."""
+    return path.is_dir() and any((path / f"matrix.mtx{end}").is_file() for end in ("", ".gz"))
+
+
+def _read_10x(path: Path) -> Any:
+    import scanpy
+
+    try:
+        adata = scanpy.read_10x_mtx(path) if path.is_dir() else scanpy.read_10x_h5(path)
+    except Exception as error:
+        raise DataError(
+            path, expected="a matrix of 10x Genomics, as Cell Ranger writes it", got=f"{type(error).__name__}: {error}",
+            remedy="Copy it again: matrix.mtx, barcodes.tsv and features.tsv together, or the .h5 file.",
+        ) from error  # fmt: skip
+    if not adata.var_names.is_unique:
+        logger.warning(f"{path.name}: genes of the same name get numbers (scanpy's var_names_make_unique)")
+        adata.var_names_make_unique()
+    return adata
 
 
 class HeldMatrix:
@@ -74,7 +140,7 @@ class StoredMatrix:
         if not path.exists() or path.suffix not in (".h5ad", ".zarr"):
             raise DataError(
                 path,
-                expected="a .h5ad file, a .zarr folder, or a table in a text file (.csv, .tsv)",
+                expected="a .h5ad file, a .zarr folder, 10x's .h5 or matrix.mtx, or a text file (.csv, .tsv)",
                 got=f"the ending {path.suffix!r}" if path.exists() else "no such file",
                 remedy="Give an existing --dataset_dir of one of these kinds.",
             )
@@ -137,12 +203,8 @@ class StoredMatrix:
         group = root[name]
         kind = group.attrs.get("encoding-type")
         if kind == "csc_matrix":
-            raise DataError(
-                self.path,
-                expected=f"{layer} stored by rows (CSR or dense), so that rows can be read alone",
-                got="by columns (CSC)",
-                remedy="Write it again: adata.X = adata.X.tocsr(); adata.write_h5ad(new_path).",
-            )
+            logger.info(f"{self.path.name}: {layer} is stored by columns: all of it is held in memory")
+            return sparse_dataset(group).to_memory().tocsr()
         return sparse_dataset(group) if kind == "csr_matrix" else group
 
 

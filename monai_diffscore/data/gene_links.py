@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from monai_diffscore.data.matrices import delimiter_of
+from monai_diffscore.data.delimited import DELIMITERS, ending_of
 from monai_diffscore.errors import DataError
 
 #: usual names of the columns of source and target, in lower case: plain, STRING, OmniPath and LIANA, mergeOmics
@@ -76,7 +76,7 @@ def read_aliases(path: str | Path) -> dict[str, str]:
 
 
 def _read_frame(file: Path) -> pd.DataFrame:
-    delimiter = delimiter_of(file)
+    delimiter = DELIMITERS[ending_of(file)]
     with _opened(file) as text:
         header = text.readline()
     if delimiter == "\t" and "\t" not in header:

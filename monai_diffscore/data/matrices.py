@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import gzip
+import io
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from monai_diffscore.data.delimited import first_rows
+from monai_diffscore.data.gene_names import are_genes
 from monai_diffscore.errors import DataError
-
-DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\t", ".tab": "\t"}
+from monai_diffscore.transforms.written_values import number_of
 
 
 def read_matrix(
@@ -26,53 +27,57 @@ def read_matrix(
     Args:
         path: .csv, .tsv, .txt or .tab, also with .gz.
         transposed: the file has a gene in each row.
-        delimiter: None takes a comma for .csv, else a tabulator.
+        delimiter: None finds out.
     Raises:
         DataError: for another file, one column, names twice, cells that are no numbers, and missing ones.
     """
     file = Path(path)
-    delimiter = delimiter or delimiter_of(file)
-    header, width = _header(file, delimiter)
+    text, first, mark = first_rows(file, delimiter, 2)
+    header, width = _header(file, first, mark)
     across, down = ("sample", "gene") if transposed else ("gene", "sample")
     refuse_repeated(header, file, across)
+    comma = mark != "," and any(re.fullmatch(r"[+-]?\d+,\d+", cell) for cell in first[1])
     try:
         frame = pd.read_csv(
-            file,
-            sep=delimiter,
+            io.StringIO(text),
+            sep=mark,
             header=None,
             skiprows=1,
             converters={0: str},  # a gene may be called NA
-            float_precision="round_trip",
+            float_precision=None if comma else "round_trip",
+            decimal="," if comma else ".",
             low_memory=False,
         ).set_index(0)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise DataError(
-            file,
-            expected=f"rows of {width} cells between {delimiter!r}",
-            got=str(error).strip(),
-            remedy="Write all rows with the same number of cells, as UTF-8.",
-        ) from error
+            file, expected=f"rows of {width} cells between {mark!r}", got=str(error).strip(),
+            remedy="Write all rows with the same number of cells.",
+        ) from error  # fmt: skip
     rows = [str(name) for name in frame.index]
     refuse_repeated(rows, file, down)
     values = _numbers(frame, header, file, down, across)
     return (values.T, header, rows) if transposed else (values, rows, header)
 
 
-def delimiter_of(file: Path) -> str:
-    """What stands between the cells of a text file, by its ending.
+def genes_are_in(path: str | Path) -> str | None:
+    """Where a text file has the names of genes: in its "columns" or "rows"; None if neither are names of genes.
 
     Raises:
-        DataError: for another ending, or if there is no such file.
+        DataError: for an empty file.
     """
-    suffix = Path(file.stem).suffix if file.suffix == ".gz" else file.suffix
-    if suffix.lower() not in DELIMITERS or not file.is_file():
-        raise DataError(
-            file,
-            expected=f"a table in a text file ({', '.join(DELIMITERS)}, also .gz)",
-            got="no such file" if not file.is_file() else f"the ending {file.suffix!r}",
-            remedy="Write one with pandas: frame.to_csv(path).",
-        )
-    return DELIMITERS[suffix.lower()]
+    _, rows, _ = first_rows(path)
+    if len(rows) < 2 or len(rows[1]) < 2:
+        return None
+    width = len(rows[1])
+    names = rows[0] if len(rows[0]) < width else rows[0][1:]
+    if are_genes(names) and (len(rows[0]) < width or not _is_number(rows[1][0]) or not rows[0][0]):
+        return "columns"
+    numbers = all(_is_number(cell) for cells in rows[1:6] for cell in cells[1:])
+    return "rows" if numbers and are_genes([cells[0] for cells in rows[1:]]) else None
+
+
+def _is_number(cell: str) -> bool:
+    return number_of(cell) is not None or number_of(cell, decimal_comma=True) is not None
 
 
 def refuse_repeated(names: Sequence[str], source: object, what: str) -> None:
@@ -89,17 +94,15 @@ def refuse_repeated(names: Sequence[str], source: object, what: str) -> None:
         )
 
 
-def _header(file: Path, delimiter: str) -> tuple[list[str], int]:
+def _header(file: Path, rows: list[list[str]], mark: str) -> tuple[list[str], int]:
     """Names of the columns but the first, and the number of cells in a row."""
-    with gzip.open(file, "rt") if file.suffix == ".gz" else open(file, newline="") as text:
-        lines = csv.reader(text, delimiter=delimiter)
-        header, first = next(lines, []), next(lines, [])
+    header, first = (*rows, [], [])[:2]
     if len(first) < 2 or len(header) not in (len(first), len(first) - 1):
         raise DataError(
             file,
-            expected=f"names in the first row and column, and cells between {delimiter!r}",
+            expected=f"names in the first row and column, and cells between {mark!r}",
             got=f"{len(header)} cells in the first row, {len(first)} in the second",
-            remedy="Give the delimiter that the file has.",
+            remedy="Write names of genes and samples on both sides, and all rows with the same number of cells.",
         )
     return (header[1:] if len(header) == len(first) else header), len(first)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,9 @@ from scipy import sparse
 
 from monai_diffscore.data.anndata import Expression
 from monai_diffscore.data.cells import split_cells
+from monai_diffscore.data.delimited import DELIMITERS
 from monai_diffscore.data.gene_fields import GeneFields
+from monai_diffscore.data.matrices import genes_are_in
 from monai_diffscore.data.profiles import measure_profiles, split_profiles
 from monai_diffscore.data.table_inference import find_schema
 from monai_diffscore.data.tables import read_table, split_table
@@ -63,17 +65,25 @@ def fingerprint_expression(root: Path, conditions: Sequence[str] = (), subject: 
         DataError: for what is no such matrix.
     """
     content = "counts"
+    turned = ending_in(root, DELIMITERS) and genes_are_in(root) == "rows"
     try:
-        plain = Expression(root)
+        plain = Expression(root, transposed=turned)
     except DataError:
         content = "continuous"
-        plain = Expression(root, GeneFields(content=content))
+        plain = Expression(root, GeneFields(content=content), turned)
     roles = _roles(plain.obs, conditions, root) if conditions or root.suffix in (".h5ad", ".zarr") else {}
-    found = Expression(root, GeneFields(content=content, **roles))
+    found = Expression(root, GeneFields(content=content, **roles), turned)
     training, held_out = split_profiles(found, held_out_share(len(found), ROWS_HELD_OUT), 0, subject)
     sigma_data = float(measure_profiles(found, training)["sigma_data"])
+    declared = {**roles, "content": content, "subject": subject, "transposed": turned}
     return _of_expression(
-        root, "expression", found, held_out, content, sigma_data, {**roles, "content": content, "subject": subject}
+        root,
+        "expression",
+        found,
+        held_out,
+        content,
+        sigma_data,
+        declared,
     )
 
 
@@ -132,6 +142,11 @@ def fingerprint_table(
         },
         problems=_problems(root, len(held_out), None if label is None else frame[label]),
     )
+
+
+def ending_in(path: Path, endings: Iterable[str]) -> bool:
+    """Whether a file has one of the endings, or one before .gz."""
+    return any(suffix.lower() in endings for suffix in path.suffixes[-2:])
 
 
 def _roles(obs: pd.DataFrame, conditions: Sequence[str], root: Path) -> dict[str, Any]:

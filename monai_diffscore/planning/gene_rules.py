@@ -48,6 +48,10 @@ def plan_expression(found: Fingerprint, budget: Budget, graph: str | None = None
         "content": Choice(
             found.details["content"], "counts are log-normalised first; other values are taken as they are"
         ),
+        "transposed": Choice(
+            bool(found.details.get("transposed")),
+            "the file has a gene in each row: it is turned" if found.details.get("transposed") else "a gene a column",
+        ),
         "label": Choice(found.details.get("label"), "what profiles can be asked for by"),
         "subject": _subject(found),
         "batch": Choice(found.details.get("batch"), "the column of batches, if there is one"),

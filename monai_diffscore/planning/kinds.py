@@ -9,16 +9,17 @@ import numpy as np
 
 from monai_diffscore.data.cases.names import VOLUMES
 from monai_diffscore.data.dicom import holds_dicom
+from monai_diffscore.data.expression_stores import is_10x_folder
+from monai_diffscore.data.gene_names import are_genes
+from monai_diffscore.data.matrices import genes_are_in
 from monai_diffscore.data.pictures import SUFFIXES as PICTURES
 from monai_diffscore.data.slides import SLIDE_SUFFIXES
 from monai_diffscore.data.tree import walk
 from monai_diffscore.errors import DataError
 
-CELLS = (".h5ad", ".zarr", ".h5mu")
+CELLS = (".h5ad", ".zarr", ".h5")
 TABLES = (".csv", ".tsv", ".txt", ".parquet", ".csv.gz", ".tsv.gz", ".txt.gz")
 _TIFF = (".tif", ".tiff")
-#: a table of that many columns of numbers is a matrix of genes rather than a clinical one
-GENE_COLUMNS = 300
 
 
 def find_kind(path: str | Path, graph: str | Path | None = None) -> str:
@@ -33,7 +34,9 @@ def find_kind(path: str | Path, graph: str | Path | None = None) -> str:
     root = Path(path).expanduser()
     if not root.exists():
         raise DataError(root, expected="data", got="no such file or folder", remedy="Give an existing path.")
-    if root.suffix in CELLS:
+    if root.suffix in CELLS or is_10x_folder(root):
+        return "cells" if graph is None else "expression"
+    if root.is_dir() and any(is_10x_folder(path) or path.suffix == ".zarr" for path in root.iterdir()):
         return "cells" if graph is None else "expression"
     files = walk(root).files
     votes = Counter(kind for kind in (_kind_of(file) for file in files) if kind)
@@ -101,16 +104,11 @@ def _kind_of_array(file: Path) -> str:
 
 
 def _kind_of_table(file: Path, graph: str | Path | None) -> str:
-    """Numbers in very many columns, or a graph of genes beside them, make a matrix of expression; else a table."""
+    """Names of genes, in the columns or the rows, or a graph of them make a matrix of expression; else a table."""
     if graph is not None:
         return "expression"
     if file.suffix == ".parquet":
         import pyarrow.parquet
 
-        columns = len(pyarrow.parquet.read_schema(file).names)
-    else:
-        import pandas
-
-        separator = "\t" if ".tsv" in file.name.lower() or ".txt" in file.name.lower() else ","
-        columns = pandas.read_csv(file, sep=separator, nrows=5, index_col=0).select_dtypes("number").shape[1]
-    return "expression" if columns >= GENE_COLUMNS else "table"
+        return "expression" if are_genes(pyarrow.parquet.read_schema(file).names) else "table"
+    return "table" if genes_are_in(file) is None else "expression"

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from monai_diffscore.data.expression_stores import only_matrix
 from monai_diffscore.data.participants import declare_fields, find_participants, plain_name, read_participants
+from monai_diffscore.data.tables import only_table
 from monai_diffscore.errors import DataError
 from monai_diffscore.planning.fingerprint import KINDS, Fingerprint
 from monai_diffscore.planning.gene_data import fingerprint_cells, fingerprint_expression, fingerprint_table
 from monai_diffscore.planning.images import fingerprint_pictures, fingerprint_sequences, fingerprint_volumes
-from monai_diffscore.planning.kinds import CELLS, TABLES, find_kind
+from monai_diffscore.planning.kinds import find_kind
 from monai_diffscore.planning.slide_images import fingerprint_slides
 
 
@@ -56,11 +58,11 @@ def take_fingerprint(
     if exclude and found != "table":
         raise DataError(root, key="exclude", expected="a table", got=found, remedy="Leave --exclude out.")
     if found == "cells":
-        return fingerprint_cells(_only_file(root), conditions, subject)
+        return fingerprint_cells(only_matrix(root), conditions, subject)
     if found == "expression":
-        return fingerprint_expression(_only_file(root), conditions, subject)
+        return fingerprint_expression(only_matrix(root), conditions, subject)
     if found == "table":
-        return fingerprint_table(_only_file(root), conditions, subject, exclude, delimiter, missing)
+        return fingerprint_table(only_table(root), conditions, subject, exclude, delimiter, missing)
     if found == "volumes":
         fingerprint = fingerprint_volumes(root, modality)
     elif found == "slides":
@@ -70,17 +72,6 @@ def take_fingerprint(
     if not conditions:
         return fingerprint
     return fingerprint.with_conditions(_declared(root, fingerprint, conditions, participants))
-
-
-def _only_file(root: Path) -> Path:
-    """The file of a folder of genes or tables: one matrix is one data set."""
-    if root.is_file() or root.suffix in CELLS:
-        return root
-    files = [path for path in sorted(root.iterdir()) if path.name.lower().endswith((*CELLS, *TABLES))]
-    if len(files) == 1:
-        return files[0]
-    raise DataError(root, expected="one matrix or table", got=", ".join(path.name for path in files) or "none",
-                    remedy="Give the path of the file.")  # fmt: skip
 
 
 def _declared(root: Path, found: Fingerprint, names: Sequence[str], participants: str | Path | None) -> dict[str, Any]:

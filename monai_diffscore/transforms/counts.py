@@ -51,7 +51,8 @@ def refuse_other_than_counts(matrix: Any, source: object, key: str = "image") ->
 
 COUNTS_REMEDY = (
     "Put the raw counts into layers['counts'] (before normalising: adata.layers['counts'] = adata.X.copy()); if only "
-    "log1p(1e4 x / total) and the totals are left, monai_diffscore.transforms.recover_counts gives them back; for data "
+    "log1p(1e4 x / total) and the totals are left, monai_diffscore.transforms.recover_counts gives them back; counts "
+    "corrected for ambient RNA (SoupX, CellBender) are rounded: adata.layers['counts'] = adata.X.rint(); for data "
     "that never were counts (microarrays, log-CPM), declare GeneFields(content='continuous')."
 )
 
