@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-r"""Train the small demonstration weights of a bundle, as they lie in bundles/BUNDLE/models/demo.
+r"""Trains the small demonstration weights of a bundle, which lie in bundles/BUNDLE/models/demo.
 
     python scripts/demo_weights.py natural_dit2d [--output_dir DIR] [--device cpu]
 
-The number of iterations and the seed are fixed, so that the weights do not depend on the speed of the machine; the last
-bits may, on another processor. The network is that of `configs/demo.json` (smaller than the default where that is too
-large). The weights are the moving average (EMA) in float16, whose 11 bits are more than the 8 of the bfloat16 that the
-network computes in. Interrupted, the same command continues.
+The number of iterations and the seed are fixed, so the weights do not depend on the speed of the machine. Another
+processor may change the last bits. The network is that of `configs/demo.json`; it is smaller than the default if the
+default is too large. The weights are the moving average (EMA) in float16. Its 11 bits are more than the 8 bits of
+bfloat16, in which the network computes. After an interruption the same command continues.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Studies for a first look at the label app, with findings whose place is known; docs/LABEL.md shows them.
+"""Studies for a first look at the label app, with lesions at known places; docs/LABEL.md shows them.
 
     scripts/label_app/examples.py FOLDER
 
 Writes FOLDER/studies (head_sphere, a head with a bright sphere of 8 mm radius; brain_noise, the brain alone with noise
 of 8 % of the range; slide, scikit-image's picture of DAB and haematoxylin with a green ellipse), the mask of the
-sphere beside it, and what p-values may refer to: FOLDER/heads (three other deformed copies of the head) and
+sphere beside it, and the healthy references of the p-values: FOLDER/heads (three other deformed copies of the head) and
 FOLDER/slides (the picture without the ellipse). The head is Colin27, as in benchmarks/label_ranking.py.
 """
 

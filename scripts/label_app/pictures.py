@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""Pictures of what a client receives, from the answers of a running server; docs/LABEL.md shows them.
+"""Makes pictures of the answers of a running server; docs/LABEL.md shows them.
 
     scripts/label_app/pictures.py --studies FOLDER --model mri_unet3d_anomaly --image CASE --out PICTURE.png
 
-A volume is shown as three slices through the finding of ``--truth`` (or the largest proposed region, or ``--at``),
-above the image, below the answer; with a mask ``--truth``, drawn yellow, the AUROC of the score and the Dice
-coefficient of the proposal are printed. A slide (``--wsi``) is shown with the polygons of the answer. Needs requests,
-nibabel, scikit-learn, matplotlib, and openslide for slides. scripts/label_app/examples.py writes studies.
+The picture of a volume has three slices through the lesion of ``--truth`` (or the largest proposed region, or
+``--at``): the image above, the answer below. With a mask ``--truth``, drawn in yellow, the script prints the AUROC of
+the score and the Dice coefficient of the proposal. The picture of a slide (``--wsi``) has the polygons of the answer.
+The script needs requests, nibabel, scikit-learn, matplotlib, and openslide for slides. scripts/label_app/examples.py
+writes studies.
 """
 
 from __future__ import annotations
