@@ -25,12 +25,18 @@ def add_plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     parser.add_argument("--condition", default="", metavar="A,B", help="columns to condition on, such as age,sex")
     parser.add_argument("--participants", type=Path, metavar="TABLE", help="of the subjects (default: beside the data)")
     parser.add_argument(
-        "--subject", metavar="COLUMN", help="rows of one stay together (cells, tables, matrices of expression)"
+        "--subject",
+        metavar="KEY",
+        help="what tells subjects apart: a column of cells, tables and expression; of volumes folder, study (DICOM) or "
+        "a regular expression of the path",
     )
     parser.add_argument("--exclude", default="", metavar="A,B", help="columns of a table to leave out, such as names")
     parser.add_argument("--missing", default="", metavar="A,B", help="further marks of missing values in a table")
     parser.add_argument("--delimiter", help="between the cells of a text file, where it is not found out")
     parser.add_argument("--graph", type=Path, metavar="EDGES", help="edges between genes (.tsv, .gmt)")
+    parser.add_argument("--image", default="", metavar="ROLE[,ROLE]", help="of volumes: the roles to train on")
+    parser.add_argument("--layout", default="auto", help="of a folder of volumes (default: auto)")
+    parser.add_argument("--cases", type=Path, metavar="TABLE", help="table of volumes, written by the command cases")
     parser.add_argument("--kind", help="of the data, where it is not found out: volumes, pictures, slides, ...")
     parser.add_argument("--modality", help="of volumes, where the files do not say it: CT, MR, PT")
     parser.add_argument("--mpp-um", type=float, help="size of a slide's pixel, where the file states none")
@@ -47,7 +53,8 @@ def _plan(chosen: argparse.Namespace) -> int:
     from monai_diffscore import planning
     from monai_diffscore.flags import FlagError
 
-    if chosen.data is None and chosen.from_plan is None:
+    data, kind = (chosen.cases, "volumes") if chosen.cases else (chosen.data, chosen.kind)
+    if data is None and chosen.from_plan is None:
         raise FlagError("plan needs the path of the data: python -m monai_diffscore plan DATA --out BUNDLE")
     if chosen.out.exists() and any(chosen.out.iterdir() if chosen.out.is_dir() else [chosen.out]):
         raise FlagError(f"--out {chosen.out} exists and is not an empty folder: give another, or take it away.")
@@ -55,10 +62,10 @@ def _plan(chosen: argparse.Namespace) -> int:
     graph = None if chosen.graph is None else str(chosen.graph.absolute())
     edited = None if chosen.from_plan is None else planning.Plan.from_file(chosen.from_plan)
     fingerprint: planning.Fingerprint | None = None
-    if chosen.data is not None:
+    if data is not None:
         fingerprint = planning.take_fingerprint(
-            chosen.data,
-            chosen.kind,
+            data,
+            kind,
             _names(chosen.condition),
             chosen.modality,
             chosen.participants,
@@ -68,6 +75,8 @@ def _plan(chosen: argparse.Namespace) -> int:
             _names(chosen.exclude),
             chosen.delimiter,
             _names(chosen.missing),
+            chosen.layout,
+            chosen.image,
         )
         plan = planning.make_plan(fingerprint, budget, graph)
     plan = edited or plan

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import case_folders
+import numpy as np
 import pytest
+from monai.bundle import ConfigParser
 
 from monai_diffscore.__main__ import main
 from monai_diffscore.data.cases import list_cases
@@ -56,3 +59,50 @@ def test_what_is_not_there_is_one_line_with_what_is(tmp_path, capsys, flags, cau
     error = capsys.readouterr().err
     assert cause in error
     assert error.count("\n") == 1
+
+
+def head(seed: int, scale: float = 400.0) -> np.ndarray:
+    """An ellipsoid of texture on a background of 0, large enough for a plan."""
+    axes = np.meshgrid(*[np.linspace(-1, 1, 20)] * 3, indexing="ij")
+    noise = np.random.default_rng(seed).normal(0, 20, (20, 20, 20))
+    return ((sum(axis**2 for axis in axes) < 0.8) * (scale + 100 * axes[0] + noise)).astype(np.float32)
+
+
+@pytest.fixture
+def two_contrasts(tmp_path):
+    """An nnU-Net folder of five patients with two contrasts and labels."""
+    root = tmp_path / "data"
+    for number in range(5):
+        for channel, scale in ((0, 400.0), (1, 900.0)):
+            case_folders.save(root / f"imagesTr/p{number}_{channel:04d}.nii.gz", head(number, scale))
+        case_folders.write_mask(root / f"labelsTr/p{number}.nii.gz")
+    (root / "dataset.json").write_text(json.dumps({"channel_names": {"0": "T1", "1": "T2"}}))
+    return root
+
+
+def test_a_plan_refuses_several_roles_and_says_what_it_assumed(two_contrasts, tmp_path, capsys):
+    out = str(tmp_path / "bundle")
+    assert main(["plan", str(two_contrasts), "--out", out, "--no-trial"]) == 1
+    assert "the roles t1 (5), t2 (5)" in capsys.readouterr().err
+    assert main(["plan", str(two_contrasts), "--out", out, "--no-trial", "--image", "t2"]) == 0
+    page = capsys.readouterr().out
+    assert "layout nnunet (--layout), image t2 (--image)" in page
+    assert "modality MR (--modality)" in page
+    assert "5 of 5 subject(s), 1 channel(s)" in page
+
+
+@pytest.mark.parametrize(("image", "channels"), [("t2", 1), ("t1,t2", 2)])
+def test_a_planned_training_lists_the_role_that_was_planned(two_contrasts, tmp_path, capsys, image, channels):
+    table, out = tmp_path / "cases.csv", tmp_path / "bundle"
+    assert main(["cases", str(two_contrasts), "--write", str(table)]) == 0
+    assert main(["plan", "--cases", str(table), "--out", str(out), "--no-trial", "--image", image]) == 0
+    parser = ConfigParser()
+    parser.read_config(out / "configs/train.json")
+    train, held_out = parser.get_parsed_content("cases")
+    items = [*train, *held_out]
+    assert len(items) == 5
+    files = [item["image"] if channels == 2 else [item["image"]] for item in items]
+    numbers = {tuple(path.rpartition("_")[2] for path in paths) for paths in files}
+    assert numbers == ({("0000.nii.gz", "0001.nii.gz")} if channels == 2 else {("0001.nii.gz",)})
+    assert {item["subject"] for item in train}.isdisjoint(item["subject"] for item in held_out)
+    assert parser.get("image_channels") == channels

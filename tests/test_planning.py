@@ -520,10 +520,13 @@ def test_cells_of_a_donor_stay_together(tmp_path):
     assert len(cases[1]) == 100
 
 
-def test_a_subject_of_pictures_is_refused(tmp_path):
+def test_a_subject_of_volumes_is_a_pattern_of_their_paths(tmp_path):
     write_mri(tmp_path)
-    with pytest.raises(DataError, match="names of their folders"):
+    assert take_fingerprint(tmp_path, subject=r"sub-\d").subjects > 1
+    with pytest.raises(DataError, match="paths that match 'patient', got sub-0"):
         take_fingerprint(tmp_path, subject="patient")
+    with pytest.raises(DataError, match=r"got pictures.*Leave --subject out"):
+        take_fingerprint(tmp_path, "pictures", subject="patient")
 
 
 def test_what_does_not_fit_at_all_is_said(plan):

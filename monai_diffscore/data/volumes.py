@@ -35,7 +35,7 @@ def list_volumes(
 ) -> list[dict[str, Any]]:
     """The images of the cases of a path, sorted by path: ``{key: path, "subject": name}``.
 
-    What is left out is a warning of one line for each reason.
+    A warning of one line names the reasons for what is left out.
 
     Args:
         path: folder, file, table or datalist, as :func:`~monai_diffscore.data.cases.list_cases` reads it.
@@ -46,6 +46,18 @@ def list_volumes(
     Raises:
         DataError: as there; if the path holds no image.
     """
+    return listed_cases(path, key, left_out, layout, subject, cases).images(image, key, pooled)
+
+
+def listed_cases(
+    path: str | Path,
+    key: str = "image",
+    left_out: Sequence[str] = (),
+    layout: str = "auto",
+    subject: str = "",
+    cases: str | Path = "",
+) -> Cases:
+    """The cases of a path that has images, with the warning of :func:`list_volumes`, whose arguments these are."""
     try:
         found = list_cases(path, layout, subject, left_out, cases)
     except DataError as error:
@@ -55,8 +67,8 @@ def list_volumes(
     passed = {reason: count for reason, count in found.reasons.items() if reason not in _QUIET}
     if passed:
         listed = ", ".join(f"{count} x {reason}" for reason, count in passed.items())
-        warnings.warn(f"{found.root}: left out {listed}.", stacklevel=2)
-    return found.images(image, key, pooled)
+        warnings.warn(f"{found.root}: left out {listed}.", stacklevel=3)
+    return found
 
 
 _QUIET = ("no image by its ending", "hidden file", "hidden folder")

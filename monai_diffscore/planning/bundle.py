@@ -138,6 +138,10 @@ def _write_rows(plan: Plan, configs: dict[str, Config]) -> None:
     train[place] = f"$@bundle_root + '/docs/{file}'"
 
 
+#: how a planned training lists its volumes
+LIST_VOLUMES = "data.list_volumes(@dataset_dir, left_out=@left_out, layout=@layout, image=@image, subject=@subject)"
+
+
 def find(transforms: list[Any], target: str) -> Config:
     """The first declaration in a list whose ``_target_`` ends with ``target``."""
     return next(item for item in transforms if isinstance(item, dict) and item["_target_"].endswith(target))
@@ -145,9 +149,8 @@ def find(transforms: list[Any], target: str) -> Config:
 
 def _write_volumes(plan: Plan, configs: dict[str, Config]) -> None:
     train, inference = configs["train"], configs["inference"]
-    train["cases"] = train["cases"].replace(
-        "data.list_volumes(@dataset_dir)", "data.list_volumes(@dataset_dir, left_out=@left_out)"
-    )
+    train["cases"] = train["cases"].replace("data.list_volumes(@dataset_dir)", LIST_VOLUMES)
+    train |= {name: literal(value) for name, value in plan.details["listing"].items()}
     for key in ("spacing_mm", "patch_size", "patches_per_volume"):
         train[key] = plan[key]
     inference["sample_size"] = plan["patch_size"]
@@ -335,7 +338,7 @@ def _write_conditions(plan: Plan, configs: dict[str, Config]) -> None:
     train, inference = configs["train"], configs["inference"]
     source = "found" if "found" in train else "cases"
     listed = {
-        "volumes": "data.list_volumes(@dataset_dir, left_out=@left_out)",
+        "volumes": LIST_VOLUMES,
         "slides": "data.list_slides(@dataset_dir, left_out=@left_out)",
         "pictures": "data.list_arrays(@dataset_dir, 2, @num_classes, left_out=@left_out)",
         "sequences": "data.list_arrays(@dataset_dir, 1, left_out=@left_out)",

@@ -53,6 +53,7 @@ def _columns(rows: Sequence[tuple[str, str]]) -> list[str]:
 def _facts(found: Fingerprint) -> list[tuple[str, str]]:
     rows = [
         ("kind", f"{found.kind}, {found.modality} (from {found.modality_from})"),
+        *(("assumed", text) for text in found.details.get("assumed", [])),
         ("cases", f"{found.cases} of {found.subjects} subject(s), {found.channels} channel(s)"),
         ("sizes", _range(found.sizes)),
     ]

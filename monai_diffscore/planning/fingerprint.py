@@ -145,6 +145,11 @@ def list_readable(
             problems.append(Problem.of(error, source.relative_to(root)))
 
 
+def first_path(image: str | Sequence[str]) -> str:
+    """The path of an image, or of its first channel."""
+    return image if isinstance(image, str) else image[0]
+
+
 def read_each(
     root: Path, cases: Sequence[dict[str, Any]], read: Callable[[dict[str, Any]], Any], key: str = "image"
 ) -> tuple[list[tuple[dict[str, Any], Any]], list[Problem]]:
@@ -154,7 +159,7 @@ def read_each(
         try:
             good.append((case, read(case)))
         except DataError as error:
-            file = Path(case[key])
+            file = Path(first_path(case[key]))
             apart = root in file.parents and "channel:" not in file.name and "row" not in case
             problems.append(Problem.of(error, file.relative_to(root) if apart else file, left_out=apart))
     return good, problems

@@ -18,11 +18,13 @@ from tqdm import tqdm
 from monai_diffscore.data.arrays import LoadArrayd, LoadPictured, class_names, list_arrays
 from monai_diffscore.data.dicom import holds_dicom
 from monai_diffscore.data.patches import spread
-from monai_diffscore.data.volumes import LoadVolumed, list_volumes
+from monai_diffscore.data.paths import split_channel
+from monai_diffscore.data.volumes import LoadVolumed, listed_cases
 from monai_diffscore.errors import DataError
 from monai_diffscore.planning.fingerprint import (
     Fingerprint,
     Problem,
+    first_path,
     list_readable,
     percentiles_by_name,
     read_each,
@@ -50,14 +52,26 @@ class _Volume:
     foreground: float
 
 
-def fingerprint_volumes(root: Path, modality: str | None = None) -> Fingerprint:
-    """The fingerprint of a folder of NIfTI files and DICOM series, or of one.
+def fingerprint_volumes(
+    root: Path, modality: str | None = None, layout: str = "auto", image: str = "", subject: str = ""
+) -> Fingerprint:
+    """The fingerprint of a folder of volumes and DICOM series, of a table of cases, or of one volume.
 
     Args:
         root: folder or file.
         modality: "CT", "MR" or "PT"; None takes it from DICOM headers, else from the intensities.
+        layout, image, subject: as :func:`~monai_diffscore.data.list_volumes` takes them.
     """
-    cases, problems = list_readable(root, lambda names: list_volumes(root, left_out=names))
+    listing = {"layout": layout, "image": image, "subject": subject}
+    assumed: list[str] = []
+
+    def lister(names: Sequence[str]) -> list[dict[str, Any]]:
+        found = listed_cases(root, left_out=names, layout=layout, subject=subject)
+        assumed[:] = [f"layout {found.layout} (--layout), image {image or next(iter(found.roles))} (--image)"]
+        assumed.extend(found.notes)
+        return found.images(image)
+
+    cases, problems = list_readable(root, lister)
     channels = Counter(_channels(case["image"]) for case in cases).most_common(1)[0][0]
     load: Any = LoadVolumed("image", spatial_dims=3, channels=channels, slices=True)
     pairs, unread = read_each(
@@ -94,14 +108,20 @@ def fingerprint_volumes(root: Path, modality: str | None = None) -> Fingerprint:
         foreground_share=round(float(np.mean([volume.foreground for volume in found])), 4),
         sigma_data=float(f"{normal.std():.4g}"),
         mean=float(f"{normal.mean():.4g}"),
-        details={"dicom_series": sum(holds_dicom(case["image"]) for case, _ in pairs)},
+        details={
+            "dicom_series": sum(holds_dicom(first_path(case["image"])) for case, _ in pairs),
+            "listing": listing,
+            "assumed": [*assumed, f"modality {kind} (--modality)"],
+        },
         problems=problems,
     )
 
 
-def _channels(path: str) -> int:
-    """Number of channels that a file's header states; 1 if it cannot be read, which reading it will tell."""
-    if holds_dicom(path):
+def _channels(path: str | list[str]) -> int:
+    """Number of channels that a file's header states, or of files; 1 if it cannot be read, which reading it tells."""
+    if isinstance(path, list):
+        return len(path)
+    if split_channel(path)[1] is not None or holds_dicom(path):
         return 1
     try:
         shape = nib.load(path).shape  # type: ignore[attr-defined]

@@ -34,6 +34,8 @@ def find_kind(path: str | Path, graph: str | Path | None = None) -> str:
     root = Path(path).expanduser()
     if not root.exists():
         raise DataError(root, expected="data", got="no such file or folder", remedy="Give an existing path.")
+    if root.suffix.lower() == ".json":
+        return "volumes"
     if root.suffix in CELLS or is_10x_folder(root):
         return "cells" if graph is None else "expression"
     if root.is_dir() and any(is_10x_folder(path) or path.suffix == ".zarr" for path in root.iterdir()):

@@ -8,6 +8,7 @@ from typing import Any
 
 from monai_diffscore.data.expression_stores import only_matrix
 from monai_diffscore.data.participants import declare_fields, find_participants, plain_name, read_participants
+from monai_diffscore.data.paths import locate
 from monai_diffscore.data.tables import only_table
 from monai_diffscore.errors import DataError
 from monai_diffscore.planning.fingerprint import KINDS, Fingerprint
@@ -29,6 +30,8 @@ def take_fingerprint(
     exclude: Sequence[str] = (),
     delimiter: str | None = None,
     missing: Sequence[str] = (),
+    layout: str = "auto",
+    image: str = "",
 ) -> Fingerprint:
     """The fingerprint of a data set.
 
@@ -40,21 +43,24 @@ def take_fingerprint(
         participants: the table of subjects, if it does not lie beside the data.
         assume_mpp_um: size of a slide's pixel where a file states none.
         graph: edges between genes, which make a table a matrix of expression.
-        subject: the column whose equal values stay on one side of the split; of cells, tables and
-            matrices of expression.
+        subject: the column whose equal values stay on one side of the split, of cells, tables and matrices of
+            expression; of volumes "folder", "study" or a regular expression of the path.
         exclude: columns of a table that are not looked at.
         delimiter, missing: as :func:`~monai_diffscore.data.tables.read_table` takes them.
+        layout, image: of volumes, as :func:`~monai_diffscore.data.list_volumes` takes them.
     Raises:
         DataError: if the data is of no known kind, or nothing in it can be trained on.
         ValueError: for an unknown kind.
     """
     if kind is not None and kind not in KINDS:
         raise ValueError(f"kind is one of {', '.join(KINDS)}, got {kind!r}: leave it out to find out.")
-    root = Path(path).expanduser().absolute()
+    root = locate(path).absolute()
     found = kind or find_kind(root, graph)
-    if subject is not None and found not in ("cells", "expression", "table"):
-        raise DataError(root, key="subject", expected="cells, a table or a matrix of expression", got=found,
-                        remedy="Images are split by subject anyway, by the names of their folders.")  # fmt: skip
+    if subject is not None and found not in ("volumes", "cells", "expression", "table"):
+        raise DataError(root, key="subject", expected="volumes, cells, a table or a matrix of expression", got=found,
+                        remedy="Leave --subject out: sub-<label> in the paths names the subjects.")  # fmt: skip
+    if found != "volumes" and (layout != "auto" or image):
+        raise DataError(root, key="image", expected="volumes", got=found, remedy="Leave --layout and --image out.")
     if exclude and found != "table":
         raise DataError(root, key="exclude", expected="a table", got=found, remedy="Leave --exclude out.")
     if found == "cells":
@@ -64,7 +70,7 @@ def take_fingerprint(
     if found == "table":
         return fingerprint_table(only_table(root), conditions, subject, exclude, delimiter, missing)
     if found == "volumes":
-        fingerprint = fingerprint_volumes(root, modality)
+        fingerprint = fingerprint_volumes(root, modality, layout, image, subject or "")
     elif found == "slides":
         fingerprint = fingerprint_slides(root, assume_mpp_um)
     else:
