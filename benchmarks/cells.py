@@ -28,7 +28,7 @@ import anndata
 import numpy as np
 
 from monai_diffscore.data.anndata import stratified_split
-from monai_diffscore.metrics import Comparison, Reference, log_profiles, profile_figures
+from monai_diffscore.metrics import Comparison, Reference, log_profiles, profile_panel_metrics
 from monai_diffscore.metrics.baselines import BASELINES
 from monai_diffscore.samples import pbmc68k
 
@@ -96,7 +96,7 @@ def figures_of(reference: Reference, cells: Any) -> dict[str, float]:
     """The figures of profiles that have a target, and some more."""
     comparison = Comparison(reference, cells)
     wanted = {*TARGETS, "rho_mean", "rho_var", "var_ratio", "library_ks", "marker_slope"}
-    return {figure.name: figure(comparison) for figure in profile_figures() if figure.name in wanted}
+    return {figure.name: figure(comparison) for figure in profile_panel_metrics() if figure.name in wanted}
 
 
 def floor(cells: Any, split: int) -> dict[str, dict[str, float]]:

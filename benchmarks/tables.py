@@ -44,7 +44,7 @@ from monai_diffscore.metrics import (
     ForestTwoSample,
     KernelDiscrepancy,
     LogisticTwoSample,
-    ProfileFigure,
+    ProfileMetric,
     Profiles,
     Reference,
     TrainOnSyntheticAccuracy,
@@ -134,7 +134,7 @@ def generate(folder: Path, label: str, seed: int, count: int, settings: dict[str
     return {name: where / "samples/table.csv" for name, where in made.items()}
 
 
-def measure(comparison: Comparison, figures: Sequence[ProfileFigure]) -> dict[str, float]:
+def measure(comparison: Comparison, figures: Sequence[ProfileMetric]) -> dict[str, float]:
     """The figures, and the number of suspected copies."""
     return {**{f.name: f(comparison) for f in figures}, "suspected copies": float(len(privacy_gate(comparison).copies))}
 

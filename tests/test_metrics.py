@@ -25,7 +25,7 @@ from monai_diffscore.metrics import (
     assess,
     blurred,
     frechet_distance,
-    image_figures,
+    image_panel_metrics,
     nearest_windows,
     noisy,
     quantiles,
@@ -197,7 +197,7 @@ def test_training_volumes_that_cannot_be_searched_are_refused(volumes):
 
 
 def seen(rows) -> dict[str, set[str]]:
-    return {name: {row.figure.name for row in rows if row.beyond_floor(name)} for name in (*CONTROLS, "copied")}
+    return {name: {row.metric.name for row in rows if row.beyond_floor(name)} for name in (*CONTROLS, "copied")}
 
 
 def test_every_control_is_seen_in_a_head(head):
@@ -205,7 +205,7 @@ def test_every_control_is_seen_in_a_head(head):
     train, unseen = head[:, :, :66], head[:, :, 66:]
     size = (1, 20, 20, 20)
     real, copied = random_windows([unseen], size, 64, 0), random_windows([train], size, 32, 1)
-    caught = seen(assess(image_figures(training=[train], coarse=2), None, real, copied, draws=30))
+    caught = seen(assess(image_panel_metrics(training=[train], coarse=2), None, real, copied, draws=30))
     assert "spectrum" in caught["blurred"]
     assert "spectrum" in caught["noisy"]
     assert "spectrum" in caught["shuffled"]
@@ -215,29 +215,31 @@ def test_every_control_is_seen_in_a_head(head):
 
 def test_every_control_is_seen_in_ct_and_each_figure_is_blind_to_one():
     training = list(phantoms(64, 1))
-    rows = assess(image_figures(1000, "HU", training), None, phantoms(128, 0), torch.stack(training), draws=30)
+    rows = assess(image_panel_metrics(1000, "HU", training), None, phantoms(128, 0), torch.stack(training), draws=30)
     caught = seen(rows)
     assert all(caught.values()), caught
     assert "intensity" in caught["shifted"]  # + 50 HU
     assert caught["copied"] == {"memorisation"}  # all the others take copies for real images
     for row in rows:
-        assert {name for name in caught if row.figure.name not in caught[name]}, f"{row.figure.name} sees all?"
-    shift = next(row for row in rows if row.figure.name == "intensity").sets["shifted"]
+        assert {name for name in caught if row.metric.name not in caught[name]}, f"{row.metric.name} sees all?"
+    shift = next(row for row in rows if row.metric.name == "intensity").sets["shifted"]
     assert shift.value == pytest.approx(50, abs=15)
 
 
 def test_a_perfect_model_passes_and_a_blurred_one_fails():
     real = phantoms(96, 0)
-    figures = image_figures(1000, "HU", list(phantoms(32, 1)))
+    figures = image_panel_metrics(1000, "HU", list(phantoms(32, 1)))
     perfect = assess(figures, phantoms(48, 2), real, draws=30)
     assert sum(row.beyond_floor("model") for row in perfect) <= 1  # each is a test at 5 %
-    spoilt = {row.figure.name: row for row in assess(figures[:1], blurred(phantoms(48, 2)), real, draws=30)}
+    spoilt = {row.metric.name: row for row in assess(figures[:1], blurred(phantoms(48, 2)), real, draws=30)}
     assert spoilt["spectrum"].beyond_floor("model")
 
 
 @pytest.mark.parametrize("shape", [(3, 20, 16), (1, 8, 10, 12)])
 def test_any_channels_and_dimensions(shape):
-    rows = assess(image_figures(training=[normal(*shape)]), normal(6, *shape), normal(12, *shape, seed=1), draws=10)
+    rows = assess(
+        image_panel_metrics(training=[normal(*shape)]), normal(6, *shape), normal(12, *shape, seed=1), draws=10
+    )
     for row in rows:
         assert {"model", "real", "copied", *CONTROLS} == set(row.sets)
         for estimate in row.sets.values():
@@ -307,10 +309,10 @@ def test_the_panel_sees_labels_that_were_ignored_and_nothing_else_does():
     samples, real, copied = labelled(64, 0), labelled(128, 1), labelled(64, 2)
     guesses = torch.randint(2, (64,), generator=torch.Generator().manual_seed(0))
     labels = {"model": guesses, "real": real[1], "copied": copied[1]}
-    figures = image_figures(labelled=True)
+    figures = image_panel_metrics(labelled=True)
     rows = assess(figures, samples[0], real[0], copied[0], draws=30, labels=labels)
-    assert [row.figure.name for row in rows if row.beyond_floor("model")] == ["tstr"]
-    tstr = next(row for row in rows if row.figure.name == "tstr")
+    assert [row.metric.name for row in rows if row.beyond_floor("model")] == ["tstr"]
+    tstr = next(row for row in rows if row.metric.name == "tstr")
     assert not tstr.beyond_floor("copied")
     assert all(0 <= e.low <= e.value <= e.high <= 1 for e in tstr.sets.values())
     honest = assess(figures[-1:], samples[0], real[0], copied[0], draws=30, labels={**labels, "model": samples[1]})

@@ -20,7 +20,7 @@ from monai_diffscore.metrics import Profiles
 from monai_diffscore.metrics.baselines import counts_of
 from monai_diffscore.report import ProfileFields, find_profiles, gather_profiles, gather_run_profiles, match_profiles
 from monai_diffscore.report.card import BEGIN, END
-from monai_diffscore.report.sources import RunRecord
+from monai_diffscore.report.runs import RunRecord
 
 anndata = pytest.importorskip("anndata")
 
@@ -248,18 +248,18 @@ def test_real_rows_come_from_the_record_of_a_training(folder, tables):
         "expression": {"_target_": "monai_diffscore.data.Expression", "source": "@dataset_dir", "fields": "@fields"},
         "cases": "$(list(range(80)), list(range(80, 120)))",
     }
-    record = RunRecord("uri", "id", "run", {}, json.dumps(config))
+    record = RunRecord("uri", "id", "run", {}, config)
     material = gather_run_profiles(record, [folder / "fresh.h5ad"], ProfileFields("kind"))
     assert (len(material.train), len(material.real), len(material.synthetic)) == (80, 40, 40)
     assert material.facts["types"] == "3"
     frames = f"$tuple(pandas.read_csv(f'{tables}/{{name}}.csv') for name in ('train', 'test'))"
     config = {"imports": ["$import pandas"], "cases": frames, "label_key": "outcome"}
-    record = RunRecord("uri", "id", "run", {}, json.dumps(config))
+    record = RunRecord("uri", "id", "run", {}, config)
     material = gather_run_profiles(record, [tables / "fresh.csv"], ProfileFields(content=None))
     assert material.table
     assert len(material.train) == 120
     with pytest.raises(DataError, match="--real TRAIN TEST"):
-        gather_run_profiles(RunRecord("uri", "id", "run", {}, "{}"), [tables / "fresh.csv"], ProfileFields())
+        gather_run_profiles(RunRecord("uri", "id", "run", {}, {}), [tables / "fresh.csv"], ProfileFields())
 
 
 def test_types_are_compared_in_the_numbers_of_the_held_out_rows():

@@ -17,8 +17,10 @@ from monai_diffscore.__main__ import main
 from monai_diffscore.errors import DataError
 from monai_diffscore.report import Cell, Page, Section, render
 from monai_diffscore.report.card import BEGIN, END
+from monai_diffscore.report.image_files import find_samples, read_images
 from monai_diffscore.report.page import table
-from monai_diffscore.report.sources import find_run, find_samples, gather, read_images, run_parser
+from monai_diffscore.report.runs import RunRecord, find_run, run_parser
+from monai_diffscore.report.sources import gather
 from monai_diffscore.report.volumes import random_windows
 
 
@@ -192,3 +194,11 @@ def test_texts_on_a_page_are_escaped():
 def test_a_browser_opens_the_page_without_a_complaint(folders):
     main(command(folders))
     check_page(folders / "out/report.html", folders)
+
+
+def test_components_are_what_a_configuration_instantiates_and_no_text_in_it():
+    window = {"_target_": "monai_diffscore.transforms.WindowHUd", "window_hu": [-1000, 1000]}
+    config = {"title": "RandFlipd", "steps": [{"_target_": "LoadImaged"}, window], "note": "_target_: RandFlipd"}
+    record = RunRecord("uri", "id", "name", {}, config)
+    assert record.components == {"LoadImaged", "WindowHUd"}
+    assert RunRecord("uri", "id", "name", {}).components == frozenset()

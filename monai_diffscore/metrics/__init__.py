@@ -1,8 +1,8 @@
 """Numbers that compare models, and sets of images.
 
 ``denoising`` compares models on held-out data while they train. The rest is the quality panel of what they generate: a
-module for each figure, ``controls`` that the figures must see, and the ``panel`` that sets all side by side. Profiles
-(cells, samples, rows of a table) have figures of their own in ``two_sample``, ``overlap``, ``marginals``, ``markers``,
+module for each metric, ``controls`` that the metrics must see, and the ``panel`` that sets all side by side. Profiles
+(cells, samples, rows of a table) have metrics of their own in ``two_sample``, ``overlap``, ``marginals``, ``markers``,
 ``usefulness`` and ``privacy``, and ``baselines`` to beat.
 """
 
@@ -16,7 +16,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "denoising": "DenoisingError PredictionMean level_errors lower_is_better",
         "diversity": "PairSimilarity",
         "features": "RandomFeatureFrechet frechet_distance random_features",
-        "figure": "Figure SetMetric",
+        "image_metric": "ImageMetric SetMetric",
         "intensity": "IntensityDistance quantiles",
         "marginals": (
             "ColumnDistance CorrelationAgreement CorrelationError LibraryDistance MeanAgreement VarianceAgreement "
@@ -25,10 +25,10 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "markers": "MarkerAgreement MarkerSlope",
         "memorisation": "MemorisationRatio Neighbours nearest_windows suspected_copies",
         "overlap": "AssignmentDistance KernelDiscrepancy NeighbourMixing",
-        "panel": "FLOOR Estimate Row assess image_figures",
+        "panel": "FLOOR Estimate Row assess image_panel_metrics",
         "privacy": "ClosestRecord NearestTrainShare PrivacyGate privacy_gate",
-        "profile_panel": "MODEL ProfilePanel assess_profiles profile_figures reason_against",
-        "profiles": "Comparison ProfileFigure Profiles Reference log_profiles",
+        "profile_panel": "MODEL ProfilePanel assess_profiles profile_panel_metrics reason_against",
+        "profiles": "Comparison ProfileMetric Profiles Reference log_profiles",
         "seams": "seam_ratio",
         "spectrum": "SpectrumError radial_power ring_frequencies",
         "texture": "PatchSlicedWasserstein",

@@ -3,7 +3,7 @@ from monai_diffscore.metrics.controls import *
 from monai_diffscore.metrics.denoising import *
 from monai_diffscore.metrics.diversity import *
 from monai_diffscore.metrics.features import *
-from monai_diffscore.metrics.figure import *
+from monai_diffscore.metrics.image_metric import *
 from monai_diffscore.metrics.intensity import *
 from monai_diffscore.metrics.marginals import *
 from monai_diffscore.metrics.markers import *

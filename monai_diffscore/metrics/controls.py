@@ -1,7 +1,7 @@
-r"""Real images, spoilt in a known way: what a figure must see, or be said to be blind to.
+r"""Real images, spoilt in a known way: what a metric must see, or be said to be blind to.
 
-A figure that cannot tell real images from blurred ones says nothing about a model that blurs. So each stands beside the
-same figure of real images that were spoilt, by amounts that a reader of images notices:
+A metric that cannot tell real images from blurred ones says nothing about a model that blurs. So each stands beside the
+same metric of real images that were spoilt, by amounts that a reader of images notices:
 
 =========  ==================================================================  ==================================
 control    what is done to real images                                         what fails like that

@@ -11,16 +11,16 @@ import torch
 from monai.metrics.regression import compute_ms_ssim
 from torch import Tensor
 
-from monai_diffscore.metrics.figure import Figure
+from monai_diffscore.metrics.image_metric import ImageMetric
 
 _WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # of the five scales, Wang et al., section 3.2
 _KERNEL = 7
 
 
-class PairSimilarity(Figure):
+class PairSimilarity(ImageMetric):
     """Mean MS-SSIM of pairs of the set, over the same mean of the real images: 1 is as various as they are.
 
-    Each image is in one pair, so that the pairs, which are the rows of this figure, are independent and its intervals
+    Each image is in one pair, so that the pairs, which are the rows of this metric, are independent and its intervals
     true. As many of the five scales as the image has room for, their weights made to sum to 1; a kernel of 7 voxels
     (less in smaller images).
 

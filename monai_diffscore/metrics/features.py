@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from monai_diffscore.metrics.figure import Figure
+from monai_diffscore.metrics.image_metric import ImageMetric
 
 
 def random_features(images: Tensor, seed: int = 0, widths: tuple[int, ...] = (32, 64, 64)) -> Tensor:
@@ -57,7 +57,7 @@ def frechet_distance(rows: Tensor, reference: Tensor) -> float:
     return float(((means[0] - means[1]).square().sum() + spread).clamp(min=0))
 
 
-class RandomFeatureFrechet(Figure):
+class RandomFeatureFrechet(ImageMetric):
     """Frechet distance of :func:`random_features`, in units that mean nothing outside one report.
 
     Args:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from monai_diffscore.metrics.figure import Figure
+from monai_diffscore.metrics.image_metric import ImageMetric
 
 
 def quantiles(values: Tensor, count: int = 512) -> Tensor:
@@ -23,7 +23,7 @@ def quantiles(values: Tensor, count: int = 512) -> Tensor:
     return torch.lerp(ordered[..., below], ordered[..., above], (places.to(ordered.device) - below))
 
 
-class IntensityDistance(Figure):
+class IntensityDistance(ImageMetric):
     """Mean absolute difference of the pooled quantiles, in the unit of the data.
 
     Args:

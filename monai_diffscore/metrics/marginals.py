@@ -10,12 +10,12 @@ from __future__ import annotations
 import numpy as np
 from scipy.stats import ks_2samp, spearmanr
 
-from monai_diffscore.metrics.profiles import Comparison, ProfileFigure, Statistic
+from monai_diffscore.metrics.profiles import Comparison, ProfileMetric, Statistic
 
 _TINY = 1e-9  # a value below it counts as zero
 
 
-class MeanAgreement(ProfileFigure):
+class MeanAgreement(ProfileMetric):
     """Spearman correlation over genes of the means of R and S."""
 
     name = "rho_mean"
@@ -32,7 +32,7 @@ class MeanAgreement(ProfileFigure):
         return lambda i, j: _rank_correlation(real[i].mean(0), synthetic[j].mean(0))
 
 
-class VarianceAgreement(ProfileFigure):
+class VarianceAgreement(ProfileMetric):
     """Spearman correlation over genes of the variances of R and S."""
 
     name = "rho_var"
@@ -42,14 +42,14 @@ class VarianceAgreement(ProfileFigure):
     needs = ("expression",)
     higher_is_better = True
     sees = "Genes whose spread is wrong among genes."
-    blind_to = "A factor common to all variances, which the next figure sees. Copies."
+    blind_to = "A factor common to all variances, which the next metric sees. Copies."
 
     def statistic(self, comparison: Comparison) -> Statistic:
         real, synthetic = comparison.real.dense, comparison.synthetic.dense
         return lambda i, j: _rank_correlation(real[i].var(0), synthetic[j].var(0))
 
 
-class VarianceRatio(ProfileFigure):
+class VarianceRatio(ProfileMetric):
     """Median over columns of the variance of S over that of R."""
 
     name = "var_ratio"
@@ -65,7 +65,7 @@ class VarianceRatio(ProfileFigure):
         return lambda i, j: float(np.median(synthetic[j].var(0) / np.maximum(real[i].var(0), 1e-6)))
 
 
-class ZeroError(ProfileFigure):
+class ZeroError(ProfileMetric):
     """Mean over genes of the absolute difference of the shares of zeros."""
 
     name = "zero_mae"
@@ -82,7 +82,7 @@ class ZeroError(ProfileFigure):
         return lambda i, j: float(np.abs(real[i].mean(0) - synthetic[j].mean(0)).mean())
 
 
-class LibraryDistance(ProfileFigure):
+class LibraryDistance(ProfileMetric):
     """Kolmogorov-Smirnov distance of the totals of whole cells."""
 
     name = "library_ks"
@@ -101,7 +101,7 @@ class LibraryDistance(ProfileFigure):
         return lambda i, j: float(ks_2samp(real[i], synthetic[j]).statistic)
 
 
-class ColumnDistance(ProfileFigure):
+class ColumnDistance(ProfileMetric):
     """Mean over columns (of more than 500, those that vary most in T) of the Kolmogorov-Smirnov distance."""
 
     name = "column_ks"
@@ -131,7 +131,7 @@ class ColumnDistance(ProfileFigure):
         return distance
 
 
-class _Correlations(ProfileFigure):
+class _Correlations(ProfileMetric):
     #: columns that vary most in T
     columns = 100
     rows_of_a_type = 20

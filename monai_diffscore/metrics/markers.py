@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from monai_diffscore.metrics.profiles import Comparison, ProfileFigure, Statistic
+from monai_diffscore.metrics.profiles import Comparison, ProfileMetric, Statistic
 
 #: rows of a type in R, S and T that its markers need
 _ROWS = 8
@@ -37,7 +37,7 @@ def markers(values: np.ndarray, inside: np.ndarray, count: int = _MARKERS) -> np
     return np.argsort(-statistic, kind="stable")[:count]
 
 
-class FoldChanges(ProfileFigure):
+class FoldChanges(ProfileMetric):
     """A number for real and synthetic log fold changes, of one type or as the median over types."""
 
     needs = ("labels", "expression")

@@ -6,7 +6,7 @@ patches is not enough to compare with. The distance of a sample g to a volume T 
 .. math::  d(g, T)^2 = \min_o \frac{1}{n} \sum_v \big(g(v) - T(v + o)\big)^2
            = \min_o \frac{1}{n} \Big( \lVert g \rVert^2 + \big(1 * T^2\big)(o) - 2\,(g \star T)(o) \Big),
 
-all offsets o at once by the Fourier transform. The figure is the median of d over samples divided by the median of d
+all offsets o at once by the Fourier transform. The metric is the median of d over samples divided by the median of d
 over real images *that were not trained on*: 1 is as new as real, 0 is a copy. (Dividing by distances within the
 training set, as is often done, compares with neighbouring patches of one subject.)
 """
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from monai_diffscore.metrics.figure import Figure
+from monai_diffscore.metrics.image_metric import ImageMetric
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def nearest_windows(
     return best
 
 
-class MemorisationRatio(Figure):
+class MemorisationRatio(ImageMetric):
     """Median distance to the training data over that of real images that were not trained on; 1 is as new as real.
 
     Args:

@@ -17,10 +17,10 @@ from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 from sklearn.neighbors import NearestNeighbors
 
-from monai_diffscore.metrics.profiles import Comparison, ProfileFigure, Statistic
+from monai_diffscore.metrics.profiles import Comparison, ProfileMetric, Statistic
 
 
-class KernelDiscrepancy(ProfileFigure):
+class KernelDiscrepancy(ProfileMetric):
     """1000 times the unbiased squared maximum mean discrepancy in E; may be negative."""
 
     name = "mmd2_x1e3"
@@ -46,7 +46,7 @@ class KernelDiscrepancy(ProfileFigure):
         return discrepancy
 
 
-class AssignmentDistance(ProfileFigure):
+class AssignmentDistance(ProfileMetric):
     """Mean Euclidean distance in E of the optimal one-to-one assignment of R and S (as many pairs as the smaller has);
     of more than 500 rows, 500 spread evenly, because the work grows with their cube."""
 
@@ -68,7 +68,7 @@ class AssignmentDistance(ProfileFigure):
         return assigned
 
 
-class NeighbourMixing(ProfileFigure):
+class NeighbourMixing(ProfileMetric):
     """Mean inverse Simpson index of the sets among the 15 nearest neighbours of each row of E(R) and E(S)."""
 
     name = "ilisi"

@@ -1,8 +1,8 @@
-r"""The quality panel: figures of a model, beside the same figures of real images and of spoilt ones.
+r"""The quality panel: metrics of a model, beside the same metrics of real images and of spoilt ones.
 
 All sets have the same number of images n, because a distance between finite sets is never 0 and its bias depends on
-n. **The floor** is the figure of n real images against n others, over random splits of the real images in two: its
-median, and the interval that holds 95 % of the splits. That is the distribution of the figure if the model were
+n. **The floor** is the metric of n real images against n others, over random splits of the real images in two: its
+median, and the interval that holds 95 % of the splits. That is the distribution of the metric if the model were
 perfect. **The other rows** compare with one half of the real images; their 95 % interval is a bootstrap over images
 of both sets, centred on the estimate, because drawing with replacement makes duplicates and with them a bias. Images
 cut from one subject are not independent: with few subjects the intervals are too narrow, and the number of subjects
@@ -21,7 +21,7 @@ from torch import Tensor
 from monai_diffscore.metrics.controls import CONTROLS, collapsed, spoil
 from monai_diffscore.metrics.diversity import PairSimilarity
 from monai_diffscore.metrics.features import RandomFeatureFrechet
-from monai_diffscore.metrics.figure import Caption, Figure, check_images
+from monai_diffscore.metrics.image_metric import Caption, ImageMetric, check_images
 from monai_diffscore.metrics.intensity import IntensityDistance
 from monai_diffscore.metrics.memorisation import MemorisationRatio
 from monai_diffscore.metrics.spectrum import SpectrumError
@@ -44,9 +44,9 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Row:
-    """One figure of every set; ``sets`` holds the floor under the name "real"."""
+    """One metric of every set; ``sets`` holds the floor under the name "real"."""
 
-    figure: Caption
+    metric: Caption
     sets: dict[str, Estimate]
 
     def beyond_floor(self, name: str) -> bool:
@@ -54,26 +54,26 @@ class Row:
         hypothesis that its images are real."""
         ours, floor = self.sets[name], self.sets[FLOOR]
         above, below = ours.value > floor.high, ours.value < floor.low
-        if self.figure.two_sided:
+        if self.metric.two_sided:
             return above or below
-        return below if self.figure.higher_is_better else above
+        return below if self.metric.higher_is_better else above
 
     def record(self) -> dict[str, Any]:
         """For JSON."""
-        figure = self.figure
+        metric = self.metric
         return {
-            "title": figure.title,
-            "unit": figure.unit,
-            "two_sided": figure.two_sided,
-            "higher_is_better": figure.higher_is_better,
-            "sees": figure.sees,
-            "blind_to": figure.blind_to,
+            "title": metric.title,
+            "unit": metric.unit,
+            "two_sided": metric.two_sided,
+            "higher_is_better": metric.higher_is_better,
+            "sees": metric.sees,
+            "blind_to": metric.blind_to,
             "sets": {name: asdict(estimate) for name, estimate in self.sets.items()},
             "beyond_floor": {name: self.beyond_floor(name) for name in self.sets if name != FLOOR},
         }
 
 
-def image_figures(
+def image_panel_metrics(
     scale: float = 1.0,
     unit: str = "normalised",
     training: Sequence[Tensor] = (),
@@ -81,8 +81,8 @@ def image_figures(
     coarse: int = 1,
     signals: bool = False,
     labelled: bool = False,
-) -> list[Figure]:
-    """The figures for images: all, or without memorisation if no training volumes are given.
+) -> list[ImageMetric]:
+    """The metrics for images: all, or without memorisation if no training volumes are given.
 
     Args:
         scale, unit: of the data: data units in a normalised unit, and their name.
@@ -91,7 +91,7 @@ def image_figures(
         signals: the images are 1-D, for which similarity within the set is not defined: it is left out.
         labelled: the images have labels, so that a classifier can be trained on them.
     """
-    figures: list[Figure] = [
+    metrics: list[ImageMetric] = [
         SpectrumError(),
         IntensityDistance(scale, unit),
         PatchSlicedWasserstein(),
@@ -99,11 +99,11 @@ def image_figures(
         *([] if signals else [PairSimilarity()]),
         *([TrainOnSyntheticImages()] if labelled else []),
     ]
-    return [*figures, MemorisationRatio(training, mirrored, coarse)] if len(training) else figures
+    return [*metrics, MemorisationRatio(training, mirrored, coarse)] if len(training) else metrics
 
 
 def assess(
-    figures: Sequence[Figure],
+    metrics: Sequence[ImageMetric],
     samples: Tensor | None,
     real: Tensor,
     copied: Tensor | None = None,
@@ -112,21 +112,21 @@ def assess(
     progress: Callable[[str], None] | None = None,
     labels: Mapping[str, Tensor] | None = None,
 ) -> list[Row]:
-    """The panel: each figure of the model, the floor and the controls.
+    """The panel: each metric of the model, the floor and the controls.
 
     Args:
-        figures: such as :func:`image_figures`.
+        metrics: such as :func:`image_panel_metrics`.
         samples: [N, C, *S], normalised; None leaves the model out (to see what the panel sees).
         real: [M, C, *S] that the model was not trained on. Of samples and real, n = min(N, M // 2) are used.
-        copied: [>= n, C, *S] training images, for the control "copied"; without them, real images that the figures
+        copied: [>= n, C, *S] training images, for the control "copied"; without them, real images that the metrics
             compare with stand in.
         draws: of each bootstrap, and splits of the floor.
         seed: of all draws.
-        progress: called with the name of each figure.
-        labels: of the images, for figures that are ``labelled``: [N] under "model", [M] under "real", and those of
+        progress: called with the name of each metric.
+        labels: of the images, for metrics that are ``labelled``: [N] under "model", [M] under "real", and those of
             ``copied`` under "copied".
     Raises:
-        ValueError: for fewer than 2 samples or 4 real images, images that differ in size, or figures that lack labels.
+        ValueError: for fewer than 2 samples or 4 real images, images that differ in size, or metrics that lack labels.
     """
     generator = torch.Generator().manual_seed(seed)
     for other in (samples, copied):
@@ -154,48 +154,50 @@ def assess(
         if "model" in sets:
             known["model"] = labels["model"][:count]
     rows = []
-    for figure in figures:
+    for metric in metrics:
         if progress is not None:
-            progress(figure.title)
-        estimates = _estimates(figure, {**sets, FLOOR: reference, _OTHERS: others}, known, draws, generator)
+            progress(metric.title)
+        estimates = _estimates(metric, {**sets, FLOOR: reference, _OTHERS: others}, known, draws, generator)
         # rows may stand for pairs of images
-        rows.append(Row(figure, {name: replace(estimate, count=count) for name, estimate in estimates.items()}))
+        rows.append(Row(metric, {name: replace(estimate, count=count) for name, estimate in estimates.items()}))
     return rows
 
 
 def _estimates(
-    figure: Figure,
+    metric: ImageMetric,
     sets: Mapping[str, Tensor],
     labels: Mapping[str, Tensor],
     draws: int,
     generator: torch.Generator,
 ) -> dict[str, Estimate]:
-    described = {name: figure.rows(images, labels.get(name)) for name, images in sets.items()}
+    described = {name: metric.rows(images, labels.get(name)) for name, images in sets.items()}
     ours, theirs = described.pop(FLOOR), described.pop(_OTHERS)
-    estimates = {FLOOR: _floor(figure, torch.cat([ours, theirs]), draws, generator)}
+    estimates = {FLOOR: _floor(metric, torch.cat([ours, theirs]), draws, generator)}
     for name, rows in described.items():
-        estimates[name] = _bootstrap(figure, rows, ours, draws, generator)
+        estimates[name] = _bootstrap(metric, rows, ours, draws, generator)
     return estimates
 
 
-def _floor(figure: Figure, rows: Tensor, draws: int, generator: torch.Generator) -> Estimate:
+def _floor(metric: ImageMetric, rows: Tensor, draws: int, generator: torch.Generator) -> Estimate:
     count = len(rows) // 2
     values = []
     for _ in range(draws):
         order = torch.randperm(len(rows), generator=generator)
-        values.append(figure.compare(rows[order[:count]], rows[order[count : 2 * count]]))
+        values.append(metric.compare(rows[order[:count]], rows[order[count : 2 * count]]))
     low, middle, high = torch.tensor(values, dtype=torch.float64).quantile(_quantiles(0.5)).tolist()
     return Estimate(middle, low, high, count)
 
 
-def _bootstrap(figure: Figure, rows: Tensor, reference: Tensor, draws: int, generator: torch.Generator) -> Estimate:
-    value = figure.compare(rows, reference)
+def _bootstrap(
+    metric: ImageMetric, rows: Tensor, reference: Tensor, draws: int, generator: torch.Generator
+) -> Estimate:
+    value = metric.compare(rows, reference)
     values = [
-        figure.compare(rows[_again(len(rows), generator)], reference[_again(len(reference), generator)])
+        metric.compare(rows[_again(len(rows), generator)], reference[_again(len(reference), generator)])
         for _ in range(draws)
     ]
     low, middle, high = torch.tensor(values, dtype=torch.float64).quantile(_quantiles(0.5)).tolist()
-    least, most = figure.bounds
+    least, most = metric.bounds
     return Estimate(value, max(least, value + low - middle), min(most, value + high - middle), len(rows))
 
 

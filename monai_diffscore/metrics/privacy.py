@@ -17,15 +17,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from monai_diffscore.metrics.profiles import Comparison, ProfileFigure, Statistic, nearest_distance
+from monai_diffscore.metrics.profiles import Comparison, ProfileMetric, Statistic, nearest_distance
 
-#: a set of samples with a lower ratio has no other figure that counts
+#: a set of samples with a lower ratio has no other metric that counts
 DCR_LIMIT = 0.85
 #: nor has one of which more are suspected copies
 COPIES_LIMIT = 0.01
 
 
-class ClosestRecord(ProfileFigure):
+class ClosestRecord(ProfileMetric):
     """Median distance of S to T in E over that of R to T."""
 
     name = "dcr_ratio"
@@ -45,7 +45,7 @@ class ClosestRecord(ProfileFigure):
         return lambda i, j: float(np.median(synthetic[j]) / max(float(np.median(real[i])), 1e-12))
 
 
-class NearestTrainShare(ProfileFigure):
+class NearestTrainShare(ProfileMetric):
     """Share of S whose nearest real row is in T and not in R, as if R and T had one size."""
 
     name = "nearest_train_share"
@@ -72,7 +72,7 @@ class NearestTrainShare(ProfileFigure):
 
 @dataclass(frozen=True)
 class PrivacyGate:
-    """What must hold before another figure counts.
+    """What must hold before another metric counts.
 
     ``ratio``: of :class:`ClosestRecord`; ``copies``: places of the suspected copies in S; ``rows``: of S.
     """

@@ -1,6 +1,6 @@
-r"""The panel of profiles: each figure of the model, of real data among themselves, and of the baselines.
+r"""The panel of profiles: each metric of the model, of real data among themselves, and of the baselines.
 
-**The floor** is the figure of fresh real rows: R and T are pooled and split anew, label by label, into rows that stand
+**The floor** is the metric of fresh real rows: R and T are pooled and split anew, label by label, into rows that stand
 for R, as many that stand for S (or what two thirds of the rest hold), and a remainder that stands for T, so that no row
 is in two sets. Its value is the mean over draws, its interval 1.96 standard deviations to either side: there a perfect
 model lies. **The other intervals** are a bootstrap over rows of R and S with all that is fitted (folds, neighbours,
@@ -30,7 +30,7 @@ from monai_diffscore.metrics.markers import FoldChanges, MarkerAgreement, Marker
 from monai_diffscore.metrics.overlap import AssignmentDistance, KernelDiscrepancy, NeighbourMixing
 from monai_diffscore.metrics.panel import FLOOR, Estimate, Row
 from monai_diffscore.metrics.privacy import ClosestRecord, NearestTrainShare, PrivacyGate, privacy_gate
-from monai_diffscore.metrics.profiles import Comparison, ProfileFigure, Profiles, Reference
+from monai_diffscore.metrics.profiles import Comparison, ProfileMetric, Profiles, Reference
 from monai_diffscore.metrics.two_sample import ForestTwoSample, LogisticTwoSample
 from monai_diffscore.metrics.usefulness import TrainOnSyntheticAccuracy, TrainOnSyntheticF1
 
@@ -48,10 +48,10 @@ class ProfilePanel:
     """All that was measured of one set of samples.
 
     Args:
-        rows: of each figure: the model, the floor, the baselines.
+        rows: of each metric: the model, the floor, the baselines.
         gates: privacy of the model and of each baseline.
-        by_type: type -> name of a figure -> (model, mean of the floor).
-        left_out: title of a figure -> why it was not taken.
+        by_type: type -> name of a metric -> (model, mean of the floor).
+        left_out: title of a metric -> why it was not taken.
     """
 
     rows: list[Row]
@@ -72,7 +72,7 @@ class ProfilePanel:
         return {
             "privacy_gate": gates[MODEL],
             "figures_count": self.gate.passed,
-            "figures": {row.figure.name: row.record() for row in self.rows},
+            "figures": {row.metric.name: row.record() for row in self.rows},
             "by_type": {
                 str(label): {name: {"model": ours, "real": real} for name, (ours, real) in values.items()}
                 for label, values in self.by_type.items()
@@ -82,8 +82,8 @@ class ProfilePanel:
         }
 
 
-def profile_figures() -> list[ProfileFigure]:
-    """All figures of profiles, privacy first."""
+def profile_panel_metrics() -> list[ProfileMetric]:
+    """All metrics of profiles, privacy first."""
     return [
         ClosestRecord(),
         NearestTrainShare(),
@@ -107,11 +107,11 @@ def profile_figures() -> list[ProfileFigure]:
     ]
 
 
-def reason_against(figure: ProfileFigure, comparison: Comparison, table: bool = False) -> str:
-    """Why a figure cannot be taken of a comparison; "" if it can.
+def reason_against(metric: ProfileMetric, comparison: Comparison, table: bool = False) -> str:
+    """Why a metric cannot be taken of a comparison; "" if it can.
 
     Args:
-        figure, comparison: which of what.
+        metric, comparison: which of what.
         table: the columns are of a table, in units of their own, and not genes.
     """
     has = {
@@ -120,7 +120,7 @@ def reason_against(figure: ProfileFigure, comparison: Comparison, table: bool = 
         "expression": not table,
         "pairs": comparison.real.values.shape[1] > 2,
     }
-    return "; ".join(_WANTED[need] for need in figure.needs if not has[need])
+    return "; ".join(_WANTED[need] for need in metric.needs if not has[need])
 
 
 def assess_profiles(
@@ -133,14 +133,14 @@ def assess_profiles(
     table: bool = False,
     progress: Callable[[str], None] | None = None,
 ) -> ProfilePanel:
-    """Takes every figure that the data allow, of the model, of fresh real rows, and of baselines fitted to T.
+    """Takes every metric that the data allow, of the model, of fresh real rows, and of baselines fitted to T.
 
     Args:
         reference: R and T.
         synthetic: S; the labels of R, row by row as many of each, make it comparable with published tables.
         baselines: asked for the labels of S.
         draws: of each bootstrap; a quarter for baselines, and where a draw takes long.
-        floor_draws: splits of the floor; a third where a figure takes long.
+        floor_draws: splits of the floor; a third where a metric takes long.
         seed: of all draws.
         table: the columns are of a table, and not genes.
         progress: called with the name of each set.
@@ -150,23 +150,23 @@ def assess_profiles(
     comparisons |= {
         name: Comparison(reference, made) for name, made in _generated(reference, synthetic, baselines, seed).items()
     }
-    reasons = {figure: reason_against(figure, comparisons[MODEL], table) for figure in profile_figures()}
-    figures = [figure for figure, reason in reasons.items() if not reason]
+    reasons = {metric: reason_against(metric, comparisons[MODEL], table) for metric in profile_panel_metrics()}
+    metrics = [metric for metric, reason in reasons.items() if not reason]
     say("real against real")
     splits = [_fresh(reference, len(synthetic), np.random.default_rng((seed, draw))) for draw in range(floor_draws)]
-    sets: dict[ProfileFigure, dict[str, Estimate]] = {f: {FLOOR: _floor(f, splits)} for f in figures}
+    sets: dict[ProfileMetric, dict[str, Estimate]] = {f: {FLOOR: _floor(f, splits)} for f in metrics}
     for name, comparison in comparisons.items():
         say(name)
-        for figure in figures:
-            if not reason_against(figure, comparison, table):
+        for metric in metrics:
+            if not reason_against(metric, comparison, table):
                 few = 4 if name != MODEL else 1
-                sets[figure][name] = _bootstrap(figure, comparison, draws // few, np.random.default_rng(seed))
+                sets[metric][name] = _bootstrap(metric, comparison, draws // few, np.random.default_rng(seed))
     say("type by type")
     return ProfilePanel(
-        rows=[Row(figure, {MODEL: found.pop(MODEL), **found}) for figure, found in sets.items()],
+        rows=[Row(metric, {MODEL: found.pop(MODEL), **found}) for metric, found in sets.items()],
         gates={name: privacy_gate(comparison) for name, comparison in comparisons.items()},
-        by_type=_by_type(figures, comparisons[MODEL], splits[:5]),
-        left_out={figure.title: reason for figure, reason in reasons.items() if reason},
+        by_type=_by_type(metrics, comparisons[MODEL], splits[:5]),
+        left_out={metric.title: reason for metric, reason in reasons.items() if reason},
     )
 
 
@@ -205,28 +205,28 @@ def _fresh(reference: Reference, count: int, random: np.random.Generator) -> Com
     return fresh
 
 
-def _floor(figure: ProfileFigure, splits: list[Comparison]) -> Estimate:
-    chosen = splits[: max(3, len(splits) // 3)] if figure.costly else splits
-    values = np.array([figure(split) for split in chosen])
+def _floor(metric: ProfileMetric, splits: list[Comparison]) -> Estimate:
+    chosen = splits[: max(3, len(splits) // 3)] if metric.costly else splits
+    values = np.array([metric(split) for split in chosen])
     values = values[np.isfinite(values)]
-    low, high = figure.bounds
+    low, high = metric.bounds
     mean, spread = float(values.mean()), 1.96 * float(values.std(ddof=1))
     return Estimate(mean, max(low, mean - spread), min(high, mean + spread), len(splits[0].synthetic))
 
 
-def _bootstrap(figure: ProfileFigure, comparison: Comparison, draws: int, random: np.random.Generator) -> Estimate:
-    statistic = figure.statistic(comparison)
+def _bootstrap(metric: ProfileMetric, comparison: Comparison, draws: int, random: np.random.Generator) -> Estimate:
+    statistic = metric.statistic(comparison)
     n, m = len(comparison.real), len(comparison.synthetic)
     value = statistic(np.arange(n), np.arange(m))
-    repeated = max(2, draws // 4 if figure.costly else draws)
+    repeated = max(2, draws // 4 if metric.costly else draws)
     values = [statistic(random.integers(n, size=n), random.integers(m, size=m)) for _ in range(repeated)]
     low, middle, high = np.nanquantile(values, (0.025, 0.5, 0.975))
-    least, most = figure.bounds
+    least, most = metric.bounds
     return Estimate(value, max(least, value + float(low - middle)), min(most, value + float(high - middle)), m)
 
 
 def _by_type(
-    figures: list[ProfileFigure], comparison: Comparison, splits: list[Comparison]
+    metrics: list[ProfileMetric], comparison: Comparison, splits: list[Comparison]
 ) -> dict[Any, dict[str, tuple[float, float]]]:
     if not comparison.labelled:
         return {}
@@ -240,17 +240,17 @@ def _by_type(
             continue
         rows = min(len(ours.real), len(ours.synthetic), *(len(part.synthetic) for part in floors))
         values = {}
-        for figure in figures:
-            needed = figure.rows_of_a_type
+        for metric in metrics:
+            needed = metric.rows_of_a_type
             if needed is not None and rows >= needed:
-                chosen = floors[:1] if figure.costly else floors
-                values[figure.name] = figure(ours), float(np.nanmean([figure(part) for part in chosen]))
+                chosen = floors[:1] if metric.costly else floors
+                values[metric.name] = metric(ours), float(np.nanmean([metric(part) for part in chosen]))
         found[label] = values
-    for figure in figures:
-        if isinstance(figure, FoldChanges):
-            floor = [figure.by_type(split) for split in splits]
-            for label, value in figure.by_type(comparison).items():
+    for metric in metrics:
+        if isinstance(metric, FoldChanges):
+            floor = [metric.by_type(split) for split in splits]
+            for label, value in metric.by_type(comparison).items():
                 real = [values[label] for values in floor if label in values]
                 if label in found and real:
-                    found[label][figure.name] = value, float(np.mean(real))
+                    found[label][metric.name] = value, float(np.mean(real))
     return {label: values for label, values in found.items() if values}

@@ -1,11 +1,11 @@
-r"""Sets of profiles (cells, samples, rows of a table) and figures that compare them.
+r"""Sets of profiles (cells, samples, rows of a table) and metrics that compare them.
 
 R are real rows that the model was not trained on, S synthetic ones, T the rows that it was trained on; all in log space
 for expression, :math:`\log(1 + 10^4 x_g / l)` with l the total of the **whole** cell. Neighbours and kernels live in
 E(.), the first principal components (at most 30, unscaled) of all real rows, R and T.
 
-A :class:`ProfileFigure` does what costs time once (folds, distances, kernels) and gives a :data:`Statistic`, a number
-for rows i of R and rows j of S. So intervals by bootstrap and the figure of each type are written once, for all.
+A :class:`ProfileMetric` does what costs time once (folds, distances, kernels) and gives a :data:`Statistic`, a number
+for rows i of R and rows j of S. So intervals by bootstrap and the metric of each type are written once, for all.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from scipy import sparse
 from scipy.spatial.distance import cdist, pdist
 from sklearn.decomposition import PCA
 
-from monai_diffscore.metrics.figure import Caption
+from monai_diffscore.metrics.image_metric import Caption
 
 #: a number for rows of R and rows of S, given by their places; places may be there more than once
 Statistic = Callable[[np.ndarray, np.ndarray], float]
@@ -238,7 +238,7 @@ class Comparison:
         return found
 
 
-class ProfileFigure(Caption, ABC):
+class ProfileMetric(Caption, ABC):
     """A number for synthetic and held-out rows, beside the training rows."""
 
     from_zero = False

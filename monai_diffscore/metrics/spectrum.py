@@ -17,7 +17,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from monai_diffscore.metrics.figure import Figure
+from monai_diffscore.metrics.image_metric import ImageMetric
 
 
 def radial_power(images: Tensor) -> Tensor:
@@ -39,7 +39,7 @@ def ring_frequencies(shape: tuple[int, ...]) -> Tensor:
     return (torch.arange(rings) + 0.5) * (0.5 / rings)
 
 
-class SpectrumError(Figure):
+class SpectrumError(ImageMetric):
     """Root mean square difference of log10 power over the rings (and planes). 0.3 is a factor of two."""
 
     name = "spectrum"

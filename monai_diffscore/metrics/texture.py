@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from monai_diffscore.metrics.figure import Figure
+from monai_diffscore.metrics.image_metric import ImageMetric
 from monai_diffscore.metrics.intensity import quantiles
 
 
-class PatchSlicedWasserstein(Figure):
+class PatchSlicedWasserstein(ImageMetric):
     """Sliced W1 of patches drawn at random places, in normalised units.
 
     Args:

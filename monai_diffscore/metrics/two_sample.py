@@ -20,10 +20,10 @@ from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from monai_diffscore.metrics.profiles import Comparison, ProfileFigure, Statistic
+from monai_diffscore.metrics.profiles import Comparison, ProfileMetric, Statistic
 
 
-class _TwoSample(ProfileFigure):
+class _TwoSample(ProfileMetric):
     unit = "AUROC, 0.5 best"
     bounds = (0, 1)
     costly = True

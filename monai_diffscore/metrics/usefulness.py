@@ -16,11 +16,11 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from monai_diffscore.metrics.features import random_features
-from monai_diffscore.metrics.figure import Figure
-from monai_diffscore.metrics.profiles import Comparison, ProfileFigure, Statistic
+from monai_diffscore.metrics.image_metric import ImageMetric
+from monai_diffscore.metrics.profiles import Comparison, ProfileMetric, Statistic
 
 
-class TrainOnSyntheticImages(Figure):
+class TrainOnSyntheticImages(ImageMetric):
     r"""Balanced accuracy on labelled real images of a classifier that was trained on labelled samples.
 
     A ridge classifier (alpha = 10) on the standardised features of a random network: no better network is asked for,
@@ -54,7 +54,7 @@ class TrainOnSyntheticImages(Figure):
         return float(recall_score(truth, predicted, labels=np.unique(truth), average="macro"))
 
 
-class _TrainOnSynthetic(ProfileFigure):
+class _TrainOnSynthetic(ProfileMetric):
     needs = ("labels",)
     bounds = (0, 1)
     higher_is_better = True

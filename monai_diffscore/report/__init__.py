@@ -1,11 +1,10 @@
 """Reports: a page that opens anywhere, and the panels that fill it.
 
-``page`` and ``charts`` are the skeleton and know nothing of the data; ``sources`` reads a run; ``images`` is the
-panel of generated images, ``profiles`` that of cells, samples and rows of a table, with ``profile_sources`` and
-``maps``; ``card`` puts a panel on a model card.
+``page`` and ``charts`` are the skeleton and know nothing of the data. ``runs`` opens the record of a training.
+``images`` is the panel of generated images, which ``sources`` and ``image_files`` read. ``profiles`` is the panel of
+cells, samples and rows of a table, which ``profile_sources`` and ``profile_tables`` read, with ``maps``. ``card`` puts
+a panel on a model card.
 """
-
-from __future__ import annotations
 
 from monai_diffscore.exports import lazy_exports
 
@@ -19,6 +18,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
             "ProfileFields ProfileMaterial find_profiles gather_profiles gather_run_profiles is_profiles match_profiles"
         ),
         "profiles": "ProfileReport profile_headline profile_metrics profile_page report_profiles write_profile_report",
-        "sources": "Material RunRecord find_run gather",
+        "runs": "RunRecord find_run run_parser",
+        "sources": "Material gather",
     },
 )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure as Drawing
+from matplotlib.figure import Figure
 
 from monai_diffscore.atomic_files import whole_file
 from monai_diffscore.errors import DataError
@@ -33,7 +33,7 @@ def card_text(report: ImageReport, picture: str = "panel.png") -> str:
         verdict = f"as far off as {nearest_control(row)}" if row.beyond_floor("model") else "as real data"
         controls = " | ".join(f"{row.sets[name].value:.3g}" for name in ("blurred", "noisy", "copied"))
         lines.append(
-            f"| {row.figure.title} ({row.figure.unit}) | {model.value:.3g} [{model.low:.3g}, {model.high:.3g}] "
+            f"| {row.metric.title} ({row.metric.unit}) | {model.value:.3g} [{model.low:.3g}, {model.high:.3g}] "
             f"| {floor.value:.3g} [{floor.low:.3g}, {floor.high:.3g}] | {verdict} | {controls} |"
         )
     lines += [
@@ -78,7 +78,7 @@ def write_card(report: ImageReport | ProfileReport, folder: str | Path) -> list[
 
 
 def _draw(rows: Sequence[Row], path: Path) -> None:
-    drawing = Drawing(figsize=(9.6, 2.5 * -(-len(rows) // 3)), layout="constrained")
+    drawing = Figure(figsize=(9.6, 2.5 * -(-len(rows) // 3)), layout="constrained")
     FigureCanvasAgg(drawing)
     axes = drawing.subplots(-(-len(rows) // 3), 3, squeeze=False)
     for axis in axes.flat[len(rows) :]:
@@ -88,6 +88,6 @@ def _draw(rows: Sequence[Row], path: Path) -> None:
         for side in ("top", "right"):
             axis.spines[side].set_visible(False)
         draw_intervals(axis, row)
-        axis.set_title(row.figure.title, fontsize=9, loc="left")
+        axis.set_title(row.metric.title, fontsize=9, loc="left")
     with whole_file(path) as file:
         drawing.savefig(file, format="png", dpi=110)

@@ -15,7 +15,7 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure as Drawing
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from monai_diffscore.metrics import FLOOR, Row
@@ -40,9 +40,9 @@ def interval_chart(row: Row) -> str:
     """One line for each set: estimate and interval, with the band of the floor behind."""
     names = list(row.sets)
     with rc_context(STYLE):
-        drawing = Drawing(figsize=(3.7, 0.24 * len(names) + 0.55), layout="constrained")
+        drawing = Figure(figsize=(3.7, 0.24 * len(names) + 0.55), layout="constrained")
         draw_intervals(drawing.subplots(), row)
-        return to_svg(drawing, f"{row.figure.title}: " + ", ".join(f"{n} {row.sets[n].value:.3g}" for n in names))
+        return to_svg(drawing, f"{row.metric.title}: " + ", ".join(f"{n} {row.sets[n].value:.3g}" for n in names))
 
 
 def draw_intervals(axis: Axes, row: Row) -> None:
@@ -63,16 +63,16 @@ def draw_intervals(axis: Axes, row: Row) -> None:
     axis.tick_params(axis="y", length=0)
     axis.spines["left"].set_visible(False)
     highest = max(estimate.high for estimate in row.sets.values())
-    distance = not (row.figure.two_sided or row.figure.higher_is_better) and floor.high > 0
-    if distance and row.figure.from_zero and highest > 12 * floor.high:  # one far control must not flatten the rest
+    distance = not (row.metric.two_sided or row.metric.higher_is_better) and floor.high > 0
+    if distance and row.metric.from_zero and highest > 12 * floor.high:  # one far control must not flatten the rest
         axis.set_xscale("symlog", linthresh=max(floor.high, 1e-9), linscale=1)
         decade = 10 ** np.arange(np.ceil(np.log10(floor.high)), np.floor(np.log10(highest)) + 1)
         axis.set_xticks([0, *decade], ["0", *(f"{tick:g}" for tick in decade)])
         axis.minorticks_off()
-    if row.figure.from_zero:
+    if row.metric.from_zero:
         axis.set_xlim(left=0)
     axis.set_ylim(0.4, len(names) + 0.6)
-    axis.set_xlabel(row.figure.unit, fontsize=8)
+    axis.set_xlabel(row.metric.unit, fontsize=8)
 
 
 def spectrum_chart(frequencies: Tensor, spectra: Mapping[str, Tensor], planes: Sequence[str]) -> str:
@@ -84,7 +84,7 @@ def spectrum_chart(frequencies: Tensor, spectra: Mapping[str, Tensor], planes: S
         planes: names.
     """
     with rc_context(STYLE):
-        drawing = Drawing(figsize=(3.1 * len(planes) + 0.6, 3.1), layout="constrained")
+        drawing = Figure(figsize=(3.1 * len(planes) + 0.6, 3.1), layout="constrained")
         axes = drawing.subplots(1, len(planes), sharey=True, squeeze=False)[0]
         for plane, (axis, title) in enumerate(zip(axes, planes, strict=True)):
             for name, power in spectra.items():
@@ -116,7 +116,7 @@ def histogram_chart(values: Mapping[str, np.ndarray], unit: str) -> str:
     high = max(float(np.quantile(part, 0.9995)) for part in values.values())
     bins = np.linspace(low, high, 90)
     with rc_context(STYLE):
-        drawing = Drawing(figsize=(6.6, 2.7), layout="constrained")
+        drawing = Figure(figsize=(6.6, 2.7), layout="constrained")
         axis = drawing.subplots()
         for name, part in values.items():
             share = np.histogram(part, bins)[0] / part.size
@@ -142,7 +142,7 @@ def distance_chart(distances: Mapping[str, np.ndarray]) -> str:
     real = distances["real"]
     bins = np.linspace(0, float(max(np.quantile(part, 0.99) for part in distances.values())) * 1.05 + 1e-9, 60)
     with rc_context(STYLE):
-        drawing = Drawing(figsize=(6.6, 2.5), layout="constrained")
+        drawing = Figure(figsize=(6.6, 2.5), layout="constrained")
         axis = drawing.subplots()
         for name, part in distances.items():
             share = np.histogram(part, bins)[0] / len(part)
@@ -157,7 +157,7 @@ def distance_chart(distances: Mapping[str, np.ndarray]) -> str:
         return to_svg(drawing, "Distances to the nearest training row of " + ", ".join(distances))
 
 
-def to_svg(drawing: Drawing, description: str) -> str:
+def to_svg(drawing: Figure, description: str) -> str:
     """The drawing as an SVG element for a page, with names of its own: two in one page must not share any."""
     FigureCanvasAgg(drawing)
     file = io.StringIO()

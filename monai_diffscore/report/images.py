@@ -25,7 +25,7 @@ from monai_diffscore.metrics import (
     Row,
     assess,
     blurred,
-    image_figures,
+    image_panel_metrics,
     noisy,
     radial_power,
     ring_frequencies,
@@ -33,7 +33,8 @@ from monai_diffscore.metrics import (
 )
 from monai_diffscore.report import charts, page
 from monai_diffscore.report.page import COLOURS, Cell, Section
-from monai_diffscore.report.sources import Material, RunRecord
+from monai_diffscore.report.runs import RunRecord
+from monai_diffscore.report.sources import Material
 
 _ORDER = ("copied", "collapsed", "blurred", "noisy", "shifted", "shuffled")
 _PLANES = ("normal to axis 0", "normal to axis 1", "normal to axis 2")
@@ -65,7 +66,7 @@ class ImageReport:
             "images_in_each_set": self.count,
             "unit": self.material.unit,
             "warnings": self.material.warnings,
-            "figures": {row.figure.name: row.record() for row in self.rows},
+            "figures": {row.metric.name: row.record() for row in self.rows},
             "nearest_training_distance": distances,
             "suspected_copies": list(self.copies),
         }
@@ -84,7 +85,7 @@ def report_images(
     """
     # in three dimensions an exact search of all offsets takes 8 times as long and finds the same
     coarse = 2 if material.samples.ndim == 5 and min(material.samples.shape[2:]) >= 16 else 1
-    figures = image_figures(
+    figures = image_panel_metrics(
         material.scale,
         material.unit,
         material.training,
@@ -116,7 +117,7 @@ def write_report(report: ImageReport, folder: str | Path) -> list[Path]:
 
 def image_metrics(report: ImageReport) -> dict[str, float]:
     """The figures of the model by name, for the record of the run."""
-    found = {row.figure.name: row.sets["model"].value for row in report.rows}
+    found = {row.metric.name: row.sets["model"].value for row in report.rows}
     if report.neighbours is not None:
         found["suspected_copies"] = float(len(report.copies))
     return found
@@ -160,7 +161,7 @@ def image_page(report: ImageReport) -> page.Page:
 
 def headline(report: ImageReport) -> str:
     """The result in two sentences."""
-    beyond = [row.figure.title.lower() for row in report.rows if row.beyond_floor("model")]
+    beyond = [row.metric.title.lower() for row in report.rows if row.beyond_floor("model")]
     total = len(report.rows)
     if beyond:
         verb = "tells" if len(beyond) == 1 else "tell"
@@ -193,7 +194,7 @@ def _verdict(report: ImageReport) -> Section:
         beyond = row.beyond_floor("model")
         verdict = f"as far off as {nearest_control(row)}" if beyond else "as real data"
         cells = [
-            Cell(row.figure.title, f"{row.figure.unit}, {_best(row)}"),
+            Cell(row.metric.title, f"{row.metric.unit}, {_best(row)}"),
             Cell(_number(row.sets["model"].value), verdict, f"model {'bad' if beyond else 'good'}"),
             Cell(_number(row.sets[FLOOR].value), _interval(row, FLOOR), "floor"),
         ]
@@ -231,7 +232,7 @@ def _pictures(material: Material) -> Section:
 
 def _figures(report: ImageReport) -> Section:
     parts = [
-        (row.figure.title, charts.interval_chart(row), [("Sees:", row.figure.sees), ("Blind to:", row.figure.blind_to)])
+        (row.metric.title, charts.interval_chart(row), [("Sees:", row.metric.sees), ("Blind to:", row.metric.blind_to)])
         for row in report.rows
     ]
     return Section(
@@ -311,9 +312,9 @@ def _method(report: ImageReport) -> Section:
 
 
 def _best(row: Row) -> str:
-    if row.figure.two_sided:
+    if row.metric.two_sided:
         return "as real is best"
-    return "more is better" if row.figure.higher_is_better else "0 is best"
+    return "more is better" if row.metric.higher_is_better else "0 is best"
 
 
 def _number(value: float) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure as Drawing
+from matplotlib.figure import Figure
 
 from monai_diffscore.report.charts import STYLE, to_svg
 from monai_diffscore.report.page import COLOURS
@@ -40,7 +40,7 @@ def overview_map(real: np.ndarray, synthetic: np.ndarray, labels: tuple[Any, Any
     """
     typed = labels[0] is not None and labels[1] is not None
     with rc_context(STYLE):
-        drawing = Drawing(figsize=(11.2, 4.1) if typed else (6.2, 5), layout="constrained")
+        drawing = Figure(figsize=(11.2, 4.1) if typed else (6.2, 5), layout="constrained")
         axes = drawing.subplots(1, 3 if typed else 1, squeeze=False)[0]
         both, random = np.concatenate([real, synthetic]), np.random.default_rng(0)
         colours = np.repeat([COLOURS["real"], COLOURS["model"]], [len(real), len(synthetic)])
@@ -71,7 +71,7 @@ def type_maps(real: np.ndarray, synthetic: np.ndarray, labels: tuple[np.ndarray,
     rows = -(-len(kinds) // columns)
     both = np.concatenate([real, synthetic])
     with rc_context(STYLE):
-        drawing = Drawing(figsize=(2.8 * columns, 2.75 * rows), layout="constrained")
+        drawing = Figure(figsize=(2.8 * columns, 2.75 * rows), layout="constrained")
         axes = list(drawing.subplots(rows, columns, squeeze=False).flat)
         for axis in axes:
             axis.set_axis_off()

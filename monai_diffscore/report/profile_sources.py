@@ -1,9 +1,7 @@
 r"""What a report of profiles is computed from: real and synthetic cells, samples or rows of a table, from files.
 
-Expression comes from .h5ad, .zarr or a text matrix, as :class:`~monai_diffscore.data.Expression` reads it. The columns
-of a clinical table become numbers by what the **training** rows say: a number is centred and divided by its standard
-deviation, a category becomes a column of 0 and 1 for each of its values, and a missing value becomes the median, marked
-in a column of its own, so that a model which misplaces gaps is seen to.
+Expression comes from .h5ad, .zarr or a text matrix, as :class:`~monai_diffscore.data.Expression` reads it; tables come
+from :mod:`~monai_diffscore.report.profile_tables`.
 """
 
 from __future__ import annotations
@@ -21,14 +19,13 @@ from monai_diffscore.data.anndata import Expression
 from monai_diffscore.data.gene_fields import GeneFields
 from monai_diffscore.errors import DataError
 from monai_diffscore.metrics import Profiles, log_profiles
-from monai_diffscore.report.sources import RunRecord, run_parser
+from monai_diffscore.report.profile_tables import ROWS, TABLES, encode_tables, numbered_frame, read_frame
+from monai_diffscore.report.runs import RunRecord, run_parser
 
-EXPRESSION, TABLES, ROWS = (".h5ad", ".zarr"), (".csv", ".tsv", ".parquet"), ".npy"
+EXPRESSION = (".h5ad", ".zarr")
 #: values in the held-out and synthetic rows that figures are taken of; of more, the columns that vary most
 _BUDGET = 4_000_000
 _FEW, _LEAST = 100, 16
-#: values that a category may have
-_KINDS = 20
 
 
 @dataclass(frozen=True)
@@ -83,11 +80,11 @@ def find_profiles(path: str | Path) -> list[Path]:
     if is_profiles(root):
         return [root] if root.exists() else []
     folder = root / "samples" if (root / "samples").is_dir() else root
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     for suffix in (*EXPRESSION, *TABLES, ROWS):
         for file in filter(is_profiles, folder.glob(f"*{suffix}")):
-            found.setdefault(file.stem, file)
-    return sorted(found.values())
+            files.setdefault(file.stem, file)
+    return sorted(files.values())
 
 
 def gather_profiles(
@@ -115,8 +112,8 @@ def gather_profiles(
     files = [Path(file) for file in synthetic]
     left_out: list[str] = []
     if fields.content is None:
-        frames = [_frame(Path(train)), _frame(Path(test)), pd.concat(map(_frame, files), ignore_index=True)]
-        sets, left_out = _tables(frames, (train, test, _names(files)), fields.label)
+        frames = [read_frame(Path(train)), read_frame(Path(test)), pd.concat(map(read_frame, files), ignore_index=True)]
+        sets, left_out = encode_tables(frames, (train, test, _names(files)), fields.label)
     else:
         trained = _expression(Path(train), fields)
         sets = [trained, _expression(Path(test), fields, trained.names)]
@@ -132,7 +129,7 @@ def gather_run_profiles(
     ``cases`` (training and validation), either rows of ``expression`` or two tables, or ``rows``, two arrays.
 
     Args:
-        record: from :func:`~monai_diffscore.report.sources.find_run`.
+        record: from :func:`~monai_diffscore.report.runs.find_run`.
         synthetic, count, seed: as for :func:`gather_profiles`.
         fields: what is not None takes the place of the run's ``label_key``, ``total_key`` and ``layer``.
     Raises:
@@ -152,12 +149,12 @@ def gather_run_profiles(
     left_out: list[str] = []
     cases: Any = parser.get_parsed_content(of_rows)
     if of_rows == "rows":
-        cases = [_numbered(np.asarray(part)) for part in cases]
+        cases = [numbered_frame(np.asarray(part)) for part in cases]
     table = isinstance(cases[0], pd.DataFrame)
     if table:
         label = fields.label or (parser.get_parsed_content("label_key") if "label_key" in parser else None)
-        frames = [*cases, pd.concat(map(_frame, files), ignore_index=True)]
-        sets, left_out = _tables(frames, (record.name, record.name, _names(files)), label)
+        frames = [*cases, pd.concat(map(read_frame, files), ignore_index=True)]
+        sets, left_out = encode_tables(frames, (record.name, record.name, _names(files)), label)
     else:
         expression: Expression = parser.get_parsed_content("expression")
         declared = replace(expression.fields, layer=None, labels=(), batches=(), batch=None, covariates=())
@@ -248,98 +245,6 @@ def _rows(expression: Expression, indices: np.ndarray | None = None) -> Profiles
     return Profiles(np.asarray(dense, dtype=np.float64), labels, None, fields.genes)
 
 
-def _tables(
-    frames: Sequence[pd.DataFrame], sources: Sequence[Any], label: str | None
-) -> tuple[list[Profiles], list[str]]:
-    """Training, held-out and synthetic rows as numbers, and what is said of columns that were not generated."""
-    columns = [name for name in frames[2].columns if name != "synthetic"]
-    for source, frame in zip(sources, frames, strict=True):
-        missing = [name for name in columns if name not in frame.columns]
-        if missing:
-            raise DataError(
-                source, key="columns", expected="the columns of the synthetic table",
-                got=f"{len(missing)} missing: {', '.join(missing[:8])}", remedy="Give tables with the same columns.",
-            )  # fmt: skip
-    absent = [str(name) for name in frames[0].columns if name not in columns]
-    if label is not None and label not in columns:
-        raise DataError(
-            sources[2], key="label", expected=f"a column {label!r}", got=", ".join(columns[:12]),
-            remedy="Give the name of one with --label-key, or leave it out.",
-        )  # fmt: skip
-    said = [f"Columns that were not generated: {', '.join(absent)}."] if absent else []
-    numeric = label is not None and pd.api.types.is_numeric_dtype(frames[0][label])
-    if numeric and frames[0][label].nunique() > _KINDS:
-        said.append(f"{label} is a number with many values: it is compared as a column, and rows have no types.")
-        label = None
-    features = [name for name in columns if name != label]
-    encoded = [_columns_of(name, [frame[name] for frame in frames], sources) for name in features]
-    names = tuple(name for part in encoded for name in part[0])
-    sets = [
-        Profiles(
-            np.concatenate([part[1][number] for part in encoded], axis=1),
-            None if label is None else frame[label].astype(str).to_numpy(dtype=object),
-            None,
-            names,
-        )
-        for number, frame in enumerate(frames)
-    ]
-    return sets, said
-
-
-def _columns_of(name: str, columns: Sequence[pd.Series], sources: Sequence[Any]) -> tuple[list[str], list[np.ndarray]]:
-    """Names and values [N, k] of one column of each table; what its numbers mean is taken from the first table."""
-    train = columns[0]
-    gaps = [column.isna().to_numpy() for column in columns]
-    if pd.api.types.is_numeric_dtype(train) and not pd.api.types.is_bool_dtype(train):
-        numbers = []
-        for column, gap, source in zip(columns, gaps, sources, strict=True):
-            found = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
-            bad = np.isnan(found) & ~gap | np.isinf(found)
-            if bad.any():
-                raise DataError(
-                    source, key=name, expected="finite numbers, as in the training rows",
-                    got=f"{column[bad].iloc[0]!r} and {int(bad.sum()) - 1} more", remedy="Mend the column, or drop it.",
-                )  # fmt: skip
-            numbers.append(found)
-        middle, spread = float(np.nanmedian(numbers[0])), float(np.nanstd(numbers[0])) or 1.0
-        names, parts = [name], [(np.nan_to_num(found, nan=middle) - middle)[:, None] / spread for found in numbers]
-    else:
-        kinds = sorted({str(value) for column, gap in zip(columns, gaps, strict=True) for value in column[~gap]})
-        if len(kinds) > max(_KINDS, len(train) // 10):
-            raise DataError(
-                sources[0], key=name, expected="a category with few values", got=f"{len(kinds)}, such as {kinds[:4]}",
-                remedy="Drop names, case numbers and free text: they are no columns of a model, and tell of people.",
-            )  # fmt: skip
-        names = [f"{name}={kind}" for kind in kinds]
-        parts = [(column.astype(str).to_numpy()[:, None] == np.array(kinds)).astype(float) for column in columns]
-        parts = [np.where(gap[:, None], 0.0, part) for part, gap in zip(parts, gaps, strict=True)]
-    if any(gap.any() for gap in gaps):
-        names, parts = [*names, f"{name} missing"], [np.c_[p, gap] for p, gap in zip(parts, gaps, strict=True)]
-    return names, parts
-
-
-def _frame(path: Path) -> pd.DataFrame:
-    try:
-        if path.suffix == ROWS:
-            return _numbered(np.load(path, allow_pickle=False))
-        if path.suffix == ".parquet":
-            return pd.read_parquet(path)
-        frame = pd.read_csv(path, sep="\t" if path.suffix == ".tsv" else ",")
-    except Exception as error:
-        raise DataError(
-            path, key="table", expected=f"a readable table ({', '.join(TABLES)})",
-            got=f"{type(error).__name__}: {str(error).splitlines()[0]}", remedy="Replace it.",
-        ) from error  # fmt: skip
-    if frame.columns[0].startswith("Unnamed"):  # the index that pandas writes
-        frame = frame.drop(columns=frame.columns[0])
-    return frame
-
-
-def _numbered(rows: np.ndarray) -> pd.DataFrame:
-    """Rows [N, columns] as a table with the columns x1, x2, ..."""
-    return pd.DataFrame(rows, columns=[f"x{column + 1}" for column in range(rows.shape[1])])
-
-
 def _names(files: Sequence[Path]) -> str:
     return ", ".join(file.name for file in files)
 
@@ -372,7 +277,7 @@ def _with_shares(labels: np.ndarray, count: int, random: np.random.Generator) ->
 
 
 def _as_many(wanted: np.ndarray, labels: np.ndarray, random: np.random.Generator) -> tuple[np.ndarray, str]:
-    """Places in ``labels`` of as many rows of each type as ``wanted`` has, and what there was too little of."""
+    """Places in ``labels`` of as many rows of each type as ``wanted`` has, and the types that have fewer."""
     parts, short = [], []
     for label in np.unique(wanted):
         places, number = np.flatnonzero(labels == label), int((wanted == label).sum())

@@ -107,7 +107,7 @@ def write_profile_report(report: ProfileReport, folder: str | Path) -> list[Path
 
 def profile_metrics(report: ProfileReport) -> dict[str, float]:
     """The figures of the model by name, for the record of the run; ``privacy_gate`` is 1 if it passed."""
-    figures = {row.figure.name: row.sets[MODEL].value for row in report.rows}
+    figures = {row.metric.name: row.sets[MODEL].value for row in report.rows}
     return {"privacy_gate": float(report.panel.gate.passed), **figures}
 
 
@@ -116,8 +116,8 @@ def profile_headline(report: ProfileReport) -> str:
     panel = report.panel
     if not panel.gate.passed:
         return f"{panel.gate.reason} No other figure counts: copies would look as good."
-    others = [row for row in panel.rows if row.figure.name not in _PRIVACY]
-    beyond = [row.figure.title for row in others if row.beyond_floor(MODEL)]
+    others = [row for row in panel.rows if row.metric.name not in _PRIVACY]
+    beyond = [row.metric.title for row in others if row.beyond_floor(MODEL)]
     if beyond:
         which = f": {'; '.join(beyond)}" if len(beyond) <= 6 else ""
         verb = "tells" if len(beyond) == 1 else "tell"
@@ -141,13 +141,13 @@ def profile_card(report: ProfileReport, picture: str) -> str:
         "|" + "---|" * (3 + len(names)),
     ]
     for row in panel.rows:
-        mark = struck if row.figure.name not in _PRIVACY else ""
+        mark = struck if row.metric.name not in _PRIVACY else ""
         ours = row.sets[MODEL]
-        cells = [f"{row.figure.title} ({row.figure.unit})"]
+        cells = [f"{row.metric.title} ({row.metric.unit})"]
         cells += [f"{mark}{ours.value:.3g} [{ours.low:.3g}, {ours.high:.3g}]{mark}"]
         cells += [f"{row.sets[FLOOR].value:.3g} [{row.sets[FLOOR].low:.3g}, {row.sets[FLOOR].high:.3g}]"]
         for name in names:
-            void = row.figure.name not in _PRIVACY and not panel.gates[name].passed
+            void = row.metric.name not in _PRIVACY and not panel.gates[name].passed
             cells.append(_struck(row, name, "~~" if void else ""))
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(
@@ -185,8 +185,8 @@ def profile_page(report: ProfileReport) -> page.Page:
 
 def _privacy(report: ProfileReport) -> Section:
     panel = report.panel
-    rows = [row for row in panel.rows if row.figure.name in _PRIVACY]
-    head = ["Set", "Gate", *(row.figure.title for row in rows), "Suspected copies"]
+    rows = [row for row in panel.rows if row.metric.name in _PRIVACY]
+    head = ["Set", "Gate", *(row.metric.title for row in rows), "Suspected copies"]
     lines = []
     for name, gate in panel.gates.items():
         style = f"model {'good' if gate.passed else 'bad'}" if name == MODEL else "caught" if not gate.passed else ""
@@ -221,12 +221,12 @@ def _verdict(report: ProfileReport) -> Section:
     names = [name for name in panel.gates if name != MODEL]
     rows = []
     for row in panel.rows:
-        if row.figure.name in _PRIVACY:
+        if row.metric.name in _PRIVACY:
             continue
         beyond = row.beyond_floor(MODEL)
         style = "void" if not panel.gate.passed else f"model {'bad' if beyond else 'good'}"
         cells = [
-            Cell(row.figure.title, row.figure.unit),
+            Cell(row.metric.title, row.metric.unit),
             Cell(_number(row.sets[MODEL].value), _place(row, panel.gates), style, _interval(row, MODEL)),
             Cell(_number(row.sets[FLOOR].value), _interval(row, FLOOR), "floor"),
         ]
@@ -278,7 +278,7 @@ def _maps(report: ProfileReport) -> Section:
 
 def _figures(report: ProfileReport) -> Section:
     parts = [
-        (row.figure.title, charts.interval_chart(row), [("Sees:", row.figure.sees), ("Blind to:", row.figure.blind_to)])
+        (row.metric.title, charts.interval_chart(row), [("Sees:", row.metric.sees), ("Blind to:", row.metric.blind_to)])
         for row in report.panel.rows
     ]
     return Section(
@@ -290,7 +290,7 @@ def _figures(report: ProfileReport) -> Section:
 
 def _types(report: ProfileReport) -> Section:
     panel, void = report.panel, not report.panel.gate.passed
-    titles = {row.figure.name: row.figure.title for row in panel.rows}
+    titles = {row.metric.name: row.metric.title for row in panel.rows}
     taken = {name for values in panel.by_type.values() for name in values}
     chosen = [name for name in _OF_TYPES if name in taken]
     real, synthetic = (
@@ -350,9 +350,9 @@ def _place(row: Row, gates: Mapping[str, PrivacyGate]) -> str:
 def _shortfall(row: Row, name: str) -> float:
     """How far a set is from the floor, on the side that is worse."""
     difference = row.sets[name].value - row.sets[FLOOR].value
-    if row.figure.two_sided:
+    if row.metric.two_sided:
         return abs(difference)
-    return -difference if row.figure.higher_is_better else difference
+    return -difference if row.metric.higher_is_better else difference
 
 
 def _struck(row: Row, name: str, mark: str) -> str:

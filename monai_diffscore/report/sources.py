@@ -1,15 +1,7 @@
-"""What a report compares: generated images, unseen real ones and training volumes, of a run or of folders.
-
-The records of a training are in its output folder: ``mlflow_run.json`` leads to the run, whose parameters hold the
-intensity range, and whose artifact ``configuration_*.json`` all that the command gave, flags and overlays merged. So
-real images pass through the very transforms that the model was trained with.
-"""
+"""What a report compares: generated images, unseen real ones and training volumes, of a run or of folders."""
 
 from __future__ import annotations
 
-import ast
-import json
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,52 +9,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from mlflow.tracking import MlflowClient
-from monai.bundle import ConfigParser
-from monai.transforms import Compose, LoadImage
+from monai.transforms import Compose
 from monai.utils import convert_to_tensor
 from torch import Tensor
 
-from monai_diffscore.credentials import reveal
 from monai_diffscore.data import list_volumes, spread
-from monai_diffscore.data.arrays import LABELS, read_labels
 from monai_diffscore.errors import DataError
+from monai_diffscore.report.image_files import find_samples, read_file, read_images
+from monai_diffscore.report.runs import RunRecord, run_parser
 from monai_diffscore.report.volumes import Volumes
 from monai_diffscore.tensors import per_channel
 
-_SUFFIXES = (".nii", ".nii.gz", ".npy")
-#: parameters that override the ids of the same name where a training, started from Python, left its train.json alone
-_RECORDED_IDS = ("dataset_dir", "seed", "patch_size", "spacing_mm", "validation_share")
-
-
-@dataclass(frozen=True)
-class RunRecord:
-    """What MLflow knows of a training: where it is, its parameters, its configuration."""
-
-    uri: str
-    run_id: str
-    name: str
-    parameters: dict[str, str]
-    config: str | None = None  # a JSON text
-    executed: bool = False  # whether that is what the command ran, and not the bundle's train.json
-    bundle: str | None = None  # folder of the bundle when it was trained
-
-    @property
-    def intensity_range(self) -> tuple[float, float] | None:
-        """The data units of -1 and 1; None if they are unknown, or one of each channel."""
-        found = [self.parameters.get(name) for name in ("low", "high")]
-        if self.channel_ranges is not None or None in found:
-            return None
-        return float(found[0]), float(found[1])  # type: ignore[arg-type]
-
-    @property
-    def channel_ranges(self) -> tuple[list[float], list[float]] | None:
-        """The data units of -1 and 1 of each channel, if each has its own."""
-        found = [self.parameters.get(name, "") for name in ("low", "high")]
-        if not all(text.startswith("[") for text in found):
-            return None
-        low, high = (json.loads(text) for text in found)
-        return low, high
+#: transforms whose input is in Hounsfield units
+_WINDOWS = frozenset({"WindowHU", "WindowHUd"})
 
 
 @dataclass(frozen=True)
@@ -115,7 +74,7 @@ def gather(
         unit: name of the data's unit.
         seed: of the places where real images are cut out.
         volumes: at most this many real and training volumes are read, spread over all.
-        record: from :func:`find_run`, if any.
+        record: from :func:`~monai_diffscore.report.runs.find_run`, if there is one.
         label_key: of the label in the run's cases. Samples, and images in folders, have theirs in labels.npy beside.
     Raises:
         DataError: if samples or a needed record are missing, or sizes do not fit.
@@ -139,10 +98,10 @@ def gather(
     unseen = unseen.sliced(len(size) - 1).checked(size, "--real")
     windows, labels = unseen.windows(size, 2 * len(samples), seed)
     copied, copied_labels = trained.windows(size, len(samples), seed + 1) if len(trained) else (None, labels)
-    known = {"model": raw_labels, "real": labels, "copied": copied_labels}
-    why = _against_labels(known)
+    all_labels = {"model": raw_labels, "real": labels, "copied": copied_labels}
+    obstacle = _against_labels(all_labels)
     if unit is None:
-        unit = "HU" if record is not None and "WindowHU" in (record.config or "") else "intensity units"
+        unit = "HU" if record is not None and record.components & _WINDOWS else "intensity units"
     facts = {
         "generated": f"{len(samples)} of {len(files)} file(s)" if len(files) > count else f"{len(samples)} images",
         "size of an image": " x ".join(map(str, size[1:])) + (f", {size[0]} channels" if size[0] > 1 else ""),
@@ -161,80 +120,11 @@ def gather(
         low=low,
         high=high,
         unit=unit,
-        mirrored=record is not None and "RandFlipd" in (record.config or ""),
+        mirrored=record is not None and "RandFlipd" in record.components,
         facts=facts,
-        warnings=_warnings(samples, windows, unseen, trained, record is not None) + ([why] if why else []),
-        labels=None if why is not None else known,
+        warnings=_warnings(samples, windows, unseen, trained, record is not None) + ([obstacle] if obstacle else []),
+        labels=None if obstacle is not None else all_labels,
     )
-
-
-def find_run(path: str | Path) -> RunRecord | None:
-    """The record of the training whose output folder ``path`` is, or lies in; None if there is none.
-
-    Raises:
-        DataError: if there is a record that cannot be opened.
-    """
-    for folder in (Path(path), Path(path).parent):
-        file = folder / "mlflow_run.json"
-        if file.is_file():
-            known = json.loads(file.read_text())
-            try:
-                client = MlflowClient(reveal(known["uri"]))
-                run = client.get_run(known["run_id"])
-                name, config = _configuration(client, known["run_id"])
-            except Exception as error:
-                raise DataError(
-                    file,
-                    key="run_id",
-                    expected="the MLflow run that it names",
-                    got=f"{type(error).__name__}: {error}",
-                    remedy="Start the tracking server or move the database back, or copy the samples elsewhere.",
-                ) from error
-            return RunRecord(
-                known["uri"], known["run_id"], run.info.run_name or "", dict(run.data.params), config,
-                executed=name != "train.json", bundle=run.data.tags.get("bundle"),
-            )  # fmt: skip
-    return None
-
-
-def find_samples(path: str | Path) -> list[Path]:
-    """The generated images of a run or folder, sorted.
-
-    Raises:
-        DataError: if there are none.
-    """
-    root = Path(path)
-    folder = root / "samples" if (root / "samples").is_dir() else root
-    files = [
-        file
-        for file in sorted(folder.rglob("*"))
-        if file.name.endswith(_SUFFIXES) and not file.name.startswith(".") and file.name != LABELS
-    ]
-    if not files:
-        raise DataError(
-            folder,
-            key="samples",
-            expected=f"generated images ({', '.join(_SUFFIXES)})",
-            got="none" if folder.is_dir() else "no such folder",
-            remedy="Run the bundle's sampling with --output_dir there, or give the folder of its samples.",
-        )
-    return files
-
-
-def read_images(files: Sequence[Path], count: int) -> tuple[list[Tensor], Tensor]:
-    """At most ``count`` images [C, *S] of equal size, and their labels: NIfTI files hold one each, .npy files a set
-    [N, C, *S] with the labels in labels.npy beside it. A label is -1 where there is none.
-
-    Raises:
-        DataError: for a file that cannot be read, NaN, or images of several sizes.
-    """
-    images: list[Tensor] = []
-    labels: list[int] = []
-    for file in files:
-        some, their_labels = _read(file)
-        images, labels = images + some, labels + their_labels
-        _check_alike(file, images)
-    return spread(images, count), torch.tensor(spread(labels, count))
 
 
 def _by_channel(image: Tensor, low: Sequence[float], high: Sequence[float]) -> Tensor:
@@ -253,60 +143,18 @@ class _Affine:
         return (image - self.low) * (2 / (self.high - self.low)) - 1
 
 
-def _read(file: Path) -> tuple[list[Tensor], list[int]]:
-    """Images [C, *S] of a file, and their labels."""
-    labels = None
-    try:
-        if file.suffix == ".npy":
-            loaded = [torch.from_numpy(np.ascontiguousarray(image)).float() for image in np.load(file)]
-        else:
-            volume = LoadImage(image_only=True, ensure_channel_first=True, dtype=np.float32)(str(file))
-            loaded = [torch.as_tensor(volume.as_tensor())]
-    except Exception as error:
-        raise DataError(
-            file, expected="a readable image", got=f"{type(error).__name__}: {error}", remedy="Replace or remove it."
-        ) from error
-    for image in loaded:
-        bad = int((~torch.isfinite(image)).sum())
-        if image.ndim < 2 or bad:
-            got = f"{bad} voxels NaN or infinite" if bad else f"shape {tuple(image.shape)}"
-            raise DataError(
-                file,
-                expected="finite images [C, *S]; in .npy files [N, C, *S]",
-                got=got,
-                remedy="A model that makes such samples is broken; take them out to report on the rest.",
-            )
-    if file.suffix == ".npy":
-        labels = read_labels(file, len(loaded), "label")
-    # a picture in a NIfTI file has a third axis of one voxel
-    images = [image.squeeze(-1) if image.ndim == 4 and image.shape[-1] == 1 else image for image in loaded]
-    return images, [-1] * len(images) if labels is None else labels.tolist()
-
-
-def _check_alike(file: Path, images: Sequence[Tensor]) -> None:
-    shapes = sorted({tuple(image.shape) for image in images})
-    if len(shapes) > 1:
-        raise DataError(
-            file,
-            key="samples",
-            expected="images of one size",
-            got=f"{shapes[:4]}",
-            remedy="Report on each size by itself.",
-        )
-
-
 def _volumes(
-    record: RunRecord | None, part: int, given: str | Path | None, most: int, size: Sequence[int], label_key: str
+    record: RunRecord | None, part: int, folder: str | Path | None, most: int, size: Sequence[int], label_key: str
 ) -> Volumes:
     """Training (part 0) or unseen (part 1) volumes; of images of the samples' ``size`` 64 times as many are read."""
     flag, what = ("--train", "training") if part == 0 else ("--real", "unseen real")
     config = record.config if record is not None else None
-    if given is not None and config is None:
-        read = [_read(file) for file in spread(find_samples(given), most * 64)]
+    if folder is not None and config is None:
+        read = [read_file(file) for file in spread(find_samples(folder), most * 64)]
         return Volumes(
             [image for images, _ in read for image in images],
             [label for _, labels in read for label in labels],
-            str(given),
+            str(folder),
         )
     if config is None or record is None:
         if part == 0:
@@ -319,7 +167,7 @@ def _volumes(
             remedy=f"Give a folder of {what} images with {flag}.",
         )
     parser = run_parser(record)
-    cases: Any = list_volumes(given) if given is not None else None
+    cases: Any = list_volumes(folder) if folder is not None else None
     if cases is None:
         source = Path(str(parser.get_parsed_content("dataset_dir")))
         if not source.exists():
@@ -328,7 +176,7 @@ def _volumes(
             )
         cases = parser.get_parsed_content("cases")[part]
     read_case: Any = Compose(parser.get_parsed_content("train#deterministic_transforms"))
-    if given is None and "train#plain_tiles" in parser:  # slides are read tile by tile
+    if folder is None and "train#plain_tiles" in parser:  # slides are read tile by tile
         cases = parser.get_parsed_content(("train#plain_tiles", "validate#dataset")[part])
         read_case = dict
     if part == 1 and label_key not in (*cases[0], "label"):
@@ -339,37 +187,8 @@ def _volumes(
     whole = tuple(loaded[0]["image"].shape[1:]) == tuple(size)
     loaded += [read_case(cases[place]) for place in spread(range(len(cases)), most * 64 if whole else most)[1:]]
     tensors = [convert_to_tensor(item["image"], track_meta=False, dtype=torch.float32) for item in loaded]
-    name = str(given) if given is not None else f"{Path(str(parser.get_parsed_content('dataset_dir'))).name}"
+    name = str(folder) if folder is not None else f"{Path(str(parser.get_parsed_content('dataset_dir'))).name}"
     return Volumes(tensors, [int(item.get(label_key, -1)) for item in loaded], name)
-
-
-def run_parser(record: RunRecord) -> ConfigParser:
-    """The configuration of a run, with the flags that it was given."""
-    parser = ConfigParser()
-    parser.read_config(json.loads(record.config or "{}"))
-    if record.bundle is not None and "bundle_root" in parser and Path(record.bundle).is_dir():
-        parser["bundle_root"] = record.bundle
-    for name in () if record.executed else _RECORDED_IDS:
-        if name in record.parameters and name in parser:
-            parser[name] = _literal(record.parameters[name])
-    return parser
-
-
-def _literal(text: str) -> Any:
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
-
-
-def _configuration(client: MlflowClient, run_id: str) -> tuple[str, str | None]:
-    """Name and text of what the last command of a run executed, else of the bundle's train.json, if it is there."""
-    names = {artifact.path for artifact in client.list_artifacts(run_id)}
-    name = max((name for name in names if name.startswith("configuration_")), default="train.json")
-    if name not in names:
-        return name, None
-    with tempfile.TemporaryDirectory() as folder:
-        return name, Path(client.download_artifacts(run_id, name, folder)).read_text()
 
 
 def _percentiles(volumes: Sequence[Tensor]) -> tuple[float, float]:

@@ -1,11 +1,11 @@
-r"""A figure of merit of a *set* of images, beside a set of real ones.
+r"""A metric of a *set* of images, beside a set of real ones.
 
-No figure of a generative model belongs to one image. Each here is written in two steps,
+No metric of a generative model belongs to one image. Each here is written in two steps,
 
 .. math::  r_i = \mathrm{describe}(x_i), \qquad m = \mathrm{compare}(\{r_i\}, \{r'_j\}),
 
 a row for each image and a number for two sets of rows. The rows cost the time; the number is cheap. So a bootstrap over
-images, a split of real data into halves and a sum over processes are written once, for every figure.
+images, a split of real data into halves and a sum over processes are written once, for every metric.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from torch import Tensor
 
 
 class Caption:
-    """What stands beside a figure of any kind of data.
+    """What stands beside a metric of any kind of data.
 
     ``two_sided``: real data stand at a value of their own, and both more and less are wrong. ``higher_is_better``: less
-    than real data is wrong. Otherwise the figure is a distance, and 0 is perfect.
+    than real data is wrong. Otherwise the metric is a distance, and 0 is perfect.
     """
 
     #: in file names and in the record: a word or two with underscores
     name: ClassVar[str]
     title: ClassVar[str]
-    #: what it sees, and what it cannot see: a figure without the second is an advertisement
+    #: what it sees, and what it cannot see: a metric without the second is an advertisement
     sees: ClassVar[str]
     blind_to: ClassVar[str]
     two_sided: ClassVar[bool] = False
@@ -43,7 +43,7 @@ class Caption:
     unit: str = ""
 
 
-class Figure(Caption, ABC):
+class ImageMetric(Caption, ABC):
     """A number for two sets of images [N, C, *S] in normalised units, -1 to 1.
 
     ``labelled``: it is of images with their labels.
@@ -61,7 +61,7 @@ class Figure(Caption, ABC):
         """The number for two sets of rows."""
 
     def rows(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        """What ``compare`` takes: a row for each image, which ends with its label [N] if the figure is of labels.
+        """What ``compare`` takes: a row for each image, which ends with its label [N] if the metric is of labels.
 
         Raises:
             ValueError: if labels are needed and not given.
@@ -101,13 +101,13 @@ def check_images(samples: Tensor, reference: Tensor) -> None:
 
 
 class SetMetric(Metric):
-    """A :class:`Figure` of an evaluator's samples, for its ``additional_metrics``.
+    """An :class:`ImageMetric` of an evaluator's samples, for its ``additional_metrics``.
 
     Collects ``engine.state.output["pred"]`` [B, C, *S] over the run (and over processes) and compares it with real
     images. An evaluator with postprocessing hands over what comes out of that: give the reference in the same units.
 
     Args:
-        figure: which.
+        metric: to compute.
         reference: real images [N, C, *S].
         key: of the samples in the output.
     """
@@ -116,9 +116,9 @@ class SetMetric(Metric):
     _state_dict_all_req_keys = ("_samples",)
 
     def __init__(
-        self, figure: Figure, reference: Tensor, key: str = "pred", device: str | torch.device = "cpu"
+        self, metric: ImageMetric, reference: Tensor, key: str = "pred", device: str | torch.device = "cpu"
     ) -> None:
-        self.figure, self.reference, self.key = figure, reference, key
+        self.metric, self.reference, self.key = metric, reference, key
         super().__init__(output_transform=self._of_output, device=device)
 
     @reinit__is_reduced
@@ -134,7 +134,7 @@ class SetMetric(Metric):
             raise ValueError("No sample was evaluated: the evaluator's data is empty.")
         samples = idist.all_gather(torch.cat(self._samples))
         assert isinstance(samples, Tensor)
-        return self.figure(samples.cpu(), self.reference)
+        return self.metric(samples.cpu(), self.reference)
 
     def _of_output(self, output: Any) -> Tensor:
         if isinstance(output, list):  # MONAI's decollated form

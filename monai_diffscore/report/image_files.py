@@ -1,0 +1,99 @@
+"""Generated images and real ones, from files: NIfTI, or .npy with the labels beside."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from monai.transforms import LoadImage
+from torch import Tensor
+
+from monai_diffscore.data import spread
+from monai_diffscore.data.arrays import LABELS, read_labels
+from monai_diffscore.errors import DataError
+
+_SUFFIXES = (".nii", ".nii.gz", ".npy")
+
+
+def find_samples(path: str | Path) -> list[Path]:
+    """The generated images of a run or folder, sorted.
+
+    Raises:
+        DataError: if there are none.
+    """
+    root = Path(path)
+    folder = root / "samples" if (root / "samples").is_dir() else root
+    files = [
+        file
+        for file in sorted(folder.rglob("*"))
+        if file.name.endswith(_SUFFIXES) and not file.name.startswith(".") and file.name != LABELS
+    ]
+    if not files:
+        raise DataError(
+            folder,
+            key="samples",
+            expected=f"generated images ({', '.join(_SUFFIXES)})",
+            got="none" if folder.is_dir() else "no such folder",
+            remedy="Run the bundle's sampling with --output_dir there, or give the folder of its samples.",
+        )
+    return files
+
+
+def read_images(files: Sequence[Path], count: int) -> tuple[list[Tensor], Tensor]:
+    """At most ``count`` images [C, *S] of equal size, and their labels: NIfTI files hold one each, .npy files a set
+    [N, C, *S] with the labels in labels.npy beside it. A label is -1 where there is none.
+
+    Raises:
+        DataError: for a file that cannot be read, NaN, or images of several sizes.
+    """
+    images: list[Tensor] = []
+    labels: list[int] = []
+    for file in files:
+        file_images, file_labels = read_file(file)
+        images, labels = images + file_images, labels + file_labels
+        _check_alike(file, images)
+    return spread(images, count), torch.tensor(spread(labels, count))
+
+
+def read_file(file: Path) -> tuple[list[Tensor], list[int]]:
+    """Images [C, *S] of a file, and their labels."""
+    labels = None
+    try:
+        if file.suffix == ".npy":
+            loaded = [torch.from_numpy(np.ascontiguousarray(image)).float() for image in np.load(file)]
+        else:
+            volume = LoadImage(image_only=True, ensure_channel_first=True, dtype=np.float32)(str(file))
+            loaded = [torch.as_tensor(volume.as_tensor())]
+    except Exception as error:
+        raise DataError(
+            file, expected="a readable image", got=f"{type(error).__name__}: {error}", remedy="Replace or remove it."
+        ) from error
+    for image in loaded:
+        bad = int((~torch.isfinite(image)).sum())
+        if image.ndim < 2 or bad:
+            got = f"{bad} voxels NaN or infinite" if bad else f"shape {tuple(image.shape)}"
+            raise DataError(
+                file,
+                expected="finite images [C, *S]; in .npy files [N, C, *S]",
+                got=got,
+                remedy="A model that makes such samples is broken; take them out to report on the rest.",
+            )
+    if file.suffix == ".npy":
+        labels = read_labels(file, len(loaded), "label")
+    # a picture in a NIfTI file has a third axis of one voxel
+    images = [image.squeeze(-1) if image.ndim == 4 and image.shape[-1] == 1 else image for image in loaded]
+    return images, [-1] * len(images) if labels is None else labels.tolist()
+
+
+def _check_alike(file: Path, images: Sequence[Tensor]) -> None:
+    shapes = sorted({tuple(image.shape) for image in images})
+    if len(shapes) > 1:
+        raise DataError(
+            file,
+            key="samples",
+            expected="images of one size",
+            got=f"{shapes[:4]}",
+            remedy="Report on each size by itself.",
+        )
