@@ -109,6 +109,21 @@ def test_the_class_is_the_sub_folder_in_alphabetical_order(save, tmp_path):
     assert class_names(cases) == ["ant", "zebra"]
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        [str(number) for number in range(12)],
+        ["grade 2", "grade 3", "grade 10", "grade 11b"],
+        ["007", "8", "a2", "a10", "b"],
+    ],
+)
+def test_folders_of_classes_are_in_the_order_of_counting(names, save, tmp_path):
+    """So that ``--label 2`` is folder 2 where there is a folder 10."""
+    for name in reversed(names):
+        save(f"{name}/a.npy", np.zeros((4, 4)))
+    assert class_names(list_arrays(tmp_path, 2)) == names
+
+
 def test_the_class_is_the_number_beside_the_array(save, tmp_path):
     save("x.npy", RNG.normal(size=(4, 9)))
     save("labels.npy", np.array([2, -1, 0, 2]))

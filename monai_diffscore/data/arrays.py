@@ -14,6 +14,7 @@ Pictures are [C, rows, columns] from the top, in 0 to 255.
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
@@ -78,7 +79,7 @@ def list_arrays(
                 case |= {"row": row, "subject": f"{inside}[{row}]" if own else subject_of(inside)}
             cases.append(case)
     if not numbered:
-        folders = sorted({case["class_name"] for case in cases} - {""})
+        folders = sorted({case["class_name"] for case in cases} - {""}, key=_natural)
         cases = [case | {"label": folders.index(case["class_name"]) if case["class_name"] else -1} for case in cases]
     largest = max(case["label"] for case in cases)
     if num_classes is not None and largest >= num_classes:
@@ -90,6 +91,12 @@ def list_arrays(
             remedy=f"Give --num_classes {largest + 1}, or take these sub-folders or rows out.",
         )
     return cases
+
+
+def _natural(name: str) -> list[tuple[bool, int, str]]:
+    """Order of names as people count: 2 before 10."""
+    parts = [part for part in re.split(r"(\d+)", name) if part]
+    return [(not part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts]
 
 
 def class_names(cases: Sequence[Mapping[str, Any]]) -> list[str]:
