@@ -32,6 +32,7 @@ def test_a_training_that_stops_continues_bit_for_bit(whole, tmp_path, monkeypatc
     assert [next(steps), next(steps)] == [1, 2]
     assert next(training(tmp_path / "stopped").run(0)) == 1
     continued = training(tmp_path / "stopped")
+    assert 0 < continued.used < 600
     assert next(continued.run(0)) == 2
     for module in ("model", "average"):
         ours, theirs = (getattr(each, module).state_dict() for each in (continued, straight))
