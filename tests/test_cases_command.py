@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 
 import case_folders
 import numpy as np
 import pytest
+import torch
 from monai.bundle import ConfigParser
+from monai.data import MetaTensor
+from PIL import Image
 
 from monai_diffscore.__main__ import main
 from monai_diffscore.data.cases import list_cases
+from monai_diffscore.errors import DataError
+from monai_diffscore.planning import trial
+from monai_diffscore.planning.kinds import find_kind
+from monai_diffscore.tasks import CaseTable
 
 
 def test_the_command_prints_layout_roles_masks_and_reasons(tmp_path, capsys):
@@ -106,3 +114,51 @@ def test_a_planned_training_lists_the_role_that_was_planned(two_contrasts, tmp_p
     assert numbers == ({("0000.nii.gz", "0001.nii.gz")} if channels == 2 else {("0001.nii.gz",)})
     assert {item["subject"] for item in train}.isdisjoint(item["subject"] for item in held_out)
     assert parser.get("image_channels") == channels
+
+
+def test_pictures_beside_volumes_are_views_of_them_and_elsewhere_another_kind(tmp_path):
+    case_folders.images(tmp_path, "sub-1/a.nii.gz", "sub-2/a.nii.gz")
+    picture = Image.fromarray(np.zeros((4, 4), np.uint8))
+    picture.save(tmp_path / "sub-1/a.png")
+    assert find_kind(tmp_path) == "volumes"
+    (tmp_path / "photos").mkdir()
+    picture.save(tmp_path / "photos/b.png")
+    with pytest.raises(DataError, match="several"):
+        find_kind(tmp_path)
+
+
+def test_a_folder_of_links_to_nothing_says_so(tmp_path):
+    (tmp_path / "sub-1_T1w.nii.gz").symlink_to(tmp_path / "gone")
+    with pytest.raises(DataError, match=r"1 x link to a missing file \(not fetched\?\)"):
+        find_kind(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("P001/T1.nii.gz", "P001_T1"),
+        ("P001/scan 1.NII", "scan 1"),
+        ("study/P001/series:1.2.3", "P001"),
+        ("a.nrrd/channel:1", "a"),
+        ("P001/T1.mha", "P001_T1"),
+    ],
+)
+def test_results_carry_the_name_of_their_subject(tmp_path, path, name):
+    image = MetaTensor(torch.zeros(1, 2, 2, 2), meta={"filename_or_obj": f"/data/{path}"})
+    assert CaseTable(tmp_path).case_name(image) == name
+
+
+@pytest.mark.parametrize(
+    ("code", "said", "remedy"),
+    [
+        (-9, "", "--memory-gb"),
+        (1, "CUDA out of memory. Tried to allocate", "--memory-gb"),
+        (1, "DataError: a.nii.gz: expected", "last lines name the cause"),
+    ],
+)
+def test_a_failed_trial_advises_less_memory_only_where_memory_ran_out(monkeypatch, tmp_path, code, said, remedy):
+    done = subprocess.CompletedProcess([], code, "", said)
+    monkeypatch.setattr(trial.subprocess, "run", lambda *_, **__: done)
+    with pytest.raises(DataError) as failure:
+        trial.run_trial(tmp_path)
+    assert remedy in str(failure.value)

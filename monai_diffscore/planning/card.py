@@ -65,7 +65,8 @@ def _facts(found: Fingerprint) -> list[tuple[str, str]]:
         rows.append(("orientation", ", ".join(f"{codes} {count}" for codes, count in found.orientations.items())))
     rows.append(("percentiles", ", ".join(f"{at}%: {value:g}" for at, value in found.percentiles.items())))
     rows.append(("normalised", f"sigma_data {found.sigma_data:g}, mean {found.mean:g}"))
-    rows += [(name, _short(value)) for name, value in found.details.items() if value not in (None, [], {}, False)]
+    details = {name: value for name, value in found.details.items() if name not in ("assumed", "listing")}
+    rows += [(name, _short(value)) for name, value in details.items() if value not in (None, [], {}, False)]
     for name, field in found.conditions.get("fields", {}).items():
         values = ", ".join(field["categories"]) if "categories" in field else f"{field['mean']:g} +/- {field['std']:g}"
         rows.append((f"condition {name}", f"{values} (from {found.conditions['table']})"))

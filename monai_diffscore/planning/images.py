@@ -69,6 +69,7 @@ def fingerprint_volumes(
         found = listed_cases(root, left_out=names, layout=layout, subject=subject)
         assumed[:] = [f"layout {found.layout} (--layout), image {image or next(iter(found.roles))} (--image)"]
         assumed.extend(found.notes)
+        assumed.extend(f"left out: {count} x {reason}" for reason, count in found.reasons.items())
         return found.images(image)
 
     cases, problems = list_readable(root, lister)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from monai_diffscore.data.gene_names import are_genes
 from monai_diffscore.data.matrices import genes_are_in
 from monai_diffscore.data.pictures import SUFFIXES as PICTURES
 from monai_diffscore.data.slides import SLIDE_SUFFIXES
-from monai_diffscore.data.tree import walk
+from monai_diffscore.data.tree import Tree, walk
 from monai_diffscore.errors import DataError
 
 CELLS = (".h5ad", ".zarr", ".h5")
@@ -40,22 +41,36 @@ def find_kind(path: str | Path, graph: str | Path | None = None) -> str:
         return "cells" if graph is None else "expression"
     if root.is_dir() and any(is_10x_folder(path) or path.suffix == ".zarr" for path in root.iterdir()):
         return "cells" if graph is None else "expression"
-    files = walk(root).files
+    tree = walk(root)
+    files = tree.files
     votes = Counter(kind for kind in (_kind_of(file) for file in files) if kind)
     images = {kind: count for kind, count in votes.items() if kind not in ("table", "labels")}
     if not images and votes["table"]:
         return _kind_of_table(next(file for file in files if _kind_of(file) == "table"), graph)
     if set(images) == {"slides", "pictures"}:  # a thumbnail beside a slide
         images = {"slides": images["slides"]}
+    if set(images) == {"volumes", "pictures"} and _are_figures(files):
+        images = {"volumes": images["volumes"]}
     if len(images) == 1:
         return next(iter(images))
     found = sorted({"".join(file.suffixes[-2:]) or file.name for file in files})
     raise DataError(
         root,
         expected="one kind of data: NIfTI, DICOM, slides, pictures, .npy arrays, .h5ad, or a table",
-        got=f"several: {images}" if images else f"{len(files)} files, of the types {found[:8]}",
+        got=f"several: {images}" if images else f"{len(files)} files, of the types {found[:8]}{_passed_over(tree)}",
         remedy="Give each kind a folder of its own." if images else "Convert it to one of these.",
     )
+
+
+def _are_figures(files: Sequence[Path]) -> bool:
+    """Whether each picture lies in the folder of a volume: a view of it, as programs for quality control write."""
+    folders = {file.parent for file in files if _kind_of(file) == "volumes"}
+    return all(file.parent in folders for file in files if _kind_of(file) == "pictures")
+
+
+def _passed_over(tree: Tree) -> str:
+    counts = Counter(one.reason for one in tree.left_out)
+    return "".join(f"; {count} x {reason}" for reason, count in counts.items())
 
 
 def _kind_of(file: Path) -> str:

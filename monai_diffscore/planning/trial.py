@@ -84,8 +84,15 @@ def run_trial(bundle: str | Path, overrides: dict[str, Any] | None = None, limit
         key="trial",
         expected="a bundle that trains for a few iterations",
         got=f"exit code {code}{killed}: {' '.join(lines[-3:])[-600:]}",
-        remedy="Lower the sizes in the plan; if this is a bundle as it was planned, please report it.",
+        remedy=_remedy(code, said),
     )
+
+
+def _remedy(code: int, said: str) -> str:
+    """Smaller sizes where memory ran out; else the cause is in the message."""
+    if code == -9 or "out of memory" in said.lower() or "MemoryError" in said:
+        return "Lower --memory-gb, or the sizes in the plan (docs/plan.json, --from-plan)."
+    return "Its last lines name the cause; --no-trial writes the bundle without a trial."
 
 
 def estimate(first: Trial, second: Trial, batch_size: int) -> tuple[float, float]:

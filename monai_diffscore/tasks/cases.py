@@ -17,7 +17,9 @@ from monai.transforms import Compose, InvertibleTransform
 from torch import Tensor
 
 from monai_diffscore.atomic_files import whole_file
+from monai_diffscore.data.cases.names import is_volume, read_name, stem
 from monai_diffscore.data.dicom import holds_dicom, write_dicom_seg, write_dicom_series
+from monai_diffscore.data.paths import split_channel, split_series
 from monai_diffscore.transforms.intensity import IntensityTransformd
 
 
@@ -34,9 +36,16 @@ class CaseTable:
         self.rows: list[dict[str, Any]] = []
 
     def case_name(self, image: MetaTensor) -> str:
-        """The name of the image's file or series, with a number appended if the table has that name already."""
-        source = Path(str(getattr(image, "meta", {}).get("filename_or_obj", "case")).partition("/series:")[0])
-        name = source.name.split(".nii")[0]
+        """The name of the image's file or series.
+
+        A name that says the contrast alone (``T1``) follows that of its folder. A number follows a name that the table
+        has already.
+        """
+        path = str(getattr(image, "meta", {}).get("filename_or_obj", "case"))
+        source = split_channel(split_series(path)[0])[0]
+        name = stem(source) if is_volume(source) else source.name
+        if is_volume(source) and not read_name(name).rest and source.parent.name:
+            name = f"{source.parent.name}_{name}"
         taken = {row["case"] for row in self.rows}
         return name if name not in taken else f"{name}_{len(self.rows)}"
 
