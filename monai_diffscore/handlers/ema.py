@@ -41,8 +41,8 @@ class PowerEMA:
     Args:
         network: the trained network; under DistributedDataParallel its inner module is averaged.
         relative_length: length of the average as a share of the training; 0.05 to 0.15 are usual.
-        average: the module that becomes the average, equal to the network at the start; None copies the network, which
-            a sharded one does not let be done.
+        average: the module that becomes the average, equal to the network at the start; None copies the network.
+            A sharded network cannot be deep-copied: pass one.
     """
 
     def __init__(self, network: nn.Module, relative_length: float = 0.1, average: nn.Module | None = None) -> None:

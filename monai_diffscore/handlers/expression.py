@@ -25,7 +25,7 @@ class SaveProfiles(Collector):
     Args:
         stem: path of both files without their ending.
         fields: genes, labels and batches of the model.
-        provenance: how they were made, for ``uns``.
+        provenance: where the profiles come from, for ``uns``: steps, guidance, ...
         checkpoint: the weights, whose hash is added to it.
         table: write the table too.
         key: key of the profiles in the evaluator's output.

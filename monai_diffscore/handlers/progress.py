@@ -120,13 +120,13 @@ def epochs_of_best(path: str | Path, epoch_length: int, metric: str = "denoising
     lines = [json.loads(line) for line in Path(path).read_text().splitlines()] if Path(path).is_file() else []
     held = [(line["iteration"], line[metric]) for line in lines if metric in line and "iteration" in line]
     start = max((place for place, (iteration, _) in enumerate(held) if iteration == 0), default=0)
-    found = [(error, iteration) for iteration, error in held[start:] if math.isfinite(error)]
-    if not found:
+    errors = [(error, iteration) for iteration, error in held[start:] if math.isfinite(error)]
+    if not errors:
         raise DataError(
             path, key="validation_log", expected=f"lines with 'iteration' and {metric!r}, of a training that validated",
             got=f"{len(lines)} lines" if lines else "none", remedy="Train with held-out rows first, or name its log.",
         )  # fmt: skip
-    return max(1, round(min(found)[1] / epoch_length))
+    return max(1, round(min(errors)[1] / epoch_length))
 
 
 class TimeLimit:

@@ -49,7 +49,7 @@ class SaveTable(Collector):
     Args:
         path: of the file: .csv, .tsv or .parquet.
         schema: of the model; a label comes from the batch.
-        provenance: how the rows were made.
+        provenance: where the rows come from: steps, guidance, ...
         checkpoint: the weights, whose hash is added to it.
         key: key of the rows, as numbers [columns], in the evaluator's output.
     """

@@ -146,7 +146,7 @@ def counts_of(profiles: Profiles) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _types(train: Profiles, labels: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """For each type asked for: rows of T, and the places of ``labels``; all of them if T has no types.
+    """For each requested type: rows of T, and the places of ``labels``; all of them if T has no types.
 
     Raises:
         ValueError: for a type that T has not.

@@ -1,7 +1,7 @@
-r"""Real images, spoilt in a known way: what a metric must see, or be said to be blind to.
+r"""Spoilt real images: each metric sees the damage, or its ``blind_to`` names it.
 
 A metric that cannot tell real images from blurred ones says nothing about a model that blurs. So each stands beside the
-same metric of real images that were spoilt, by amounts that a reader of images notices:
+same metric of spoilt real images; a reader of images notices the amounts:
 
 =========  ==================================================================  ==================================
 control    what is done to real images                                         what fails like that

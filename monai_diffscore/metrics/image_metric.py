@@ -64,7 +64,7 @@ class ImageMetric(Caption, ABC):
         """What ``compare`` takes: a row for each image, which ends with its label [N] if the metric is of labels.
 
         Raises:
-            ValueError: if labels are needed and not given.
+            ValueError: if the metric needs labels and gets none.
         """
         described = self.describe(images)
         if not self.labelled:

@@ -47,8 +47,8 @@ class FoldChanges(ProfileMetric):
         of_types = {label: self.of_type(comparison, label) for label in _common_types(comparison)}
 
         def middle(i: np.ndarray, j: np.ndarray) -> float:
-            found = [value for of_type in of_types.values() if np.isfinite(value := of_type(i, j))]
-            return float(np.median(found)) if found else float("nan")
+            values = [value for of_type in of_types.values() if np.isfinite(value := of_type(i, j))]
+            return float(np.median(values)) if values else float("nan")
 
         return middle
 

@@ -151,7 +151,7 @@ def _offsets(images: Tensor, volume: Tensor, coarse: int, candidates: int) -> li
         s=shape,
         dim=axes,
     )[inside[1:]]
-    found: list[list[tuple[int, ...]]] = []
+    corners: list[list[tuple[int, ...]]] = []
     for batch in images.split(8):
         product = (spectrum * torch.fft.rfftn(batch, s=shape, dim=axes).conj()).sum(1)
         score = energy - 2 * torch.fft.irfftn(product, s=shape, dim=axes)[inside]
@@ -159,8 +159,8 @@ def _offsets(images: Tensor, volume: Tensor, coarse: int, candidates: int) -> li
         best = flat.topk(min(candidates, flat.shape[1]), dim=1, largest=False).indices
         for row in best:
             voxels = torch.stack(torch.unravel_index(row, places), dim=1) * coarse
-            found.append([tuple(place) for place in voxels.tolist()])
-    return found
+            corners.append([tuple(place) for place in voxels.tolist()])
+    return corners
 
 
 def _closest(

@@ -82,7 +82,7 @@ def image_panel_metrics(
     signals: bool = False,
     labelled: bool = False,
 ) -> list[ImageMetric]:
-    """The metrics for images: all, or without memorisation if no training volumes are given.
+    """The metrics for images: all of them, or all but memorisation where ``training`` is empty.
 
     Args:
         scale, unit: of the data: data units in a normalised unit, and their name.
@@ -134,9 +134,9 @@ def assess(
             check_images(other, real)
     count = len(real) // 2 if samples is None else min(len(samples), len(real) // 2)
     if count < 2:
-        given = "no" if samples is None else len(samples)
+        samples_count = "no" if samples is None else len(samples)
         raise ValueError(
-            f"Expected 2 samples and 4 real images or more, got {given} samples and {len(real)} real images. "
+            f"Expected 2 samples and 4 real images or more, got {samples_count} samples and {len(real)} real images. "
             "Give more of both."
         )
     order = torch.randperm(len(real), generator=generator)[: 2 * count]
@@ -146,18 +146,18 @@ def assess(
     sets |= spoil(others)
     repeated = torch.arange(count) % (count if copied is None else len(copied))
     sets["copied"] = (reference if copied is None else copied)[repeated]
-    known: dict[str, Tensor] = {}
+    set_labels: dict[str, Tensor] = {}
     if labels is not None:
         ours, theirs = labels["real"][order].chunk(2)
-        known = {FLOOR: ours} | dict.fromkeys((*CONTROLS, _OTHERS), theirs) | {"collapsed": collapsed(theirs)}
-        known["copied"] = (ours if copied is None else labels["copied"])[repeated]
+        set_labels = {FLOOR: ours} | dict.fromkeys((*CONTROLS, _OTHERS), theirs) | {"collapsed": collapsed(theirs)}
+        set_labels["copied"] = (ours if copied is None else labels["copied"])[repeated]
         if "model" in sets:
-            known["model"] = labels["model"][:count]
+            set_labels["model"] = labels["model"][:count]
     rows = []
     for metric in metrics:
         if progress is not None:
             progress(metric.title)
-        estimates = _estimates(metric, {**sets, FLOOR: reference, _OTHERS: others}, known, draws, generator)
+        estimates = _estimates(metric, {**sets, FLOOR: reference, _OTHERS: others}, set_labels, draws, generator)
         # rows may stand for pairs of images
         rows.append(Row(metric, {name: replace(estimate, count=count) for name, estimate in estimates.items()}))
     return rows

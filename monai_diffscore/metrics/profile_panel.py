@@ -148,7 +148,7 @@ def assess_profiles(
     say = progress or (lambda name: None)
     comparisons = {MODEL: Comparison(reference, synthetic)}
     comparisons |= {
-        name: Comparison(reference, made) for name, made in _generated(reference, synthetic, baselines, seed).items()
+        name: Comparison(reference, rows) for name, rows in _generated(reference, synthetic, baselines, seed).items()
     }
     reasons = {metric: reason_against(metric, comparisons[MODEL], table) for metric in profile_panel_metrics()}
     metrics = [metric for metric, reason in reasons.items() if not reason]
@@ -163,7 +163,7 @@ def assess_profiles(
                 sets[metric][name] = _bootstrap(metric, comparison, draws // few, np.random.default_rng(seed))
     say("type by type")
     return ProfilePanel(
-        rows=[Row(metric, {MODEL: found.pop(MODEL), **found}) for metric, found in sets.items()],
+        rows=[Row(metric, {MODEL: estimates.pop(MODEL), **estimates}) for metric, estimates in sets.items()],
         gates={name: privacy_gate(comparison) for name, comparison in comparisons.items()},
         by_type=_by_type(metrics, comparisons[MODEL], splits[:5]),
         left_out={metric.title: reason for metric, reason in reasons.items() if reason},
@@ -178,12 +178,12 @@ def _generated(
         train, labels = Profiles(train.values, None, train.library, train.names), np.zeros(len(synthetic), dtype=int)
     elif not set(labels) <= set(train.labels):  # a type that was never seen
         labels = labels[np.isin(labels, train.labels)]
-    made = {}
+    generated = {}
     for name, generate in baselines.items():
         if train.library is None and name == "negative binomial":
             continue
-        made[name] = generate(train, labels, np.random.default_rng(seed))
-    return made
+        generated[name] = generate(train, labels, np.random.default_rng(seed))
+    return generated
 
 
 def _fresh(reference: Reference, count: int, random: np.random.Generator) -> Comparison:
@@ -230,7 +230,7 @@ def _by_type(
 ) -> dict[Any, dict[str, tuple[float, float]]]:
     if not comparison.labelled:
         return {}
-    found: dict[Any, dict[str, tuple[float, float]]] = {}
+    by_label: dict[Any, dict[str, tuple[float, float]]] = {}
     labels = np.unique(np.asarray(comparison.real.labels))
     for label in labels:
         parts = [part.of_type(label) for part in (comparison, *splits)]
@@ -245,12 +245,12 @@ def _by_type(
             if needed is not None and rows >= needed:
                 chosen = floors[:1] if metric.costly else floors
                 values[metric.name] = metric(ours), float(np.nanmean([metric(part) for part in chosen]))
-        found[label] = values
+        by_label[label] = values
     for metric in metrics:
         if isinstance(metric, FoldChanges):
             floor = [metric.by_type(split) for split in splits]
             for label, value in metric.by_type(comparison).items():
                 real = [values[label] for values in floor if label in values]
-                if label in found and real:
-                    found[label][metric.name] = value, float(np.mean(real))
-    return {label: values for label, values in found.items() if values}
+                if label in by_label and real:
+                    by_label[label][metric.name] = value, float(np.mean(real))
+    return {label: values for label, values in by_label.items() if values}

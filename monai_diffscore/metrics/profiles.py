@@ -233,9 +233,11 @@ class Comparison:
         places = [np.flatnonzero(part.labels == label) for part in parts if part.labels is not None]
         if len(places) < 3 or min(map(len, places)) < 3:
             return None
-        found = Comparison(self.reference.split(places[0], len(self.real) + places[1]), self.synthetic.rows(places[2]))
-        vars(found).update(synthetic_points=self.synthetic_points[places[2]])
-        return found
+        comparison = Comparison(
+            self.reference.split(places[0], len(self.real) + places[1]), self.synthetic.rows(places[2])
+        )
+        vars(comparison).update(synthetic_points=self.synthetic_points[places[2]])
+        return comparison
 
 
 class ProfileMetric(Caption, ABC):

@@ -1,4 +1,4 @@
-r"""Radially averaged power spectrum: how much there is of each size.
+r"""Radially averaged power spectrum: the power at each size of detail.
 
 Of a picture p with a Hann window w, which keeps the jump between opposite borders out of it,
 

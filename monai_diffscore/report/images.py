@@ -117,10 +117,10 @@ def write_report(report: ImageReport, folder: str | Path) -> list[Path]:
 
 def image_metrics(report: ImageReport) -> dict[str, float]:
     """The figures of the model by name, for the record of the run."""
-    found = {row.metric.name: row.sets["model"].value for row in report.rows}
+    values = {row.metric.name: row.sets["model"].value for row in report.rows}
     if report.neighbours is not None:
-        found["suspected_copies"] = float(len(report.copies))
-    return found
+        values["suspected_copies"] = float(len(report.copies))
+    return values
 
 
 def log_report(metrics: Mapping[str, float], files: Sequence[Path], run: RunRecord) -> None:
@@ -143,8 +143,8 @@ def image_page(report: ImageReport) -> page.Page:
         []
         if report.neighbours is not None
         else [
-            "No training data was given, so nothing is said about memorisation: a model that copies its training set "
-            "looks perfect here. Give it with --train."
+            "Without training data nothing is said about memorisation: a model that copies its training set looks "
+            "perfect here. Give the training data with --train."
         ]
     )
     return page.Page(

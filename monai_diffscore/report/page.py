@@ -54,7 +54,7 @@ figcaption{font-size:13px;color:var(--soft);margin-top:6px;max-width:60em} foote
 
 @dataclass(frozen=True)
 class Section:
-    """A heading and what stands under it; ``body`` is HTML made by the functions of this module."""
+    """A heading and its text; ``body`` is HTML from the functions of this module."""
 
     title: str
     body: str

@@ -74,8 +74,9 @@ def is_profiles(path: str | Path) -> bool:
 
 
 def find_profiles(path: str | Path) -> list[Path]:
-    """The generated files of a run or folder (in ``samples`` if there is such a folder), or the file itself; none if
-    there are none. Of files of one name with several suffixes one is taken."""
+    """The generated files of a run or folder, or the file itself; an empty list if there are none.
+
+    The folder ``samples`` of a run holds them. Of files with one name and several suffixes it takes one."""
     root = Path(path)
     if is_profiles(root):
         return [root] if root.exists() else []

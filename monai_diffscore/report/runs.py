@@ -94,7 +94,7 @@ def find_run(path: str | Path) -> RunRecord | None:
 
 
 def run_parser(record: RunRecord) -> ConfigParser:
-    """The configuration of a run, with the flags that it was given."""
+    """The configuration of a run, with the flags of its command."""
     parser = ConfigParser()
     parser.read_config(record.config or {})
     if record.bundle is not None and "bundle_root" in parser and Path(record.bundle).is_dir():

@@ -190,7 +190,7 @@ def list_samples() -> list[dict[str, Any]]:
 
 
 def command_for_the_rest(rows: Sequence[dict[str, Any]]) -> str:
-    """The one command that brings all that is absent and comes from pip or Debian; "" if there is nothing."""
+    """One command that installs all absent packages of pip and Debian; "" if none is absent."""
     absent = {row["name"] for row in rows if not row["present"]}
     wanted = [sample for sample in CATALOGUE if sample.name in absent]
     groups: dict[str, list[str]] = {}

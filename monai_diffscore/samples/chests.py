@@ -51,7 +51,7 @@ def ct_phantom(
 
 
 def write_ct_phantoms(folder: str | Path, subjects: int = 6) -> Path:
-    """Writes ``sub-<number>/ct.nii.gz`` below a folder, those that are not there yet; returns the folder."""
+    """Writes each ``sub-<number>/ct.nii.gz`` below a folder that does not exist yet; returns the folder."""
     for seed in range(subjects):
         path = Path(folder) / f"sub-phantom{seed:02d}" / "ct.nii.gz"
         if not path.is_file():

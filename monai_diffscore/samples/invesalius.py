@@ -46,7 +46,7 @@ def read_invesalius(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def convert_invesalius(path: str | Path, target: str | Path) -> Path:
-    """Writes the volume of a project as NIfTI, whole or not at all, unless it is there; returns the NIfTI's path."""
+    """Writes the volume of a project as NIfTI, whole or not at all, if the file does not exist; returns its path."""
     if not Path(target).is_file():
         voxels, affine = read_invesalius(path)
         image = nib.Nifti1Image(np.ascontiguousarray(voxels.astype(np.int16)), affine)

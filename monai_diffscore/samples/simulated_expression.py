@@ -1,4 +1,4 @@
-r"""Expression simulated from a known graph of genes: data whose true dependences can be looked up.
+r"""Expression simulated from a graph of genes, so that the true dependences are in the data.
 
 A Gaussian Markov random field on the graph,
 

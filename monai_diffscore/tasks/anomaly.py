@@ -88,7 +88,7 @@ class AnomalyInferer(Inferer):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What a calibration is for: residuals made otherwise have other scores."""
+        """The settings that a calibration holds for; other settings give other residuals and other scores."""
         names = ("levels", "pairs", "smoothing", "channels")
         return {**{name: getattr(self, name) for name in names}, "window": list(self.window)}
 
@@ -155,23 +155,23 @@ class CalibrateAnomaly:
 
 
 def load_scores(path: str | Path, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run on healthy cases wrote, if it was made with the same settings.
+    """The scores that a run on healthy cases wrote with the same settings.
 
     Raises:
-        DataError: if there is none, or it was made with other settings or weights.
+        DataError: if there is none, or if its settings or weights differ.
     """
     remedy = "Run calibrating first, with the same configuration and --healthy_dir FOLDER."
     if not Path(path).is_file():
         raise DataError(path, expected="the scores of healthy cases", got="no such file", remedy=remedy)
     content: dict[str, Any] = json.loads(Path(path).read_text())
-    made = content.get("settings", {})
-    different = [name for name in sorted({*made, *settings}) if made.get(name) != settings.get(name)]
+    recorded = content.get("settings", {})
+    different = [name for name in sorted({*recorded, *settings}) if recorded.get(name) != settings.get(name)]
     if different:
         raise DataError(
             path,
             key=", ".join(different),
             expected=f"a calibration with {[settings.get(name) for name in different]}",
-            got=f"{[made.get(name) for name in different]}",
+            got=f"{[recorded.get(name) for name in different]}",
             remedy=remedy,
         )
     return content
@@ -231,12 +231,14 @@ class SaveAnomaly:
         evidence = torch.where(inside, -self.reference.healthy.p_value(score).log10(), 0.0)
         case = self.table.case_name(image)
         back = partial(on_source_grid, image=image, preprocessing=self.preprocessing)
-        found = back(evidence)
-        p_value = 10.0 ** -found.as_tensor().clamp_min(0)
-        marked, groups, voxel_ml = mark(found, self.alpha, self.min_volume_ml)
-        self.write(MetaTensor(p_value, meta=found.meta), self.folder, f"{case}_p", "map")
+        evidence_map = back(evidence)
+        p_value = 10.0 ** -evidence_map.as_tensor().clamp_min(0)
+        marked, groups, voxel_ml = mark(evidence_map, self.alpha, self.min_volume_ml)
+        self.write(MetaTensor(p_value, meta=evidence_map.meta), self.folder, f"{case}_p", "map")
         self.write(back(score), self.folder, f"{case}_score", "map")
-        self.write(MetaTensor(marked[None].to(torch.uint8), meta=found.meta), self.folder, f"{case}_label", "labels")
+        self.write(
+            MetaTensor(marked[None].to(torch.uint8), meta=evidence_map.meta), self.folder, f"{case}_label", "labels"
+        )
         here, _, _ = mark(MetaTensor(evidence, affine=image.affine), self.alpha, self.min_volume_ml)
         strongest = np.unravel_index(int(smoothed(evidence[None], 2.0).argmax()), evidence.shape[1:])
         maps = [
@@ -322,6 +324,6 @@ class ProposeAnomaly:
         inside = self.inside(convert_to_tensor(image, track_meta=False).float().cpu())
         reference = self.reference or HealthyReference.of(residuals, inside[None], self.radii)
         evidence = torch.where(inside, -reference.p_value(residuals)[0].log10(), 0.0)
-        found = on_source_grid(evidence, image, self.preprocessing)
-        marked, _, _ = mark(found, self.alpha, self.min_volume_ml)
-        return {**item, "pred": MetaTensor(marked[None].to(torch.uint8), meta=found.meta)}
+        evidence_map = on_source_grid(evidence, image, self.preprocessing)
+        marked, _, _ = mark(evidence_map, self.alpha, self.min_volume_ml)
+        return {**item, "pred": MetaTensor(marked[None].to(torch.uint8), meta=evidence_map.meta)}

@@ -64,14 +64,16 @@ class ImputationInferer(SamplingInferer):
 
 
 class SaveImputed(SaveCells):
-    """Writes imputed cells as AnnData: observed counts as they were measured, the others drawn.
+    """Writes imputed cells as AnnData: measured counts stay as they are, the others are drawn.
 
-    ``layers['imputed_mean']`` has the expected counts, the mean over the draws, and ``layers['imputed_std']`` how far
-    the draws lie apart (NaN of one); ``var['observed']`` says what was measured. ``imputation.json``, beside it, has
-    for genes that were hidden and are known the correlation of expected and true counts over all genes and cells,
-    logarithms taken, and that of the mean profile of the training cells at each cell's depth, which knows nothing of
-    the cell. After Ctrl-C the cells that were reached are written, with the draws that were finished: ``obs['draws']``
-    says how many each cell has, the report the fewest.
+    - ``layers['imputed_mean']``: expected counts, the mean over the draws; ``layers['imputed_std']``: their standard
+      deviation over the draws (NaN for one draw); ``var['observed']``: whether a gene was measured.
+    - ``imputation.json``, beside the file: for hidden genes whose truth is in the data, the correlation of the
+      logarithms of expected and true counts over all genes and cells; and the same of a baseline, the mean profile of
+      the training cells at each cell's depth.
+
+    After Ctrl-C it writes the complete cells with their complete draws: ``obs['draws']`` has their number for each
+    cell, the report has the smallest.
 
     Args: as :class:`~monai_diffscore.handlers.SaveCells`.
     """

@@ -101,9 +101,9 @@ class ProfileImputationInferer(SamplingInferer):
 class SaveImputedProfiles(Collector):
     """Writes imputed profiles: ``imputed.csv``, ``imputed.h5ad`` (``layers['std']``, ``var['observed']``), a report.
 
-    Measured genes are written as they were measured. ``imputation.json`` has, of genes that were hidden and are known,
-    the root mean squared error in standard deviations of a gene: of the imputation, and of the gene's mean. After
-    Ctrl-C what was done is written: ``obs['draws']`` says how many draws each profile has, the report the fewest.
+    Measured genes keep their values. ``imputation.json`` has, for hidden genes whose truth is in the data, the root
+    mean squared error in standard deviations of a gene: of the imputation, and of the gene's mean. After Ctrl-C it
+    writes the complete profiles: ``obs['draws']`` has the number of draws of each, the report has the smallest.
 
     Args:
         folder: where they go.

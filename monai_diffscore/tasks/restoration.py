@@ -157,7 +157,7 @@ class RestorationInferer(SamplingInferer):
 
 
 class SavePosterior:
-    """Writes what a :class:`RestorationInferer` found for each case; a postprocessing of MONAI's evaluators.
+    """Writes the output of a :class:`RestorationInferer` for each case; a postprocessing of MONAI's evaluators.
 
     ``<case>_mean`` and ``<case>_std`` in the intensity units of the input, ``<case>.png`` (the input, the mean, the
     baseline and the standard deviation, on the grid that the network works on), and the table ``cases.csv``.

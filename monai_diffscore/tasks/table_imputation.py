@@ -1,4 +1,4 @@
-r"""Cells of a table that are missing, from those that are there: draws of the posterior given the others.
+r"""Missing cells of a table from the observed ones: draws of the posterior given these.
 
 A cell's estimate is the posterior mean of its encoding, brought back: near the median of a number, the likeliest of
 several categories. One standard deviation to either side says how far to trust a number.
@@ -20,14 +20,16 @@ from monai_diffscore.transforms.table import TableEncoding
 
 
 class SaveImputedTable(Collector):
-    """Writes a table with its gaps filled, and what was filled.
+    """Writes a table with its gaps filled, and a list of the filled cells.
 
-    ``imputed.csv``: the table as it was given, all its columns, with values in the empty cells of modelled ones.
-    ``cells.csv``: each cell that was imputed (row, column, value, ``low`` and ``high`` of a number one standard
-    deviation to either side, ``known``: what stands there, if it was hidden). ``imputation.json``, of hidden cells: the
-    root mean squared error of numbers in standard deviations of their column, the share of categories that are right,
-    and both for the column's mean or its most frequent category. ``rows`` and ``draws`` there are those that were done:
-    after Ctrl-C the last rows may have fewer draws, and the gaps of rows behind them are left.
+    - ``imputed.csv``: the whole table, with values in the empty cells of the columns that the model has.
+    - ``cells.csv``: each imputed cell: row, column, value; of a number ``low`` and ``high``, one standard deviation to
+      either side; ``known``, the true value of a hidden cell.
+    - ``imputation.json``, of hidden cells: the root mean squared error of numbers in standard deviations of their
+      column, and the share of correct categories; the same for the column's mean or its most frequent category;
+      ``rows`` and ``draws`` that are complete.
+
+    After Ctrl-C the last rows may have fewer draws; rows after them keep their gaps.
 
     Args:
         folder: where they go.
