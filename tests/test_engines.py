@@ -609,27 +609,6 @@ def test_conditions_go_by_name():
 # ---- pictures ----
 
 
-@pytest.mark.parametrize("shape", [(2,), (1, 32), (1, 16, 16), (3, 16, 16), (1, 8, 8, 8)])
-def test_galleries_of_every_dimension_are_pictures(shape, tmp_path):
-    from matplotlib.image import imread
-
-    from monai_diffscore.gallery import save_gallery
-
-    samples = torch.randn(5, *shape)
-    path = save_gallery(samples, tmp_path / "a/gallery.png", "title", reference=samples)
-    picture = imread(path)
-    assert min(picture.shape[:2]) > 100
-    assert picture[..., :3].std() > 0.02
-    assert [f.name for f in path.parent.iterdir()] == ["gallery.png"]
-
-
-def test_galleries_refuse_other_shapes(tmp_path):
-    from monai_diffscore.gallery import save_gallery
-
-    with pytest.raises(ValueError, match="A gallery shows"):
-        save_gallery(torch.zeros(3), tmp_path / "x.png")
-
-
 def test_sample_gallery_draws_while_training_and_logs_the_pictures(tmp_path):
     training = Training(tmp_path)
     inferer = SamplingInferer(sigmas=karras_sigmas(3), progress=False)

@@ -1,4 +1,4 @@
-"""The commands of the pages for users run as they stand, in a copy of the repository's bundles.
+"""The commands of the pages for users run as they stand, in a copy of the repository's bundles; one block in a shell.
 
 Three things are added: the overlay configs/smoke.json to every --config_file (one short epoch, two steps), --no-trial
 to `plan` (whose trials have tests of their own) and --draws 20 to `report`. The data of the pages are small and
@@ -8,8 +8,11 @@ those of LABEL.md by test_label.py, from their tests' own lines: with toy2d_mlp,
 
 from __future__ import annotations
 
+import logging
 import os
 import re
+import runpy
+import shlex
 import shutil
 import subprocess
 import sys
@@ -22,6 +25,7 @@ import pytest
 from scipy import sparse
 
 from monai_diffscore import samples
+from monai_diffscore.__main__ import main
 
 ROOT = Path(__file__).parent.parent
 SMOKE = ROOT / "configs/smoke.json"
@@ -45,7 +49,31 @@ def sandbox(tmp_path):
     return tmp_path
 
 
-def run(block: str, folder: Path) -> None:
+def run(block: str, folder: Path, processes: bool = False) -> None:
+    """The lines of a block one after the other: in this process, or as the shell of a user runs them."""
+    if processes:
+        run_in_a_shell(block, folder)
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(sys, "excepthook", sys.excepthook)
+        # the bundles' logging.conf changes both
+        patch.setattr(logging.root, "handlers", list(logging.root.handlers))
+        patch.setattr(logging.root, "level", logging.root.level)
+        for line in block.splitlines():
+            command, *words = shlex.split(shortened(line))
+            if command == "cd":
+                patch.chdir(*words)
+                continue
+            assert (command, words[0]) == ("python", "-m"), line
+            patch.setattr(sys, "argv", words[1:])
+            if words[1] == "monai_diffscore":
+                assert main(words[2:]) == 0, line
+            else:
+                runpy.run_module(words[1], run_name="__main__")
+
+
+def run_in_a_shell(block: str, folder: Path) -> None:
     lines = "\n".join(["set -e", *map(shortened, block.splitlines())])
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     environment = {
@@ -129,6 +157,6 @@ def test_omics(name, sandbox):
     write_patients(sandbox / "data/patients.csv")
     which, made = OMICS[name]
     for block in blocks("OMICS.md")[which]:
-        run(block, sandbox)
+        run(block, sandbox, processes=name == "bulk")
     for file in made:
         assert list(sandbox.glob(f"bundles/*/output/{file}")) + list(sandbox.glob(f"my_*/output/{file}")), file

@@ -202,7 +202,12 @@ def test_a_callback_stops_the_sampling_with_the_current_estimate(name, mixture_2
     stopped = SAMPLERS[name](mixture_2d, x, sigmas, callback=stop_at_third)
     assert len(seen) == 3
     torch.testing.assert_close(stopped, seen[-1].denoised, rtol=0, atol=0)
-    assert SAMPLERS[name](mixture_2d, x, sigmas, callback=lambda step: "anything but True") is not None
+    whole, other = (
+        SAMPLERS[name](mixture_2d, x, sigmas, generator=torch.Generator().manual_seed(1), callback=callback)
+        for callback in (None, lambda step: "anything but True")
+    )
+    torch.testing.assert_close(other, whole, rtol=0, atol=0)
+    assert not torch.allclose(stopped, whole)
 
 
 def test_repaint_made_once_is_ancestral_sampling(mixture_2d):
