@@ -214,7 +214,7 @@ def test_requests_name_labels_and_refuse_others():
     asked = profile_requests(fields, 4)
     assert [one["label"] for one in asked] == [0, 0, 1, 1]
     assert [one["label"] for one in profile_requests(fields, 9, {"b": 2})] == [1, 1]
-    with pytest.raises(DataError, match=r"one of \['a', 'b'\], got c"):
+    with pytest.raises(DataError, match=r"one of \['a', 'b'\], or its number, got 'c'"):
         profile_requests(fields, 1, {"c": 1})
     with pytest.raises(DataError, match="Train with --batch"):
         batch_code(measure_profiles(expression(), range(12)), "batch1")

@@ -481,13 +481,13 @@ def test_stratified_split_keeps_shares_and_repeats():
 # ---- which matrix is one of genes ----
 
 SYMBOLS = [f"{stem}{n}" for n in range(40) for stem in ("TP", "HLA-", "CDK", "Trp", "C9orf")]
-GENES = {
+GENE_NAMES = {
     "symbols": SYMBOLS,
     "accessions": [f"ENSG{n:011d}" for n in range(150)],
     "probes": [f"{n}_s_at" for n in range(1000, 1150)],
     "numbered": [f"GENE{n}" for n in range(200)],
 }
-OTHERS = {
+OTHER_NAMES = {
     "radiomics": [f"original_glcm_Contrast_{n}" for n in range(400)],
     "features": [f"feature_{n}" for n in range(400)],
     "variables": [f"V{n}" for n in range(400)],
@@ -496,32 +496,32 @@ OTHERS = {
 }
 
 
-@pytest.mark.parametrize("name", GENES)
+@pytest.mark.parametrize("name", GENE_NAMES)
 @pytest.mark.parametrize("turned", [False, True])
 @pytest.mark.parametrize("corner", ["", "gene"])
 def test_genes_are_told_by_their_names_and_turned(name, turned, corner, tmp_path):
     from monai_diffscore.planning import Budget, make_plan, take_fingerprint
 
-    values = np.random.default_rng(0).normal(8, 1, (40, len(GENES[name]))).round(2)
-    frame = pd.DataFrame(values, [f"s{n}" for n in range(40)], GENES[name])
+    values = np.random.default_rng(0).normal(8, 1, (40, len(GENE_NAMES[name]))).round(2)
+    frame = pd.DataFrame(values, [f"s{n}" for n in range(40)], GENE_NAMES[name])
     (frame.T if turned else frame).to_csv(tmp_path / "m.csv", index_label=corner)
     found = take_fingerprint(tmp_path / "m.csv")
-    assert (found.kind, found.cases, found.channels) == ("expression", 40, len(GENES[name]))
+    assert (found.kind, found.cases, found.channels) == ("expression", 40, len(GENE_NAMES[name]))
     plan = make_plan(found, Budget(4.0, 1.0))
     assert plan["transposed"] is turned
     assert ("turned" in plan.choices["transposed"].reason) is turned
 
 
-@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("name", OTHER_NAMES)
 def test_other_numbers_are_a_table_however_many(name, tmp_path):
     from monai_diffscore.planning import take_fingerprint
 
-    values = np.random.default_rng(0).normal(8, 1, (60, len(OTHERS[name]))).round(3)
-    frame = pd.DataFrame(values, columns=OTHERS[name])
+    values = np.random.default_rng(0).normal(8, 1, (60, len(OTHER_NAMES[name]))).round(3)
+    frame = pd.DataFrame(values, columns=OTHER_NAMES[name])
     frame.to_csv(tmp_path / "m.csv", index=False)
     found = take_fingerprint(tmp_path / "m.csv")
     assert (found.kind, found.cases) == ("table", 60)
-    assert set(found.details["columns"]) == set(OTHERS[name])
+    assert set(found.details["columns"]) == set(OTHER_NAMES[name])
 
 
 @pytest.mark.parametrize(("sep", "decimal"), [(";", ","), ("\t", ","), (" ", ".")])
@@ -531,3 +531,69 @@ def test_matrices_of_european_spreadsheets_are_read(sep, decimal, tmp_path):
     values, rows, genes = read_matrix(tmp_path / "m.txt")
     np.testing.assert_array_equal(values, frame.to_numpy())
     assert (rows, genes) == (["a", "b", "c"], list(frame))
+
+
+# ---- what columns of obs are taken for ----
+
+
+def cells_with(tmp_path, **columns):
+    g = np.random.default_rng(0)
+    counts = g.poisson(3, (200, 20)).astype(np.float32) + 1
+    obs = pd.DataFrame({"cell_type": g.choice(["B", "T"], 200), **columns}, index=[f"c{n}" for n in range(200)])
+    anndata.AnnData(sparse.csr_matrix(counts), obs, pd.DataFrame(index=[f"G{n}" for n in range(20)])).write_h5ad(
+        tmp_path / "c.h5ad"
+    )
+    return tmp_path / "c.h5ad", counts
+
+
+@pytest.mark.parametrize(
+    ("values", "role"),
+    [
+        (np.arange(200) % 60 + 20, "covariate"),
+        ((np.arange(200) % 60 + 20).astype("int16"), "covariate"),
+        (np.arange(200) / 7, "covariate"),
+        (np.arange(200) % 4, "batch"),
+        ([f"lane {n % 3}" for n in range(200)], "batch"),
+        (np.arange(200) % 2 == 0, "batch"),
+    ],
+)
+def test_numbers_of_many_values_are_covariates_and_codes_are_batches(values, role, tmp_path):
+    from monai_diffscore.planning import take_fingerprint
+
+    file, _ = cells_with(tmp_path, given=values)
+    found = take_fingerprint(file, conditions=["cell_type", "given"]).details
+    assert (found["label"], found["batch"], found["covariates"]) == (
+        ("cell_type", None, ["given"]) if role == "covariate" else ("cell_type", "given", [])
+    )
+
+
+@pytest.mark.parametrize("form", ["id-{}", "{}", "AAAC{}-1"])
+def test_names_of_cells_are_no_batches(form, tmp_path):
+    from monai_diffscore.planning import take_fingerprint
+
+    file, _ = cells_with(tmp_path, barcode=[form.format(n) for n in range(200)])
+    with pytest.raises(DataError, match=r"200 different values of barcode.*--subject barcode"):
+        take_fingerprint(file, conditions=["cell_type", "barcode"])
+
+
+@pytest.mark.parametrize("what", ["whole", "logarithms", "less"])
+def test_a_total_is_at_least_the_sum_of_its_counts(what, tmp_path):
+    from monai_diffscore.planning import take_fingerprint
+
+    _, counts = cells_with(tmp_path)
+    sums = counts.sum(1)
+    totals = {"whole": sums * 3, "logarithms": np.log1p(counts).sum(1), "less": sums - 1}[what]
+    file, _ = cells_with(tmp_path, total_counts=totals)
+    assert take_fingerprint(file).details["total"] == ("total_counts" if what == "whole" else None)
+
+
+@pytest.mark.parametrize("empty", [[0], [5, 77], [599, 600, 1100]])
+def test_cells_without_counts_are_named(empty, tmp_path):
+    counts = np.ones((1200, 5), np.float32)
+    counts[empty] = 0
+    names = [f"c{n}" for n in range(1200)]
+    anndata.AnnData(sparse.csr_matrix(counts), pd.DataFrame(index=names)).write_h5ad(tmp_path / "c.h5ad")
+    from monai_diffscore.planning import take_fingerprint
+
+    with pytest.raises(DataError, match=rf"a count in each row.*c{empty[0]}.*filter_cells"):
+        take_fingerprint(tmp_path / "c.h5ad")

@@ -99,6 +99,13 @@ class Expression:
             totals = np.asarray(values.sum(1), dtype=np.float64).ravel()
         else:
             totals = self._totals[start : start + _BLOCK]
+        if self.fields.content == "counts" and not (totals > 0).all():
+            empty = [str(name) for name in self.obs.index[start : start + _BLOCK][totals <= 0]]
+            raise DataError(
+                self.source, key="counts", expected="a count in each row",
+                got=f"{len(empty)} without any in rows {start} to {start + len(totals) - 1}: {', '.join(empty[:8])}",
+                remedy="Take empty cells out: scanpy.pp.filter_cells(adata, min_counts=1).",
+            )  # fmt: skip
         self._blocks[number] = values if self._as_stored else values[:, self._places], totals
         if len(self._blocks) > self._capacity:
             self._blocks.popitem(last=False)

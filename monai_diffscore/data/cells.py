@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from monai_diffscore.data.anndata import Expression, ExpressionRows, stratified_split
 from monai_diffscore.data.gene_fields import GeneFields
 from monai_diffscore.data.profiles import split_profiles
+from monai_diffscore.data.requests import check_count, numbers_of_each, place_of
 from monai_diffscore.errors import DataError
 
 
@@ -202,17 +203,17 @@ def requested_cells(
         num_samples: without it, this many cells, of each label as many as its share in the training cells says.
         batch: name of the batch that they are to look like; None is none in particular.
     Raises:
-        DataError: for a label or batch that the model does not know.
+        DataError: for a label or batch that the model does not know, or that no training cell had; for no cells.
     """
     fields = GeneFields(**statistics["fields"])
-    if cells_per_type is None:
-        numbers = _apportion(statistics["label_counts"], num_samples) if fields.labels else [num_samples]
+    if fields.labels:
+        seen = statistics.get("label_counts")
+        numbers = numbers_of_each(fields.labels, seen, num_samples, cells_per_type, "cells_per_type")
     else:
-        _refuse_unknown(cells_per_type, fields.labels, "cells_per_type")
-        numbers = [int(cells_per_type.get(label, 0)) for label in fields.labels]
-    if batch is not None:
-        _refuse_unknown([batch], fields.batches, "batch")
-    conditions: dict[str, Any] = {} if batch is None else {"batch": fields.batches.index(batch)}
+        _refuse_unknown(cells_per_type or (), (), "cells_per_type")
+        check_count(num_samples)
+        numbers = [num_samples]
+    conditions: dict[str, Any] = {} if batch is None else {"batch": place_of(batch, fields.batches, key="batch")}
     codes = [code for code, number in enumerate(numbers) for _ in range(number)]
     return [
         {
@@ -239,15 +240,6 @@ def condition_codes(statistics: Mapping[str, Any], names: Mapping[str, str]) -> 
     for name, category in names.items():
         _refuse_unknown([category], known[name], name)
     return {name: known[name].index(category) for name, category in names.items()}
-
-
-def _apportion(weights: Sequence[float], total: int) -> list[int]:
-    """Whole numbers in proportion to ``weights`` that sum to ``total``, by largest remainders."""
-    exact = np.asarray(weights, dtype=float) / max(sum(weights), 1) * total
-    numbers = np.floor(exact).astype(int)
-    for place in np.argsort(numbers - exact, kind="stable")[: total - numbers.sum()]:
-        numbers[place] += 1
-    return [int(number) for number in numbers]
 
 
 def _refuse_unknown(asked: Iterable[str], known: Sequence[str], key: str) -> None:

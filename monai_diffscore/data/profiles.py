@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 
 from monai_diffscore.data.anndata import Expression
 from monai_diffscore.data.gene_fields import GeneFields
+from monai_diffscore.data.requests import check_count, numbers_of_each, place_of
 from monai_diffscore.data.rows import split_indices
 from monai_diffscore.errors import DataError
 from monai_diffscore.transforms.group_means import GroupMeansd, measure_group_means, refuse_unlabelled
@@ -94,6 +95,7 @@ def measure_profiles(
         "num_genes": len(fields.genes),
         "num_features": len(fields.genes),
         "categories": {role: len(names) for role, names in roles},
+        "label_counts": _label_counts(expression, rows),
         "rows": scale.rows,
         "fields": fields.as_dict(),
         "mean": _digits(scale.mean),
@@ -113,6 +115,15 @@ def measure_profiles(
             components = int(components * len(rows)) if components < 1 else int(components)
         facts |= _measure_shape(np.concatenate(blocks), components, normal_scores, groups, fields.labels)
     return {**facts, **further}
+
+
+def _label_counts(expression: Expression, rows: Sequence[int] | np.ndarray) -> list[int] | None:
+    """Training rows of each label; None without labels."""
+    fields = expression.fields
+    if not fields.label:
+        return None
+    codes = fields.codes(expression.obs, "label", expression.source)[np.asarray(rows)]
+    return np.bincount(codes[codes >= 0], minlength=len(fields.labels)).tolist()
 
 
 def _measure_shape(
@@ -182,39 +193,37 @@ def profile_requests(
     count: int,
     per_label: Mapping[str, int] | None = None,
     batch: str | None = None,
+    label_counts: Sequence[int] | None = None,
 ) -> list[dict[str, Any]]:
     """Dictionaries that ask for synthetic profiles: ``image`` [G] zeros, ``seed``, and the conditions as numbers.
 
     Args:
         fields: of the model.
-        count: number of profiles, of any label; a model that has labels spreads them evenly.
+        count: number of profiles; of each label as many as its share of the training rows says.
         per_label: instead, number of profiles for each label.
         batch: all of this batch; None leaves it missing, which is any.
+        label_counts: training rows of each label; None spreads labels evenly.
     Raises:
-        DataError: for a label or a batch that the model does not know.
+        DataError: for a label or a batch that the model does not know, or that no training row had; for no profiles.
     """
-    if per_label is None:
-        names: list[str | None] = [
-            fields.labels[number * len(fields.labels) // count] if fields.labels else None for number in range(count)
-        ]
+    if fields.labels:
+        numbers = numbers_of_each(fields.labels, label_counts, count, per_label)
+        codes = [code for code, number in enumerate(numbers) for _ in range(number)]
     else:
-        names = [name for name, number in per_label.items() for _ in range(number)]
-    for role, known, asked in (("label", fields.labels, names), ("batch", fields.batches, [batch])):
-        unknown = sorted({str(name) for name in asked if name is not None and name not in known})
-        if unknown:
-            raise DataError(
-                "the request", key=role, expected=f"one of {list(known)[:20]}", got=", ".join(unknown),
-                remedy=f"Ask for a {role} that the model was trained with.",
-            )  # fmt: skip
-    condition = {"batch": fields.batches.index(batch) if batch is not None else -1} if fields.batches else {}
+        for name in per_label or ():
+            place_of(name, ())
+        check_count(count)
+        codes = [-1] * count
+    place = -1 if batch is None else place_of(batch, fields.batches, key="batch")
+    condition = {"batch": place} if fields.batches else {}
     return [
         {
             "image": torch.zeros(len(fields.genes)),
             "seed": number,
-            **({"label": fields.labels.index(name) if name is not None else -1} if fields.labels else {}),
+            **({"label": code} if fields.labels else {}),
             **condition,
         }
-        for number, name in enumerate(names)
+        for number, code in enumerate(codes)
     ]
 
 

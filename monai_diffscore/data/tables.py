@@ -16,6 +16,7 @@ from monai.data import MetaTensor
 from monai_diffscore.atomic_files import whole_file, whole_path
 from monai_diffscore.data.delimited import DELIMITERS, read_delimited
 from monai_diffscore.data.matrices import refuse_repeated
+from monai_diffscore.data.requests import check_count
 from monai_diffscore.data.rows import split_indices
 from monai_diffscore.errors import DataError
 from monai_diffscore.transforms.table import TableEncoding
@@ -220,6 +221,7 @@ def requested_rows(encoding: TableEncoding, count: int, label: Any = None, seed:
     Raises:
         DataError: for a label that the schema does not know.
     """
+    check_count(count)
     labels = encoding.draw_labels(count, label, seed)
     rows: list[dict[str, Any]] = [
         {"image": MetaTensor(torch.zeros(len(encoding.schema.features), dtype=torch.float64)), "seed": number}

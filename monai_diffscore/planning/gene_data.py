@@ -31,6 +31,8 @@ TOTALS = ("n_counts", "total_counts")
 CELLS_HELD_OUT, ROWS_HELD_OUT = 0.02, 0.2
 #: held-out rows that a report needs, and a larger share than which is not held out for them; rows of a type to learn it
 ENOUGH_HELD_OUT, MOST_HELD_OUT, FEW_OF_A_TYPE = 16, 0.4, 8
+#: whole numbers of more values are a measure, not a code; a type has this many rows on average
+MANY_VALUES, FEW_VALUES_SHARE = 20, 2
 _MOST_ROWS = 2000  # that percentiles and zeros are counted in
 
 
@@ -52,7 +54,8 @@ def fingerprint_cells(root: Path, conditions: Sequence[str] = (), subject: str |
     """
     plain = Expression(root)
     roles = _roles(plain.obs, conditions, root)
-    total = next((name for name in TOTALS if name in plain.obs and bool((plain.obs[name] > 0).all())), None)
+    sums = np.concatenate([totals for _, totals in plain.batches()])
+    total = next((name for name in TOTALS if name in plain.obs and bool((plain.obs[name] >= sums).all())), None)
     found = Expression(root, GeneFields(total=total, **roles))
     _, held_out = split_cells(found, held_out_share(len(found), CELLS_HELD_OUT), 0, subject)
     return _of_expression(root, "cells", found, held_out, "counts", 1.0, {**roles, "total": total, "subject": subject})
@@ -159,13 +162,27 @@ def _roles(obs: pd.DataFrame, conditions: Sequence[str], root: Path) -> dict[str
         named = {name.lower(): name for name in map(str, obs.columns)}
         label = next((named[name] for name in TYPES if name in named), None)
         return {"label": label, "batch": next((named[name] for name in BATCHES if name in named), None)}
-    numbers = [name for name in conditions if pd.api.types.is_float_dtype(obs[name])]
+    numbers = [name for name in conditions if _measures(obs[name])]
     names = [name for name in conditions if name not in numbers]
+    ids = [name for name in names if obs[name].nunique() > max(FEW_OF_A_TYPE, len(obs) / FEW_VALUES_SHARE)]
+    if ids:
+        raise DataError(
+            root, key="condition", expected="types or batches of several rows each",
+            got=f"{obs[ids[0]].nunique()} different values of {ids[0]} in {len(obs)} rows",
+            remedy=f"If it names donors, give --subject {ids[0]}; numbers must be stored as numbers to be covariates.",
+        )  # fmt: skip
     if len(names) > 2:
         raise DataError(root, key="condition", expected="at most two columns of names: type and batch",
                         got=", ".join(names), remedy="Join two of them in one column.")  # fmt: skip
     roles: dict[str, Any] = dict(zip(("label", "batch"), [*names, None, None], strict=False))
     return {**roles, "covariates": numbers}
+
+
+def _measures(column: pd.Series) -> bool:
+    """Whether a column is a covariate: fractions, or whole numbers of many values, such as an age; codes are few."""
+    if not pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column):
+        return False
+    return bool(pd.api.types.is_float_dtype(column) or column.nunique() > MANY_VALUES)
 
 
 def _subjects(rows: pd.DataFrame, subject: str | None) -> int:

@@ -319,8 +319,18 @@ class TableSchema:
         """
         if self.label_column is None:
             raise DataError("the schema", key="label", expected="a model with a label", got="none", remedy="Drop it.")
+        names = self.label_column.categories
+        if isinstance(value, int) and str(value) not in names and 0 <= value < len(names):
+            value = TYPES[self.label_column.type](names[value])  # by its number
         number = float(self.label_column.numbers(pd.Series([value], name=self.label), "the label asked for")[0])
-        return number if self.label_column.numeric else int(number)
+        if self.label_column.numeric:
+            return number
+        if not self.label_column.shares[int(number)]:
+            raise DataError(
+                "the label asked for", key="label", expected="one that rows of the table had", got=repr(value),
+                remedy="Ask for another: the model has learned nothing of it.",
+            )  # fmt: skip
+        return int(number)
 
     def describe(self) -> str:
         """The schema for a terminal, a column a line."""

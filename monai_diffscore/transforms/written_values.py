@@ -123,7 +123,7 @@ def moments_to_numbers(texts: pd.Series, form: str) -> np.ndarray:
 def numbers_to_moments(numbers: np.ndarray, form: str) -> pd.Series:
     """The inverse: texts, None where a number is NaN."""
     if form.startswith(("datetime64", "timedelta64")):
-        since = pd.to_timedelta(pd.Series(np.rint(numbers)), unit=unit_of(form))  # type: ignore[arg-type]
+        since = pd.to_timedelta(pd.Series(np.rint(numbers)), unit=unit_of(form))
         return since if form.startswith("timedelta64") else pd.Timestamp(0) + since
     times = _origin(form) + pd.to_timedelta(pd.Series(np.rint(numbers)), unit=unit_of(form))
     return times.dt.strftime(form).astype(object).where(times.notna(), None)
