@@ -91,6 +91,28 @@ def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
+def add_compose(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """``compose``: writes the shipped bundles from their parts."""
+    parser = commands.add_parser("compose", help="write the shipped bundles from their parts; for developers")
+    parser.add_argument("--bundles", type=Path, default=Path("bundles"), help="their folder (default: bundles)")
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; exit code 1 if a file is not what the parts give"
+    )
+    parser.set_defaults(run_command=_compose)
+
+
+def _compose(chosen: argparse.Namespace) -> int:
+    from monai_diffscore.composing import declared, differences, write_shipped
+
+    changed = [f"{name}/{place}" for name in declared() for place in differences(chosen.bundles / name, name)]
+    if not chosen.check:
+        write_shipped(chosen.bundles)
+    verb = "differs" if chosen.check else "written"
+    print("".join(f"{chosen.bundles}/{place}: {verb}\n" for place in changed), end="")
+    print(f"{len(declared())} bundles, {len(changed)} file(s) {'differ' if chosen.check else 'changed'}")
+    return int(chosen.check and bool(changed))
+
+
 def add_check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """``check BUNDLE``: what is wrong with a bundle, before it runs."""
     parser = commands.add_parser(
@@ -295,6 +317,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     add_cases(commands)
     add_check(commands)
+    add_compose(commands)
     add_plan(commands)
     add_report(commands)
     add_samples(commands)

@@ -9,8 +9,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import ignite.distributed as idist
+from monai.data import DistributedSampler
 from torch import distributed
 
 from monai_diffscore.flags import FlagError
@@ -64,3 +66,14 @@ def _without_slurm(hidden: bool) -> Iterator[None]:
     finally:
         if job is not None:
             os.environ["SLURM_JOB_ID"] = job
+
+
+def validation_sampler(dataset: Any) -> DistributedSampler | None:
+    """A sampler that gives each rank its own share of the validation data; None, all for each, for fewer than ranks.
+
+    Args:
+        dataset: the cases.
+    """
+    if len(dataset) < idist.get_world_size():
+        return None
+    return DistributedSampler(dataset, even_divisible=False, shuffle=False)

@@ -30,6 +30,7 @@ ORDER = {
         ["multiscale"],
     ],
     3: [
+        ["composing"],
         ["configuration", "flags", "interrupts", "metrics", "planning"],
         ["launcher"],
         ["command_line", "engines", "inferers", "inspection", "report"],

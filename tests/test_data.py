@@ -16,13 +16,13 @@ from monai_diffscore.data import (
     GridPatchesd,
     HeldOutSlabd,
     LoadVolumed,
+    evenly_spaced,
     list_volumes,
     load_statistics,
     measure_statistics,
     save_statistics,
     split_by_subject,
     split_rows,
-    spread,
     toy_rows,
 )
 from monai_diffscore.errors import DataError
@@ -146,8 +146,8 @@ def test_grid_patches_are_fixed_inside_and_cover_the_volume():
 
 
 def test_spread_keeps_order_and_ends():
-    assert spread(range(10), 4) == [0, 3, 6, 9]
-    assert spread([1, 2], 4) == [1, 2]
+    assert evenly_spaced(range(10), 4) == [0, 3, 6, 9]
+    assert evenly_spaced([1, 2], 4) == [1, 2]
 
 
 def test_statistics_are_those_of_the_normalised_voxels(write_volume, tmp_path):

@@ -20,6 +20,7 @@ from workflows import (
     workflow,
 )
 
+from monai_diffscore.inspection.files import references_in
 from monai_diffscore.samples.chests import ct_phantom
 from monai_diffscore.transforms import WINDOWS_HU
 
@@ -37,7 +38,8 @@ def test_overlays_change_ids_that_exist(bundle, overlay):
     changes = json.loads((ROOT / f"configs/{overlay}.json").read_text())
     changed = {key.removeprefix("+").split("#")[0] for key in changes}
     everywhere = {key for name in BUNDLES for file in ("train", "inference") for key in configuration(name, file)}
-    assert changed <= everywhere
+    own = {reference.split("#")[0] for reference in references_in(changes)}
+    assert changed <= everywhere | own
     assert changed & (set(configuration(bundle, "train")) | set(configuration(bundle, "inference")))
 
 
@@ -71,7 +73,7 @@ def test_every_overlay_trains_and_samples(bundle, overlay, dataset, tmp_path):
 def test_another_network_takes_the_place_of_the_bundles_own(bundle, dataset, tmp_path):
     """The overlay network_dit declares no condition: a bundle that has one is told to leave it out."""
     where = {"output_dir": str(tmp_path / "out"), "ckpt_dir": str(tmp_path), "dataset_dir": dataset}
-    conditions = configuration(bundle, "train")["condition_keys"]
+    conditions = workflow(bundle, ["train"], ["smoke"], **where).parser.get_parsed_content("condition_keys")
     made = workflow(bundle, ["train"], ["network_dit", "checkpointing", "smoke"], condition_keys=[], **where)
     network = made.parser.get_parsed_content("network").network
     assert type(network).__name__ == "ScoreDiT"

@@ -233,6 +233,8 @@ def test_the_overlay_replaces_what_stands_in_every_bundle(bundle):
     overlay = json.loads((ROOT / "configs/fsdp.json").read_text())
     train = json.loads((ROOT / f"bundles/{bundle}/configs/train.json").read_text())
     assert [line for line in overlay["initialize"] if "launcher" not in line] == train["initialize"]
-    assert train["checkpoint"]["_target_"] == "monai_diffscore.handlers.ResumableCheckpoint"
-    assert {"_target_": "monai_diffscore.handlers.Attach", "handler": "@checkpoint"} in train["train"]["handlers"]
+    assert train["resumable_checkpoint"]["_target_"] == "monai_diffscore.handlers.ResumableCheckpoint"
+    assert {"_target_": "monai_diffscore.handlers.Attach", "handler": "@resumable_checkpoint"} in train["train"][
+        "handlers"
+    ]
     assert {name: value for name, value in overlay["ema"].items() if name != "average"} == train["ema"]

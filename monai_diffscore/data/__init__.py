@@ -16,16 +16,19 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "files": "file_hash",
         "gene_fields": "GeneFields find_fields",
         "gene_sets": "GeneSets read_gene_sets",
+        "image_requests": "labels_in_turn requested_labels requested_tiles",
         "loader": "ResumableLoader",
         "matrices": "read_matrix",
         "participants": "attach_participants categorical_fields continuous_fields encode_conditions",
         "patches": (
-            "GridPatchesd HeldOutSlabd PositionChannelsd load_statistics measure_statistics save_statistics spread"
+            "GridPatchesd HeldOutSlabd PositionChannelsd evenly_spaced load_statistics measure_statistics "
+            "save_statistics"
         ),
         "rows": "split_rows toy_rows",
         "slide_stains": "fit_slide fit_slides",
         "slides": "Slide list_slides",
         "table_inference": "find_schema infer_schema",
+        "statistics": "evenly_spaced_items measure_cases require_weights statistics_beside",
         "tables": "incomplete_rows read_table requested_rows split_table table_rows write_table",
         "tiles": "SaveTilesd SlideTiles",
         "volumes": "BlankVolumed LoadVolumed list_volumes split_by_subject",

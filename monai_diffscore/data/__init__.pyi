@@ -6,6 +6,7 @@ from monai_diffscore.data.dicom import *
 from monai_diffscore.data.files import *
 from monai_diffscore.data.gene_fields import *
 from monai_diffscore.data.gene_sets import *
+from monai_diffscore.data.image_requests import *
 from monai_diffscore.data.loader import *
 from monai_diffscore.data.matrices import *
 from monai_diffscore.data.participants import *
@@ -13,6 +14,7 @@ from monai_diffscore.data.patches import *
 from monai_diffscore.data.rows import *
 from monai_diffscore.data.slide_stains import *
 from monai_diffscore.data.slides import *
+from monai_diffscore.data.statistics import *
 from monai_diffscore.data.table_inference import *
 from monai_diffscore.data.tables import *
 from monai_diffscore.data.tiles import *

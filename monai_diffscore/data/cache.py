@@ -13,7 +13,7 @@ from monai.data.utils import pickle_hashing
 from monai.transforms import Compose, RandomizableTrait, Transform
 from monai.utils import convert_to_tensor
 
-from monai_diffscore.data.patches import spread
+from monai_diffscore.data.patches import evenly_spaced
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ def cached_dataset(
     distinct = list({pickle_hashing(case): case for case in data}.values())
     if memory_gb > 0:
         steps = Compose(_deterministic(transform))
-        sizes = [_bytes(steps(case)) for case in spread(distinct, measured)]
+        sizes = [_bytes(steps(case)) for case in evenly_spaced(distinct, measured)]
         estimated_gb = sum(sizes) / max(1, len(sizes)) * len(distinct) / 1e9
         if estimated_gb <= memory_gb:
             return CacheDataset(data=data, transform=transform, hash_as_key=True, copy_cache=copy_cache)

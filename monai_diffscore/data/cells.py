@@ -242,6 +242,12 @@ def condition_codes(statistics: Mapping[str, Any], names: Mapping[str, str]) -> 
     return {name: known[name].index(category) for name, category in names.items()}
 
 
+def condition_keys(statistics: Mapping[str, Any]) -> list[str]:
+    """What a model of cells is conditioned on: label and batch where they are declared, then the covariates."""
+    declared = [name for name in ("label", "batch") if statistics["fields"][name]]
+    return declared + list(statistics["covariates"])
+
+
 def _refuse_unknown(asked: Iterable[str], known: Sequence[str], key: str) -> None:
     unknown = [name for name in asked if name not in known]
     if unknown:

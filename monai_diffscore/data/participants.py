@@ -144,19 +144,31 @@ def continuous_fields(fields: Mapping[str, Field]) -> dict[str, list[float]]:
     return {name: [field["mean"], field["std"]] for name, field in fields.items() if "mean" in field}
 
 
-def categorical_fields(fields: Mapping[str, Field]) -> dict[str, int]:
-    """Number of categories of each other field, as a ``ConditionEncoder`` declares it."""
-    return {name: len(field["categories"]) for name, field in fields.items() if "categories" in field}
+def categorical_fields(fields: Mapping[str, Field], **classes: int | None) -> dict[str, int]:
+    """Number of categories of each other field, as a ``ConditionEncoder`` declares it.
+
+    Args:
+        fields: as they are declared.
+        classes: numbers of categories of further conditions by name, such as ``label``; None leaves one out.
+    """
+    counts = {name: len(field["categories"]) for name, field in fields.items() if "categories" in field}
+    return {**{name: count for name, count in classes.items() if count is not None}, **counts}
 
 
 def attach_participants(
-    cases: Sequence[Mapping[str, Any]], path: str | Path, fields: Mapping[str, Field]
+    cases: Sequence[Mapping[str, Any]], path: str | Path | None, fields: Mapping[str, Field]
 ) -> list[dict[str, Any]]:
-    """The cases, each with the values of the ``fields`` of its subject.
+    """The cases, each with the values of the ``fields`` of its subject; without fields as they are.
 
+    Args:
+        cases: dictionaries with ``subject``.
+        path: the table of the subjects.
+        fields: by name, as a bundle declares them.
     Raises:
         DataError: as :func:`read_participants`; if no subject of the data has a row, or for a value not declared.
     """
+    if path is None:
+        return [dict(case) for case in cases]
     table = read_participants(path)
     rows = [table.get(plain_name(str(case["subject"]))) for case in cases]
     if fields and not any(row is not None for row in rows):

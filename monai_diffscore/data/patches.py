@@ -90,7 +90,7 @@ class GridPatchesd(MapTransform):
             for start in iter_patch_position(sizes, self.patch_size, padded=True)
         ]
         patches = []
-        for start in spread(starts, self.count):
+        for start in evenly_spaced(starts, self.count):
             end = [begin + patch for begin, patch in zip(start, self.patch_size, strict=True)]
             crop = SpatialCrop(roi_start=start, roi_end=end)
             patches.append({**data, **{key: crop(data[key]) for key in self.keys}})
@@ -156,7 +156,7 @@ class PositionChannelsd(MapTransform):
         return affine[:rows, : len(middle)] @ middle + affine[:rows, -1]
 
 
-def spread(items: Sequence[Any], count: int) -> list[Any]:
+def evenly_spaced(items: Sequence[Any], count: int) -> list[Any]:
     """At most ``count`` of the items, evenly spread over them, in order."""
     if len(items) <= count:
         return list(items)

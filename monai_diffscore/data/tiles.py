@@ -26,7 +26,7 @@ from monai.utils import convert_to_numpy
 from PIL import Image
 
 from monai_diffscore.atomic_files import whole_file
-from monai_diffscore.data.patches import spread
+from monai_diffscore.data.patches import evenly_spaced
 from monai_diffscore.data.pictures import write_pyramid
 from monai_diffscore.data.slides import Slide
 from monai_diffscore.errors import DataError
@@ -113,7 +113,7 @@ class SlideTiles(Dataset):
         for number in range(len(data)):
             region, corners = self._grid(number)
             self.regions.append(region)
-            self.corners.append(corners if count is None else corners[spread(range(len(corners)), count)])
+            self.corners.append(corners if count is None else corners[evenly_spaced(range(len(corners)), count)])
         self._ends = np.cumsum([len(corners) for corners in self.corners])
         if len(self) == 0:
             sizes = [self.slide(number).size for number in range(min(len(data), 4))]
@@ -225,7 +225,7 @@ def tissue_pixels(
     for index in range(len(found)):
         tile = found.load(index)["image"].numpy()
         pixels = tile.reshape(3, -1).T[tissue_mask(tile).ravel()]
-        parts.append(pixels[spread(range(len(pixels)), each)])
+        parts.append(pixels[evenly_spaced(range(len(pixels)), each)])
     return np.concatenate(parts)[:count], glass_colour(opened.overview()[0])
 
 

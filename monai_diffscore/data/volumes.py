@@ -313,7 +313,7 @@ class BlankVolumed(MapTransform):
         spacing_mm: size of a voxel; the axes are RAS, and the centre of the volume is the origin of the world. None for
             arrays without a place in the world.
         channels: number of channels.
-        value: intensity of all voxels.
+        value: intensity of all voxels, or one for each channel.
     """
 
     def __init__(
@@ -322,12 +322,13 @@ class BlankVolumed(MapTransform):
         shape: Sequence[int],
         spacing_mm: Sequence[float] | None = None,
         channels: int = 1,
-        value: float = 0.0,
+        value: float | Sequence[float] = 0.0,
     ) -> None:
         super().__init__(keys, allow_missing_keys=True)
         if spacing_mm is not None and len(shape) != len(spacing_mm):
             raise ValueError(f"shape and spacing_mm need one entry for each axis, got {shape} and {spacing_mm}.")
-        self.shape, self.channels, self.value = tuple(shape), channels, value
+        self.shape = tuple(shape)
+        self.values = torch.as_tensor(value, dtype=torch.float32).expand(channels)
         # a slice lies in space too: writers of NIfTI want 4 x 4
         self.affine = torch.eye(max(len(shape), 3) + 1, dtype=torch.float64)
         for axis, (size, step) in enumerate(zip(shape, spacing_mm or (), strict=spacing_mm is not None)):
@@ -337,5 +338,8 @@ class BlankVolumed(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         filled = dict(data)
         for key in self.keys:
-            filled[key] = MetaTensor(torch.full((self.channels, *self.shape), self.value), affine=self.affine)
+            filled[key] = MetaTensor(self._volume(), affine=self.affine)
         return filled
+
+    def _volume(self) -> torch.Tensor:
+        return self.values.reshape(-1, *(1 for _ in self.shape)).repeat(1, *self.shape)

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from monai_diffscore.data import spread
+from monai_diffscore.data import evenly_spaced
 
 
 def fingerprint(loader: Any, most: int = 4096) -> str | None:
@@ -25,7 +25,7 @@ def fingerprint(loader: Any, most: int = 4096) -> str | None:
     if not isinstance(cases, Sequence):
         return None
     digest = hashlib.sha256(str(len(cases)).encode())
-    for case in spread(cases, most):
+    for case in evenly_spaced(cases, most):
         for key, value in sorted(case.items()) if isinstance(case, Mapping) else [("", case)]:
             digest.update(str(key).encode() + b"=" + _bytes(value))
     return digest.hexdigest()[:16]

@@ -126,9 +126,11 @@ def _conditions(train: Config, inference: Config) -> list[Finding]:
     if not isinstance(keys, list) or not isinstance(network, dict):
         return []
     encoder = network.get("condition") or {}
+    if isinstance(encoder, str) and encoder.startswith("@"):
+        encoder = look_up(train, encoder[1:])[1]
     if not isinstance(encoder, dict):
         return []
-    declared = {name for kind in KINDS for name in (encoder.get(kind) or {})}
+    declared = {name for kind in KINDS for name in _names(encoder.get(kind), train)}
     own = {"context"} if network.get("context_channels") else set()
     findings = []
     for name in sorted(set(keys) - declared - own):
@@ -148,6 +150,14 @@ def _conditions(train: Config, inference: Config) -> list[Finding]:
             )
         )  # fmt: skip
     return findings
+
+
+def _names(declared: Any, train: Config) -> list[str]:
+    """The conditions of one kind: those declared here, or the fields of the subjects where an expression says so."""
+    if isinstance(declared, str):
+        fields = train.get("fields")
+        return list(fields) if isinstance(fields, dict) else []
+    return list(declared or {})
 
 
 def _weights(files: BundleFiles) -> list[Finding]:

@@ -18,9 +18,9 @@ from typing import Any
 
 from monai.bundle.properties import InferProperties, TrainProperties
 
+from monai_diffscore.composing import compose, declared
 from monai_diffscore.inspection.components import takes
 from monai_diffscore.inspection.files import REFERENCE, BundleFiles, Config, Finding, items, look_up, references_in
-from monai_diffscore.planning.templates import FOLDER
 
 #: read by MONAI's command line and workflows, or named in DESIGN as what users and scripts lean on
 ENTRIES = {"imports", "initialize", "finalize", "run", "bundle_root", "dataset_dir", "output_dir", "tracking_uri"}
@@ -156,19 +156,17 @@ def _unknown_file(text: str, files: BundleFiles) -> list[Finding]:
         config = json.loads(Path(text).read_text())
     except (OSError, ValueError) as error:
         return [Finding(text, "an overlay, a JSON file", f"{type(error).__name__}: {error}", "Give another file.")]
-    return _unknown_keys(text, {key: value for key, value in config.items() if key not in _shipped_ids()}, files)
+    return _unknown_keys(text, config, files, _shipped_ids())
 
 
 @cache
 def _shipped_ids() -> set[str]:
     """Top-level ids of all shipped bundles: an overlay for any of them may set what one of them does not have."""
-    found: set[str] = set()
-    for file in FOLDER.glob("*/configs/*.json"):
-        found |= set(json.loads(file.read_text()))
-    return found
+    return {key for name in declared() for config in compose(name).values() for key in config}
 
 
-def _unknown_keys(where: str, overlay: Config, files: BundleFiles) -> list[Finding]:
+def _unknown_keys(where: str, overlay: Config, files: BundleFiles, elsewhere: Iterable[str] = ()) -> list[Finding]:
+    """Keys of an overlay that no configuration has; those that other bundles have may be ``elsewhere``."""
     findings = []
     read = {
         reference.split("#")[0] for config in [overlay, *files.configs.values()] for reference in references_in(config)
@@ -177,7 +175,7 @@ def _unknown_keys(where: str, overlay: Config, files: BundleFiles) -> list[Findi
     for key, value in overlay.items():
         path = key.lstrip("+").replace("::", "#")
         known = any(look_up(config, path)[0] or _is_keyword(config, path) for config in others)
-        if known or path in read or path in ENTRIES or _runs(value):
+        if known or path in read or path in ENTRIES or key in elsewhere or _runs(value):
             continue
         ids = {name for config in others for name, _ in items(config) if not name.rsplit("#", 1)[-1].isdigit()}
         close = difflib.get_close_matches(path, ids, n=2)

@@ -8,10 +8,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from monai_diffscore.composing import network_of
 from monai_diffscore.planning.fingerprint import Fingerprint
 from monai_diffscore.planning.gene_data import CELLS_HELD_OUT, ROWS_HELD_OUT, held_out_share
 from monai_diffscore.planning.plan import Budget, Choice, Plan
-from monai_diffscore.planning.templates import network_of
 
 #: rows below which a network learns them by heart unless it is held back
 FEW_ROWS = 1000

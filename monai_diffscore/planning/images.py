@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from monai_diffscore.data.arrays import LoadArrayd, LoadPictured, class_names, list_arrays
 from monai_diffscore.data.dicom import holds_dicom
-from monai_diffscore.data.patches import spread
+from monai_diffscore.data.patches import evenly_spaced
 from monai_diffscore.data.paths import split_channel
 from monai_diffscore.data.volumes import LoadVolumed, listed_cases
 from monai_diffscore.errors import DataError
@@ -225,7 +225,7 @@ def _picture_channels(cases: Sequence[dict[str, Any]]) -> int:
         except Exception:  # a damaged picture has no say
             return 0
 
-    votes = Counter(channels(case) for case in spread(list(cases), 64))
+    votes = Counter(channels(case) for case in evenly_spaced(list(cases), 64))
     votes.pop(0, None)
     return votes.most_common(1)[0][0] if votes else 1
 
@@ -238,7 +238,7 @@ def _arrays(
     channels: int,
     read: Callable[[dict[str, Any]], np.ndarray],
 ) -> Fingerprint:
-    chosen = [case for case in cases if "row" not in case] + spread([c for c in cases if "row" in c], _ROWS_READ)
+    chosen = [case for case in cases if "row" not in case] + evenly_spaced([c for c in cases if "row" in c], _ROWS_READ)
     pairs, unread = read_each(root, tqdm(chosen, desc="reading", leave=False), lambda case: _facts_of_array(read(case)))
     refuse_unless_some(root, kind, pairs, problems + unread)
     gone = {problem.file for problem in unread}

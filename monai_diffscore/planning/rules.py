@@ -30,10 +30,10 @@ from typing import Any
 
 import torch
 
+from monai_diffscore.composing import network_of
 from monai_diffscore.planning.fingerprint import Fingerprint
 from monai_diffscore.planning.gene_rules import plan_cells, plan_expression, plan_table
 from monai_diffscore.planning.plan import Budget, Choice, Plan
-from monai_diffscore.planning.templates import network_of
 
 #: voxels along the edge of a 3-D patch, and pixels along that of a 2-D image
 PATCH_EDGE = {False: 32, True: 64}

@@ -10,7 +10,7 @@ import torch
 from monai.transforms import LoadImage
 from torch import Tensor
 
-from monai_diffscore.data import spread
+from monai_diffscore.data import evenly_spaced
 from monai_diffscore.data.arrays import LABELS, read_labels
 from monai_diffscore.errors import DataError
 
@@ -54,7 +54,7 @@ def read_images(files: Sequence[Path], count: int) -> tuple[list[Tensor], Tensor
         file_images, file_labels = read_file(file)
         images, labels = images + file_images, labels + file_labels
         _check_alike(file, images)
-    return spread(images, count), torch.tensor(spread(labels, count))
+    return evenly_spaced(images, count), torch.tensor(evenly_spaced(labels, count))
 
 
 def read_file(file: Path) -> tuple[list[Tensor], list[int]]:

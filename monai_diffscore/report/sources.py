@@ -13,7 +13,7 @@ from monai.transforms import Compose
 from monai.utils import convert_to_tensor
 from torch import Tensor
 
-from monai_diffscore.data import list_volumes, spread
+from monai_diffscore.data import evenly_spaced, list_volumes
 from monai_diffscore.errors import DataError
 from monai_diffscore.report.image_files import find_samples, read_file, read_images
 from monai_diffscore.report.runs import RunRecord, run_parser
@@ -81,7 +81,7 @@ def gather(
     """
     path = Path(path)
     files = find_samples(path)
-    raw, raw_labels = read_images(spread(files, count), count)
+    raw, raw_labels = read_images(evenly_spaced(files, count), count)
     if record is not None and record.channel_ranges is not None:
         raw = [_by_channel(image, *record.channel_ranges) for image in raw]
         intensity_range, unit = (-1.0, 1.0), "normalised"
@@ -150,7 +150,7 @@ def _volumes(
     flag, what = ("--train", "training") if part == 0 else ("--real", "unseen real")
     config = record.config if record is not None else None
     if folder is not None and config is None:
-        read = [read_file(file) for file in spread(find_samples(folder), most * 64)]
+        read = [read_file(file) for file in evenly_spaced(find_samples(folder), most * 64)]
         return Volumes(
             [image for images, _ in read for image in images],
             [label for _, labels in read for label in labels],
@@ -185,7 +185,7 @@ def _volumes(
         )
     loaded = [read_case(cases[0])]
     whole = tuple(loaded[0]["image"].shape[1:]) == tuple(size)
-    loaded += [read_case(cases[place]) for place in spread(range(len(cases)), most * 64 if whole else most)[1:]]
+    loaded += [read_case(cases[place]) for place in evenly_spaced(range(len(cases)), most * 64 if whole else most)[1:]]
     tensors = [convert_to_tensor(item["image"], track_meta=False, dtype=torch.float32) for item in loaded]
     name = str(folder) if folder is not None else f"{Path(str(parser.get_parsed_content('dataset_dir'))).name}"
     return Volumes(tensors, [int(item.get(label_key, -1)) for item in loaded], name)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from monai_diffscore.data import spread
+from monai_diffscore.data import evenly_spaced
 from monai_diffscore.errors import DataError
 
 
@@ -71,5 +71,5 @@ def random_windows(volumes: Sequence[Tensor], size: Sequence[int], count: int, s
 def _sources(volumes: Sequence[Tensor], size: Sequence[int], count: int) -> list[int]:
     """The place in ``volumes`` of the one that each window is cut out of."""
     if all(tuple(volume.shape) == tuple(size) for volume in volumes):
-        return spread(range(len(volumes)), count)
+        return evenly_spaced(range(len(volumes)), count)
     return [number % len(volumes) for number in range(count)]

@@ -14,7 +14,7 @@ from monai.utils import convert_to_tensor
 from torch import Tensor, nn
 
 from monai_diffscore.atomic_files import write_json
-from monai_diffscore.data import spread
+from monai_diffscore.data import evenly_spaced
 from monai_diffscore.gallery import save_gallery
 from monai_diffscore.inferers import LikelihoodInferer, Progress
 from monai_diffscore.tasks.anomaly import foreground, load_scores
@@ -67,7 +67,7 @@ class PatchLikelihoodInferer(LikelihoodInferer):
         return {"window": list(self.window), "sigma_max_min": ends}
 
     def _of_image(self, image: Tensor, network: nn.Module) -> Tensor:
-        cut = spread(patches_of(image, self.window), self.patches)
+        cut = evenly_spaced(patches_of(image, self.window), self.patches)
         rows = []
         for first in range(0, len(cut), self.patches_at_once):
             rows.append(super().__call__(torch.stack(cut[first : first + self.patches_at_once]), network))

@@ -1,0 +1,119 @@
+"""A bundle from parts: its declaration, and for a planned bundle the values of the plan.
+
+A *declaration* is a part with one more key, ``parts``: the names of those that lie under it, in order. It holds only
+what is the bundle's own.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from monai_diffscore.composing.merging import Part, merge, written
+from monai_diffscore.errors import DataError
+
+_HERE = Path(__file__).parent
+#: a configuration is read from the top: where things are, settings, what is built from them, the walk of the data
+_PLACES = (
+    "imports",
+    "+imports",
+    "bundle_root",
+    "dataset_dir",
+    "output_dir",
+    "ckpt_dir",
+    "checkpoint",
+    "seed",
+    "device",
+)
+_WALK = ("train", "validate", "evaluator", "initialize", "run", "training", "sampling", "finalize")
+
+Config = dict[str, Any]
+
+
+def declared() -> list[str]:
+    """The names of the shipped bundles, sorted."""
+    return sorted(path.stem for path in (_HERE / "declarations").glob("*.json"))
+
+
+def declaration(name: str) -> dict[str, Any]:
+    """The declaration of a shipped bundle.
+
+    Raises:
+        DataError: if there is none of this name.
+    """
+    return _read("declarations", name, "a declared bundle")
+
+
+def compose(
+    name: str, parts: Sequence[str] | None = None, values: Part | None = None, title: str | None = None
+) -> dict[str, Config]:
+    """The configurations of a bundle by file name without ``.json``.
+
+    Args:
+        name: of the declaration.
+        parts: instead of those of the declaration.
+        values: one more part on top, such as a plan's.
+        title: what runs, pictures and files call the bundle; None takes ``name``.
+    Raises:
+        DataError: for a declaration or a part that does not exist.
+    """
+    own = declaration(name)
+    names = own.pop("parts") if parts is None else parts
+    own.pop("parts", None)
+    composition: dict[str, Any] = {}
+    for part in [*(_read("parts", part, "a part") for part in names), own, values or {}]:
+        merge(composition, part)
+    _entitle(composition, title or name)
+    return {file: _ordered(config) for file, config in written(composition).items()}
+
+
+def network_of(name: str) -> Config:
+    """The declaration of the network of a shipped bundle."""
+    network: Config = compose(name)["train"]["network_def"]["network"]
+    return network
+
+
+def _entitle(composition: dict[str, Any], title: str) -> None:
+    """The name of the bundle where it is shown."""
+    places = ("train/tracking/prefix", "inference/handlers[]/gallery/title", "inference/model_name")
+    for place in places:
+        *way, last = place.split("/")
+        folder: Any = composition
+        for step in way:
+            folder = folder.get(step) or {}
+        if last in folder:
+            folder[last] = title
+
+
+def _ordered(config: Config) -> Config:
+    """The configuration in the order in which it is read; stable otherwise."""
+
+    def place(name: str) -> tuple[int, int]:
+        if name in _PLACES:
+            return 0, _PLACES.index(name)
+        if name in _WALK:
+            return 3, _WALK.index(name)
+        return (1 if _is_setting(config[name]) else 2), 0
+
+    return {name: config[name] for name in sorted(config, key=place)}
+
+
+def _is_setting(value: Any) -> bool:
+    """Whether a value stands for itself: a number, a text, or a list of them."""
+    if isinstance(value, list):
+        return all(_is_setting(entry) for entry in value)
+    return not isinstance(value, dict) and not str(value).startswith(("$", "@", "%"))
+
+
+def _read(folder: str, name: str, expected: str) -> dict[str, Any]:
+    path = _HERE / folder / f"{name}.json"
+    if not path.is_file():
+        known = sorted(file.stem for file in path.parent.glob("*.json"))
+        raise DataError(
+            path, key="name", expected=f"{expected}: {', '.join(known)}", got=repr(name),
+            remedy="Name one of them, or install monai_diffscore again if files are missing.",
+        )  # fmt: skip
+    content: dict[str, Any] = json.loads(path.read_text())
+    return content
