@@ -18,7 +18,7 @@ import scipy.sparse
 from monai.bundle import ConfigWorkflow
 from PIL import Image
 from small_data import stained
-from test_zoo import check_for_zoo
+from zoo import check_for_zoo
 
 from monai_diffscore.__main__ import main
 from monai_diffscore.data import attach_participants, encode_conditions, list_volumes
