@@ -31,7 +31,7 @@ def numbers_of_each(
     """
     if asked is None:
         check_count(count)
-        return apportion(seen if seen is not None and sum(seen) else [1] * len(known), count)
+        return apportion(seen if seen is not None and any(seen) else [1] * len(known), count)
     numbers = [0] * len(known)
     for name, number in asked.items():
         check_count(number, least=0)
