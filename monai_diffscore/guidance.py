@@ -217,7 +217,7 @@ class PosteriorGuidance(nn.Module):
         if method not in ("mmps", "pigdm", "dps"):
             raise ValueError(f"method must be 'mmps', 'pigdm' or 'dps', got {method!r}.")
         if method != "mmps" and sigma_data is None:
-            sigma_data = _data_std(denoiser)
+            sigma_data = _data_std(denoiser, "PosteriorGuidance", ", or take method='mmps', which needs none")
         if not (noise_std > 0 and (sigma_data is None or sigma_data > 0) and iterations > 0):
             raise ValueError(
                 f"PosteriorGuidance needs noise_std, sigma_data and iterations > 0, got {noise_std}, {sigma_data} and "
@@ -282,13 +282,12 @@ class PosteriorGuidance(nn.Module):
         return residual / (per_sample(prior, residual) * self._squared_norms[grid] + noise)
 
 
-def _data_std(denoiser: nn.Module) -> float:
+def _data_std(denoiser: nn.Module, guidance: str, remedy: str = "") -> float:
     stds = {float(module.sigma_data) for module in denoiser.modules() if isinstance(module, EDMPreconditioning)}
     if len(stds) != 1:
         raise ValueError(
-            "PosteriorGuidance needs sigma_data, the standard deviation of the data, where the denoiser does not have "
-            f"one EDMPreconditioning: got {sorted(stds) or 'none'}. Pass sigma_data, or take method='mmps', which "
-            "needs none."
+            f"{guidance} needs sigma_data, the standard deviation of the data, where the denoiser does not have one "
+            f"EDMPreconditioning: got {sorted(stds) or 'none'}. Pass sigma_data{remedy}."
         )
     return stds.pop()
 
@@ -312,8 +311,11 @@ class LikelihoodGuidance(nn.Module):
         variance: v, of the means [B, G] to [B, G].
         operator: A, on [B, G]; such as :class:`~monai_diffscore.operators.GeneDropout`, what was observed.
         y: [B, G], A applied to what was measured.
-        sigma_data: s, standard deviation of the data.
+        sigma_data: s, standard deviation of the data. None takes it from the denoiser's own
+            :class:`~monai_diffscore.denoiser.EDMPreconditioning`; there is no other default.
         iterations: of Fisher scoring.
+    Raises:
+        ValueError: for values that are not > 0, or no sigma_data where the denoiser does not have one.
 
     Source: the approximation of the prior is that of Song et al. 2023 (PiGDM), Eq. 8; scoring: McCullagh and Nelder
     1989, Section 2.5.
@@ -328,10 +330,12 @@ class LikelihoodGuidance(nn.Module):
         variance: Callable[[Tensor], Tensor],
         operator: Operator,
         y: Tensor,
-        sigma_data: float = 1.0,
+        sigma_data: float | None = None,
         iterations: int = 4,
     ) -> None:
         super().__init__()
+        if sigma_data is None:
+            sigma_data = _data_std(denoiser, "LikelihoodGuidance")
         if not (sigma_data > 0 and iterations > 0):
             raise ValueError(f"LikelihoodGuidance needs sigma_data, iterations > 0, got {sigma_data}, {iterations}.")
         self.denoiser, self.mean, self.variance, self.operator = denoiser, mean, variance, operator

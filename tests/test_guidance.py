@@ -9,9 +9,16 @@ import torch
 from torch import nn
 
 from monai_diffscore.denoiser import Denoiser, EDMPreconditioning, GaussianDenoiser, MixtureDenoiser, VPPreconditioning
-from monai_diffscore.guidance import Autoguidance, ClassifierFree, GuidanceInterval, Inpaint, PosteriorGuidance
+from monai_diffscore.guidance import (
+    Autoguidance,
+    ClassifierFree,
+    GuidanceInterval,
+    Inpaint,
+    LikelihoodGuidance,
+    PosteriorGuidance,
+)
 from monai_diffscore.likelihood import log_likelihood
-from monai_diffscore.operators import Blur, Downsample, Mask, Operator
+from monai_diffscore.operators import Blur, Downsample, Mask, Operator, Radon
 from monai_diffscore.sampling import asinh_sigmas, karras_sigmas, log_uniform_sigmas, sample_adams, sample_repaint
 from monai_diffscore.tensors import per_sample
 
@@ -253,7 +260,45 @@ def test_a_denoiser_without_a_standard_deviation_needs_one():
         for method in ("pigdm", "dps"):
             with pytest.raises(ValueError, match=r"needs sigma_data.*mmps"):
                 PosteriorGuidance(denoiser, operator, y, 0.1, method)
+        with pytest.raises(ValueError, match=r"LikelihoodGuidance needs sigma_data.*Pass sigma_data\.$"):
+            LikelihoodGuidance(denoiser, lambda u: u, torch.ones_like, Mask(torch.ones(SIZE)), torch.zeros(1, SIZE))
     PosteriorGuidance(nn.Identity(), operator, y, 0.1, "mmps")
+
+
+@pytest.mark.parametrize("std", [0.5, 1.0, 3.0])
+def test_likelihood_guidance_takes_the_standard_deviation_of_its_denoiser(std):
+    """White data of this standard deviation, and numbers of its mean with variance 0.09: the closed form."""
+
+    class Zero(nn.Module):
+        def forward(self, x, c_noise):
+            return torch.zeros_like(x)
+
+    denoiser = Denoiser(Zero(), EDMPreconditioning(std))  # D = c_skip x, exact for N(0, std^2)
+    generator = torch.Generator().manual_seed(1)
+    y, x = torch.randn(2, 4, SIZE, dtype=torch.float64, generator=generator)
+    expected = (x / 0.7**2 + y / 0.09) / (1 / 0.7**2 + 1 / std**2 + 1 / 0.09)
+    for wrapped in (denoiser, Inpaint(denoiser, torch.zeros(SIZE), torch.zeros(SIZE))):
+        guided = LikelihoodGuidance(
+            wrapped, lambda u: u, lambda m: torch.full_like(m, 0.09), Mask(torch.ones(SIZE)), y, iterations=1
+        )
+        torch.testing.assert_close(guided(x, 0.7), expected, rtol=1e-6, atol=1e-6)  # sigma_data is float32
+
+
+@pytest.mark.parametrize("size", [(6, 9), (9, 6), (5, 12)])
+def test_dps_takes_the_squared_norm_of_its_own_grid(size):
+    """D + sigma^2 J A^T (r^2 |A|^2 + noise^2)^-1 (y - A D) with the largest singular value of the whole matrix."""
+    radon = Radon(size, [0.0, 35.0, 90.0, 140.0])
+    pixels = size[0] * size[1]
+    matrix = radon(torch.eye(pixels, dtype=torch.float64).reshape(pixels, 1, *size)).flatten(1).T
+    prior = GaussianDenoiser(torch.zeros(1, *size), 0.25 * torch.eye(pixels))
+    x = torch.randn(2, 1, *size, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    y, sigma, noise = radon(torch.ones_like(x)), 0.7, 0.3
+    shrink = 0.25 / (0.25 + sigma**2)  # D = shrink x, J = shrink
+    norm = torch.linalg.matrix_norm(matrix, 2) ** 2
+    residual = y.flatten(1) - shrink * x.flatten(1) @ matrix.T
+    expected = shrink * x.flatten(1) + sigma**2 * shrink * residual / (sigma**2 * shrink * norm + noise**2) @ matrix
+    guided = PosteriorGuidance(prior, radon, y, noise, "dps", sigma_data=0.5)(x, sigma)
+    torch.testing.assert_close(guided.flatten(1), expected, rtol=1e-3, atol=1e-3)  # 20 steps of the power method
 
 
 @pytest.mark.parametrize("method", ["mmps", "pigdm", "dps"])

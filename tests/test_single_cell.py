@@ -275,7 +275,7 @@ def test_genes_that_were_not_observed_say_nothing():
 
     def guided(y: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
         dropout = GeneDropout(seen)
-        return LikelihoodGuidance(prior, autoencoder.mean, autoencoder.variance, dropout, dropout(y))(x, 1.0)
+        return LikelihoodGuidance(prior, autoencoder.mean, autoencoder.variance, dropout, dropout(y), 1.0)(x, 1.0)
 
     torch.testing.assert_close(guided(counts, observed), guided(other, observed), rtol=0, atol=0)
     assert (guided(counts, observed) - guided(other, torch.ones(GENES))).abs().max() > 0.05

@@ -55,9 +55,10 @@ class ImputationInferer(SamplingInferer):
         if counts is None or observed is None:
             raise ValueError("ImputationInferer needs counts and observed among the condition_keys.")
         numbers = range(len(inputs)) if seed is None else [int(number) for number in seed]
+        # the autoencoder standardises its latents, whatever the preconditioning
         guided = LikelihoodGuidance(
             network, self.autoencoder.mean, self.autoencoder.variance, GeneDropout(observed), counts,
-            iterations=self.iterations,
+            sigma_data=1.0, iterations=self.iterations,
         ).to(inputs.device)  # fmt: skip
         drawn = self.draws(guided, inputs.float(), numbers, self.count, **condition)
         return functional.pad(drawn, (0, 0, 0, self.count - drawn.shape[1]), value=torch.nan)
