@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from mlflow.tracking import MlflowClient
+from monai.bundle import ConfigParser
 from pictures import check_picture
 from samples_of_bundles import CHECKS, check_volumes
 from workflows import (
@@ -61,6 +62,21 @@ def test_bundles_hold_no_code_and_all_that_belongs(bundle):
     assert not list(folder.rglob("*.py"))
     for name in ("LICENSE", "configs/logging.conf", "configs/evaluate.json", "docs/README.md"):
         assert (folder / name).is_file()
+
+
+@each_bundle
+def test_weights_follow_the_output_folder(bundle, tmp_path):
+    """Trainings with several output folders write several files; the bundle's own two folders stay as they are."""
+    parser = ConfigParser()
+    parser.read_config([str(ROOT / f"bundles/{bundle}/configs/train.json")])
+    root = str(tmp_path / bundle)
+    of = {}
+    for output in ("output", "output/second", "../A", "../B"):
+        parser.update({"bundle_root": root, "output_dir": f"{root}/{output}"})
+        of[output] = parser.get_parsed_content("ckpt_dir")
+        parser.ref_resolver.reset()
+    assert of.pop("output") == f"{root}/models"
+    assert of == {output: f"{root}/{output}/models" for output in of}
 
 
 # ---- runs ----

@@ -134,7 +134,8 @@ def test_a_checkpoint_that_is_taken_for_weights_holds_the_average(tmp_path, capl
         again.trainer.run()
     assert torch.equal(again.network.state_dict()[name], raw[name])
     assert "already done: 2 of 2 epochs" in caplog.text
-    assert f"weights: {tmp_path}/models/model.pt" in caplog.text
+    path = f"{tmp_path}/models/model.pt"
+    assert f"weights: {path}, for sampling: --checkpoint {path}; checkpoints: {tmp_path}" in caplog.text
 
 
 def test_training_learns_validates_saves_and_is_tracked(tmp_path):

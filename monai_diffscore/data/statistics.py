@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -64,3 +65,20 @@ def require_weights(checkpoint: str | Path) -> None:
             checkpoint, expected="weights that a training wrote", got="no such file",
             remedy="Train first (run training --config_file configs/train.json), or give another --checkpoint.",
         )  # fmt: skip
+
+
+def weights_folder(output_dir: str | Path, bundle_root: str | Path, name: str = "") -> str:
+    """The folder of a training's weights: two trainings with two output folders never write one file.
+
+    Args:
+        output_dir: of the training.
+        bundle_root: folder of the bundle.
+        name: of one of several trainings that a bundle describes.
+    Returns:
+        ``models/<name>`` of the bundle, if ``output_dir`` is the bundle's own ``output/<name>``; else ``models`` in
+        ``output_dir``.
+    """
+    own = os.path.join(bundle_root, "output", name)
+    if os.path.realpath(output_dir) == os.path.realpath(own):
+        return os.path.join(bundle_root, "models", name).rstrip(os.sep)
+    return os.path.join(output_dir, "models")

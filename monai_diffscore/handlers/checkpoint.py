@@ -149,9 +149,10 @@ class ResumableCheckpoint:
             remove(old)
 
     def say_where(self, engine: ScoreTrainer) -> None:
-        """Logs where weights and checkpoints are."""
+        """Logs where weights and checkpoints are, and which flag of sampling takes the weights."""
         if idist.get_rank() == 0:
-            weights = [] if self.weights is None else [f"weights: {_quoted(self.weights[1])}"]
+            path = None if self.weights is None else _quoted(self.weights[1])
+            weights = [] if path is None else [f"weights: {path}, for sampling: --checkpoint {path}"]
             logger.info("; ".join([*weights, f"checkpoints: {_quoted(self.folder)}"]))
 
     def _write(self, engine: ScoreTrainer, path: Path) -> None:
