@@ -1,0 +1,96 @@
+"""A planned bundle and a shipped one are the same files if the values are the same."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+
+from monai_diffscore.composing import compose, declared
+from monai_diffscore.data.literals import literal
+from monai_diffscore.planning.bundle import planned_configs, planned_parts
+from monai_diffscore.planning.declarations import FILES
+from monai_diffscore.planning.plan import Choice, Plan
+
+#: what a plan says of the user's data in place of the shipped sample: paths, and names of columns
+PATHS = {"dataset_dir", "healthy_dir", "schema", "fields_file", "graph_files"}
+TEXTS = {"changelog", "name", "description", "data_source", "intended_use", "image_classes"}
+KINDS = {
+    "pathology_hierarchical_unet": "slides",
+    "natural_dit2d": "pictures",
+    "signal_dit1d": "sequences",
+    "scrna_attention": "cells",
+    "bulk_expression_mlp": "expression",
+    "pathway_gnn": "expression",
+    "tabular_mlp": "table",
+}
+PLANNED = [name for name in declared() if name != "toy2d_mlp" and not name.endswith("_whole3d")]
+
+
+def plan_of(name: str) -> Plan:
+    """The plan that chooses what a shipped bundle has."""
+    train = compose(name)["train"]
+    kind = KINDS.get(name, "volumes")
+    choices = {key: value for key, value in train.items() if not isinstance(value, dict | str) and is_plain(value)}
+    network = {key: value for key, value in train["network_def"]["network"].items() if key != "condition"}
+    limits = {key: train[key] for key in ("window_hu", "percentiles") if key in train}
+    images = {
+        "normalisation": limits,
+        "noise": {key: train["noise"][key] for key in ("mean", "std")},
+        "sigma_max": train["sigmas"]["sigma_max"],
+        "autocast_dtype": train["autocast_dtype"] and train["autocast_dtype"].removeprefix("$torch."),
+        "optimizer": {"learning_rate": train["learning_rate"]},
+        "ema_length": train["ema"]["relative_length"],
+    }
+    choices |= {"network": network} | ({} if kind in FILES else images)
+    return Plan(
+        data="/data",
+        kind=kind,
+        template=name,
+        choices={key: Choice(value, "as shipped") for key, value in choices.items()},
+        modality=train.get("modality", ""),
+        channels=train.get("image_channels", 1),
+        details={"classes": [str(number) for number in range(train.get("num_classes") or 0)]},
+    )
+
+
+def is_plain(value: Any) -> bool:
+    """Whether a value is data, not text that MONAI runs or builds from."""
+    return literal(value) == value and not (isinstance(value, list) and any(isinstance(entry, dict) for entry in value))
+
+
+def without(configs: dict[str, Any], keys: set[str]) -> dict[str, Any]:
+    """The configurations without the values of some ids, wherever they stand."""
+    if isinstance(configs, dict):
+        return {key: without(value, keys) for key, value in configs.items() if key not in keys}
+    return configs
+
+
+@pytest.mark.parametrize("name", PLANNED)
+def test_a_plan_of_the_shipped_values_gives_the_shipped_files(name):
+    plan = plan_of(name)
+    shipped = compose(name, planned_parts(plan))
+    names = set(FILES[plan.kind][2]) if plan.kind in FILES else set()
+    planned = without(planned_configs(plan, name), PATHS | names)
+    metadata = without(planned.pop("metadata"), TEXTS)
+    shipped = without(shipped, PATHS | names)
+    expected = without(shipped.pop("metadata"), TEXTS)
+    assert planned == shipped
+    assert list(planned["train"]) == list(shipped["train"])
+    if plan.kind in FILES:  # the number of columns is the data's
+        for config in (metadata, expected):
+            for tensors in config["network_data_format"].values():
+                next(iter(tensors.values())).pop("num_channels")
+    assert metadata == expected
+
+
+def test_another_value_of_the_plan_is_another_value_of_the_files():
+    plan = plan_of("mri_unet3d")
+    changed = copy.deepcopy(plan)
+    changed.choices["patch_size"] = Choice([48, 48, 48], "larger")
+    before, after = planned_configs(plan, "a"), planned_configs(changed, "a")
+    assert after["train"]["patch_size"] == after["inference"]["sample_size"] == [48, 48, 48]
+    assert after["generate"]["sample_size"] == [96, 96, 96]
+    after["train"]["patch_size"] = before["train"]["patch_size"]
+    assert after["train"] == before["train"]
