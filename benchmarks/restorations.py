@@ -28,9 +28,8 @@ from torch import Tensor
 
 from monai_diffscore import Mask, Operator, Radon
 from monai_diffscore.data import list_volumes, split_by_subject
-from monai_diffscore.inferers import random_stream
 from monai_diffscore.tasks.cases import intensity_range
-from monai_diffscore.tensors import noise_like
+from monai_diffscore.tensors import noise_like, random_stream
 
 WEIGHTS = (0.003, 0.006, 0.01, 0.02, 0.04, 0.08, 0.15, 0.3)
 

@@ -10,7 +10,7 @@ import logging
 import random
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -66,6 +66,13 @@ class PrepareScoreBatch(PrepareBatch):
         return image, image, (), condition
 
 
+@runtime_checkable
+class Watched(Protocol):
+    """An inferer whose checks of finite numbers may run late, such as a ``LossInferer``."""
+
+    watches: list[FiniteWatch]
+
+
 class TrainingEvents(EventEnum):
     """What a training tells its handlers beside Ignite's events.
 
@@ -109,10 +116,10 @@ class ScoreTrainer(SupervisedTrainer):
         if isinstance(kwargs.get("network"), DistributedDataParallel):
             average_other_gradients(kwargs["optimizer"], kwargs["network"])
         super().__init__(*args, **kwargs)
-        watch = getattr(getattr(self.inferer, "loss", None), "watch", None)
-        if isinstance(watch, FiniteWatch):
-            watch.clock = lambda: self.state.iteration
-            self.watches.insert(0, watch)
+        if isinstance(self.inferer, Watched):
+            self.watches = [*self.inferer.watches, *self.watches]  # the loss comes before its gradients
+            for watch in self.inferer.watches:
+                watch.clock = lambda: self.state.iteration
         self._recent: deque[tuple[int, list[str]]] = deque(maxlen=32 * self.accumulation_steps)
         self.add_event_handler(Events.EPOCH_COMPLETED, lambda: self.settle())
         self.add_event_handler(Events.EPOCH_STARTED, _place_loader)

@@ -21,7 +21,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from monai.inferers import Inferer
 from monai.utils import convert_to_dst_type, convert_to_tensor
@@ -30,9 +29,9 @@ from tqdm import tqdm
 
 from monai_diffscore.interrupts import first_interrupt
 from monai_diffscore.likelihood import log_likelihood
-from monai_diffscore.losses import DenoisingLoss
+from monai_diffscore.losses import DenoisingLoss, FiniteWatch
 from monai_diffscore.sampling import Step, asinh_sigmas, sample_adams
-from monai_diffscore.tensors import noise_like, per_sample
+from monai_diffscore.tensors import noise_like, per_sample, random_stream
 
 logger = logging.getLogger(__name__)
 
@@ -48,20 +47,22 @@ def progress_bar(progress: Progress, **options: Any) -> tqdm:
 
 
 class LossInferer(Inferer):
-    """``loss(network, inputs, **condition)`` as an inferer: the loss per sample [B]."""
+    """``loss(network, inputs, **condition)`` as an inferer: the loss per sample [B].
 
-    def __init__(self, loss: DenoisingLoss) -> None:
+    Args:
+        loss: a :class:`~monai_diffscore.losses.DenoisingLoss`, a module that holds several, or a function.
+    Attributes:
+        watches: the checks of the losses that the trainer must settle before it writes a checkpoint.
+    """
+
+    def __init__(self, loss: Callable[..., Tensor]) -> None:
         super().__init__()
         self.loss = loss
+        parts = loss.modules() if isinstance(loss, nn.Module) else ()
+        self.watches: list[FiniteWatch] = [part.watch for part in parts if isinstance(part, DenoisingLoss)]
 
     def __call__(self, inputs: Tensor, network: nn.Module, **condition: Tensor) -> Tensor:  # type: ignore[override]
         return self.loss(network, convert_to_tensor(inputs, track_meta=False), **condition)
-
-
-def random_stream(*key: int) -> torch.Generator:
-    """A generator of its own for each key, such as (seed, number of the sample)."""
-    state = np.random.SeedSequence(key).generate_state(1, np.uint64)
-    return torch.Generator().manual_seed(int(state[0] >> 1))
 
 
 #: what a command that samples says after Ctrl-C

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -39,3 +40,12 @@ def noise_like(x: Tensor, generator: Generators = None) -> Tensor:
     if len(generator) != x.shape[0]:
         raise ValueError(f"Expected one generator per sample, {x.shape[0]}, got {len(generator)}.")
     return torch.stack([noise_like(sample, one) for sample, one in zip(x, generator, strict=True)])
+
+
+def random_stream(*key: int) -> torch.Generator:
+    """A generator on the CPU, of its own for each key of integers >= 0, such as (seed, number of the sample).
+
+    Zeros at the end of a key do not count: keys of one length have different streams.
+    """
+    state = np.random.SeedSequence(key).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(state[0] >> 1))

@@ -336,6 +336,38 @@ def test_what_is_looked_at_late_is_named_right_and_never_saved(where, tmp_path):
     assert training.run_record()[0].info.status == "FAILED"
 
 
+class SeveralLosses(torch.nn.Module):
+    """The mean of several denoising losses; only the last sees numbers that are not finite."""
+
+    def __init__(self, count):
+        super().__init__()
+        self.parts = torch.nn.ModuleList(DenoisingLoss(LogNormalNoise()) for _ in range(count))
+        self.calls = 0
+
+    def forward(self, network, x0, **condition):
+        self.calls += 1
+        losses = [part(network, x0, **condition) for part in self.parts[:-1]]
+        last = torch.full_like(x0, torch.nan) if self.calls == 6 else x0
+        return torch.stack([*losses, self.parts[-1](network, last, **condition)]).mean(0)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_the_trainer_settles_every_loss_that_its_objective_holds(count, tmp_path):
+    loss = SeveralLosses(count)
+    training = Training(tmp_path, epochs=8, loss=loss)
+    watches = [part.watch for part in loss.parts]
+    assert training.trainer.watches[:count] == watches
+    for watch in watches:
+        watch.every = 100  # late: the end of the epoch settles them
+    with pytest.raises(FloatingPointError, match=r"finite loss.*iteration 6\)"):
+        training.trainer.run()
+    assert training.trainer.state.iteration == 8
+
+
+def test_a_function_is_a_loss_without_checks():
+    assert LossInferer(lambda network, x0: x0.square().mean(1)).watches == []
+
+
 @pytest.mark.parametrize("fused", [False, True])
 def test_clipping_sees_unscaled_gradients_under_a_grad_scaler(fused):
     weight = torch.nn.Parameter(torch.zeros(1))

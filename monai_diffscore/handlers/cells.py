@@ -21,8 +21,8 @@ from monai_diffscore.data.anndata import TARGET_SUM, Expression, annotated_expre
 from monai_diffscore.data.files import file_hash
 from monai_diffscore.data.gene_fields import GeneFields
 from monai_diffscore.handlers.collector import Collector, concatenated
-from monai_diffscore.inferers import random_stream
 from monai_diffscore.networks.counts import CountsAutoencoder
+from monai_diffscore.tensors import random_stream
 from monai_diffscore.transforms.omics import LogNormalize
 
 

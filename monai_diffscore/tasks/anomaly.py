@@ -23,8 +23,9 @@ from monai_diffscore.atomic_files import write_json
 from monai_diffscore.data.tiles import tissue_mask
 from monai_diffscore.errors import DataError
 from monai_diffscore.gallery import ColourMap, save_findings
-from monai_diffscore.inferers import Progress, progress_bar, random_stream
+from monai_diffscore.inferers import Progress, progress_bar
 from monai_diffscore.tasks.cases import CaseTable, WriteNifti, on_source_grid
+from monai_diffscore.tensors import random_stream
 from monai_diffscore.tiling import any_size
 
 logger = logging.getLogger(__name__)

@@ -21,11 +21,11 @@ from torch import Tensor, nn
 
 from monai_diffscore.gallery import save_gallery
 from monai_diffscore.guidance import PosteriorGuidance
-from monai_diffscore.inferers import INTERRUPTED, Progress, SamplingInferer, random_stream, std_over_draws
+from monai_diffscore.inferers import INTERRUPTED, Progress, SamplingInferer, std_over_draws
 from monai_diffscore.operators import Mask, Operator
 from monai_diffscore.sampling import asinh_sigmas, sample_adams, sample_dpmpp_2m_sde
 from monai_diffscore.tasks.cases import CaseTable, WriteNifti, intensity_range, on_source_grid
-from monai_diffscore.tensors import noise_like
+from monai_diffscore.tensors import noise_like, random_stream
 from monai_diffscore.tiling import any_size
 
 #: a strong measurement makes the denoiser of the posterior change by more from step to step than a polynomial through

@@ -1,0 +1,133 @@
+"""Lower resolution: thick slices and blur, one matrix for each spatial axis."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from monai_diffscore.operators.linear_map import Operator, over_samples
+
+
+class _Separable(Operator):
+    """One matrix for each spatial axis, applied one after the other: A is their Kronecker product.
+
+    A A^T is then diagonal in the product of the eigenvectors of each axis, which makes ``solve`` exact.
+    """
+
+    def __init__(self, spatial_dims: int) -> None:
+        super().__init__()
+        self.spatial_dims = spatial_dims
+        self._matrices: dict[tuple[int, int], Tensor] = {}  # (axis, size of x): float64, on the CPU
+
+    def matrix(self, axis: int, size: int) -> Tensor:
+        """The float64 matrix [size of y, size of x] of a spatial axis."""
+        raise NotImplementedError
+
+    def image_size(self, axis: int, measured: int) -> int:
+        """Size of x along an axis of which y has ``measured`` elements."""
+        return measured
+
+    def _matrix(self, axis: int, size: int) -> Tensor:
+        if (axis, size) not in self._matrices:
+            self._matrices[axis, size] = self.matrix(axis, size)
+        return self._matrices[axis, size]
+
+    def _check(self, x: Tensor) -> None:
+        if x.ndim != self.spatial_dims + 2:
+            raise ValueError(
+                f"{type(self).__name__} was made for {self.spatial_dims} spatial axes: expected [B, C, *S] with "
+                f"{self.spatial_dims + 2} axes, got shape {tuple(x.shape)}."
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        self._check(x)
+        for axis, size in enumerate(x.shape[2:]):
+            x = _along(self._matrix(axis, size), x, axis)
+        return x
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        self._check(y)
+        for axis, measured in enumerate(y.shape[2:]):
+            y = _along(self._matrix(axis, self.image_size(axis, measured)).T, y, axis)
+        return y
+
+    def solve(self, y: Tensor, prior_variance: Tensor | float, noise_variance: float) -> Tensor:
+        eigenvalues = torch.ones([1] * self.spatial_dims, dtype=torch.float64)
+        bases = []
+        for axis, measured in enumerate(y.shape[2:]):
+            matrix = self._matrix(axis, self.image_size(axis, measured))
+            values, basis = torch.linalg.eigh(matrix @ matrix.T)
+            eigenvalues = eigenvalues * values.clamp_min(0).reshape([-1 if a == axis else 1 for a in range(y.ndim - 2)])
+            bases.append(basis)
+        for axis, basis in enumerate(bases):
+            y = _along(basis.T, y, axis)
+        y = y / (over_samples(prior_variance, y) * eigenvalues.to(y) + noise_variance)
+        for axis, basis in enumerate(bases):
+            y = _along(basis, y, axis)
+        return y
+
+
+def _along(matrix: Tensor, x: Tensor, axis: int) -> Tensor:
+    """The matrix [m, n] applied to spatial axis ``axis`` of x [B, C, *S]."""
+    return torch.tensordot(x, matrix.to(x), dims=([axis + 2], [1])).movedim(-1, axis + 2)
+
+
+class Downsample(_Separable):
+    """Means of neighbouring voxels: low resolution, or thick slices when one factor alone is above 1.
+
+    The mean over the thickness of a slice is the partial-volume model of a thick slice with a boxcar profile.
+
+    Args:
+        factors: voxels that become one, for each spatial axis, such as (1, 1, 4).
+    Raises:
+        ValueError: for factors below 1. In the call: if a size of x is not divisible by its factor.
+    """
+
+    def __init__(self, factors: Sequence[int]) -> None:
+        super().__init__(len(factors))
+        if any(factor < 1 for factor in factors):
+            raise ValueError(f"Downsample needs factors >= 1, one for each spatial axis, got {list(factors)}.")
+        self.factors = tuple(int(factor) for factor in factors)
+
+    def matrix(self, axis: int, size: int) -> Tensor:
+        factor = self.factors[axis]
+        if size % factor:
+            raise ValueError(
+                f"Downsample by {self.factors}: expected sizes divisible by their factor, got {size} on spatial axis "
+                f"{axis}. Pad with DivisiblePadd, or crop."
+            )
+        return torch.eye(size // factor, dtype=torch.float64).repeat_interleave(factor, dim=1) / factor
+
+    def image_size(self, axis: int, measured: int) -> int:
+        return measured * self.factors[axis]
+
+
+class Blur(_Separable):
+    """A Gaussian point spread function, mirrored at the borders so that a constant stays one. A is symmetric.
+
+    Args:
+        std_voxels: standard deviation for each spatial axis, in voxels; 0 leaves an axis alone.
+    Raises:
+        ValueError: for a negative standard deviation.
+    """
+
+    def __init__(self, std_voxels: Sequence[float]) -> None:
+        super().__init__(len(std_voxels))
+        if any(not std >= 0 for std in std_voxels):
+            raise ValueError(f"Blur needs standard deviations >= 0, got {list(std_voxels)}.")
+        self.std_voxels = tuple(float(std) for std in std_voxels)
+
+    def matrix(self, axis: int, size: int) -> Tensor:
+        std = self.std_voxels[axis]
+        reach = math.ceil(4 * std)
+        offsets = torch.arange(-reach, reach + 1)
+        kernel = torch.exp(-0.5 * (offsets.double() / std) ** 2) if std > 0 else torch.ones(1, dtype=torch.float64)
+        kernel = kernel / kernel.sum()
+        rows = torch.arange(size)[:, None]
+        columns = (rows + offsets) % (2 * size)  # the signal and its mirror image repeat with period 2 size
+        columns = torch.where(columns < size, columns, 2 * size - 1 - columns)
+        matrix = torch.zeros(size, size, dtype=torch.float64)
+        return matrix.index_put_((rows.expand_as(columns), columns), kernel.expand(columns.shape), accumulate=True)
