@@ -13,6 +13,8 @@ import torch
 from browser import check_page
 from mlflow.tracking import MlflowClient
 from pictures import check_picture
+from small_data import choices, write_dataset
+from workflows import ROOT, configuration
 
 from monai_diffscore.__main__ import main
 from monai_diffscore.errors import DataError
@@ -171,6 +173,25 @@ def test_a_run_is_read_with_the_flags_of_its_last_command(tmp_path, commands):
     parser = run_parser(find_run(tmp_path / "samples"))
     found = parser["patch_size"], parser["label_key"]
     assert found == (([16, 16], "kind1") if commands else ([8, 8], None))
+
+
+@pytest.mark.parametrize(
+    "bundle", ["mri_unet3d", "ct_unet3d", "ct_unet2d", "natural_dit2d", "pathology_hierarchical_unet"]
+)
+def test_real_images_are_read_as_the_training_reads_them(bundle, tmp_path):
+    """By the transforms of the bundle's own configuration: patches of the samples' size, between -1 and 1."""
+    dataset = write_dataset(bundle, tmp_path)
+    config = configuration(bundle, "train") | choices(bundle, dataset) | {"dataset_dir": dataset}
+    size = {"natural_dit2d": (1, 8, 8), "pathology_hierarchical_unet": (3, 32, 32)}.get(bundle, (1, 16, 16, 16))
+    size = (1, 16, 16) if bundle == "ct_unet2d" else size
+    (tmp_path / "samples").mkdir()
+    np.save(tmp_path / "samples/set.npy", np.random.default_rng(0).uniform(-1, 1, (4, *size)).astype(np.float32))
+    record = RunRecord("", "", "run", {}, config, executed=True, bundle=str(ROOT / "bundles" / bundle))
+    material = gather(tmp_path / "samples", record=record, count=4, intensity_range=(-1.0, 1.0))
+    for images in (material.real, torch.stack([volume.flatten()[:4096] for volume in material.training])):
+        assert images.abs().max() <= 1.001
+        assert images.std() > 0.01
+    assert material.real.shape[1:] == size
 
 
 def test_nifti_pictures_lose_their_third_axis(tmp_path):

@@ -175,7 +175,8 @@ def _volumes(
                 source, key="dataset_dir", expected="the data of the run", got="nothing", remedy=f"Give {flag} FOLDER."
             )
         cases = parser.get_parsed_content("cases")[part]
-    read_case: Any = Compose(parser.get_parsed_content("train#deterministic_transforms"))
+    parts = [name for name in ("reading", "padding", "intensity") if name in parser]  # all but what is random
+    read_case: Any = Compose([step for name in parts for step in parser.get_parsed_content(name)])
     if folder is None and "train#plain_tiles" in parser:  # slides are read tile by tile
         cases = parser.get_parsed_content(("train#plain_tiles", "validate#dataset")[part])
         read_case = dict
