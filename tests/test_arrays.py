@@ -250,7 +250,7 @@ def with_nan(shape: tuple[int, ...]) -> np.ndarray:
         (with_nan((4, 9)), {}, r"x.npy\[2\].*1 of 9 values NaN"),
         (np.ones((4, 9)), {}, "the constant 1"),
         (RNG.normal(size=(4, 9)), {"size": [8]}, r"the size \(8,\).*got \(9,\)\. Resize"),
-        (RNG.normal(size=(4, 2, 9)), {}, r"got shape \(2, 9\). Set --channels"),
+        (RNG.normal(size=(4, 2, 9)), {}, r"got shape \(2, 9\). Set --image_channels"),
         (RNG.normal(size=(4, 9, 2)), {"channels": 2}, "Move the channels to the front"),
     ],
 )
@@ -261,7 +261,7 @@ def test_rows_that_would_spoil_a_model_are_refused(save, array, options, message
 
 
 def test_pictures_of_the_other_kind_and_damaged_ones_are_refused(save, tmp_path):
-    with pytest.raises(DataError, match=r"a grey picture.*--channels 3"):
+    with pytest.raises(DataError, match=r"a grey picture.*--image_channels 3"):
         LoadPictured("image")({"image": save("c.png", COLOUR)})
     with pytest.raises(DataError, match="a colour picture"):
         LoadPictured("image", channels=3)({"image": save("g.png", GREY)})

@@ -255,7 +255,7 @@ class LoadArrayd(MapTransform):
                 key=key,
                 expected=f"{self.channels} channel(s) of {self.spatial_dims} dimension(s), channels first",
                 got=f"shape {values.shape}",
-                remedy="Move the channels to the front (numpy.moveaxis)." if last else "Set --channels accordingly.",
+                remedy="Move the channels to the front (numpy.moveaxis)." if last else "Set --image_channels accordingly.",
             )
         if self.size is not None and values.shape[1:] != self.size:
             raise DataError(

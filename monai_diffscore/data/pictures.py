@@ -61,7 +61,7 @@ def _read_grey(path: str | Path, value_range: tuple[float, float] | None, key: s
         if (image != image[:1]).any():
             raise DataError(
                 path, key=key, expected="a grey picture", got="colours that differ",
-                remedy="Give --channels 3, or convert all pictures to grey.",
+                remedy="Give --image_channels 3, or convert all pictures to grey.",
             )  # fmt: skip
         image = image[:1]
     if len(image) == 2 and image.dtype != np.uint8:

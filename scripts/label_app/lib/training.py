@@ -97,7 +97,7 @@ class PriorTrainTask(BundleTrainTask):
         loads = ConfigParser()
         loads.read_config(self.bundle_config_path)
         loads["bundle_root"] = self.bundle_path
-        check = None if self.served.of_slides else loads.get_parsed_content("train#deterministic_transforms#0")
+        check = None if self.served.of_slides else loads.get_parsed_content("reading#0")
         images, problems = [], []
         for image in sorted(datastore.get_unlabeled_images()):
             path = datastore.get_image_uri(image)

@@ -95,7 +95,7 @@ def run_case(parser: ConfigParser, image: str, folder: Path) -> Outcome:
     parser["dataset#data"] = [{"image": image, "seed": 0}]
     parser["output_dir"] = str(folder)
     # no record of each request: the weights, and no more
-    parser["handlers"] = [one for one in parser["handlers"] if one["_target_"].endswith("CheckpointLoader")]
+    parser["handlers"] = ["@load_weights"]
     # a class among the arguments would be taken for one to construct
     parser["inferer#progress"] = {"_target_": "lib.workflow.LoggedBar", "_mode_": "callable"}
     begin = time.perf_counter()
