@@ -229,6 +229,7 @@ def test_healthy_priors_run_from_their_configuration(bundle, task, tmp_path, wri
     run(names, tmp_path, weights, bundle=bundle, **options)
     rows = list(csv.DictReader((tmp_path / "out/cases.csv").open()))
     assert [row["case"] for row in rows] == ["anat", "anat_1"]
+    assert all(Path(row["file"]).is_file() for row in rows)
     check_picture(tmp_path / "out/anat.png", grey=True)
     if task == "anomaly":
         for kind, kept in (("p", np.float32), ("score", np.float32), ("label", np.uint8)):
@@ -331,6 +332,7 @@ def test_likelihood_ranks_images_that_are_too_smooth_and_too_rough_before_health
         score(save, name, std)
     ranking = list(csv.DictReader((tmp_path / "ranking.csv").open()))
     assert [row["case"] for row in ranking[:3]] == ["noisy", "blurred", "shifted"]
+    assert [row["file"] for row in ranking] == [f"{row['case']}.nii.gz" for row in ranking]
     assert all(abs(float(row["z"])) < 4 for row in ranking[3:])
     constant = -0.5 * math.log(2 * math.pi * 0.25)
     for row in ranking:

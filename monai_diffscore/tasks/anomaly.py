@@ -230,7 +230,8 @@ class SaveAnomaly:
         score = torch.where(inside, self.reference.scan(residuals)[0], 0.0)
         # in logarithms, whose 0 is "nothing found", maps are resampled and padded
         evidence = torch.where(inside, -self.reference.healthy.p_value(score).log10(), 0.0)
-        case = self.table.case_name(image)
+        identity = self.table.identify(image)
+        case = identity["case"]
         back = partial(on_source_grid, image=image, preprocessing=self.preprocessing)
         evidence_map = back(evidence)
         p_value = 10.0 ** -evidence_map.as_tensor().clamp_min(0)
@@ -251,7 +252,7 @@ class SaveAnomaly:
         voxels = evidence[inside] if bool(inside.any()) else torch.zeros(1)
         self.table.add(
             {
-                "case": case,
+                **identity,
                 "smallest_p": float(p_value.min()),
                 "largest_score": float(score.abs().max()),
                 "share_below_alpha": float((voxels >= -np.log10(self.alpha)).float().mean()),

@@ -49,6 +49,10 @@ class CaseTable:
         taken = {row["case"] for row in self.rows}
         return name if name not in taken else f"{name}_{len(self.rows)}"
 
+    def identify(self, image: MetaTensor) -> dict[str, str]:
+        """The first columns of a row: ``case``, as :meth:`case_name` gives it, and ``file``, the path of the image."""
+        return {"case": self.case_name(image), "file": str(getattr(image, "meta", {}).get("filename_or_obj", ""))}
+
     def add(self, row: Mapping[str, Any]) -> None:
         """Adds a row with the columns of the first."""
         self.rows.append(dict(row))

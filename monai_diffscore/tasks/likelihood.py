@@ -134,7 +134,7 @@ class SaveLikelihood:
         nats, error = convert_to_tensor(item["pred"], track_meta=False).double().cpu()
         count = len(nats)
         row: dict[str, Any] = {
-            "case": self.table.case_name(image),
+            **self.table.identify(image),
             "nats_per_dim": float(nats.mean()),
             "probe_standard_error": float(error.square().sum().sqrt()) / count,
             "patch_standard_error": float(nats.std()) / math.sqrt(count) if count > 1 else math.nan,

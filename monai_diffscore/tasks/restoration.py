@@ -191,13 +191,14 @@ class SavePosterior:
         image = item["image"]
         mean, spread, baseline = convert_to_tensor(item["pred"], track_meta=False).float().cpu().chunk(3)
         truth = convert_to_tensor(image, track_meta=False).float().cpu()
-        case = self.table.case_name(image)
+        identity = self.table.identify(image)
+        case = identity["case"]
         low, high = intensity_range(image)
         estimate = on_source_grid(low + (mean + 1) * (high - low) / 2, image, self.preprocessing, outside=low)
         self.write(estimate, self.folder, f"{case}_mean")
         deviation = on_source_grid(spread * (high - low) / 2, image, self.preprocessing)
         self.write(deviation, self.folder, f"{case}_std", "map")
-        row: dict[str, Any] = {"case": case, "mean_std": float(spread.mean())}
+        row: dict[str, Any] = {**identity, "mean_std": float(spread.mean())}
         if self.reference:
             row["rmse"] = float((mean - truth).square().mean().sqrt())
             row["rmse_baseline"] = float((baseline - truth).square().mean().sqrt())
