@@ -15,6 +15,7 @@ from monai.data import MetaTensor
 from PIL import Image
 
 from monai_diffscore.__main__ import main
+from monai_diffscore.data import count_intake, intake_lines
 from monai_diffscore.data.cases import list_cases
 from monai_diffscore.errors import DataError
 from monai_diffscore.planning import trial
@@ -114,6 +115,56 @@ def test_a_planned_training_lists_the_role_that_was_planned(two_contrasts, tmp_p
     assert numbers == ({("0000.nii.gz", "0001.nii.gz")} if channels == 2 else {("0001.nii.gz",)})
     assert {item["subject"] for item in train}.isdisjoint(item["subject"] for item in held_out)
     assert parser.get("image_channels") == channels
+    intake = parser.get_parsed_content("intake")
+    assert intake == {
+        "training_subjects": 4, "training_cases": 4, "validation_subjects": 1, "validation_cases": 1,
+        "subjects_on_both_sides": 0, "passed_over": {},
+    }  # fmt: skip
+
+
+def test_a_training_says_first_what_it_takes_and_what_it_passes_over(two_contrasts, tmp_path, capsys):
+    (two_contrasts / "readme.txt").write_text("x")
+    out = tmp_path / "bundle"
+    assert main(["plan", str(two_contrasts), "--out", str(out), "--no-trial", "--image", "t2"]) == 0
+    capsys.readouterr()
+    parser = ConfigParser()
+    parser.read_config(out / "configs/train.json")
+    reports = [text for text in parser.get("initialize") if "report_intake" in text]
+    assert parser.get("initialize").index(reports[0]) < parser.get("initialize").index("$@train#trainer")
+    parser["reported"] = reports[0]
+    parser.get_parsed_content("reported")
+    assert capsys.readouterr().out == (
+        f"data: 4 subject(s), 4 case(s) trained on; 1 subject(s), 1 case(s) held out ({two_contrasts})\n"
+        "passed over: 1 x no image by its ending\n"
+    )
+    facts = parser.get_parsed_content("tracking#facts")
+    assert (facts["training_subjects"], facts["passed_over"]) == (4, {"no image by its ending": 1})
+    assert parser.get_parsed_content("statistics")["validation_cases"] == 1
+
+
+def test_calibrating_holds_out_who_the_training_held_out(two_contrasts, tmp_path):
+    """A file that the plan left out is left out of the split of both, so that both shuffle the same subjects."""
+    case_folders.save(two_contrasts / "imagesTr/a0_0001.nii.gz", np.full((20, 20, 20), np.nan, np.float32))
+    out = tmp_path / "bundle"
+    assert main(["plan", str(two_contrasts), "--out", str(out), "--no-trial", "--image", "t2"]) == 0
+    held_out = {}
+    for files, key in ((["train"], "cases"), (["inference", "cases", "anomaly"], "healthy_cases")):
+        parser = ConfigParser()
+        parser.read_config([str(out / f"configs/{name}.json") for name in files])
+        found = parser.get_parsed_content(key)
+        held_out[key] = [item["image"] for item in (found[1] if key == "cases" else found)]
+    assert held_out["cases"] == held_out["healthy_cases"]
+    assert parser.get_parsed_content("intake")["validation_subjects"] == 1
+
+
+def test_intake_counts_subjects_not_images_and_says_who_is_on_both_sides():
+    train = [{"subject": name} for name in ("a", "a", "b")]
+    intake = count_intake(train, [{"subject": "a", "slab": "validation"}], {"mask": 2})
+    assert (intake["training_subjects"], intake["training_cases"], intake["subjects_on_both_sides"]) == (2, 3, 1)
+    assert intake_lines(intake)[1:] == ["passed over: 2 x mask"]
+    assert "1 subject(s) on both sides" in intake_lines(intake)[0]
+    rows = count_intake(np.zeros((7, 2)), np.zeros((0, 2)))
+    assert intake_lines(rows, "t.csv") == ["data: 7 subject(s), 7 case(s) trained on (t.csv)"]
 
 
 def test_pictures_beside_volumes_are_views_of_them_and_elsewhere_another_kind(tmp_path):

@@ -17,6 +17,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "gene_fields": "GeneFields find_fields",
         "gene_sets": "GeneSets read_gene_sets",
         "image_requests": "labels_in_turn requested_labels requested_tiles",
+        "intake": "count_intake intake_lines report_intake",
         "loader": "ResumableLoader",
         "matrices": "read_matrix",
         "participants": "attach_participants categorical_fields continuous_fields encode_conditions",
@@ -31,6 +32,6 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "statistics": "evenly_spaced_items measure_cases require_weights statistics_beside weights_folder",
         "tables": "incomplete_rows read_table requested_rows split_table table_rows write_table",
         "tiles": "SaveTilesd SlideTiles",
-        "volumes": "BlankVolumed LoadVolumed list_volumes split_by_subject",
+        "volumes": "BlankVolumed LoadVolumed list_volumes listed_cases split_by_subject",
     },
 )

@@ -7,6 +7,7 @@ from monai_diffscore.data.files import *
 from monai_diffscore.data.gene_fields import *
 from monai_diffscore.data.gene_sets import *
 from monai_diffscore.data.image_requests import *
+from monai_diffscore.data.intake import *
 from monai_diffscore.data.loader import *
 from monai_diffscore.data.matrices import *
 from monai_diffscore.data.participants import *

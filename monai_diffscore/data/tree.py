@@ -110,6 +110,6 @@ def walk_without(root: str | Path, left_out: Sequence[str], key: str = "image") 
     if absent:
         raise DataError(
             root, key=key, expected="the files and folders that left_out names", got=f"no {', '.join(absent[:4])}",
-            remedy="Take them out of left_out, or plan again: the data has changed.",
+            remedy="Take them out of left_out (of another --healthy_dir: --healthy_left_out '[]'), or plan again.",
         )  # fmt: skip
     return tree.without(gone) if gone else tree

@@ -150,6 +150,7 @@ def _volumes(plan: Plan) -> dict[str, Any]:
         "inference/sample_size": plan["patch_size"],
         "cases/dataset_dir": data,
         "anomaly/healthy_dir, likelihood/healthy_dir": data,
+        "anomaly/healthy_left_out, likelihood/healthy_left_out": literal(list(plan.left_out)),
         "generate/window": plan["patch_size"],
         "generate/sample_size": [2 * side for side in plan["patch_size"]],
     }

@@ -1,0 +1,66 @@
+"""What a command takes in: how many subjects and cases it trains on and holds out, and what it passes over.
+
+Every training, calibration and report says this before anything else, and the record of a training keeps it: a model of
+the wrong files looks like any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+
+def count_intake(
+    training: Sequence[Any] = (), held_out: Sequence[Any] = (), passed_over: Mapping[str, int] | None = None
+) -> dict[str, Any]:
+    """The counts of a split, for the record.
+
+    Args:
+        training: cases trained on.
+        held_out: cases held out. A case with a ``subject`` is one of that subject; others are their own.
+        passed_over: how many files are not read, by reason.
+    Returns:
+        ``training_subjects``, ``training_cases``, ``validation_subjects``, ``validation_cases``,
+        ``subjects_on_both_sides`` (one subject alone is cut into two slabs) and ``passed_over``.
+    """
+    names = [_subjects(cases) for cases in (training, held_out)]
+    return {
+        "training_subjects": len(names[0] or training),
+        "training_cases": len(training),
+        "validation_subjects": len(names[1] or held_out),
+        "validation_cases": len(held_out),
+        "subjects_on_both_sides": len(names[0] & names[1]),
+        "passed_over": dict(passed_over or {}),
+    }
+
+
+def _subjects(cases: Sequence[Any]) -> set[str]:
+    """The names of the subjects; none for cases that have no subject."""
+    listed = isinstance(cases, list) and all(isinstance(case, Mapping) and "subject" in case for case in cases)
+    return {str(case["subject"]) for case in cases} if listed else set()
+
+
+def intake_lines(intake: Mapping[str, Any], source: object = "") -> list[str]:
+    """The counts as lines for a terminal.
+
+    Args:
+        intake: from :func:`count_intake`.
+        source: of the cases, named in front.
+    """
+    parts = [
+        f"{intake[f'{name}_subjects']} subject(s), {intake[f'{name}_cases']} case(s) {what}"
+        for name, what in (("training", "trained on"), ("validation", "held out"))
+        if intake[f"{name}_cases"]
+    ]
+    first = f"data: {'; '.join(parts) or 'none'}" + (f" ({source})" if source else "")
+    if intake["subjects_on_both_sides"]:
+        first += f"; {intake['subjects_on_both_sides']} subject(s) on both sides, cut into slabs"
+    return [first, *(f"passed over: {count} x {reason}" for reason, count in intake["passed_over"].items())]
+
+
+def report_intake(intake: Mapping[str, Any], source: object = "") -> None:
+    """Prints :func:`intake_lines`, once in a training of several processes."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized() and torch.distributed.get_rank()):
+        print("\n".join(intake_lines(intake, source)), flush=True)
