@@ -231,12 +231,14 @@ def test_rows_come_back_exactly(schema, scaling, codes, quantiles):
     vectors = transform(numbers)
     assert vectors.shape == (300, encoding.size)
     free = [column.name for column in schema.features].index("ratio")
-    settled = [vectors, *(DitherTabled("image", encoding)({"image": encoding.bounds(numbers)[:1][0]})["image"][None],)]
+    encoded = [vectors, *(DitherTabled("image", encoding)({"image": encoding.bounds(numbers)[:1][0]})["image"][None],)]
     generator = np.random.default_rng(0)
     for _ in range(3):
-        settled.append(encoding.settle(encoding.bounds(numbers), generator.random(encoding.size)).astype(np.float32))
-    for found in settled:
-        back = transform.inverse(found).numpy()
+        encoded.append(
+            encoding.sample_interval(encoding.bounds(numbers), generator.random(encoding.size)).astype(np.float32)
+        )
+    for image in encoded:
+        back = transform.inverse(image).numpy()
         expected = numbers[: len(back)].copy()
         np.testing.assert_allclose(back[:, free], expected[:, free], rtol=1e-5, atol=1e-6)
         back[:, free] = expected[:, free] = 0
@@ -253,8 +255,8 @@ def test_drawn_within_ties_every_number_is_normal():
     numbers = schema.numbers(frame)
     encoding = measure_encoding(schema, numbers, quantiles=1000)
     ends = encoding.bounds(numbers)
-    draws = encoding.settle(ends, np.random.default_rng(0).random((1000, encoding.size)))
-    middles = encoding.settle(ends)
+    draws = encoding.sample_interval(ends, np.random.default_rng(0).random((1000, encoding.size)))
+    middles = encoding.sample_interval(ends)
     for axis in range(2):
         assert kstest(draws[:, axis], "norm").pvalue > 0.01
         assert kstest(middles[:, axis], "norm").pvalue < 1e-6

@@ -1,9 +1,9 @@
-r"""Expression data as rows of a batch: AnnData in .h5ad and .zarr, read a few rows at a time, and text files.
+r"""Reads and writes expression data: AnnData in .h5ad and .zarr, a few rows at a time, and text files.
 
-:class:`Expression` reads rows in the order of genes that :class:`~monai_diffscore.data.gene_fields.GeneFields` declare,
-with the total l of **all** genes in the file (or in a column of ``obs``): what is normalised by the sum of a selection
-of genes is not normalised. :class:`ExpressionRows` makes dictionaries of them: ``image`` [G] float32, ``library``,
-``label``, ``batch``, each covariate under its name, ``name``.
+:class:`Expression` reads rows in the order of genes that :class:`~monai_diffscore.data.gene_fields.GeneFields`
+declare, with the total l of **all** genes in the file (or of a column of ``obs``): the sum of selected genes would not
+normalise a cell. :class:`ExpressionRows` makes dictionaries of the rows: ``image`` [G] float32, ``library``, ``label``,
+``batch``, each covariate under its name, ``name``.
 
 Only a few blocks of rows are in memory: shuffle block-wise with ``ResumableLoader(..., block_size=512)``, which visits
 the rows of a few blocks at a time.
@@ -31,26 +31,26 @@ from monai_diffscore.errors import DataError
 from monai_diffscore.transforms.counts import COUNTS_REMEDY, describe_values, refuse_other_than_counts
 from monai_diffscore.transforms.table_schema import column_of
 
-#: where counts are looked for, if no layer is declared
+#: the layers to search for counts, if the fields declare no layer
 PLACES = ("counts", "raw", "X")
-#: total that cells are brought to before the logarithm
+#: total of each cell after scaling, before the logarithm
 TARGET_SUM = 1e4
-_BLOCK = 512  # rows that are read at once
+_BLOCK = 512  # rows of one read
 
 
 class Expression:
-    """Rows of an expression matrix, in the order of genes of ``fields``, read from the disk when they are asked for.
+    """Reads rows of an expression matrix lazily from the disk, in the order of genes of ``fields``.
 
     Args:
         source: .h5ad, a .zarr folder, .csv or .tsv (see :func:`~monai_diffscore.data.matrices.read_matrix`), 10x's .h5
-            or folder of matrix.mtx, a folder with one of these, or an AnnData object. Of the first two the matrix stays
+            or folder of matrix.mtx, a folder with one of these, or an AnnData object. The matrix of the first two stays
             on the disk, if it is stored by rows (dense or CSR).
-        fields: what the data is. Without genes, labels and batches they are taken from here: see :attr:`fields`.
+        fields: description of the data. The data completes missing genes, labels and batches: see :attr:`fields`.
         transposed: a text file has a gene in each row.
-        obs_path: .csv or .tsv with a row of ``obs`` for each sample of a text file, named in its first column.
-        blocks: number of blocks of 512 rows that are kept in memory.
+        obs_path: .csv or .tsv with a row of ``obs`` for each sample of a text file; its first column names the sample.
+        blocks: number of blocks of 512 rows in memory.
     Raises:
-        DataError: if the file, the values or the fields are not as declared.
+        DataError: if the file, its values or the fields do not agree.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Expression:
         self._totals = None if fields.total is None else self._declared_totals(fields.total)
         self._capacity = blocks
         self._blocks: OrderedDict[int, tuple[Any, np.ndarray]] = OrderedDict()
-        self.block(0)  # a file of another content is refused before anything starts
+        self.block(0)  # refuses a file of another content before anything starts
 
     def __len__(self) -> int:
         return len(self.obs)
@@ -104,7 +104,7 @@ class Expression:
             raise DataError(
                 self.source, key="counts", expected="a count in each row",
                 got=f"{len(empty)} without any in rows {start} to {start + len(totals) - 1}: {', '.join(empty[:8])}",
-                remedy="Take empty cells out: scanpy.pp.filter_cells(adata, min_counts=1).",
+                remedy="Remove empty cells: scanpy.pp.filter_cells(adata, min_counts=1).",
             )  # fmt: skip
         self._blocks[number] = values if self._as_stored else values[:, self._places], totals
         if len(self._blocks) > self._capacity:
@@ -118,19 +118,19 @@ class Expression:
         return (row.toarray()[0] if sparse.issparse(row) else row).astype(np.float32), float(totals[index % _BLOCK])
 
     def batches(self) -> Iterator[tuple[Any, np.ndarray]]:
-        """All blocks in order, for what is measured in one pass."""
+        """All blocks in order, for measurements in one pass."""
         for number in range(-(-len(self) // _BLOCK)):
             yield self.block(number)
 
     def matrix(self, indices: Sequence[int] | np.ndarray | None = None) -> tuple[Any, np.ndarray]:
-        """Values [n, G] of rows (CSR, or dense as stored) and their totals [n]: all of them in memory."""
-        wanted = np.arange(len(self)) if indices is None else np.asarray(indices)
+        """Values [n, G] of rows (CSR, or dense as stored) and their totals [n], all in memory."""
+        rows = np.arange(len(self)) if indices is None else np.asarray(indices)
         stack = sparse.vstack if sparse.issparse(self.block(0)[0]) else np.concatenate
-        order = np.argsort(wanted, kind="stable")
+        order = np.argsort(rows, kind="stable")
         parts, totals = [], []
-        for number in np.unique(wanted // _BLOCK):
+        for number in np.unique(rows // _BLOCK):
             block, library = self.block(int(number))
-            inside = wanted[order][wanted[order] // _BLOCK == number] % _BLOCK
+            inside = rows[order][rows[order] // _BLOCK == number] % _BLOCK
             parts.append(block[inside])
             totals.append(library[inside])
         back = np.argsort(order)
@@ -138,16 +138,16 @@ class Expression:
         return (values.tocsr() if sparse.issparse(values) else values)[back], np.concatenate(totals)[back]
 
     def _find_layer(self, content: str) -> str:
-        found = {}
+        descriptions = {}
         for place in PLACES if content == "counts" else ("X",):
             if self._store.has(place):
-                found[place] = describe_values(self._store.rows(place, 0, min(_BLOCK, len(self.obs))))
-                if content != "counts" or found[place] == "counts":
+                descriptions[place] = describe_values(self._store.rows(place, 0, min(_BLOCK, len(self.obs))))
+                if content != "counts" or descriptions[place] == "counts":
                     return place
         raise DataError(
             self.source,
             expected="raw counts, integers from 0, in layers['counts'], raw or X",
-            got="; ".join(f"{place}: {text}" for place, text in found.items()) or "no matrix",
+            got="; ".join(f"{place}: {text}" for place, text in descriptions.items()) or "no matrix",
             remedy=COUNTS_REMEDY,
         )
 
@@ -158,7 +158,7 @@ class Expression:
         bad = int((~np.isfinite(values.data if sparse.issparse(values) else values)).sum())
         if bad:
             raise DataError(
-                source, expected="finite values", got=f"{bad} NaN or infinite", remedy="Take these rows or genes out."
+                source, expected="finite values", got=f"{bad} NaN or infinite", remedy="Remove these rows or genes."
             )
 
     def _declared_totals(self, name: str) -> np.ndarray:
@@ -166,20 +166,20 @@ class Expression:
         if not (np.isfinite(totals) & (totals > 0)).all():
             raise DataError(
                 self.source, key="total", expected=f"totals > 0 in obs[{name!r}]", got=f"from {totals.min():.4g}",
-                remedy="Take empty cells out, or set total to null, which sums the genes of the file.",
+                remedy="Remove empty cells, or set total to null, which sums the genes of the file.",
             )  # fmt: skip
         return totals
 
 
 class ExpressionRows(Dataset):
-    """Rows of an :class:`Expression` as dictionaries, as MONAI's data sets give them.
+    """Rows of an :class:`Expression` as dictionaries, like the items of MONAI's data sets.
 
-    ``image`` [G] float32, ``library`` (total of the whole cell), ``label`` and ``batch`` (numbers, -1 missing), the
-    covariates under their names (NaN missing), ``name``: those that the fields declare.
+    ``image`` [G] float32, ``library`` (total of the whole cell), ``name``, and the conditions that the fields declare:
+    ``label`` and ``batch`` (numbers, -1 missing), and the covariates under their names (NaN missing).
 
     Args:
-        expression: where the rows come from.
-        indices: which; None takes all.
+        expression: the source of the rows.
+        indices: of the rows; None takes all.
         transform: of each dictionary.
     """
 
@@ -214,7 +214,7 @@ class ExpressionRows(Dataset):
 
 
 def stratified_split(labels: Any, share: float = 0.4, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of training and held-out rows, ``share`` of them held out of each label (scikit-learn's)."""
+    """Indices of training and held-out rows; holds out ``share`` of each label (by scikit-learn)."""
     values = np.asarray(labels)
     return split_indices(len(values), share, seed, labels=values)
 
@@ -231,19 +231,20 @@ def annotated_expression(
     r"""Generated rows as AnnData.
 
     Counts are ``layers['counts']`` (int32 CSR), and X is :math:`\log(1 + s x / l)` with s = :data:`TARGET_SUM` and l
-    the total of the whole cell, of which the genes may be some: it stands in ``obs``, as ``fields.total`` or
-    ``n_counts``. Continuous values are X. The rows are named ``synthetic_0``, ..., and ``obs['synthetic']`` is true.
+    the total of the whole cell, including genes that the model lacks. ``obs`` has l as ``fields.total`` or
+    ``n_counts``. Continuous values are X. The names of the rows are ``synthetic_0``, ..., and ``obs['synthetic']`` is
+    true.
 
     Args:
         values: [N, genes of ``fields``], dense or sparse.
-        fields: names the genes, and what the values are.
+        fields: the names of the genes, and the content of the values.
         obs: conditions of each row.
-        provenance: how they were made (hash of the weights, seed, steps, ...): ``uns['monai_diffscore']``.
+        provenance: origin of the rows (hash of the weights, seed, steps, ...), for ``uns['monai_diffscore']``.
         latent: [N, d], for ``obsm['X_score_latent']``.
         library: l [N], of counts.
         source: for messages.
     Raises:
-        DataError: if the shape is another, the values are no counts that ought to be, or totals are missing or smaller
+        DataError: for another shape, values that should be counts and are not, or totals that are missing or smaller
             than the sum of the genes.
     """
     import anndata
@@ -289,27 +290,27 @@ def _whole_totals(library: Any, counts: Any, source: object) -> np.ndarray:
         raise DataError(
             source, key="library", got=got,
             expected=f"totals [{len(sums)}] of whole cells, > 0 and at least the sum of their genes",
-            remedy="Give the totals of all genes; the sum of the genes of the model is one only if these are all.",
+            remedy="Give the totals of all genes; the model's genes sum to a total only if they are all genes.",
         )  # fmt: skip
     return totals
 
 
 def write_expression(path: str | Path, values: Any, fields: GeneFields, **options: Any) -> None:
-    """Writes :func:`annotated_expression` of generated rows, whole or not at all: .h5ad, or .zarr by the ending.
+    """Writes generated rows as AnnData, whole or not at all; the ending chooses .h5ad or .zarr.
 
     Args:
         path: of the file.
         values, fields, options: as for :func:`annotated_expression`.
     """
-    made = annotated_expression(values, fields, **options, source=path)
+    adata = annotated_expression(values, fields, **options, source=path)
     if Path(path).suffix == ".zarr":
         with whole_folder(path) as folder:
-            made.write_zarr(folder)
+            adata.write_zarr(folder)
     else:
         with whole_path(path) as file:
-            made.write_h5ad(file)
+            adata.write_h5ad(file)
 
 
 def _plain(value: Any) -> Any:
-    """A value that AnnData can store: numbers and text as they are, all else as JSON."""
+    """A value that AnnData can store: numbers and text unchanged, others as JSON."""
     return value if isinstance(value, str | int | float | bool) else json.dumps(value, default=str)

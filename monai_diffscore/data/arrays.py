@@ -1,12 +1,12 @@
-"""Arrays in ordinary files: sequences and images in .npy files, and folders of pictures.
+"""Lists and loads arrays: sequences and images in .npy files, and folders of pictures.
 
-A case is one array, under the rules
+A case is one array:
 
 ================  =====================================================================================
 .npy              [N, *S] or [N, C, *S]: N cases, a row each, read through a memory map; [*S]: one case
 picture           PNG, JPEG, TIFF or BMP: one case, grey or RGB
 subject           the last ``sub-<label>`` of the path, as in BIDS; else each row and each file is its own
-class             the number in ``labels.npy`` beside the array, or the sub-folder; -1 where there is none
+class             the number in ``labels.npy`` beside the array, or the sub-folder; -1 without either
 ================  =====================================================================================
 
 Pictures are [C, rows, columns] from the top, in 0 to 255.
@@ -46,19 +46,20 @@ def list_arrays(
     key: str = "image",
     left_out: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
-    """All cases below a folder, or in one file, sorted: ``[{key: file, "row": i, "subject": ..., "label": ...}]``.
+    """Lists all cases below a folder, or in one file: ``[{key: file, "row": i, "subject": ..., "label": ...}]``.
 
-    ``row`` stands in those of an array of rows alone. ``class_name`` is the sub-folder (the innermost that is no
-    ``sub-<label>``) or the number in labels.npy; ``label`` counts the sub-folders in alphabetical order.
+    The cases are sorted. Only a case of an array of rows has ``row``. ``class_name`` is the sub-folder (the innermost
+    that is no ``sub-<label>``) or the number in labels.npy; ``label`` counts the sub-folders in natural order.
 
     Args:
         path: folder or file; .npy, or pictures if ``spatial_dims`` is 2.
         spatial_dims: dimensions of S.
-        num_classes: if given, no label may be as large.
+        num_classes: every label must be smaller; None takes any.
         key: of the file name.
-        left_out: files and folders below ``path`` that are not looked at.
+        left_out: files and folders below ``path`` to ignore.
     Raises:
-        DataError: if there is nothing, a mixture of both, an array of another kind, or labels that do not fit.
+        DataError: for a path without arrays, a mixture of arrays and pictures, an array of another kind, or labels that
+            do not fit.
     """
     root = Path(path).expanduser()
     files = _files(root, spatial_dims, key, left_out)
@@ -88,19 +89,19 @@ def list_arrays(
             key="label",
             expected=f"labels below num_classes = {num_classes}",
             got=f"labels up to {largest}, classes {class_names(cases)[:12]}",
-            remedy=f"Give --num_classes {largest + 1}, or take these sub-folders or rows out.",
+            remedy=f"Give --num_classes {largest + 1}, or remove these sub-folders or rows.",
         )
     return cases
 
 
 def _natural(name: str) -> list[tuple[bool, int, str]]:
-    """Order of names as people count: 2 before 10."""
+    """The sort key of natural order: 2 before 10."""
     parts = [part for part in re.split(r"(\d+)", name) if part]
     return [(not part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts]
 
 
 def class_names(cases: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Names of the classes by their label, "" for a label that no case has."""
+    """Names of the classes by label; "" for a label without a case."""
     names = {case["label"]: case["class_name"] for case in cases if case["label"] >= 0}
     return [names.get(label, "") for label in range(max(names, default=-1) + 1)]
 
@@ -112,21 +113,21 @@ def _files(root: Path, spatial_dims: int, key: str, left_out: Sequence[str]) -> 
         raise DataError(
             root, key=key, expected=expected, got="no such file or folder", remedy="Give an existing --dataset_dir."
         )
-    there = walk_without(root, left_out, key).files
+    listing = walk_without(root, left_out, key).files
     files = [
         file
-        for file in there
+        for file in listing
         if file.suffix.lower() in suffixes and file.name != LABELS and not file.name.startswith(".")
     ]
     files = without_masks(files, root)
     kinds = {file.suffix == ".npy" for file in files}
     if len(kinds) != 1:
-        found = sorted({file.suffix or file.name for file in there})
+        types = sorted({file.suffix or file.name for file in listing})
         raise DataError(
             root,
             key=key,
             expected=expected + (", of one kind" if files else ""),
-            got=f"{len(there)} files, of the types {found[:8]}" if there else "an empty folder",
+            got=f"{len(listing)} files, of the types {types[:8]}" if listing else "an empty folder",
             remedy="Give arrays and pictures folders of their own, one of which is --dataset_dir."
             if files
             else "Point --dataset_dir at such files; numpy.save writes .npy.",
@@ -135,7 +136,7 @@ def _files(root: Path, spatial_dims: int, key: str, left_out: Sequence[str]) -> 
 
 
 def without_masks(files: Sequence[Path], root: Path) -> list[Path]:
-    """The files without the masks of others among them, of which a warning tells."""
+    """The files without the masks of other files; warns of such masks."""
     masks = paired_masks(files, root.parent if root.is_file() else root)
     if masks:
         warnings.warn(f"{root}: left out {len(masks)} x mask of another file (first: {masks[0]}).", stacklevel=3)
@@ -154,19 +155,19 @@ def _labels_of(file: Path) -> Path:
 def _open(file: Path, key: str) -> np.ndarray:
     try:
         array: np.ndarray = np.load(file, mmap_mode="r", allow_pickle=False)
-    except Exception as error:  # also of arrays of objects, which would run code
+    except Exception as error:  # includes arrays of objects, which could run code
         raise DataError(
             file,
             key=key,
             expected="a .npy file of numbers",
             got=f"{type(error).__name__}: {error}",
-            remedy="Write it with numpy.save from an array of numbers.",
+            remedy="Write the file with numpy.save from an array of numbers.",
         ) from error
     return array
 
 
 def _count_rows(file: Path, spatial_dims: int, key: str) -> int | None:
-    """Number of cases in an array; None if all of it is one."""
+    """Number of cases in an array; None if the whole array is one case."""
     array = _open(file, key)
     extra = array.ndim - spatial_dims
     if extra not in (0, 1, 2) or array.size == 0 or array.dtype.kind not in "buif":
@@ -174,18 +175,22 @@ def _count_rows(file: Path, spatial_dims: int, key: str) -> int | None:
         raise DataError(
             file,
             key=key,
-            expected=f"real numbers of shape [N, {axes}], [N, C, {axes}] or [{axes}], none of them 0",
+            expected=f"real numbers of shape [N, {axes}], [N, C, {axes}] or [{axes}], every axis at least 1",
             got=f"{array.dtype} of shape {array.shape}",
-            remedy="Reshape or convert it, and write it with numpy.save.",
+            remedy="Reshape or convert the array, and write it with numpy.save.",
         )
     return len(array) if extra else None
 
 
 def read_labels(file: Path, count: int | None, key: str) -> np.ndarray | None:
-    """The labels [N] in labels.npy beside an array of ``count`` cases (None: it is one), -1 unknown; None without it.
+    """Reads labels.npy beside an array: labels [N], -1 for unknown; None without the file.
 
+    Args:
+        file: the array.
+        count: number of its cases; None if the whole array is one case.
+        key: for messages.
     Raises:
-        DataError: if they do not belong to this array alone, or are no whole numbers from -1.
+        DataError: for labels beside several arrays, or labels that are no whole numbers from -1.
     """
     path = _labels_of(file)
     if not path.is_file():
@@ -206,7 +211,7 @@ def read_labels(file: Path, count: int | None, key: str) -> np.ndarray | None:
 
 
 class LoadArrayd(MapTransform):
-    """Loads cases of .npy files as float32 ``MetaTensor`` [channels, *S], values as they are.
+    """Loads cases of .npy files as float32 ``MetaTensor`` [channels, *S]; keeps the values.
 
     Args:
         keys: keys of the file names.
@@ -215,7 +220,7 @@ class LoadArrayd(MapTransform):
         size: expected S; None takes any.
         row_key: key of the row, if the case has one.
     Raises:
-        DataError: for a file that cannot be read, another shape, NaN or infinity, or a constant.
+        DataError: for an unreadable file, another shape, NaN or infinity, or a constant.
     """
 
     def __init__(
@@ -255,15 +260,15 @@ class LoadArrayd(MapTransform):
                 key=key,
                 expected=f"{self.channels} channel(s) of {self.spatial_dims} dimension(s), channels first",
                 got=f"shape {values.shape}",
-                remedy="Move the channels to the front (numpy.moveaxis)." if last else "Set --image_channels accordingly.",
+                remedy="Move the channels to the front (numpy.moveaxis)." if last else "Set --image_channels to match.",
             )
         if self.size is not None and values.shape[1:] != self.size:
             raise DataError(
                 source,
                 key=key,
-                expected=f"the size {self.size}, as of all",
+                expected=f"the size {self.size} of all cases",
                 got=f"{values.shape[1:]}",
-                remedy="Resize all of them beforehand, set --image_size, or give --fit true, which scales and crops.",
+                remedy="Resize all cases first, set --image_size, or give --fit true, which scales and crops.",
             )
         bad = int((~np.isfinite(values)).sum())
         if bad:
@@ -272,7 +277,7 @@ class LoadArrayd(MapTransform):
                 key=key,
                 expected="finite values",
                 got=f"{bad} of {values.size} values NaN or infinite",
-                remedy="Take this case out, or fill the gaps on purpose beforehand.",
+                remedy="Remove this case, or fill these values first.",
             )
         low, high = float(values.min()), float(values.max())
         if low == high:
@@ -281,24 +286,24 @@ class LoadArrayd(MapTransform):
                 key=key,
                 expected="values that differ",
                 got=f"the constant {low:g}",
-                remedy="Take this case out: it holds nothing to learn.",
+                remedy="Remove this case: a constant teaches the model nothing.",
             )
 
 
 class LoadPictured(LoadArrayd):
     r"""Loads pictures, and images in .npy files, as float32 ``MetaTensor`` [channels, rows, columns] in 0 to 255.
 
-    Values v of 8 bits stay as they are; else black and white must be stated, and v becomes
+    Keeps values v of 8 bits. Other values need ``value_range``, and v becomes
     :math:`255\,(v - low)/(high - low)`.
 
     Args:
         keys: keys of the file names.
         channels: 1 for grey, 3 for red, green and blue.
         size: expected (rows, columns); None takes any.
-        value_range: (low, high) of black and white, for anything but 8 bits: 16 bits may hold 12.
+        value_range: (low, high) of black and white, for other than 8 bits; a file of 16 bits may hold 12.
     Raises:
-        DataError: as :class:`LoadArrayd`; for a picture of the other kind, other bits without ``value_range``, or
-            values outside of it.
+        DataError: as :class:`LoadArrayd`; for colours where grey is expected, or grey where colours are; for other than
+            8 bits without ``value_range``, or values outside of it.
     """
 
     def __init__(
@@ -325,7 +330,7 @@ class LoadPictured(LoadArrayd):
 
 
 class FitSized(MapTransform):
-    """Scales images, their aspect kept, until they just cover a size, and keeps the centre.
+    """Scales images until they just cover a size, and crops the centre; the aspect ratio stays.
 
     Args:
         keys: keys of images [C, *S].
@@ -341,9 +346,9 @@ class FitSized(MapTransform):
         fitted = dict(data)
         for key in self.key_iterator(fitted):
             sizes = fitted[key].shape[1:]
-            scale = max(wanted / there for wanted, there in zip(self.size, sizes, strict=True))
-            covering = [max(w, round(scale * there)) for w, there in zip(self.size, sizes, strict=True)]
-            # means of areas: MONAI's anti-aliasing filter pads with black, which darkens the border
+            scale = max(target / size for target, size in zip(self.size, sizes, strict=True))
+            covering = [max(target, round(scale * size)) for target, size in zip(self.size, sizes, strict=True)]
+            # the mean of areas: MONAI's anti-aliasing filter pads with black, which darkens the border
             fitted[key] = self.crop(Resize(covering, mode="area" if scale < 1 else "bilinear")(fitted[key]))
         return fitted
 

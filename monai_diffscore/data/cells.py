@@ -1,4 +1,4 @@
-"""Cells as the latents that a score model learns, and the cells that are asked of it."""
+"""Data sets of cells: latents to train on, cells with unmeasured genes to impute, and requests to sample."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from monai_diffscore.errors import DataError
 
 
 class Encoder(Protocol):
-    """What makes latents of counts: a :class:`~monai_diffscore.networks.counts.CountsAutoencoder`."""
+    """Encodes counts as latents, as :class:`~monai_diffscore.networks.counts.CountsAutoencoder` does."""
 
     training: bool
 
@@ -32,13 +32,13 @@ class Encoder(Protocol):
 class LatentCells(Dataset):
     """The rows of :class:`~monai_diffscore.data.anndata.ExpressionRows` with ``image`` [latent_size + 1], their latent.
 
-    All are encoded at the first look at one, with the weights that the encoder has then, and kept: a first stage can be
-    trained between making this data set and reading it.
+    Encodes everything lazily on first access, and keeps the latents. A first stage can train after this data set is
+    made and before it is read.
 
     Args:
         rows: without a transform.
         encoder: of counts and totals.
-        batch_size: cells encoded at once.
+        batch_size: number of cells in a batch of the encoder.
     """
 
     def __init__(self, rows: ExpressionRows, encoder: Encoder, batch_size: int = 256) -> None:
@@ -60,27 +60,27 @@ class LatentCells(Dataset):
         items: list[dict[str, Any]] = []
         for batch in DataLoader(self.rows, self.batch_size):
             latents = self.encoder.encode(batch["image"].to(device), batch["library"].to(device)).cpu()
-            kept = {name: value for name, value in batch.items() if name != "image"}
+            conditions = {name: value for name, value in batch.items() if name != "image"}
             for number, latent in enumerate(latents):
-                items.append({"image": latent, **{name: value[number] for name, value in kept.items()}})
+                items.append({"image": latent, **{name: value[number] for name, value in conditions.items()}})
         self.encoder.train(training)
         return items
 
 
 class ObservedCells(Dataset):
-    """Cells of which some genes were measured, for a model of more: ``counts`` and ``observed``.
+    """Cells with some of the model's genes measured: ``counts`` and ``observed``.
 
     Items have ``image`` [latent_size + 1] of zeros, ``counts`` [G] (0 where not observed), ``observed`` [G],
-    ``truth`` [G] (NaN where the file has none), the conditions (missing where the file has no such
-    column), ``name`` and ``seed``.
+    ``truth`` [G] (NaN for a gene that the file lacks), the conditions (missing for a column that the file lacks),
+    ``name`` and ``seed``.
 
     Args:
         source: as for :class:`~monai_diffscore.data.anndata.Expression`, with any of the model's genes.
         fields: of the model.
         latent_size: of the autoencoder.
-        hidden_share: share of the genes that are measured and hidden all the same, to see how well they come back.
-        seed: of what is hidden.
-        most: at most so many cells, the first ones; None takes all.
+        hidden_share: share of the measured genes to hide, which measures the error of imputation.
+        seed: of the choice of hidden genes.
+        most: number of cells to take, from the first; None takes all.
     Raises:
         DataError: if the file has none of the model's genes.
     """
@@ -100,7 +100,7 @@ class ObservedCells(Dataset):
             raise DataError(
                 plain.source, key="genes", expected="some of the genes of the model, and 0 <= hidden_share < 1",
                 got=f"none of {', '.join(fields.genes[:3])}, ...; hidden_share {hidden_share}",
-                remedy="Name the column of var that has the model's names as gene_key when training.",
+                remedy="Name the column of var with the model's gene names as gene_key when training.",
             )  # fmt: skip
         values, _totals = plain.matrix(np.arange(len(plain) if most is None else min(most, len(plain))))
         dense = values.toarray() if hasattr(values, "toarray") else np.asarray(values)
@@ -136,11 +136,11 @@ class ObservedCells(Dataset):
 def split_cells(
     expression: Expression, share: float, seed: int, subject: str | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rows for training and for validation, ``share`` of each label held out; at random without labels.
+    """Splits rows into training and validation; holds out ``share`` of each label, or of all rows without labels.
 
-    Labels of a single cell, of which nothing can be held out, are for training, like cells without one. With
-    ``subject``, or a subject in the fields, it is :func:`~monai_diffscore.data.profiles.split_profiles`: the cells of a
-    donor stay together, and a share of the donors is held out.
+    A label with a single cell stays in training, and so do cells without a label. With ``subject``, or a subject in the
+    fields, :func:`~monai_diffscore.data.profiles.split_profiles` holds out a share of the subjects with all their
+    cells.
 
     Raises:
         DataError: for a ``subject`` that is no column of obs, or has a single value.
@@ -151,22 +151,22 @@ def split_cells(
     fields = expression.fields
     codes = fields.codes(expression.obs, "label", expression.source) if fields.label else np.zeros(len(expression), int)
     counts = np.bincount(codes[codes >= 0], minlength=1)
-    able = np.flatnonzero((codes >= 0) & (counts[codes] > 1))
-    held = max(round(share * len(able)), 1)
-    kinds = len(np.unique(codes[able]))
-    if held < kinds or len(able) - held < kinds:  # fewer held out than there are labels
-        able = np.random.default_rng(seed).permutation(len(expression))
-        held_out = np.sort(able[: max(round(share * len(able)), 1)])
+    candidates = np.flatnonzero((codes >= 0) & (counts[codes] > 1))
+    held_count = max(round(share * len(candidates)), 1)
+    kinds = len(np.unique(codes[candidates]))
+    if held_count < kinds or len(candidates) - held_count < kinds:  # fewer held out than there are labels
+        candidates = np.random.default_rng(seed).permutation(len(expression))
+        held_out = np.sort(candidates[: max(round(share * len(candidates)), 1)])
     else:
-        held_out = able[stratified_split(codes[able], held / len(able), seed)[1]]
+        held_out = candidates[stratified_split(codes[candidates], held_count / len(candidates), seed)[1]]
     return np.setdiff1d(np.arange(len(expression)), held_out), held_out
 
 
 def cell_statistics(expression: Expression, training: np.ndarray) -> dict[str, Any]:
-    """What inference needs to know of the training cells, for JSON.
+    """Statistics of the training cells for inference, as JSON.
 
     ``fields`` (with genes and categories in order), ``num_genes``, ``num_labels``, ``num_batches``, ``label_counts``,
-    ``covariates`` (name to [mean, std]), ``cells`` and ``sigma_data``, which is 1: latents are standardised.
+    ``covariates`` (name to [mean, std]), ``cells`` and ``sigma_data``, which is 1 because latents are standardised.
     """
     fields, rows = expression.fields, ExpressionRows(expression, training)
     labels = rows.conditions["label"][torch.as_tensor(training)] if fields.label else torch.zeros(0, dtype=torch.long)
@@ -199,16 +199,16 @@ def requested_cells(
     Args:
         statistics: of :func:`cell_statistics`.
         latent_size: of the autoencoder.
-        cells_per_type: label to number of cells.
-        num_samples: without it, this many cells, of each label as many as its share in the training cells says.
-        batch: name of the batch that they are to look like; None is none in particular.
+        cells_per_type: number of cells for each label.
+        num_samples: number of cells without ``cells_per_type``; each label gets its share in the training cells.
+        batch: name of the batch that the cells belong to; None leaves it open.
     Raises:
-        DataError: for a label or batch that the model does not know, or that no training cell had; for no cells.
+        DataError: for an unknown label or batch, a label or batch without a training cell, or no cells.
     """
     fields = GeneFields(**statistics["fields"])
     if fields.labels:
-        seen = statistics.get("label_counts")
-        numbers = numbers_of_each(fields.labels, seen, num_samples, cells_per_type, "cells_per_type")
+        training_counts = statistics.get("label_counts")
+        numbers = numbers_of_each(fields.labels, training_counts, num_samples, cells_per_type, "cells_per_type")
     else:
         _refuse_unknown(cells_per_type or (), (), "cells_per_type")
         check_count(num_samples)
@@ -229,29 +229,29 @@ def requested_cells(
 
 
 def condition_codes(statistics: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, int]:
-    """Numbers of categories given by name: ``{"batch": "lane 2"}`` to ``{"batch": 1}``; for "label" and "batch".
+    """Numbers of named categories of "label" and "batch": ``{"batch": "lane 2"}`` becomes ``{"batch": 1}``.
 
     Raises:
-        DataError: for a category or a condition that the model does not know.
+        DataError: for an unknown category or condition.
     """
     fields = GeneFields(**statistics["fields"])
-    known = {"label": fields.labels, "batch": fields.batches}
-    _refuse_unknown(names, [name for name, categories in known.items() if categories], "target")
+    categories_of = {"label": fields.labels, "batch": fields.batches}
+    _refuse_unknown(names, [name for name, categories in categories_of.items() if categories], "target")
     for name, category in names.items():
-        _refuse_unknown([category], known[name], name)
-    return {name: known[name].index(category) for name, category in names.items()}
+        _refuse_unknown([category], categories_of[name], name)
+    return {name: categories_of[name].index(category) for name, category in names.items()}
 
 
 def condition_keys(statistics: Mapping[str, Any]) -> list[str]:
-    """What a model of cells is conditioned on: label and batch where they are declared, then the covariates."""
+    """The conditions of a model of cells: label and batch if the fields declare them, then the covariates."""
     declared = [name for name in ("label", "batch") if statistics["fields"][name]]
     return declared + list(statistics["covariates"])
 
 
-def _refuse_unknown(asked: Iterable[str], known: Sequence[str], key: str) -> None:
-    unknown = [name for name in asked if name not in known]
+def _refuse_unknown(names: Iterable[str], categories: Sequence[str], key: str) -> None:
+    unknown = [name for name in names if name not in categories]
     if unknown:
         raise DataError(
-            "the request", key=key, expected=f"names among {list(known)}", got=f"{unknown}",
+            "the request", key=key, expected=f"names among {list(categories)}", got=f"{unknown}",
             remedy="Ask for categories that the model was trained with.",
         )  # fmt: skip

@@ -1,8 +1,8 @@
-"""Text files of cells between delimiters, as R, pandas and spreadsheets write them: what their first lines tell.
+"""Reads delimited text files of R, pandas and spreadsheets; the first lines tell their format.
 
-A table says by itself what stands between its cells, in which encoding, and whether its rows have names: the first name
-is empty (pandas, R's ``write.csv``), or there is one name fewer than cells (R's ``write.table``). A row with a cell too
-many or too few is refused by its number: where cells are shifted, nothing is right.
+The reader detects the delimiter, the encoding, and whether rows have names: the first name is empty (pandas, R's
+``write.csv``), or the header has one cell fewer than the rows (R's ``write.table``). A row with too many or too few
+cells is an error that names its line, because its cells may be shifted.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from monai_diffscore.errors import DataError
 
 logger = logging.getLogger(__name__)
 
-#: what the ending says; others are tried where it does not fit
+#: the usual delimiter of each ending; the reader tries others if it does not fit
 DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\t", ".tab": "\t"}
 _TRIED = (",", "\t", ";", "|", " ")
-#: names of columns that say whose row it is
+#: names of columns that identify a row or a subject
 IDENTIFIER = re.compile(
     r"(.*[ _.-])?(id|ids|mrn|uid|uuid|guid|identifier|pid|ssn|nhs)"
     r"|(patient|subject|participant|person|case|record|row|sample|study|hospital|accession|encounter|visit)"
@@ -38,7 +38,7 @@ class Delimited:
     """The cells of a text file.
 
     Attributes:
-        names: of the columns, without that of the names of the rows.
+        names: names of the columns, without the column of row names.
         rows: the cells of each row, as text, without its name.
         row_names: one for each row, or None.
         delimiter: between the cells.
@@ -51,14 +51,14 @@ class Delimited:
 
 
 def read_delimited(path: str | Path, delimiter: str | None = None, named_rows: bool = False) -> Delimited:
-    """All cells of a text file, as text.
+    """Reads all cells of a text file, as text.
 
     Args:
         path: .csv, .tsv, .txt or .tab, also .gz.
-        delimiter: None finds out.
-        named_rows: the first column has the names of the rows, whatever it is called.
+        delimiter: None detects it.
+        named_rows: the first column has the names of the rows, under any name.
     Raises:
-        DataError: for another ending, an empty file, fewer than two columns, and rows of other lengths than the first.
+        DataError: for another ending, an empty file, fewer than two columns, or rows of different lengths.
     """
     file = Path(path)
     text, _, mark = first_rows(file, delimiter, 1)
@@ -67,7 +67,7 @@ def read_delimited(path: str | Path, delimiter: str | None = None, named_rows: b
     if len(header) < 2 and not (body and len(body[0][1]) == 2):
         raise DataError(
             file, key="table", expected=f"a first row with the names of two or more columns, and {mark!r} between them",
-            got=f"{header[:5]}", remedy="Name all columns, and give the delimiter that the file has (--delimiter).",
+            got=f"{header[:5]}", remedy="Name all columns, and state the delimiter of the file (--delimiter).",
         )  # fmt: skip
     if body and all(len(cells) == len(header) + 1 and cells[-1] == "" for _, cells in body):
         body = [(number, cells[:-1]) for number, cells in body]  # a delimiter ends each row
@@ -75,14 +75,14 @@ def read_delimited(path: str | Path, delimiter: str | None = None, named_rows: b
     _refuse_other_lengths(file, header, body, len(header) + short)
     if short or header[0] == "" or named_rows:
         if not named_rows:
-            logger.info(f"{file.name}: the first column has no name: it names the rows, and is not a column")
+            logger.info(f"{file.name}: the first column has no name: it holds the names of the rows")
         row_names = [cells[0] for _, cells in body]
         return Delimited(header if short else header[1:], [cells[1:] for _, cells in body], row_names, mark)
     return Delimited(header, [cells for _, cells in body], None, mark)
 
 
 def first_rows(path: str | Path, delimiter: str | None = None, most: int = 1000) -> tuple[str, list[list[str]], str]:
-    """The text of a file, its first rows as cells, and the delimiter; for what need not be read whole.
+    """The text of a file, its first rows as cells, and the delimiter; does not split the whole file.
 
     Raises:
         DataError: for another ending, or an empty file.
@@ -100,20 +100,20 @@ def ending_of(file: Path) -> str:
     """The ending without .gz.
 
     Raises:
-        DataError: if it is not that of a text file, or there is no such file.
+        DataError: for the ending of another kind of file, or a missing file.
     """
     suffix = (Path(file.stem).suffix if file.suffix == ".gz" else file.suffix).lower()
     if suffix not in DELIMITERS or not file.is_file():
         raise DataError(
             file, key="table", expected=f"a table in a text file ({', '.join(DELIMITERS)}, also .gz) or .parquet",
             got="no such file" if not file.is_file() else f"the ending {file.suffix!r}",
-            remedy="Write one with pandas: frame.to_csv(path).",
+            remedy="Write a table with pandas: frame.to_csv(path).",
         )  # fmt: skip
     return suffix
 
 
 def _text(file: Path) -> str:
-    """The text, in UTF-8 or UTF-16 by its mark, else in Windows' Latin encoding."""
+    """Decodes a file: UTF-16 by its byte order mark, else UTF-8, else Windows-1252."""
     content = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
     if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return content.decode("utf-16")
@@ -125,7 +125,7 @@ def _text(file: Path) -> str:
 
 
 def _lines(text: str, mark: str, most: int | None = None) -> list[tuple[int, list[str]]]:
-    """Number in the file and cells of each row that is not blank."""
+    """The line number and the cells of each row that is not blank."""
     rows = []
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=mark, skipinitialspace=mark == " ")
     for cells in reader:
@@ -137,7 +137,7 @@ def _lines(text: str, mark: str, most: int | None = None) -> list[tuple[int, lis
 
 
 def _find_delimiter(text: str, usual: str) -> str:
-    """The delimiter that makes rows of one length, of most columns; the usual one if none does."""
+    """The delimiter that gives rows of one length with the most columns; else the usual one."""
     best, columns = usual, 1
     for mark in dict.fromkeys((usual, *_TRIED)):
         rows = [cells for _, cells in _lines(text, mark, 30)]
@@ -150,8 +150,11 @@ def _find_delimiter(text: str, usual: str) -> str:
 
 
 def _names_fewer(header: list[str], body: list[tuple[int, list[str]]]) -> bool:
-    """Whether each row has one cell more than there are names because the first is its name: different names, or whole
-    numbers that rise, and no text that a delimiter within it cut in two."""
+    """Whether each row has one cell more than the header because its first cell is its name.
+
+    Names are all different, and rise if they are whole numbers. No cell may begin with a space: that is a text cut in
+    two by a delimiter within it.
+    """
     if not body or any(len(cells) != len(header) + 1 for _, cells in body) or IDENTIFIER.fullmatch(header[0]):
         return False
     first = [cells[0] for _, cells in body]
@@ -172,6 +175,6 @@ def _refuse_other_lengths(file: Path, header: list[str], body: list[tuple[int, l
             file, key="table", expected=f"rows of {width} cells, as the first row has",
             got=f"{len(cells)} cells in line {number}" + (f" and {len(wrong) - 1} more lines" if wrong[1:] else "")
             + f": {', '.join(cells[:8])[:80]}",
-            remedy="Quote text that holds the delimiter (\"ward 3, east\")." if many else
+            remedy="Quote text that contains the delimiter (\"ward 3, east\")." if many else
             "The row is cut short: copy the file again, or write its empty cells.",
         )  # fmt: skip

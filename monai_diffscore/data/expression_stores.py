@@ -1,4 +1,4 @@
-"""Where the rows of an expression matrix lie: in memory, or on the disk in HDF5 or zarr, as AnnData writes them."""
+"""Opens expression matrices in memory, or on the disk in AnnData's HDF5 and zarr."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from monai_diffscore.errors import DataError
 
 logger = logging.getLogger(__name__)
 
-#: of files with a matrix of expression
+#: endings of files with an expression matrix
 ENDINGS = (".h5ad", ".zarr", ".h5", *DELIMITERS)
 
 
 def open_store(source: Any, transposed: bool = False, obs_path: str | Path | None = None) -> HeldMatrix | StoredMatrix:
-    """The matrix of an AnnData object, a file, or a folder that holds one.
+    """Opens the matrix of an AnnData object, a file, or a folder with one file.
 
     Args:
         source, transposed, obs_path: as for :class:`~monai_diffscore.data.anndata.Expression`.
     Raises:
-        DataError: for another file, or a folder with none or several.
+        DataError: for another file, or a folder without a matrix, or with several.
     """
     if not isinstance(source, str | Path):
         return HeldMatrix.of(source)
@@ -39,27 +39,27 @@ def open_store(source: Any, transposed: bool = False, obs_path: str | Path | Non
 
 
 def only_matrix(path: Path) -> Path:
-    """A file, a .zarr folder or a folder with 10x's matrix.mtx as it is; of another folder, the one of these in it.
+    """The path of a file, a .zarr folder or a folder with 10x's matrix.mtx; for another folder, the only one inside.
 
     Raises:
-        DataError: for a folder with none, or several.
+        DataError: for a folder without a matrix, or with several.
     """
     if not path.is_dir() or path.suffix == ".zarr" or is_10x_folder(path):
         return path
     inside = sorted(path.iterdir())
-    found = [
+    matrices = [
         file for file in inside if any(end.lower() in ENDINGS for end in file.suffixes[-2:]) or is_10x_folder(file)
     ]
-    if len(found) != 1:
+    if len(matrices) != 1:
         raise DataError(
-            path, expected="one matrix in the folder", got=", ".join(file.name for file in found[:8]) or "none",
+            path, expected="one matrix in the folder", got=", ".join(file.name for file in matrices[:8]) or "none",
             remedy="Give the path of the file.",
         )  # fmt: skip
-    return found[0]
+    return matrices[0]
 
 
 def is_10x_folder(path: Path) -> bool:
-    """Whether a folder holds the matrix.mtx of 10x Genomics."""
+    """Whether a folder contains the matrix.mtx of 10x Genomics."""
     return path.is_dir() and any((path / f"matrix.mtx{end}").is_file() for end in ("", ".gz"))
 
 
@@ -80,7 +80,7 @@ def _read_10x(path: Path) -> Any:
 
 
 class HeldMatrix:
-    """A matrix that is in memory."""
+    """A matrix in memory."""
 
     def __init__(self, obs: pd.DataFrame, var: dict[str, pd.DataFrame], values: dict[str, Any]) -> None:
         self._obs, self._var, self._values = obs, var, values
@@ -131,7 +131,7 @@ def _by_rows(matrix: Any) -> Any:
 
 
 class StoredMatrix:
-    """A matrix that is on the disk, in HDF5 or zarr; each process opens it for itself."""
+    """A matrix on the disk, in HDF5 or zarr; each process opens it for itself."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -203,7 +203,7 @@ class StoredMatrix:
         group = root[name]
         kind = group.attrs.get("encoding-type")
         if kind == "csc_matrix":
-            logger.info(f"{self.path.name}: {layer} is stored by columns: all of it is held in memory")
+            logger.info(f"{self.path.name}: {layer} is stored by columns and therefore read into memory as a whole")
             return sparse_dataset(group).to_memory().tocsr()
         return sparse_dataset(group) if kind == "csr_matrix" else group
 

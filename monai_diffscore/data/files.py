@@ -1,4 +1,4 @@
-"""The name that a file has by its content."""
+"""The hash of a file's content."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-r"""A graph over the genes of a data set, from what is published as links between names.
+r"""Reads a graph over the genes of a data set from published links between names.
 
 ==================  ===================================================================================  ===============
 file                a row                                                                                relation
@@ -9,9 +9,9 @@ STRING links        ``protein1 protein2 ... combined_score`` (0 to 1000), also `
 ``.gmt``            name of a gene set, description, its genes: an edge from each gene to the set        "in set"
 ==================  ===================================================================================  ===============
 
-Names are matched with the genes of the data as they are, then by a table of aliases, then without what follows the
-point of an Ensembl id (its version) and precedes that of STRING (its species). What does not match is counted and named
-(:class:`Matching`), never guessed. A gene without an edge stays, alone.
+A name matches a gene of the data exactly, else by a table of aliases, else without the version of an Ensembl id (after
+the point) or the species of a STRING id (before the point). :class:`Matching` counts and names the names without a
+match; they are not guessed. A gene without an edge stays in the graph.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Matching:
-    """What of a file met the genes of the data.
+    """Numbers of matches between the names of a file and the genes of the data.
 
     Args:
-        links: links read, after the least weight.
+        links: links in the file, of at least the minimum weight.
         kept: links with both ends among the genes.
-        exact, by_alias: names in the file that are genes as they are, and by an alias or a shortened id.
-        unmatched: names that are not, in the order of the file.
+        exact, by_alias: names that match a gene exactly, and by an alias or a shortened id.
+        unmatched: names without a match, in the order of the file.
         connected: genes with an edge.
         genes: genes of the data.
     """
@@ -72,7 +72,7 @@ class GeneGraph:
         weights: float32 [E], > 0.
         relations: int64 [E], numbers of ``kinds``.
         kinds: names of the relations.
-        matching: how the names met.
+        matching: numbers of matched names.
     """
 
     genes: tuple[str, ...]
@@ -89,28 +89,28 @@ class GeneGraph:
         return torch.bincount(self.edges.flatten(), minlength=len(self.genes) + len(self.sets))
 
     def permuted(self, seed: int = 0, rounds: int = 30) -> GeneGraph:
-        """A random graph in which every node has as many edges as here, of each relation: the control.
+        """A random graph with the same degrees, of every node and in each relation, as a control.
 
-        Pairs of edges a-b and c-d become a-d and c-b, unless that is a loop or an edge already, in ``rounds`` rounds
-        over all edges. Weights stay in the place of their edge. Source: Maslov and Sneppen 2002, Science 296, 910.
+        Pairs of edges a-b and c-d become a-d and c-b, except where that gives a loop or an existing edge, in ``rounds``
+        rounds over all edges. Weights keep the place of their edge. Source: Maslov and Sneppen 2002, Science 296, 910.
         """
         generator = np.random.default_rng(seed)
         nodes = len(self.genes) + len(self.sets)
-        given = self.edges.numpy()
-        edges = given.copy()
-        # gene-gene and gene-set edges, and relations, among themselves
+        original = self.edges.numpy()
+        edges = original.copy()
+        # edges swap within their relation, and within gene-gene or gene-set edges
         classes = 2 * self.relations.numpy() + (edges.max(0) >= len(self.genes)) if edges.size else np.zeros(0, int)
         for kind in np.unique(classes):
             place = np.flatnonzero(classes == kind)
-            edges[:, place] = _swap(given[:, place], nodes, generator, rounds, flip=kind % 2 == 0)
-        new = 1 - float(np.isin(_keys(edges, nodes), _keys(given, nodes)).mean()) if edges.size else 0.0
+            edges[:, place] = _swap(original[:, place], nodes, generator, rounds, flip=kind % 2 == 0)
+        new = 1 - float(np.isin(_keys(edges, nodes), _keys(original, nodes)).mean()) if edges.size else 0.0
         logger.warning(
             f"CONTROL: the graph is permuted (seed {seed}): degrees are kept, {new:.1%} of the edges are new"
         )
         return replace(self, edges=torch.from_numpy(edges))
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON, without the matching; see :meth:`of`."""
+        """The graph for JSON, without the matching; see :meth:`of`."""
         return {
             "genes": list(self.genes),
             "sets": list(self.sets),
@@ -143,18 +143,18 @@ def read_gene_graph(
     complex_separator: str | None = None,
     smallest_set: int = 2,
 ) -> GeneGraph:
-    """The graph of one file or several over ``genes``, and in the log how the names met.
+    """Reads the graph of one file or several over ``genes``; logs the numbers of matched names.
 
     Args:
-        sources: see the table above.
+        sources: files, see the table above.
         genes: names in the order of the data.
-        columns: names of the columns of source and target, where they are none of the usual.
-        minimum_weight: links of less are left out (STRING: 400 is medium, 700 high confidence).
-        aliases: .tsv, .csv or .txt of two columns, a name in the links and the gene that it is.
-        complex_separator: between the members of a complex ("_" in OmniPath and LIANA): each of them is linked.
-        smallest_set: gene sets with fewer genes in the data are left out.
+        columns: names of the columns of source and target; None takes one of the usual pairs.
+        minimum_weight: smallest weight of a link (STRING: 400 is medium, 700 high confidence).
+        aliases: .tsv, .csv or .txt of two columns: a name in the links, and its gene.
+        complex_separator: between the members of a complex ("_" in OmniPath and LIANA); links each member.
+        smallest_set: smallest number of genes of the data in a gene set.
     Raises:
-        DataError: if a file is something else, or no link meets the genes.
+        DataError: for a file of another kind, or no link between genes of the data.
     """
     files = [sources] if isinstance(sources, str | Path) else list(sources)
     places = _Places(genes, {} if aliases is None else read_aliases(aliases))
@@ -166,9 +166,9 @@ def read_gene_graph(
         links = read_links(file, columns, minimum_weight, complex_separator)
         read += len(links.sources)
         ends = _set_edges(links, places, sets, smallest_set) if links.sets else _gene_edges(links, places)
-        edges, kept = ends
+        edges, places_of_links = ends
         numbers = np.array([kinds.setdefault(links.kinds[k], len(kinds)) for k in range(len(links.kinds))])
-        parts.append((edges, links.weights[kept], numbers[links.relations[kept]]))
+        parts.append((edges, links.weights[places_of_links], numbers[links.relations[places_of_links]]))
     edges, weights, relations = (np.concatenate(values, axis=-1) for values in zip(*parts, strict=True))
     graph = GeneGraph(
         tuple(genes),
@@ -193,17 +193,17 @@ def read_gene_graph(
 
 
 class _Places:
-    """Where the names of links are among the genes, and how they were found."""
+    """Matches the names of links with the genes, and counts the matches."""
 
     def __init__(self, genes: Sequence[str], aliases: Mapping[str, str]) -> None:
         self.place = {name: number for number, name in enumerate(genes)}
         self.aliases = aliases
-        self.found: dict[str, int] = {}
+        self.places: dict[str, int] = {}
         self.exact = 0
 
     def __call__(self, names: Iterable[str]) -> np.ndarray:
         return np.array(
-            [self.found[name] if name in self.found else self._find(name) for name in names], dtype=np.int64
+            [self.places[name] if name in self.places else self._find(name) for name in names], dtype=np.int64
         )
 
     def _find(self, name: str) -> int:
@@ -214,32 +214,32 @@ class _Places:
             stem = short.split(".", 1)[0] if short.startswith("ENS") else short
             for other in (name, short, stem):
                 place = max(place, self.place.get(other, -1), self.place.get(self.aliases.get(other, ""), -1))
-        self.found[name] = place
+        self.places[name] = place
         return place
 
     def matching(self, links: int, kept: int, connected: int) -> Matching:
-        unmatched = tuple(name for name, place in self.found.items() if place < 0)
-        matched = len(self.found) - len(unmatched)
+        unmatched = tuple(name for name, place in self.places.items() if place < 0)
+        matched = len(self.places) - len(unmatched)
         return Matching(links, kept, self.exact, matched - self.exact, unmatched, connected, len(self.place))
 
 
 def _gene_edges(links: Links, places: _Places) -> tuple[np.ndarray, np.ndarray]:
-    """Edges [2, kept] and which links they are."""
+    """Edges [2, K] between genes, and the places [K] of their links."""
     edges = np.stack([places(links.sources), places(links.targets)])
-    kept = np.flatnonzero((edges >= 0).all(0) & (edges[0] != edges[1]))
-    return edges[:, kept], kept
+    inside = np.flatnonzero((edges >= 0).all(0) & (edges[0] != edges[1]))
+    return edges[:, inside], inside
 
 
 def _set_edges(links: Links, places: _Places, sets: list[str], smallest: int) -> tuple[np.ndarray, np.ndarray]:
-    """Edges [2, kept] from genes to the nodes of sets, which are appended to ``sets``."""
+    """Edges [2, K] from genes to sets, and the places [K] of their links; appends the names of the sets to ``sets``."""
     genes = places(links.sources)
     names, numbers = np.unique(np.array(links.targets, dtype=object).astype(str), return_inverse=True)
     sizes = np.bincount(numbers[genes >= 0], minlength=len(names))
     large = sizes >= smallest
     node = np.cumsum(large) - 1 + len(places.place) + len(sets)
-    kept = np.flatnonzero((genes >= 0) & large[numbers])
+    inside = np.flatnonzero((genes >= 0) & large[numbers])
     sets += names[large].tolist()
-    return np.stack([genes[kept], node[numbers[kept]]]), kept
+    return np.stack([genes[inside], node[numbers[inside]]]), inside
 
 
 def _keys(edges: np.ndarray, nodes: int) -> np.ndarray:
@@ -253,14 +253,14 @@ def _swap(edges: np.ndarray, nodes: int, generator: np.random.Generator, rounds:
     for _ in range(rounds):
         order = generator.permutation(edges.shape[1])
         first, second = order[:count], order[count : 2 * count]
-        if flip:  # either end of an edge between genes may go
+        if flip:  # an edge between genes may swap either end
             turned = second[generator.random(count) < 0.5]
             edges[:, turned] = edges[::-1, turned]
-        made = np.stack([edges[0, first], edges[1, second]]), np.stack([edges[0, second], edges[1, first]])
-        keys = np.stack([_keys(part, nodes) for part in made])
+        swapped = np.stack([edges[0, first], edges[1, second]]), np.stack([edges[0, second], edges[1, first]])
+        keys = np.stack([_keys(part, nodes) for part in swapped])
         _, places, repeats = np.unique(keys, return_inverse=True, return_counts=True)
         fresh = (repeats[places.reshape(keys.shape)] == 1) & ~np.isin(keys, _keys(edges, nodes))
-        loops = (made[0][0] == made[0][1]) | (made[1][0] == made[1][1])
+        loops = (swapped[0][0] == swapped[0][1]) | (swapped[1][0] == swapped[1][1])
         good = fresh.all(0) & ~loops
-        edges[1, first[good]], edges[1, second[good]] = made[0][1][good], made[1][1][good]
+        edges[1, first[good]], edges[1, second[good]] = swapped[0][1][good], swapped[1][1][good]
     return edges

@@ -1,13 +1,12 @@
 r"""A data loader whose order and randomness are functions of (seed, epoch, index), so that a training resumes exactly.
 
-Nothing about the place in an epoch has to be saved, and neither worker processes nor prefetching change what comes
-out:
+A checkpoint needs no state of the loader, and neither worker processes nor prefetching change the batches:
 
-- **order**: epoch e visits the items in a permutation made of (seed, e); batch b of rank r among R ranks takes entries
-  [(b R + r) B, (b R + r + 1) B), so that the ranks' batches together are one batch of R B. A continued epoch begins
-  at its next batch, and nothing that went before is loaded;
-- **randomness of the transforms**: before an item is made, MONAI's random transforms and the generators of torch, NumPy
-  and Python are seeded with a number made of (seed, e, index).
+- **order**: epoch e visits the items in a permutation of the seed and e; batch b of rank r among R ranks takes entries
+  [(b R + r) B, (b R + r + 1) B), so that the ranks' batches together are one batch of R B. A resumed epoch begins at
+  its next batch, and loads none of the batches before;
+- **randomness of the transforms**: a number from (seed, e, index) seeds MONAI's random transforms and the generators of
+  torch, NumPy and Python before an item is made.
 
 Seeds are :math:`h(h(\text{seed} + c) + n) \bmod 2^{32}` with a bijection h, so that no two items of a training share
 one.
@@ -44,15 +43,15 @@ def _mix(number: int) -> int:
 
 
 class EpochBatches(Sampler[list[tuple[int, int]]]):
-    """Batches of keys (epoch, index) in an order made of the seed and the epoch, for this rank.
+    """Batches of keys (epoch, index) for this rank, in an order that depends on the seed and the epoch.
 
     Args:
         count: number of items.
-        batch_size: items in a batch of one rank; an epoch leaves out what does not fill a batch on every rank.
+        batch_size: items in a batch of one rank; an epoch drops the rest that does not fill a batch on every rank.
         seed: of the order.
         shuffle: whether to permute.
         block_size: None permutes all items; a number permutes blocks of so many neighbours, and the items of four
-            blocks at a time, for data that is read from the disk in blocks.
+            blocks at a time, for data that lies on the disk in blocks.
     """
 
     def __init__(
@@ -65,7 +64,7 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         self.epoch, self.first = 1, 0
 
     def start_at(self, epoch: int, batch: int = 0) -> None:
-        """Makes the next iteration that of ``epoch`` (from 1), without its first ``batch`` batches."""
+        """Starts the next iteration in ``epoch`` (from 1), after its first ``batch`` batches."""
         self.epoch, self.first = epoch, batch
 
     def __len__(self) -> int:
@@ -101,7 +100,7 @@ def _ranks() -> tuple[int, int]:
 
 
 class SeededItems(Dataset):
-    """The items of ``dataset`` by keys (epoch, index), each made with a randomness of its own.
+    """The items of ``dataset`` by keys (epoch, index), each with its own seed.
 
     Args:
         dataset: with a length and integer indices: MONAI's ``Dataset``, ``CacheDataset``, ``PersistentDataset``, ...
@@ -130,19 +129,19 @@ class SeededItems(Dataset):
 
 
 def _transforms(dataset: Any) -> list[Any]:
-    """All that may draw random numbers when an item of a data set, or of those inside it, is made."""
-    found = [dataset] if isinstance(dataset, Randomizable) else []
+    """The transforms of a data set, and of the data sets inside it, that may draw random numbers."""
+    transforms = [dataset] if isinstance(dataset, Randomizable) else []
     if getattr(dataset, "transform", None) is not None:
-        found.append(dataset.transform)
+        transforms.append(dataset.transform)
     inner = [
         *getattr(dataset, "datasets", []),
         *([dataset.dataset] if hasattr(dataset, "dataset") else []),
     ]
-    return found + [transform for data in inner for transform in _transforms(data)]
+    return transforms + [transform for data in inner for transform in _transforms(data)]
 
 
 class ResumableLoader(DataLoader):
-    """MONAI's ``DataLoader`` over whole batches, in an order and with a randomness that :class:`ScoreTrainer` resumes.
+    """MONAI's ``DataLoader`` over whole batches, whose order and randomness :class:`ScoreTrainer` resumes exactly.
 
     Under ``torch.distributed`` each rank takes its share of the batches; no other sampler is needed.
 
@@ -167,10 +166,10 @@ class ResumableLoader(DataLoader):
         **keywords: Any,
     ) -> None:
         self.batches = EpochBatches(len(dataset), batch_size, seed, shuffle, block_size)
-        # a generator of its own: the workers' seeds are not drawn from the one that the training's noise comes from
+        # its own generator: the seeds of workers do not advance the generator of the training's noise
         keywords.setdefault("generator", torch.Generator().manual_seed(seed))
         super().__init__(SeededItems(dataset, seed), num_workers=num_workers, batch_sampler=self.batches, **keywords)
 
     def start_at(self, epoch: int, batch: int = 0) -> None:
-        """Makes the next iteration that of ``epoch`` (from 1), without its first ``batch`` batches."""
+        """Starts the next iteration in ``epoch`` (from 1), after its first ``batch`` batches."""
         self.batches.start_at(epoch, batch)

@@ -1,4 +1,4 @@
-"""Expression matrices in text files: samples x genes, or genes x samples, with names on both sides."""
+"""Reads expression matrices from text files: samples x genes, or genes x samples, with names on both sides."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from monai_diffscore.transforms.written_values import number_of
 def read_matrix(
     path: str | Path, transposed: bool = False, delimiter: str | None = None
 ) -> tuple[np.ndarray, list[str], list[str]]:
-    """Values [samples, genes] float64, names of the samples, names of the genes.
+    """Reads values [samples, genes] float64, names of the samples, names of the genes.
 
-    The first row names the columns, the first column the rows; the corner may be left out, as R does.
+    The first row names the columns, the first column the rows; the header may lack its first cell, as R writes it.
 
     Args:
         path: .csv, .tsv, .txt or .tab, also with .gz.
         transposed: the file has a gene in each row.
-        delimiter: None finds out.
+        delimiter: None detects it.
     Raises:
-        DataError: for another file, one column, names twice, cells that are no numbers, and missing ones.
+        DataError: for another file, a single column, repeated names, cells that are no numbers, or missing cells.
     """
     file = Path(path)
     text, first, mark = first_rows(file, delimiter, 2)
@@ -43,7 +43,7 @@ def read_matrix(
             sep=mark,
             header=None,
             skiprows=1,
-            converters={0: str},  # a gene may be called NA
+            converters={0: str},  # NA is a valid name of a gene
             float_precision=None if comma else "round_trip",
             decimal="," if comma else ".",
             low_memory=False,
@@ -60,7 +60,7 @@ def read_matrix(
 
 
 def genes_are_in(path: str | Path) -> str | None:
-    """Where a text file has the names of genes: in its "columns" or "rows"; None if neither are names of genes.
+    """Whether "columns" or "rows" of a text file have the names of genes; None if neither have.
 
     Raises:
         DataError: for an empty file.
@@ -81,7 +81,7 @@ def _is_number(cell: str) -> bool:
 
 
 def refuse_repeated(names: Sequence[str], source: object, what: str) -> None:
-    """Raises a DataError if a name of a gene, sample or column is there twice."""
+    """Raises a DataError for a repeated name of a gene, sample or column."""
     repeated = [name for name, count in Counter(names).items() if count > 1]
     if repeated:
         raise DataError(
@@ -89,13 +89,13 @@ def refuse_repeated(names: Sequence[str], source: object, what: str) -> None:
             key=what,
             expected=f"each {what} once",
             got=f"{len(repeated)} names more than once: {', '.join(repeated[:8])}",
-            remedy="Sum or average them, or keep one of each, on purpose and beforehand (AnnData: "
-            "var_names_make_unique gives them different names).",
+            remedy="Sum or average them, or keep one of each (AnnData: var_names_make_unique gives them different "
+            "names).",
         )
 
 
 def _header(file: Path, rows: list[list[str]], mark: str) -> tuple[list[str], int]:
-    """Names of the columns but the first, and the number of cells in a row."""
+    """Names of the columns without the first, and the number of cells in a row."""
     header, first = (*rows, [], [])[:2]
     if len(first) < 2 or len(header) not in (len(first), len(first) - 1):
         raise DataError(
@@ -117,7 +117,7 @@ def _numbers(frame: pd.DataFrame, header: list[str], file: Path, down: str, acro
                 file,
                 expected="numbers",
                 got=f"{bad.iloc[0]!r} for the {down} {bad.index[0]!r} and the {across} {header[place]!r}",
-                remedy="Take columns of text (descriptions, annotations) out; write decimal points, no thousands' "
+                remedy="Remove columns of text (descriptions, annotations); write decimal points, no thousands' "
                 "separators.",
             )
     values = frame.to_numpy(dtype=np.float64)
@@ -129,6 +129,6 @@ def _numbers(frame: pd.DataFrame, header: list[str], file: Path, down: str, acro
             expected="a finite number in each cell",
             got=f"{len(at)} of {values.size} missing or infinite, the first for the {down} {frame.index[row]!r} and "
             f"the {across} {header[place]!r}",
-            remedy=f"Take those {down}s or {across}s out, or impute them on purpose beforehand.",
+            remedy=f"Remove those {down}s or {across}s, or impute their values first.",
         )
     return values

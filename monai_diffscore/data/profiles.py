@@ -1,8 +1,8 @@
-"""What a model of whole expression profiles is told of its data: which rows train it, the scale of its genes, requests.
+"""Data of a model of whole expression profiles: its split, its statistics, its transforms, and its requests.
 
-The facts are one dictionary, written beside the weights: the fields with the genes in order, mean and standard
-deviation of each gene, the quantiles, means of groups and components that the model works with, and ``sigma_data``.
-Sampling, imputation and likelihood stand on it alone.
+The statistics ("facts") are one dictionary beside the weights: the fields with the genes in order, mean and standard
+deviation of each gene, the quantiles, group means and components of the model, and ``sigma_data``. Sampling,
+imputation and likelihood need nothing else of the training data.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ def split_profiles(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Indices of training and held-out rows.
 
-    Stratified by label, if every label has two rows; rows of equal ``subject`` (a column of obs, else that of the
-    fields) stay together, and are then not stratified.
+    The split is stratified by label if every label has two rows. With ``subject`` (a column of obs, else that of the
+    fields) all rows of a subject stay on one side, and the split ignores labels.
 
     Raises:
-        DataError: if a side would be empty, or ``subject`` is no column of obs.
+        DataError: for an empty side, or a ``subject`` that is no column of obs.
     """
     fields, obs, source = expression.fields, expression.obs, expression.source
     subject = subject or fields.subject
@@ -72,19 +72,19 @@ def measure_profiles(
     group_means: bool = False,
     **further: Any,
 ) -> dict[str, Any]:
-    """The facts of training rows, for JSON: fields, number of features and categories, what :func:`profile_transforms`
-    need, sigma_data.
+    """Measures the facts of training rows, for JSON: fields, numbers of features and categories, the arguments of
+    :func:`profile_transforms`, sigma_data.
 
     Args:
-        expression: counts are log-normalised first.
+        expression: the data; counts are log-normalised first.
         rows: indices of the training rows.
-        components: number of principal components that the model works in, or below 1 their share of the training rows;
+        components: number of principal components of the model's input, or below 1 their share of the training rows;
             None takes all genes.
-        normal_scores: each gene is brought to a normal distribution first, and gets its own back.
-        group_means: the mean of each label is taken out gene by gene.
-        further: kept beside.
+        normal_scores: transforms each gene to a normal distribution first; the inverse restores its own.
+        group_means: subtracts the mean of its label from each gene.
+        further: entries to add.
     Raises:
-        DataError: for too few rows, or rows without a label where the means of labels are asked for.
+        DataError: for too few rows, or ``group_means`` with rows without a label.
     """
     fields = expression.fields
     blocks = [_log_values(expression, rows[start : start + 512]) for start in range(0, len(rows), 512)]
@@ -133,7 +133,7 @@ def _measure_shape(
     groups: np.ndarray | None,
     names: Sequence[str],
 ) -> dict[str, Any]:
-    """Facts of the steps that need all rows at once, each measured on what those before it leave."""
+    """Facts of the steps that need all rows at once; each is measured on the output of the step before."""
     facts: dict[str, Any] = {}
     if normal_scores:
         facts["normal_scores"] = measure_quantiles(values).as_dict()
@@ -163,12 +163,12 @@ def _log_values(expression: Expression, rows: Sequence[int] | np.ndarray) -> np.
 
 
 def profile_transforms(facts: Mapping[str, Any], generated: bool = False) -> list[Any]:
-    """What makes a profile what the model learns: log-normalisation of counts, normal scores, means of groups taken
-    out, then scaling or principal components; each if the model was trained with it.
+    """The transforms of a profile to the model's input: log-normalisation of counts, normal scores, subtraction of
+    group means, then scaling or principal components; each only if the model was trained with it.
 
     Args:
         facts: of :func:`measure_profiles`.
-        generated: the profiles are requests, which are on the scale of logarithms already; so is what comes back.
+        generated: the profiles are requests or samples, which are logarithms already.
     """
     counts = facts["fields"]["content"] == "counts" and not generated
     steps: list[Any] = [LogNormalized("image")] if counts else []
@@ -183,7 +183,7 @@ def profile_transforms(facts: Mapping[str, Any], generated: bool = False) -> lis
 
 
 def model_fields(facts: Mapping[str, Any], generated: bool = False) -> GeneFields:
-    """The fields that the model was trained with; generated values are continuous."""
+    """The fields of the model; those of generated values are continuous."""
     fields = GeneFields(**facts["fields"])
     return replace(fields, content="continuous", layer=None, total=None) if generated else fields
 
@@ -195,16 +195,16 @@ def profile_requests(
     batch: str | None = None,
     label_counts: Sequence[int] | None = None,
 ) -> list[dict[str, Any]]:
-    """Dictionaries that ask for synthetic profiles: ``image`` [G] zeros, ``seed``, and the conditions as numbers.
+    """Requests for synthetic profiles: dictionaries of ``image`` [G] zeros, ``seed``, and the conditions as numbers.
 
     Args:
         fields: of the model.
-        count: number of profiles; of each label as many as its share of the training rows says.
-        per_label: instead, number of profiles for each label.
-        batch: all of this batch; None leaves it missing, which is any.
-        label_counts: training rows of each label; None spreads labels evenly.
+        count: number of profiles; each label gets its share in the training rows.
+        per_label: number of profiles for each label, in place of ``count``.
+        batch: name of the batch of all profiles; None leaves it missing.
+        label_counts: number of training rows of each label; None gives all labels equal shares.
     Raises:
-        DataError: for a label or a batch that the model does not know, or that no training row had; for no profiles.
+        DataError: for an unknown label or batch, a label without a training row, or no profiles.
     """
     if fields.labels:
         numbers = numbers_of_each(fields.labels, label_counts, count, per_label)
@@ -231,7 +231,7 @@ def batch_code(facts: Mapping[str, Any], name: str) -> int:
     """Number of a batch of the model.
 
     Raises:
-        DataError: if the model knows no batches, or not this one.
+        DataError: for an unknown batch.
     """
     batches = list(facts["fields"]["batches"])
     if name not in batches:
@@ -243,23 +243,22 @@ def batch_code(facts: Mapping[str, Any], name: str) -> int:
 
 
 class ObservedProfiles(Dataset):
-    """Profiles of which some genes were measured, for a model of more.
+    """Profiles with some of the model's genes measured.
 
-    Items have ``image`` [G] (a gene that was not measured at its mean), ``observed`` [G], ``measured`` [G] (what was
-    observed, in standard deviations about the mean; 0 elsewhere), ``truth`` [G] (NaN where the file has none),
-    ``seed``, ``name``; image and truth on the scale of the model's input before standardisation. Conditions are
-    missing: a profile to be imputed needs no label.
+    Items have ``image`` [G] (the mean for a gene that is not measured), ``observed`` [G], ``measured`` [G] (observed
+    values in standard deviations about the mean; 0 elsewhere), ``truth`` [G] (NaN for a gene that the file lacks),
+    ``seed`` and ``name``. Image and truth have the scale of the model's input before standardisation. Conditions are
+    missing: imputation needs no label.
 
     Args:
-        source: as for :class:`~monai_diffscore.data.Expression`; genes of the model may be missing in it.
+        source: as for :class:`~monai_diffscore.data.Expression`; it may lack genes of the model.
         facts: of the model.
-        hidden_share: share of the measured genes that are hidden, the same in all rows, to judge imputation by.
-        seed: of the choice of those.
+        hidden_share: share of the measured genes to hide, the same in all rows; it measures the error of imputation.
+        seed: of the choice of hidden genes.
         transform: of each dictionary.
         options: of :class:`~monai_diffscore.data.Expression`, such as ``transposed``.
     Raises:
-        DataError: if no gene of the model was measured, or the model works in normal scores or without the means of
-            groups.
+        DataError: for data without a gene of the model, or a model of normal scores or without group means.
     """
 
     def __init__(
@@ -277,24 +276,24 @@ class ObservedProfiles(Dataset):
             raise DataError(
                 source, expected="a model of genes as they were measured, or of their components",
                 got=f"one with {', '.join(shaped)}",
-                remedy="Train one with normal_scores and group_means false.",
+                remedy="Train a model with normal_scores and group_means false.",
             )  # fmt: skip
-        found = Expression(source, replace(fields, genes=(), label=None, batch=None, covariates=()), **options)
-        measured = {gene: place for place, gene in enumerate(found.genes)}
-        there = torch.tensor([gene in measured for gene in fields.genes])
-        if not bool(there.any()):
+        expression = Expression(source, replace(fields, genes=(), label=None, batch=None, covariates=()), **options)
+        measured = {gene: place for place, gene in enumerate(expression.genes)}
+        available = torch.tensor([gene in measured for gene in fields.genes])
+        if not bool(available.any()):
             raise DataError(
                 source, key="genes", expected=f"some of the model's genes, such as {', '.join(fields.genes[:3])}",
-                got=", ".join(found.genes[:3]), remedy="Map the names to those of the model.",
+                got=", ".join(expression.genes[:3]), remedy="Map the names to those of the model.",
             )  # fmt: skip
-        values = torch.from_numpy(_log_values(found, np.arange(len(found))).astype(np.float32))
+        values = torch.from_numpy(_log_values(expression, np.arange(len(expression))).astype(np.float32))
         self.truth = torch.full((len(values), len(fields.genes)), torch.nan)
-        self.truth[:, there] = values[:, [measured[gene] for gene in fields.genes if gene in measured]]
-        hidden = torch.rand(len(there), generator=torch.Generator().manual_seed(seed)) < hidden_share
-        self.observed = there & ~hidden
+        self.truth[:, available] = values[:, [measured[gene] for gene in fields.genes if gene in measured]]
+        hidden = torch.rand(len(available), generator=torch.Generator().manual_seed(seed)) < hidden_share
+        self.observed = available & ~hidden
         self.mean, self.standardise = torch.tensor(facts["mean"]), StandardizeGenes(facts["mean"], facts["std"])
-        self.names, self.transform = list(found.obs.index), transform
-        logger.info(f"{int(self.observed.sum())} of {len(there)} genes are taken as measured, the rest is imputed")
+        self.names, self.transform = list(expression.obs.index), transform
+        logger.info(f"{int(self.observed.sum())} of {len(available)} genes are observed, the model imputes the others")
 
     def __len__(self) -> int:
         return len(self.truth)

@@ -1,4 +1,4 @@
-"""What is asked of a model of rows: how many of which kind, by name or number; by default as the training rows had."""
+"""Requests for rows of a model: the number of rows of each category, by name or number."""
 
 from __future__ import annotations
 
@@ -11,42 +11,45 @@ from monai_diffscore.errors import DataError
 
 
 def numbers_of_each(
-    known: Sequence[str],
-    seen: Sequence[int] | None,
+    categories: Sequence[str],
+    training_counts: Sequence[int] | None,
     count: int,
-    asked: Mapping[Any, int] | None = None,
+    requested: Mapping[Any, int] | None = None,
     key: str = "label",
 ) -> list[int]:
-    """How many rows of each category are asked for.
+    """The requested number of rows of each category.
 
     Args:
-        known: names of the categories.
-        seen: rows of each that the model was trained on; None if that is not known.
-        count: without ``asked``, in all, of each category as many as its share of the training rows says.
-        asked: name, or number in the order of ``known``, to number of rows.
+        categories: their names.
+        training_counts: number of training rows of each category; None if it is unknown.
+        count: number of all rows without ``requested``; each category gets its share in the training rows.
+        requested: number of rows by name, or by number in the order of ``categories``.
         key: for messages.
     Raises:
-        DataError: for numbers that are no whole ones from 0, none at all, and categories that are not known or that no
-            training row had.
+        DataError: for a number that is negative or not whole, no rows at all, an unknown category, or a category
+            without a training row.
     """
-    if asked is None:
+    if requested is None:
         check_count(count)
-        return apportion(seen if seen is not None and any(seen) else [1] * len(known), count)
-    numbers = [0] * len(known)
-    for name, number in asked.items():
+        weights = training_counts if training_counts is not None and any(training_counts) else [1] * len(categories)
+        return apportion(weights, count)
+    numbers = [0] * len(categories)
+    for name, number in requested.items():
         check_count(number, least=0)
-        numbers[place_of(name, known, seen, key)] += int(number)
+        numbers[place_of(name, categories, training_counts, key)] += int(number)
     check_count(sum(numbers))
     return numbers
 
 
-def place_of(name: Any, known: Sequence[str], seen: Sequence[int] | None = None, key: str = "label") -> int:
-    """Place of a category that is given by its name, or by its number where no name reads like it.
+def place_of(
+    name: Any, categories: Sequence[str], training_counts: Sequence[int] | None = None, key: str = "label"
+) -> int:
+    """Place of a category by its name, or by its number if no category has that name.
 
     Raises:
-        DataError: if it is not known, or no training row had it.
+        DataError: for an unknown category, or a category without a training row.
     """
-    names = list(known)
+    names = list(categories)
     if str(name) in names:
         place = names.index(str(name))
     elif isinstance(name, int) and not isinstance(name, bool) and 0 <= name < len(names):
@@ -56,12 +59,12 @@ def place_of(name: Any, known: Sequence[str], seen: Sequence[int] | None = None,
             "the request", key=key, expected=f"one of {names[:20]}, or its number", got=repr(name),
             remedy="Ask for a category that the model was trained with.",
         )  # fmt: skip
-    if seen is not None and not seen[place]:
-        trained = [known_name for known_name, rows in zip(names, seen, strict=True) if rows]
+    if training_counts is not None and not training_counts[place]:
+        trained = [category for category, rows in zip(names, training_counts, strict=True) if rows]
         raise DataError(
-            "the request", key=key, expected=f"one that training rows had: {trained[:20]}",
-            got=f"{names[place]!r}, which is declared but in none of them",
-            remedy="Ask for another: the model has learned nothing of it.",
+            "the request", key=key, expected=f"a category with training rows: {trained[:20]}",
+            got=f"{names[place]!r}, which is declared and has no training row",
+            remedy="Ask for another category: no row taught the model this one.",
         )  # fmt: skip
     return place
 
@@ -71,12 +74,12 @@ def check_count(count: Any, least: int = 1) -> None:
     if isinstance(count, bool) or not isinstance(count, int | np.integer) or count < least:
         raise DataError(
             "the request", key="num_samples", expected=f"a whole number of rows, {least} or more", got=repr(count),
-            remedy="Say how many are to be generated.",
+            remedy="State the number of rows to generate.",
         )  # fmt: skip
 
 
 def apportion(weights: Sequence[float], total: int) -> list[int]:
-    """Whole numbers in proportion to ``weights`` that sum to ``total``, by largest remainders; none where one is 0."""
+    """Whole numbers in proportion to ``weights`` that sum to ``total``, by largest remainders; 0 for a weight of 0."""
     shares = np.asarray(weights, dtype=float)
     exact = shares / shares.sum() * total
     numbers = np.floor(exact).astype(int)

@@ -61,14 +61,14 @@ def split_rows(
     """Training and validation rows [N, columns], float32, that share no row.
 
     Args:
-        source: name of a toy distribution, of which new rows are drawn, or a .npy file of rows, taken as they are and
-            split at random: at most a fifth of them for validation.
+        source: name of a toy distribution, which new rows are drawn from, or a .npy file of rows, which are split at
+            random: at most a fifth of them for validation.
         training: at most this many training rows.
         validation: at most this many validation rows.
         seed: of the draws or the split.
         columns: expected number of columns.
     Raises:
-        DataError: if there is no such distribution or file, or it holds something else.
+        DataError: for an unknown distribution, a missing file, or another content.
     """
     if str(source) in TOYS:
         rows = toy_rows(str(source), training + validation, seed)
@@ -86,19 +86,19 @@ def split_indices(
 
     Args:
         count: number of rows.
-        share: of rows, or of groups, that is held out.
+        share: share of the rows, or of the groups, to hold out.
         seed: of the split.
-        labels: [count]; each keeps its share, if there are no groups.
+        labels: [count]; each label keeps its share, without groups.
         groups: [count]; rows of one group stay on one side.
     Raises:
-        ValueError: if a label has a single row, or a side would be empty.
+        ValueError: for a label with a single row, or an empty side.
     """
     from sklearn.model_selection import GroupShuffleSplit, ShuffleSplit, StratifiedShuffleSplit
 
     splitter = ShuffleSplit if labels is None else StratifiedShuffleSplit
     splitter = splitter if groups is None else GroupShuffleSplit
-    made = splitter(n_splits=1, test_size=share, random_state=seed)
-    train, held_out = next(made.split(np.arange(count), labels, groups))
+    split = splitter(n_splits=1, test_size=share, random_state=seed)
+    train, held_out = next(split.split(np.arange(count), labels, groups))
     return np.sort(train), np.sort(held_out)
 
 

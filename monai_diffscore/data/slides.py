@@ -1,17 +1,17 @@
-r"""Whole-slide images: opened by openslide, read anywhere at any pixel size, never a whole level at once.
+r"""Reads regions of whole-slide images at any pixel size, by openslide, never a whole level at once.
 
 A slide is a pyramid of levels; level l shows the same tissue with pixels ``downsample[l]`` times as wide as those of
 level 0, which measure ``mpp_um`` micrometres. A request names a corner in level-0 pixels, a size in output pixels and
-*its* ``mpp_um``. It is served by the coarsest level that is still finer, whose pixels are averaged:
+*its* ``mpp_um``. The reader averages the pixels of the coarsest level that is still finer:
 
-.. math::  \text{scale} = \frac{\text{mpp asked}}{\text{mpp}_0 \cdot \text{downsample}_l} \ge 1 .
+.. math::  \text{scale} = \frac{\text{requested mpp}}{\text{mpp}_0 \cdot \text{downsample}_l} \ge 1 .
 
-Within 2% of 1 the level's own pixels are taken. Magnification is always ``mpp_um``, not a lens or a level: scanners
-differ.
+For a scale within 2% of 1 it returns the level's own pixels. Magnification is always ``mpp_um``, not a lens or a level,
+because scanners differ.
 
 openslide reads Aperio, Hamamatsu, Leica, Mirax, Philips, Trestle, Ventana, Zeiss, DICOM and generic tiled TIFF.
-**Fallback**: other TIFF (strips, 16 bit), PNG and JPEG are decoded whole, as one level, and refused above 64 million
-pixels (:mod:`~monai_diffscore.data.pictures`).
+**Fallback**: other TIFF (strips, 16 bit), PNG and JPEG are decoded whole, as one level of at most 64 million pixels
+(:mod:`~monai_diffscore.data.pictures`).
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ from monai_diffscore.transforms.colours import as_rgb8
 
 SLIDE_SUFFIXES = (".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".svslide", ".czi")
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
-#: pixel sizes outside of this are the resolution of a screen or a printer, not of a microscope
+#: the range of pixel sizes of microscopes; others are the resolution of a screen or a printer
 PLAUSIBLE_MPP_UM = (0.02, 50.0)
-#: levels whose pixel size differs by less than this are taken as they are
+#: a level is read without averaging if its pixel size differs by less than this share
 MPP_TOLERANCE = 0.02
 _BLOCK = 1024  # pixels of a level read at once on the way to a coarser picture
 _CACHE_BYTES = 64 * 2**20
 
 
 class _Levels(Protocol):
-    """What a file gives: its pyramid, and 8-bit RGB pixels of it [h, w, 3], white beyond its edge."""
+    """The pyramid of a file, and its 8-bit RGB pixels [h, w, 3], white beyond its edge."""
 
     sizes: Sequence[tuple[int, int]]
     downsamples: Sequence[float]
@@ -59,11 +59,11 @@ class Slide:
 
     Args:
         path: of the file.
-        assume_mpp_um: size of a level-0 pixel **if the file states none**; without it such a file is refused.
+        assume_mpp_um: size of a level-0 pixel **if the file states none**; None refuses such a file.
         value_range: of colours that are not 8 bits wide, see :func:`~monai_diffscore.transforms.colours.as_rgb8`.
     Raises:
-        DataError: from any access, if the file cannot be read, states no (plausible) pixel size, or pixels that are not
-            square.
+        DataError: from any access, for an unreadable file, a file without a plausible pixel size, or pixels that are
+            not square.
     """
 
     def __init__(
@@ -101,27 +101,27 @@ class Slide:
 
     @property
     def mpp_um(self) -> float:
-        """Micrometres a level-0 pixel."""
+        """Size of a level-0 pixel in micrometres."""
         stated = self.levels.mpp
         low, high = PLAUSIBLE_MPP_UM
-        known = [mpp for mpp in stated if mpp is not None and low <= mpp <= high]
-        if len(known) < 2:
+        plausible = [mpp for mpp in stated if mpp is not None and low <= mpp <= high]
+        if len(plausible) < 2:
             if self.assume_mpp_um is None:
                 raise DataError(
                     self.path,
                     expected=f"a stated size of a pixel between {low} and {high} um",
                     got=f"{stated[0]} x {stated[1]}" if any(stated) else "none in the file",
-                    remedy="If you know it, say so with assume_mpp_um (an objective of 20x is often 0.5, 40x 0.25).",
+                    remedy="If you know it, give assume_mpp_um (an objective of 20x is often 0.5, 40x 0.25).",
                 )
             return self.assume_mpp_um
-        if abs(known[0] / known[1] - 1) > MPP_TOLERANCE:
+        if abs(plausible[0] / plausible[1] - 1) > MPP_TOLERANCE:
             raise DataError(
                 self.path,
                 expected="square pixels",
-                got=f"{known[0]:g} x {known[1]:g} um",
+                got=f"{plausible[0]:g} x {plausible[1]:g} um",
                 remedy="Resample the slide beforehand.",
             )
-        return float(np.mean(known))
+        return float(np.mean(plausible))
 
     def read(self, corner: Sequence[float] | np.ndarray, size: Sequence[int], mpp_um: float) -> np.ndarray:
         """8-bit RGB pixels [3, height, width]; white beyond the edge of the slide.
@@ -161,7 +161,7 @@ class Slide:
                 self.path,
                 expected=f"a pixel size mpp_um of at least the slide's, {self.mpp_um:g}",
                 got=f"{mpp_um:g}",
-                remedy="Raise mpp_um; pixels that were never scanned are not invented.",
+                remedy="Raise mpp_um: the slide has no finer pixels.",
             )
         scales = [factor / downsample for downsample in self.levels.downsamples]
         level = max(number for number, scale in enumerate(scales) if scale >= 1 - MPP_TOLERANCE)
@@ -169,7 +169,7 @@ class Slide:
 
     def _averaged(self, level: int, start: Sequence[float], size: Sequence[int], scale: float) -> np.ndarray:
         """Output pixels as means of ``scale`` x ``scale`` pixels, block by block, so that memory does not grow."""
-        # the mean over exact boxes where they fit the pixels, else a triangle filter, whose support is twice as wide
+        # the mean over boxes if boxes are whole pixels, else a triangle filter, whose support is twice as wide
         exact = abs(scale - round(scale)) < 1e-6
         method, margin = (Image.Resampling.BOX, 0) if exact else (Image.Resampling.BILINEAR, int(np.ceil(scale)))
         step = max(1, int(_BLOCK / scale))
@@ -197,7 +197,7 @@ class _OpenSlideLevels:
         self.file = openslide.OpenSlide(path)
         self.file.set_cache(openslide.OpenSlideCache(_CACHE_BYTES))
         self.sizes: Sequence[tuple[int, int]] = self.file.level_dimensions
-        # the stated factors of a pyramid whose sides do not divide are a little off the integers that made it
+        # if the sides do not divide, the stated factors are a little off the true integers
         self.downsamples: Sequence[float] = [_nearest_integer(factor) for factor in self.file.level_downsamples]
         stated = [self.file.properties.get(f"openslide.mpp-{axis}") for axis in "xy"]
         self.mpp: Sequence[float | None] = [None if mpp is None else float(mpp) for mpp in stated]
@@ -270,13 +270,13 @@ def _open(path: str, value_range: tuple[float, float] | None) -> _Levels:
 
 
 def list_slides(path: str | Path, key: str = "image", left_out: Sequence[str] = ()) -> list[dict[str, str]]:
-    """All slides and pictures below a folder (or the one file that ``path`` is): ``[{key: file, "subject": name}]``.
+    """Lists all slides and pictures below a folder, or the one file ``path``: ``[{key: file, "subject": name}]``.
 
-    Sorted. A subject is ``sub-<label>`` (BIDS) or ``TCGA-xx-xxxx`` in the path below the folder; else each file is its
-    own. ``left_out`` names files and folders below the folder that are not looked at.
+    The list is sorted. A subject is ``sub-<label>`` (BIDS) or ``TCGA-xx-xxxx`` in the path below the folder; else each
+    file is its own subject. ``left_out`` names files and folders below the folder to ignore.
 
     Raises:
-        DataError: if the path does not exist or holds none; for a name in ``left_out`` that is not there.
+        DataError: for a path without slides or pictures, or an unknown name in ``left_out``.
     """
     root = Path(path).expanduser()
     suffixes = SLIDE_SUFFIXES + PICTURE_SUFFIXES

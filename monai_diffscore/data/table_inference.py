@@ -1,4 +1,4 @@
-"""The schema of a table, inferred from its values: what cannot be told is refused, not guessed."""
+"""Infers the schema of a table from its values. Ambiguous columns raise an error."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from monai_diffscore.transforms.table_schema import Column, TableSchema, column_
 from monai_diffscore.transforms.written_values import find_moment, limit_of, moments_to_numbers, unit_of_times
 
 _MOST_DECIMALS = 10
-#: numbers of at most so many values, each of so many rows on average, keep these values
+#: a column with at most so many different numbers, of so many rows each on average, keeps these numbers
 _MOST_LEVELS, _ROWS_OF_A_LEVEL = 12, 5
 
 
@@ -31,17 +31,17 @@ def infer_schema(
     most_categories: int = 50,
     source: object = "the table",
 ) -> TableSchema:
-    """The schema of a table, from its values.
+    """Infers the schema of a table from its values.
 
     Args:
         frame: the table.
-        label, subject, exclude: as :class:`~monai_diffscore.transforms.table_schema.TableSchema` has them.
-        categorical: columns of numbers that are codes.
-        most_categories: a column of text with more is refused.
+        label, subject, exclude: of :class:`~monai_diffscore.transforms.table_schema.TableSchema`.
+        categorical: names of the columns whose numbers are codes.
+        most_categories: largest number of categories of a column.
         source: for messages.
     Raises:
-        DataError: for a column that is empty, of identifiers or free text, of numbers with some text among
-            them, or infinite; and for names that are not there.
+        DataError: for an empty column, identifiers, free text, numbers mixed with text, or infinite numbers; for the
+            name of a column that the table lacks.
     """
     exclude, categorical = names_in(exclude), names_in(categorical)
     for role, names in (("label", [label]), ("subject", [subject]), ("exclude", exclude), ("categorical", categorical)):
@@ -66,12 +66,12 @@ def find_schema(
     categorical: str | Sequence[str] = (),
     source: object = "the table",
 ) -> TableSchema:
-    """The schema in a file, if there is a path, else that which :func:`infer_schema` finds.
+    """The schema of a file; without a path, that of :func:`infer_schema`.
 
-    A label, a subject and excluded columns take the place of those in the file, or join them.
+    ``label`` and ``subject`` replace those of the file, ``exclude`` adds to its excluded columns.
 
     Raises:
-        DataError: for ``categorical`` beside a file, whose kinds stand in it, and a label that it does not have.
+        DataError: for ``categorical`` beside a path, because the file has the kinds; for a label that is no column.
     """
     if path is None:
         return infer_schema(frame, label, subject, exclude, categorical, source=source)
@@ -82,16 +82,16 @@ def find_schema(
             remedy='Change "kind" of these columns in the schema, or give --schema null to infer it anew.',
         )  # fmt: skip
     try:
-        return schema.but(label, subject, names_in(exclude))
+        return schema.with_choices(label, subject, names_in(exclude))
     except ValueError as error:
         raise DataError(
-            path, key="label", expected="a column of the schema", got=str(error), remedy="Name one of them."
+            path, key="label", expected="a column of the schema", got=str(error), remedy="Name one of its columns."
         ) from error
 
 
 @dataclass
 class _Inference:
-    """What one column is."""
+    """Infers one column."""
 
     values: pd.Series
     coded: bool
@@ -99,16 +99,16 @@ class _Inference:
     source: object
 
     def column(self) -> Column:
-        there = self.values.dropna()
-        if not len(there):
+        values = self.values.dropna()
+        if not len(values):
             raise self._problem("values", "none", self._leave_out)
-        self._refuse_identifiers(there)
-        kind = there.dtype.kind if isinstance(there.dtype, np.dtype) else ""
-        if kind in ("m", "M") or isinstance(there.dtype, pd.DatetimeTZDtype):
-            return self._of_times(there)
-        if pd.api.types.is_numeric_dtype(there.dtype) and not pd.api.types.is_bool_dtype(there.dtype):
-            return self._of_numbers(there.to_numpy(dtype=np.float64))
-        return self._of_names(there)
+        self._refuse_identifiers(values)
+        kind = values.dtype.kind if isinstance(values.dtype, np.dtype) else ""
+        if kind in ("m", "M") or isinstance(values.dtype, pd.DatetimeTZDtype):
+            return self._of_times(values)
+        if pd.api.types.is_numeric_dtype(values.dtype) and not pd.api.types.is_bool_dtype(values.dtype):
+            return self._of_numbers(values.to_numpy(dtype=np.float64))
+        return self._of_names(values)
 
     def _of_numbers(self, numbers: np.ndarray, **further: Any) -> Column:
         bad = int((~np.isfinite(numbers)).sum())
@@ -136,75 +136,75 @@ class _Inference:
             **{"levels": levels, "dtype": self._dtype, **further},
         )
 
-    def _of_times(self, there: pd.Series) -> Column:
-        """Dates, times and durations as pandas holds them."""
-        moment = f"{'timedelta64' if there.dtype.kind == 'm' else 'datetime64'}[{unit_of_times(there)}]"
-        numbers = np.rint(moments_to_numbers(there, moment))
+    def _of_times(self, values: pd.Series) -> Column:
+        """A column of dates, times or durations in a type of pandas."""
+        moment = f"{'timedelta64' if values.dtype.kind == 'm' else 'datetime64'}[{unit_of_times(values)}]"
+        numbers = np.rint(moments_to_numbers(values, moment))
         return self._of_numbers(numbers, moment=moment, levels=_few_levels(numbers), dtype=str(self.values.dtype))
 
-    def _of_names(self, there: pd.Series) -> Column:
-        names = there.map(str).astype(object)
-        if isinstance(there.dtype, pd.CategoricalDtype):
-            return self._categorical(names, [str(category) for category in there.cat.categories], "text")
-        if pd.api.types.is_bool_dtype(there.dtype) or set(map(type, there)) == {bool}:
+    def _of_names(self, values: pd.Series) -> Column:
+        names = values.map(str).astype(object)
+        if isinstance(values.dtype, pd.CategoricalDtype):
+            return self._categorical(names, [str(category) for category in values.cat.categories], "text")
+        if pd.api.types.is_bool_dtype(values.dtype) or set(map(type, values)) == {bool}:
             return self._categorical(names, sorted(names.unique()), "boolean")
         moment = None if self.coded else find_moment(names)
         if moment is not None:
             numbers = moments_to_numbers(names, moment)
-            dates = "date" if set(map(type, there)) == {datetime.date} else self._dtype
+            dates = "date" if set(map(type, values)) == {datetime.date} else self._dtype
             return self._of_numbers(numbers, moment=moment, levels=_few_levels(numbers), dtype=dates)
         numbers = pd.to_numeric(names, errors="coerce")
         limits = {text: limit_of(text) for text in names[numbers.isna()].unique()}
         if not self.coded and limits and None not in limits.values():
-            return self._of_limits(names, numbers, {text: found for text, found in limits.items() if found})
+            return self._of_limits(names, numbers, {text: limit for text, limit in limits.items() if limit})
         codes = names.str.fullmatch(r"[+-]?0\d+").any()
         if not self.coded and not codes and numbers.notna().mean() > 0.5:
             text = names[numbers.isna()]
             got = f"{len(text)} cells of text, such as {text.iloc[0]!r}" if len(text) else "numbers written as text"
-            remedy = "Give what stands for a missing value with --missing, or list the column in categorical. "
+            remedy = "Name the mark of a missing value with --missing, or list the column in categorical. "
             raise self._problem("numbers alone, or text alone", got, f"{remedy}{self._leave_out}")
         return self._categorical(names, sorted(names.unique()), "text")
 
     def _of_limits(self, names: pd.Series, numbers: pd.Series, limits: dict[str, tuple[str, float]]) -> Column:
-        """Numbers of which some are known by a limit alone: one below, one above."""
+        """Numbers, some of them written as a limit: at most one limit below, and one above."""
         sides = [side for side, _ in limits.values()]
-        known = numbers.dropna()
-        if len(set(sides)) < len(sides) or not len(known):
+        exact = numbers.dropna()
+        if len(set(sides)) < len(sides) or not len(exact):
             raise self._problem(
                 "one limit below and one above, such as '<5', among numbers", f"{', '.join(limits)}",
                 f"Write one limit, or list the column in categorical. {self._leave_out}",
             )  # fmt: skip
         values, further = numbers.copy(), {}
-        step = 10.0 ** -(_decimals(known.to_numpy(dtype=np.float64)) or 0)
+        step = 10.0 ** -(_decimals(exact.to_numpy(dtype=np.float64)) or 0)
         for text, (side, limit) in limits.items():
-            if (known < limit).any() if side == "<" else (known > limit).any():
+            if (exact < limit).any() if side == "<" else (exact > limit).any():
                 raise self._problem(
-                    f"numbers on one side of the limit {text!r}", f"{known.min() if side == '<' else known.max():g}",
+                    f"numbers on one side of the limit {text!r}", f"{exact.min() if side == '<' else exact.max():g}",
                     f"Write all of them, or all by the limit; or list the column in categorical. {self._leave_out}",
                 )  # fmt: skip
-            # just beyond: the limit itself may be a number that is known
+            # one step beyond the limit: a cell may hold the limit itself
             values[names == text] = round(limit - step if side == "<" else limit + step, _MOST_DECIMALS)
             further["below" if side == "<" else "above"] = text
         return self._of_numbers(values.to_numpy(dtype=np.float64), **further)
 
-    def _refuse_identifiers(self, there: pd.Series) -> None:
-        """Whole numbers and texts that name a row or a patient, by the column's name and how many differ."""
-        if pd.api.types.is_float_dtype(there.dtype) and (there != there.round()).any():
+    def _refuse_identifiers(self, values: pd.Series) -> None:
+        """Refuses whole numbers and texts that identify a row or a patient: by the column's name and many values."""
+        if pd.api.types.is_float_dtype(values.dtype) and (values != values.round()).any():
             return
-        different = there.nunique()
-        if IDENTIFIER.fullmatch(str(self.values.name)) and not self.coded and different > max(20, len(there) / 10):
+        different = values.nunique()
+        if IDENTIFIER.fullmatch(str(self.values.name)) and not self.coded and different > max(20, len(values) / 10):
             name = self.values.name
             raise self._problem(
-                "no identifier among the columns", f"{different} different values in {len(there)} rows",
-                f"If rows of one belong together, give --subject {name}. {self._leave_out}",
+                "no identifier among the columns", f"{different} different values in {len(values)} rows",
+                f"If a subject has several rows, give --subject {name}. {self._leave_out}",
             )  # fmt: skip
 
     def _categorical(self, names: pd.Series, order: list[str], kind: str) -> Column:
         if len(order) > self.most_categories or (kind == "text" and len(order) == len(names) > 10):
             raise self._problem(
-                f"at most {self.most_categories} categories, which come back",
+                f"at most {self.most_categories} categories, each in several rows",
                 f"{len(order)} different values in {len(names)} rows: identifiers, or free text",
-                f"Name it as subject, or group its values. {self._leave_out}",
+                f"Name the column as subject, or group its values. {self._leave_out}",
             )
         counts = names.value_counts()
         shares = tuple(float(counts.get(category, 0) / len(names)) for category in order)
@@ -219,11 +219,11 @@ class _Inference:
 
     @property
     def _leave_out(self) -> str:
-        return f"Leave it out with --exclude {self.values.name}."
+        return f"Exclude the column with --exclude {self.values.name}."
 
     @property
     def _dtype(self) -> str | None:
-        """The type of the column, if it is none that a text file would give."""
+        """The type of the column; None for the types of columns in text files."""
         name = str(self.values.dtype)
         if isinstance(self.values.dtype, pd.CategoricalDtype):
             return "ordered category" if self.values.cat.ordered else "category"
@@ -234,7 +234,7 @@ class _Inference:
 
 
 def _few_levels(numbers: np.ndarray) -> tuple[float, ...]:
-    """The different numbers, where each is there often and they are irregular."""
+    """The different numbers, if they are at most two; else nothing."""
     different = np.unique(numbers)
     return tuple(different.tolist()) if len(different) <= 2 else ()
 

@@ -1,4 +1,4 @@
-"""Tables in files (CSV, TSV, Parquet): read as they are, split by rows or subjects, written with their provenance."""
+"""Reads tables (CSV, TSV, Parquet), splits them by rows or subjects, and writes them with their provenance."""
 
 from __future__ import annotations
 
@@ -34,22 +34,22 @@ _PROVENANCE = "monai_diffscore"
 
 
 def read_table(path: str | Path, delimiter: str | None = None, missing: str | Sequence[str] = ()) -> pd.DataFrame:
-    """The rows of a .csv, .tsv, .txt (also .gz) or .parquet file, or of the only one in a folder.
+    """Reads a .csv, .tsv, .txt (also .gz) or .parquet file, or the only one of a folder.
 
-    Numbers become numbers, also with decimal commas and separators of thousands; ``True`` and ``False`` become yes and
-    no; codes with leading zeros, dates, times and limits such as ``<5`` stay as they are written.
+    Numbers may have decimal commas and separators of thousands. ``True`` and ``False`` become booleans. Codes with
+    leading zeros, dates, times and limits such as ``<5`` stay text.
 
     Args:
         path: of the file or folder.
-        delimiter: of a text file; None finds out.
+        delimiter: of a text file; None detects it.
         missing: further marks of missing values, such as ``-99``.
     Raises:
-        DataError: for another file, a column name twice or empty, rows of different lengths, or fewer than two rows.
+        DataError: for another file, a repeated or empty column name, rows of different lengths, or fewer than two rows.
     """
     file = only_table(Path(path))
     if file.suffix == ".parquet":
         if not file.is_file():
-            raise DataError(file, key="table", expected="a table", got="no such file", remedy="Give an existing one.")
+            raise DataError(file, key="table", expected="a table", got="no such file", remedy="Give an existing file.")
         frame = pd.read_parquet(file)
         refuse_repeated(list(frame.columns), file, "column")
     else:
@@ -58,7 +58,7 @@ def read_table(path: str | Path, delimiter: str | None = None, missing: str | Se
         if "" in cells.names:
             raise DataError(
                 file, key="table", expected="names of all columns", got=f"an empty one at place "
-                f"{cells.names.index('') + 1} of {len(cells.names)}", remedy="Name it, or take the column out.",
+                f"{cells.names.index('') + 1} of {len(cells.names)}", remedy="Name the column, or remove it.",
             )  # fmt: skip
         frame = _typed(pd.DataFrame(cells.rows, columns=cells.names, dtype=object), cells.delimiter, names_in(missing))
     if len(frame) < 2:
@@ -69,10 +69,10 @@ def read_table(path: str | Path, delimiter: str | None = None, missing: str | Se
 
 
 def only_table(path: Path) -> Path:
-    """A file as it is; of a folder, its only table.
+    """The path of a file; for a folder, the path of its only table.
 
     Raises:
-        DataError: for a folder with none, or several.
+        DataError: for a folder without a table, or with several.
     """
     if not path.is_dir():
         return path
@@ -87,23 +87,23 @@ def only_table(path: Path) -> Path:
 
 
 def names_in(text: str | Sequence[str] | None) -> list[str]:
-    """Names that a flag holds, ``A,B`` or a list."""
+    """The names in the value of a flag, ``A,B`` or a list."""
     if not isinstance(text, str):
         return [str(name) for name in text or ()]
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _typed(frame: pd.DataFrame, delimiter: str, missing: Sequence[str]) -> pd.DataFrame:
-    """Texts as numbers, yes and no, or texts."""
+    """Converts columns of text to numbers or booleans, where all of their cells allow it."""
     stripped = frame.apply(lambda column: column.str.strip())
-    known = {name: stripped[name][~stripped[name].isin([*MISSING, *missing])] for name in frame}
-    comma = writes_decimal_commas(list(known.values()), likely=delimiter == ";")
-    made = {name: _typed_column(frame[name], texts, comma) for name, texts in known.items()}
-    return pd.DataFrame(made, index=frame.index)
+    texts_of = {name: stripped[name][~stripped[name].isin([*MISSING, *missing])] for name in frame}
+    comma = writes_decimal_commas(list(texts_of.values()), likely=delimiter == ";")
+    columns = {name: _typed_column(frame[name], texts, comma) for name, texts in texts_of.items()}
+    return pd.DataFrame(columns, index=frame.index)
 
 
 def _typed_column(column: pd.Series, texts: pd.Series, comma: bool) -> pd.Series:
-    """One column; ``texts`` are its cells that are not missing anywhere."""
+    """Converts one column; ``texts`` are its stripped cells without marks of missing values."""
     absent = ~column.index.isin(texts.index)
     if set(texts) <= {"True", "False"} and len(texts):
         answers = column.str.strip().eq("True")
@@ -120,19 +120,19 @@ def _typed_column(column: pd.Series, texts: pd.Series, comma: bool) -> pd.Series
         whole = values.notna().all() and not any(point in text or "e" in text.lower() for text in parsed)
         return values.astype(np.int64) if whole and values.abs().max() < 2**53 else values
     if all(limit_of(text, comma) for text in others) or find_moment(plain) is not None:
-        written = plain if not comma else plain.map(lambda text: text.replace(",", "."))
-        return written.reindex(column.index).astype(object)  # the marks among numbers are missing
-    # a text keeps what surrounds it
+        pointed = plain if not comma else plain.map(lambda text: text.replace(",", "."))
+        return pointed.reindex(column.index).astype(object)  # marks of missing numbers are missing here too
+    # a text keeps the blanks around it
     return column.where(~absent, None).astype(object)
 
 
 def split_table(
     frame: pd.DataFrame, schema: TableSchema, share: float = 0.2, seed: int = 0, source: object = "the table"
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Training and held-out rows: by subject, if the schema names one, else stratified by a categorical label.
+    """Training and held-out rows: split by subject if the schema names one, else stratified by a categorical label.
 
     Raises:
-        DataError: if a category of the label has a single row, or there are fewer than two subjects.
+        DataError: for a category of the label with a single row, or fewer than two subjects.
     """
     label = schema.label_column
     labels = None if label is None or label.numeric else frame[label.name].astype(str)
@@ -148,13 +148,14 @@ def split_table(
 
 
 def table_rows(frame: pd.DataFrame, encoding: TableEncoding, intervals: bool = False) -> list[dict[str, Any]]:
-    """Rows of a table as dictionaries: ``image`` [D] float32, or [2, D] as intervals to be drawn from, ``name``, their
-    place in the file, and ``label`` if there is one.
+    """Rows of a table as dictionaries: ``image``, ``name`` (their place in the file), and ``label`` if the schema has
+    one.
 
     Args:
         frame: the table.
         encoding: of the model.
-        intervals: for :class:`~monai_diffscore.transforms.table.DitherTabled`.
+        intervals: ``image`` is the intervals [2, D] that :class:`~monai_diffscore.transforms.table.DitherTabled` draws
+            from, instead of vectors [D] float32.
     """
     numbers, labels = encoding.schema.numbers(frame), encoding.schema.label_numbers(frame)
     images = encoding.bounds(numbers) if intervals else encoding.encode(numbers).astype(np.float32)
@@ -167,33 +168,33 @@ def table_rows(frame: pd.DataFrame, encoding: TableEncoding, intervals: bool = F
 def incomplete_rows(
     frame: pd.DataFrame, encoding: TableEncoding, hidden_share: float = 0.0, seed: int = 0, source: object = "the table"
 ) -> list[dict[str, Any]]:
-    """Rows with cells to be found, whether or not the training rows had any.
+    """Rows with cells to impute; any column may have missing cells, whether or not training rows had some.
 
-    Dictionaries of ``image`` [D] (0 where unknown), ``observed`` [D], ``truth`` [columns] (numbers, NaN where the file
-    has none), ``given`` [columns] (which cells the model is told), ``seed``, and ``label`` (missing, if the table has
-    no such column).
+    Dictionaries of ``image`` [D] (0 where unknown), ``observed`` [D], ``truth`` [columns] (numbers, NaN for a missing
+    cell of the file), ``given`` [columns] (true for the cells that the model sees), ``seed``, and ``label`` (missing if
+    the table has no such column).
 
     Args:
         frame: the table.
         encoding: of the model.
-        hidden_share: share of the known cells that are hidden, to judge imputation by.
-        seed: of the choice of those.
+        hidden_share: share of the cells to hide, which measures the error of imputation.
+        seed: of the choice of hidden cells.
         source: for messages.
     """
     schema = encoding.schema
-    # any cell may be missing in a row that is to be completed
+    # any cell may be missing in a row to impute
     relaxed = replace(schema, columns=tuple(replace(c, missing=c.missing or 0.5) for c in schema.columns))
     if schema.label is not None and schema.label not in frame:
         frame = frame.assign(**{schema.label: None})
     truth, labels = relaxed.numbers(frame, source), relaxed.label_numbers(frame, source)
-    given = ~np.isnan(truth) & (np.random.default_rng(seed).random(truth.shape) >= hidden_share)
-    vectors = encoding.encode(np.where(given, truth, np.nan), unknown=True)
+    shown = ~np.isnan(truth) & (np.random.default_rng(seed).random(truth.shape) >= hidden_share)
+    vectors = encoding.encode(np.where(shown, truth, np.nan), unknown=True)
     rows: list[dict[str, Any]] = [
         {
             "image": torch.from_numpy(np.nan_to_num(vector).astype(np.float32)),
             "observed": torch.from_numpy(~np.isnan(vector)),
             "truth": torch.from_numpy(truth[place]),
-            "given": torch.from_numpy(given[place]),
+            "given": torch.from_numpy(shown[place]),
             "seed": place,
         }
         for place, vector in enumerate(vectors)
@@ -210,16 +211,16 @@ def _labelled(rows: list[dict[str, Any]], labels: np.ndarray | None) -> list[dic
 
 
 def requested_rows(encoding: TableEncoding, count: int, label: Any = None, seed: int = 0) -> list[dict[str, Any]]:
-    """Dictionaries that ask for synthetic rows: ``image`` [columns] zeros that keep a record of what makes
-    them vectors, ``seed``, and the ``label`` if there is one.
+    """Requests for synthetic rows: dictionaries of ``image`` [columns] zeros, which record the transforms that encode
+    them, ``seed``, and ``label`` if the schema has one.
 
     Args:
         encoding: of the model.
         count: number of rows.
-        label: one for all, such as "malignant"; None draws them as often as the training rows have them.
+        label: one label for all, such as "malignant"; None draws from the labels of the training rows.
         seed: of the draws.
     Raises:
-        DataError: for a label that the schema does not know.
+        DataError: for an unknown label.
     """
     check_count(count)
     labels = encoding.draw_labels(count, label, seed)
@@ -238,25 +239,25 @@ def write_table(
     Args:
         path: of the file.
         frame: the table.
-        provenance: how it was made (hash of the weights, seed, steps, ...): in Parquet's metadata, or in a JSON file
-            beside a text file, ``<name>.provenance.json``.
-        synthetic: a first column ``synthetic`` says so in each row.
+        provenance: origin of the rows (hash of the weights, seed, steps, ...); goes to the metadata of Parquet, or to a
+            JSON file beside a text file, ``<name>.provenance.json``.
+        synthetic: adds a first column ``synthetic`` that is true in each row.
     Raises:
         DataError: for another ending.
     """
     file = Path(path)
-    made = frame.copy()
+    rows = frame.copy()
     if synthetic:
         name = "synthetic"
-        while name in made:  # a column of the data may be called so
+        while name in rows:  # the data may have a column of this name
             name += "_"
-        made.insert(0, name, True)
+        rows.insert(0, name, True)
     content = json.dumps(dict(provenance or {}), indent=4, default=str)
     if file.suffix == ".parquet":
         import pyarrow
         from pyarrow import parquet
 
-        table = pyarrow.Table.from_pandas(made, preserve_index=False)
+        table = pyarrow.Table.from_pandas(rows, preserve_index=False)
         table = table.replace_schema_metadata({**(table.schema.metadata or {}), _PROVENANCE: content})
         with whole_path(file) as temporary:
             parquet.write_table(table, temporary)
@@ -265,7 +266,7 @@ def write_table(
             with whole_file(file.with_suffix(".provenance.json")) as written:
                 written.write(f"{content}\n".encode())
         with whole_file(file) as written:
-            made.to_csv(written, sep=DELIMITERS[file.suffix], index=False, na_rep="NA")
+            rows.to_csv(written, sep=DELIMITERS[file.suffix], index=False, na_rep="NA")
     else:
         raise DataError(
             file, key="table", expected="the ending .csv, .tsv or .parquet", got=file.suffix, remedy="Choose one."

@@ -1,11 +1,11 @@
-r"""Tiles of whole-slide images: where there is tissue, on a grid, at one or several magnifications.
+r"""Cuts whole-slide images into tiles of tissue, on a grid, at one or several magnifications.
 
-**Tissue** is what absorbs light: the mean optical density over the colours, relative to the slide's own glass, above
-Otsu's threshold on an overview of at most 2048 pixels a side. The threshold is held between 0.05 (noise of empty
-glass) and 0.15 (any stain; Macenko et al. 2009), so that a slide that is all tissue, or all glass, is not cut in two.
+**Tissue** absorbs light: its mean optical density over the colours, relative to the slide's own glass, is above Otsu's
+threshold on an overview of at most 2048 pixels a side. The threshold lies between 0.05 (noise of empty glass) and 0.15
+(any stain; Macenko et al. 2009), so that it does not cut a slide of only tissue, or only glass, in two.
 
-**Grid**: corners at multiples of the stride, row by row, as the pixels lie in the file; inside the slide alone; kept if
-at least ``min_tissue`` of the tile is tissue. The same slide and settings give the same tiles in the same order.
+**Grid**: corners are multiples of the stride, row by row in the pixel order of the file, inside the slide. A tile stays
+if at least ``min_tissue`` of it is tissue. The same slide and settings give the same tiles in the same order.
 
 **Context**: a wider field with the same centre and the same number of pixels, ``context_factor`` times as coarse.
 """
@@ -33,7 +33,7 @@ from monai_diffscore.errors import DataError
 from monai_diffscore.transforms.colours import as_rgb8, optical_density
 
 _OTSU_BOUNDS = (0.05, 0.15)
-_BLACK = 16  # darker in all colours: an edge of the scanner, no stain
+_BLACK = 16  # a pixel darker than this in all colours is an edge of the scanner, not a stain
 _OPEN_SLIDES = 8
 
 
@@ -45,7 +45,7 @@ def glass_colour(overview: np.ndarray) -> tuple[float, float, float]:
 
 
 def tissue_mask(overview: np.ndarray) -> np.ndarray:
-    """Which pixels of an overview [3, h, w], uint8, are tissue: bool [h, w]."""
+    """The mask of tissue, bool [h, w], of an overview [3, h, w], uint8."""
     from skimage.filters import threshold_otsu
 
     levels = torch.arange(256.0).expand(3, 256)
@@ -60,8 +60,8 @@ class SlideTiles(Dataset):
     """Tiles of slides as dictionaries, for MONAI's ``DataLoader``; opens each slide once in each worker.
 
     An item has ``image`` uint8 [3, S, S], ``location`` (x and y of the centre in level-0 pixels), ``slide`` (file), the
-    other entries of the slide's case, and with ``context_factor`` also ``context`` float32 [3, S, S] in 0 to 255, **NaN
-    beyond the part of the slide that may be seen**. At most 8 slides are open; memory does not grow with their size.
+    other entries of the slide's case, and with ``context_factor`` also ``context`` float32 [3, S, S] in 0 to 255, which
+    is **NaN beyond the visible part of the slide**. At most 8 slides are open; memory does not grow with their size.
 
     Args:
         data: cases ``{"image": file, ...}``. A ``slab`` entry (see ``split_by_subject``) keeps the left part of the
@@ -69,16 +69,16 @@ class SlideTiles(Dataset):
         tile_size: side S in pixels.
         mpp_um: size of a pixel.
         stride: pixels between tiles; default ``tile_size``.
-        context_factor: how much wider the context is; None for no context.
-        min_tissue: share of a tile that must be tissue, 0 takes all tiles.
+        context_factor: width of the context over that of the tile; None for no context.
+        min_tissue: smallest share of tissue in a tile; 0 takes all tiles.
         count: at most this many tiles of each slide, evenly spread over its tissue.
-        held_out: share of the width that "validation" keeps.
+        held_out: share of the width for "validation".
         assume_mpp_um: see :class:`~monai_diffscore.data.slides.Slide`.
         value_range: see :func:`~monai_diffscore.transforms.colours.as_rgb8`.
         transform: applied to each item.
         key: of the files in ``data`` and of the tiles.
     Raises:
-        DataError: if a slide is refused, or no tile is found in all of them.
+        DataError: for an invalid slide, or slides without any tile.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class SlideTiles(Dataset):
                 key=key,
                 expected=f"at least one tile of {tile_size} pixels of {mpp_um} um with {min_tissue:.0%} tissue",
                 got=f"none in {len(data)} slide(s), of sizes {sizes}",
-                remedy="Lower mpp_um, tile_size or min_tissue, or look at the slides: are they blank?",
+                remedy="Lower mpp_um, tile_size or min_tissue, or check whether the slides are blank.",
             )
 
     def __len__(self) -> int:
@@ -132,7 +132,7 @@ class SlideTiles(Dataset):
         return {**self.__dict__, "_open": OrderedDict()}
 
     def slide(self, number: int) -> Slide:
-        """The slide of case ``number``; of the open ones, the one not used for longest is closed."""
+        """The open slide of case ``number``; closes the least recently used slide if too many are open."""
         if number not in self._open:
             while len(self._open) >= _OPEN_SLIDES:
                 self._open.popitem(last=False)[1].close()
@@ -141,7 +141,7 @@ class SlideTiles(Dataset):
         return self._open[number]
 
     def _grid(self, number: int) -> tuple[tuple[float, float, float, float], np.ndarray]:
-        """The part of a slide that may be seen (x, y, x, y), and the corners of its tiles [N, 2]; level-0 pixels."""
+        """The visible part of a slide (x, y, x, y), and the corners of its tiles [N, 2], in level-0 pixels."""
         slide = self.slide(number)
         width, height = slide.size
         cut = round((1 - self.held_out) * width)
@@ -161,7 +161,7 @@ class SlideTiles(Dataset):
         return item if self.transform is None else self.transform(item)
 
     def load(self, index: int) -> dict[str, Any]:
-        """The item before the transform."""
+        """An item before the transform."""
         index = range(len(self))[index]
         number = int(np.searchsorted(self._ends, index, side="right"))
         corner = self.corners[number][index - (self._ends[number - 1] if number else 0)]
@@ -190,7 +190,7 @@ class SlideTiles(Dataset):
 
 def _tissue_share(slide: Slide, corners: np.ndarray, side: float) -> np.ndarray:
     """Share of tissue in tiles with these corners [N, 2], by sums over an integral image."""
-    longest = int(np.clip(4 * max(slide.size) / side, 512, 2048))  # about 4 pixels of it, or more, along a tile
+    longest = int(np.clip(4 * max(slide.size) / side, 512, 2048))  # a tile has about 4 overview pixels or more a side
     overview, factor = slide.overview(longest)
     mask = tissue_mask(overview)
     sums = np.pad(mask.astype(np.int64).cumsum(0).cumsum(1), ((1, 0), (1, 0)))
@@ -206,24 +206,24 @@ def _tissue_share(slide: Slide, corners: np.ndarray, side: float) -> np.ndarray:
 def tissue_pixels(
     slide: str | Path, mpp_um: float, count: int = 50_000, tiles: int = 64, **options: Any
 ) -> tuple[np.ndarray, tuple[float, float, float]]:
-    """Colours of a slide's tissue, uint8 [N, 3] with N <= ``count``, from tiles spread over it; and its glass colour.
+    """Colours of a slide's tissue, uint8 [N, 3] with N <= ``count``, from tiles all over it; and its glass colour.
 
     Args:
         slide: the file.
         mpp_um: size of a pixel.
-        count: at most this many.
-        tiles: at most this many tiles of 256 pixels (or what the slide holds) are read.
+        count: largest number of pixels.
+        tiles: largest number of tiles to read, of 256 pixels, or of the slide's side if it is smaller.
         options: ``assume_mpp_um`` and ``value_range`` of the slide.
     """
     opened = Slide(slide, **options)
     room = min(opened.size) / opened.span(1, mpp_um)
-    found = SlideTiles(
+    tissue_tiles = SlideTiles(
         [{"image": str(slide)}], max(1, min(256, int(room))), mpp_um, min_tissue=0.1, count=tiles, **options
     )
-    each = -(-count // len(found))
+    each = -(-count // len(tissue_tiles))
     parts = []
-    for index in range(len(found)):
-        tile = found.load(index)["image"].numpy()
+    for index in range(len(tissue_tiles)):
+        tile = tissue_tiles.load(index)["image"].numpy()
         pixels = tile.reshape(3, -1).T[tissue_mask(tile).ravel()]
         parts.append(pixels[evenly_spaced(range(len(pixels)), each)])
     return np.concatenate(parts)[:count], glass_colour(opened.overview()[0])

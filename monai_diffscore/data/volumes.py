@@ -1,4 +1,4 @@
-"""Image files: found, split by subject, loaded, and refused if a model trained on them would be wrong."""
+"""Lists image files, splits them by subject, loads them, and rejects data that would ruin a model."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ def list_volumes(
 ) -> list[dict[str, Any]]:
     """The images of the cases of a path, sorted by path: ``{key: path, "subject": name}``.
 
-    A warning of one line names the reasons for what is left out.
+    A warning of one line names the reasons for the files that are left out.
 
     Args:
         path: folder, file, table or datalist, as :func:`~monai_diffscore.data.cases.list_cases` reads it.
         key: of the path.
         left_out: files and folders below ``path`` that are not read.
-        layout, subject, cases: as there.
-        image, pooled: the roles to take, as :meth:`~monai_diffscore.data.cases.Cases.images` does.
+        layout, subject, cases: of :func:`~monai_diffscore.data.cases.list_cases`.
+        image, pooled: of :meth:`~monai_diffscore.data.cases.Cases.images`, which choose the roles.
     Raises:
-        DataError: as there; if the path holds no image.
+        DataError: as :func:`~monai_diffscore.data.cases.list_cases`; for a path without an image.
     """
     return listed_cases(path, key, left_out, layout, subject, cases).images(image, key, pooled)
 
@@ -57,36 +57,36 @@ def listed_cases(
     subject: str = "",
     cases: str | Path = "",
 ) -> Cases:
-    """The cases of a path that has images, with the warning of :func:`list_volumes`, whose arguments these are."""
+    """The cases of a path with images. Warns, and takes arguments, as :func:`list_volumes`."""
     try:
-        found = list_cases(path, layout, subject, left_out, cases)
+        listing = list_cases(path, layout, subject, left_out, cases)
     except DataError as error:
         raise error.under(key) from error
-    if not found.cases:
-        raise _no_image(found, key)
-    passed = {reason: count for reason, count in found.reasons.items() if reason not in _QUIET}
-    if passed:
-        listed = ", ".join(f"{count} x {reason}" for reason, count in passed.items())
-        warnings.warn(f"{found.root}: left out {listed}.", stacklevel=3)
-    return found
+    if not listing.cases:
+        raise _no_image(listing, key)
+    counts = {reason: count for reason, count in listing.reasons.items() if reason not in _QUIET}
+    if counts:
+        listed = ", ".join(f"{count} x {reason}" for reason, count in counts.items())
+        warnings.warn(f"{listing.root}: left out {listed}.", stacklevel=3)
+    return listing
 
 
 _QUIET = ("no image by its ending", "hidden file", "hidden folder")
 
 
-def _no_image(found: Cases, key: str) -> DataError:
-    labels = [one.path for one in found.left_out if "mask" in one.reason or "label map" in one.reason]
+def _no_image(cases: Cases, key: str) -> DataError:
+    labels = [one.path for one in cases.left_out if "mask" in one.reason or "label map" in one.reason]
     if labels:
         return DataError(
-            found.root, key=key, expected="images", got=f"{len(labels)} label maps alone (first: {labels[0]})",
+            cases.root, key=key, expected="images", got=f"{len(labels)} label maps alone (first: {labels[0]})",
             remedy="Point --dataset_dir at the images; a table (--cases) names the roles of files.",
         )  # fmt: skip
-    files = [Path(one.path) for one in found.left_out]
+    files = [Path(one.path) for one in cases.left_out]
     kinds = sorted({"".join(file.suffixes[-2:]) or file.name for file in files})
-    others = {reason: count for reason, count in found.reasons.items() if reason not in _QUIET}
-    reasons = f" ({', '.join(f'{count} x {reason}' for reason, count in others.items())})" if others else ""
+    counts = {reason: count for reason, count in cases.reasons.items() if reason not in _QUIET}
+    reasons = f" ({', '.join(f'{count} x {reason}' for reason, count in counts.items())})" if counts else ""
     return DataError(
-        found.root,
+        cases.root,
         key=key,
         expected="NIfTI files or other volumes, or DICOM series",
         got=f"{len(files)} files, of the types {kinds[:8]}{reasons}" if files else "an empty folder",
@@ -97,14 +97,14 @@ def _no_image(found: Cases, key: str) -> DataError:
 def split_by_subject(
     cases: Sequence[Mapping[str, Any]], validation_share: float = 0.2, seed: int = 0, slabs: bool = True
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Training and validation cases such that no ``subject`` is in both.
+    """Splits cases into training and validation; no ``subject`` is in both.
 
-    With one subject alone both lists hold it, marked ``slab="train"`` and ``slab="validation"``, for
-    :class:`~monai_diffscore.data.patches.HeldOutSlabd`; without ``slabs`` that is refused.
+    A single subject is in both lists, marked ``slab="train"`` and ``slab="validation"``, for
+    :class:`~monai_diffscore.data.patches.HeldOutSlabd`.
 
     Raises:
         ValueError: unless 0 < validation_share < 1.
-        DataError: for one subject without ``slabs``.
+        DataError: for a single subject without ``slabs``.
     """
     if not 0 < validation_share < 1:
         raise ValueError(f"validation_share must lie between 0 and 1, got {validation_share}.")
@@ -117,7 +117,7 @@ def split_by_subject(
             names[0],
             expected="at least two subjects, one of them to validate on",
             got="one",
-            remedy="Add data: what a model is trained on cannot tell how good it is.",
+            remedy="Add data of other subjects: the training data cannot measure the error of a model.",
         )
     if len(names) == 1:
         parts = ("train", "validation")
@@ -132,19 +132,19 @@ def split_by_subject(
 
 
 class LoadVolumed(MapTransform):
-    """Loads volumes as float32 ``MetaTensor`` [channels, *S] and refuses what would spoil a model without a word.
+    """Loads volumes as float32 ``MetaTensor`` [channels, *S]; rejects data that would silently ruin a model.
 
     Args:
         keys: keys of the paths: files of volumes, and series or channels as :func:`list_volumes` names them. A list of
-            paths on one grid is an image of several channels.
+            paths on one grid becomes an image of several channels.
         spatial_dims: expected number of spatial dimensions.
         channels: expected number of channels (a fourth axis of a NIfTI file); None takes any.
-        modality: "CT", "MR" or "PT": what DICOM series must be. NIfTI files do not say what they are.
+        modality: "CT", "MR" or "PT", the expected modality of a DICOM series. A NIfTI file does not state its modality.
         dicom: options of :func:`~monai_diffscore.data.dicom.read_dicom_series`, such as ``{"on_gap": "resample"}``.
-        slices: also take images of one axis less, and volumes of one slice: each becomes a volume of one slice.
+        slices: also load images of one axis less, and volumes of one slice; both become volumes of one slice.
     Raises:
-        DataError: for a file that cannot be read, has another number of dimensions or channels, holds NaN or
-            infinity, or is constant; for a DICOM series that is refused, or of another modality.
+        DataError: for an unreadable file, another number of dimensions or channels, NaN, infinity, or a constant; for
+            an invalid DICOM series, or another modality.
     """
 
     def __init__(
@@ -184,7 +184,7 @@ class LoadVolumed(MapTransform):
 
     @property
     def expected(self) -> str:
-        """What a file should be."""
+        """A description of a valid file, for messages."""
         channels = "any" if self.channels is None else self.channels
         return f"a readable {self.spatial_dims}-D volume with {channels} channel(s)"
 
@@ -248,7 +248,7 @@ class LoadVolumed(MapTransform):
                 key=key,
                 expected=self.expected,
                 got=f"{sizes[0]} channels of size {sizes[1:]}",
-                remedy="Pick or split the channels beforehand, or set the channels of network and LoadVolumed alike.",
+                remedy="Select or split the channels first, or set the same channels for the network and LoadVolumed.",
             )
         bad = int((~torch.isfinite(volume)).sum())
         if bad:
@@ -257,7 +257,7 @@ class LoadVolumed(MapTransform):
                 key=key,
                 expected="finite intensities",
                 got=f"{bad} of {volume.numel()} voxels NaN or infinite",
-                remedy="Mask or refill them on purpose beforehand; one NaN spoils every patch that holds it.",
+                remedy="Mask or fill these voxels first; one NaN spoils every patch that holds it.",
             )
         low, high = float(volume.min()), float(volume.max())
         if low == high:
@@ -271,7 +271,7 @@ class LoadVolumed(MapTransform):
 
 
 def _read_freesurfer(file: str) -> MetaTensor:
-    """A volume of FreeSurfer [channels, X, Y, Z], which MONAI's readers do not know."""
+    """Reads a volume of FreeSurfer [channels, X, Y, Z]; MONAI's readers lack the format."""
     import nibabel as nib
 
     image: Any = nib.load(file)
@@ -285,7 +285,7 @@ def _read_freesurfer(file: str) -> MetaTensor:
 
 
 def _stacked(volumes: Sequence[MetaTensor], paths: Sequence[object], key: str) -> MetaTensor:
-    """The channels of several files on one grid."""
+    """Joins files on one grid as the channels of one volume."""
     first = volumes[0]
     for volume, path in zip(volumes[1:], paths[1:], strict=True):
         same = volume.shape[1:] == first.shape[1:] and np.allclose(volume.affine, first.affine, atol=1e-3)
@@ -299,19 +299,19 @@ def _stacked(volumes: Sequence[MetaTensor], paths: Sequence[object], key: str) -
 
 
 def _one_slice(image: MetaTensor) -> MetaTensor:
-    """A 2-D image as a volume of one slice, where its file says that it is."""
+    """A 2-D image as a volume of one slice, at the position that its file states."""
     meta = {name: value for name, value in image.meta.items() if name != "affine"}
     return MetaTensor(image.as_tensor()[..., None], affine=to_affine_nd(image.ndim, image.affine), meta=meta)
 
 
 class BlankVolumed(MapTransform):
-    """Puts an empty volume with a geometry at ``keys``: the request for a synthetic one.
+    """Requests a synthetic volume: puts an empty volume with a geometry at ``keys``.
 
     Args:
-        keys: keys to fill; a value already there is replaced.
+        keys: keys to fill; an existing value is replaced.
         shape: spatial size in voxels.
         spacing_mm: size of a voxel; the axes are RAS, and the centre of the volume is the origin of the world. None for
-            arrays without a place in the world.
+            arrays without world coordinates.
         channels: number of channels.
         value: intensity of all voxels, or one for each channel.
     """
@@ -329,7 +329,7 @@ class BlankVolumed(MapTransform):
             raise ValueError(f"shape and spacing_mm need one entry for each axis, got {shape} and {spacing_mm}.")
         self.shape = tuple(shape)
         self.values = torch.as_tensor(value, dtype=torch.float32).expand(channels)
-        # a slice lies in space too: writers of NIfTI want 4 x 4
+        # a slice has a position in space too: NIfTI needs 4 x 4
         self.affine = torch.eye(max(len(shape), 3) + 1, dtype=torch.float64)
         for axis, (size, step) in enumerate(zip(shape, spacing_mm or (), strict=spacing_mm is not None)):
             self.affine[axis, axis] = step

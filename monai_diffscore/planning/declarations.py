@@ -42,7 +42,7 @@ def declared_files(plan: Plan) -> dict[str, dict[str, Any]]:
 def _schema(plan: Plan, chosen: dict[str, Any]) -> dict[str, Any]:
     try:
         schema = TableSchema.from_dict({**plan.details["schema"], "label": None, "subject": None, "exclude": []})
-        return schema.but(chosen["label"], chosen["subject"], chosen["exclude"] or ()).as_dict()
+        return schema.with_choices(chosen["label"], chosen["subject"], chosen["exclude"] or ()).as_dict()
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(
             plan.data, key="plan", expected="details.schema with the columns, and label, subject and exclude of it",

@@ -1,24 +1,24 @@
-r"""Rows of a table to vectors of about unit variance, and back exactly.
+r"""Encodes rows of a table as vectors of about unit variance, and decodes them exactly.
 
 =============  ===================================================================  ===================================
-column         vector                                                               back
+column         vector                                                               inverse
 =============  ===================================================================  ===================================
 number         its normal score :math:`\Phi^{-1}(F(v))` ("quantile"), or            :math:`F^{-1}(\Phi(z))`, or
                :math:`(v - \bar v)/s` ("standard")                                  :math:`\bar v + s z`; rounded
 category       a corner of a cube of edge 2 for each ("onehot": one axis a          the nearest corner
                category; "bits": binary digits), about their mean
 missing        one of two numbers 2 apart, about their mean, on an axis of its      the nearer
-               own; what is missing is 0
+               own; the axes of a missing value are 0
 =============  ===================================================================  ===================================
 
-F is the empirical distribution of the **training** rows, linear between ``quantiles`` of it (and between more of them
-in tails that this would misplace, :func:`~monai_diffscore.transforms.column_codes.measure_column`), and brought from
-[0, 1] to [1/(2n), 1 - 1/(2n)], so that n values have the scores of n normal draws. A value that many rows share (a
-zero, a whole number) is a step of F: it has an **interval** of scores, all of which come back to it. Training draws
-from the interval (:class:`DitherTable`), so that the column is normal whatever its ties; else the middle is taken.
-Analog bits: Chen et al. 2022, arXiv:2208.04202.
+F is the empirical distribution of the **training** rows, linear between its ``quantiles``. Tails that these would
+misplace get more of them (:func:`~monai_diffscore.transforms.column_codes.measure_column`). F is scaled from [0, 1] to
+[1/(2n), 1 - 1/(2n)], so that n values have the scores of n normal draws. A value that many rows share (a zero, a whole
+number) is a step of F: it has an **interval** of scores, and each score of the interval decodes to it. Training draws
+from the interval (:class:`DitherTable`), so that the column is normal despite its ties; elsewhere the middle encodes
+the value. Analog bits: Chen et al. 2022, arXiv:2208.04202.
 
-Beyond the training's range z goes on linearly (slope s), until the schema's range ends.
+Beyond the range of the training rows z continues linearly (slope s), to the end of the schema's range.
 """
 
 from __future__ import annotations
@@ -48,21 +48,21 @@ CODES = ("onehot", "bits")
 
 @dataclass(frozen=True)
 class TableEncoding:
-    """How a table becomes vectors [D], measured on training rows by :func:`measure_encoding`.
+    """The encoding of a table as vectors [D]; :func:`measure_encoding` measures it on training rows.
 
     Args:
         schema: of the table.
-        nodes: for each feature: quantiles of a "quantile" column, [mean, std] of a "standard" one, nothing of a
+        nodes: for each feature: the quantiles of a "quantile" column, [mean, std] of a "standard" one, nothing for a
             category.
         rows: number of training rows.
         scaling: "quantile" or "standard".
         codes: "onehot" or "bits".
         sigma_data: standard deviation of the training vectors.
-        label_nodes: quantiles of a label that is a number.
-        levels: for each feature: the levels of its quantiles; nothing where they are evenly spaced.
-        label_levels: those of the label.
+        label_nodes: quantiles of a numeric label.
+        levels: for each feature: the levels of its quantiles; nothing if they are evenly spaced.
+        label_levels: levels of the label's quantiles.
     Raises:
-        ValueError: for another scaling or code.
+        ValueError: for an unknown scaling or code.
     """
 
     schema: TableSchema
@@ -88,7 +88,7 @@ class TableEncoding:
 
     @cached_property
     def parts(self) -> list[Any]:
-        """What encodes each feature."""
+        """The code of each feature."""
         return [
             Scores(c, Quantiles(nodes, levels), self.rows)
             if c.numeric and self.scaling == "quantile"
@@ -100,13 +100,13 @@ class TableEncoding:
 
     @cached_property
     def places(self) -> list[tuple[slice, int | None]]:
-        """For each feature: its part of the vector, and the place of its missing axis, if it has one."""
-        found, start = [], 0
+        """For each feature: its slice of the vector, and the index of its missing axis, if it has one."""
+        places, start = [], 0
         for column, part in zip(self.schema.features, self.parts, strict=True):
             stop = start + part.width
-            found.append((slice(start, stop), stop if column.missing else None))
+            places.append((slice(start, stop), stop if column.missing else None))
             start = stop + bool(column.missing)
-        return found
+        return places
 
     @property
     def size(self) -> int:
@@ -123,11 +123,11 @@ class TableEncoding:
         return axes
 
     def bounds(self, numbers: np.ndarray, unknown: bool = False) -> np.ndarray:
-        """Ends of the intervals of numbers [N, columns]: [N, 2, D], equal but for normal scores.
+        """Ends of the intervals of numbers [N, columns]: [N, 2, D]. Only the ends of normal scores differ.
 
         Args:
             numbers: of :meth:`~monai_diffscore.transforms.table_schema.TableSchema.numbers`; NaN is missing.
-            unknown: what is missing is to be found, not missing for good: NaN, on an axis that says it is there.
+            unknown: NaN means: impute. The axes of the value are NaN, and its missing axis says that it exists.
         """
         ends = np.zeros((len(numbers), 2, self.size))
         for number, ((place, missing), part) in enumerate(zip(self.places, self.parts, strict=True)):
@@ -140,18 +140,18 @@ class TableEncoding:
                 ends[:, :, missing] = 2 * ((absent & (not unknown)) - rate)[:, None]
         return ends
 
-    def settle(self, ends: np.ndarray, share: float | np.ndarray = 0.5) -> np.ndarray:
-        """Vectors [N, D] out of intervals [N, 2, D]: by ``share`` of the probability within."""
+    def sample_interval(self, ends: np.ndarray, share: float | np.ndarray = 0.5) -> np.ndarray:
+        """Vectors [N, D] within intervals [N, 2, D]: ``share`` of the interval's probability lies below each score."""
         low, high = ends[:, 0], ends[:, 1]
         inside = ndtri(ndtr(low) + (ndtr(high) - ndtr(low)) * share)
         return np.where(self.scored & (low < high), inside, low)
 
     def encode(self, numbers: np.ndarray, unknown: bool = False) -> np.ndarray:
         """Vectors [N, D] of numbers [N, columns]; ``unknown`` as in :meth:`bounds`."""
-        return self.settle(self.bounds(numbers, unknown))
+        return self.sample_interval(self.bounds(numbers, unknown))
 
     def decode(self, vectors: np.ndarray) -> np.ndarray:
-        """Numbers [N, columns] of vectors [N, D]: in range, whole, of the nearest category, as the schema says."""
+        """Numbers [N, columns] of vectors [N, D]; the nearest values that the schema allows."""
         vectors = np.asarray(vectors, dtype=np.float64)
         numbers = np.empty((len(vectors), len(self.parts)))
         for number, ((place, missing), part) in enumerate(zip(self.places, self.parts, strict=True)):
@@ -161,14 +161,14 @@ class TableEncoding:
         return numbers
 
     def draw_labels(self, count: int, value: Any = None, seed: int = 0) -> list[Any]:
-        """Labels for rows to be generated: numbers as the network takes them.
+        """Labels of the rows to generate, as the numbers that the network takes; empty without a label.
 
         Args:
-            count: how many; none without a label.
-            value: one for all, such as "malignant" or 120; None draws them as often as the training rows have them.
+            count: number of labels.
+            value: one label for all, such as "malignant" or 120; None draws from the labels of the training rows.
             seed: of the draws.
         Raises:
-            DataError: for a label that the schema does not know.
+            DataError: for an unknown label.
         """
         label = self.schema.label_column
         if label is None and value is None:
@@ -183,7 +183,7 @@ class TableEncoding:
         return label.within(drawn).tolist()
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """The encoding for JSON."""
         return {
             "schema": self.schema.as_dict(),
             "nodes": [list(nodes) for nodes in self.nodes],
@@ -198,7 +198,7 @@ class TableEncoding:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> TableEncoding:
-        """The inverse of :meth:`as_dict`; other entries are left alone."""
+        """The inverse of :meth:`as_dict`; ignores other entries."""
         own = {name: content[name] for name in ("rows", "scaling", "codes", "sigma_data")}
         return cls(
             TableSchema.from_dict(content["schema"]),
@@ -218,15 +218,15 @@ def measure_encoding(
     codes: str = "onehot",
     quantiles: int = 100,
 ) -> TableEncoding:
-    """The encoding of a table by its **training** rows.
+    """Measures the encoding of a table on its **training** rows.
 
     Args:
         schema: of the table.
         numbers: [N, columns] of the training rows.
         labels: [N] numbers of their label; None without one.
-        scaling, codes: as :class:`TableEncoding` has them.
-        quantiles: number of the quantiles that F goes through, at least 2. They are values of training rows, the
-            smallest and the largest among them: fewer tell less of them.
+        scaling, codes: of :class:`TableEncoding`.
+        quantiles: number of the quantiles of F, at least 2. They are values of training rows, and include the smallest
+            and the largest: fewer quantiles reveal fewer values.
     Raises:
         DataError: for fewer than two rows.
     """
@@ -237,42 +237,44 @@ def measure_encoding(
         )  # fmt: skip
     measured: list[Quantiles] = []
     for number, column in enumerate(schema.features):
-        there = numbers[~np.isnan(numbers[:, number]), number]
+        values = numbers[~np.isnan(numbers[:, number]), number]
         if not column.numeric:
             measured.append(Quantiles())
-        elif not len(there):
+        elif not len(values):
             raise DataError(
                 "the training rows", key=column.name, expected="values", got="none, all are held out or missing",
-                remedy="Leave the column out, or take another seed.",
+                remedy="Exclude the column, or choose another seed.",
             )  # fmt: skip
         else:
             scored = scaling == "quantile"
-            units = Quantiles((float(there.mean()), float(there.std())))
-            measured.append(measure_column(there, quantiles, len(numbers)) if scored else units)
+            units = Quantiles((float(values.mean()), float(values.std())))
+            measured.append(measure_column(values, quantiles, len(numbers)) if scored else units)
     label = schema.label_column
-    known = labels[~np.isnan(labels)] if labels is not None and label is not None and label.numeric else np.empty(0)
-    of_label = measure_column(known, quantiles, len(numbers))
-    made = TableEncoding(
+    numeric_labels = (
+        labels[~np.isnan(labels)] if labels is not None and label is not None and label.numeric else np.empty(0)
+    )
+    label_quantiles = measure_column(numeric_labels, quantiles, len(numbers))
+    encoding = TableEncoding(
         schema,
         tuple(column.nodes for column in measured),
         len(numbers),
         scaling,
         codes,
-        label_nodes=of_label.nodes,
+        label_nodes=label_quantiles.nodes,
         levels=tuple(column.levels for column in measured),
-        label_levels=of_label.levels,
+        label_levels=label_quantiles.levels,
     )
-    return replace(made, sigma_data=float(f"{made.encode(numbers).std():.4g}"))
+    return replace(encoding, sigma_data=float(f"{encoding.encode(numbers).std():.4g}"))
 
 
 class EncodeTable(InvertibleTransform):
-    """Numbers [columns] of a row, or of rows [N, columns], to float32 vectors [D] or [N, D].
+    """Encodes numbers [columns] of a row, or of rows [N, columns], as float32 vectors [D] or [N, D].
 
-    Exact back to float32's seven digits, and to the last digit in a column whose decimals are known.
+    The inverse is exact to float32's seven digits, and to the last digit in a column whose schema has ``decimals``.
 
     Args:
         encoding: of the table.
-        unknown: NaN stays, for what is to be imputed.
+        unknown: NaN means: impute. It stays NaN.
     """
 
     backend = [TransformBackends.NUMPY]  # noqa: RUF012  # MONAI's form
@@ -283,14 +285,14 @@ class EncodeTable(InvertibleTransform):
     def __call__(self, image: Any) -> Tensor:
         numbers = np.asarray(convert_to_numpy(image), dtype=np.float64)
         vectors = self.encoding.encode(np.atleast_2d(numbers), self.unknown)
-        made = torch.from_numpy(vectors.reshape(*numbers.shape[:-1], -1).astype(np.float32))
+        encoded = torch.from_numpy(vectors.reshape(*numbers.shape[:-1], -1).astype(np.float32))
         if isinstance(image, MetaTensor):
-            made = MetaTensor(made, meta=image.meta, applied_operations=image.applied_operations)
-            self.push_transform(made)
-        return made
+            encoded = MetaTensor(encoded, meta=image.meta, applied_operations=image.applied_operations)
+            self.push_transform(encoded)
+        return encoded
 
     def inverse(self, image: Any) -> Tensor:
-        """Numbers, float64; takes the record off a ``MetaTensor``, and needs none."""
+        """Numbers, float64. Removes the record of a ``MetaTensor``; a plain tensor needs none."""
         if isinstance(image, MetaTensor) and image.applied_operations:
             self.pop_transform(image)
         vectors = np.asarray(convert_to_numpy(image), dtype=np.float64)
@@ -312,7 +314,7 @@ class EncodeTabled(InvertibleDictionary):
 
 
 class DitherTable(RandomizableTransform):
-    """Draws from intervals [2, D] of :meth:`TableEncoding.bounds` a float32 vector [D], uniformly in probability.
+    """Draws a float32 vector [D] from intervals [2, D] of :meth:`TableEncoding.bounds`, uniformly in probability.
 
     Args:
         encoding: of the table.
@@ -325,7 +327,7 @@ class DitherTable(RandomizableTransform):
     def __call__(self, image: Any) -> Tensor:
         ends = np.asarray(convert_to_numpy(image), dtype=np.float64)
         share = self.R.uniform(size=ends.shape[-1])
-        return torch.from_numpy(self.encoding.settle(ends[None], share)[0].astype(np.float32))
+        return torch.from_numpy(self.encoding.sample_interval(ends[None], share)[0].astype(np.float32))
 
 
 class DitherTabled(RandomizableTransform, MapTransform):

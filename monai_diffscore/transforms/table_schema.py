@@ -1,16 +1,16 @@
-"""What the columns of a table are: inferred from one, shown, saved as JSON to be edited, and kept in what is generated.
+"""The columns of a table: a schema describes them, JSON stores it for editing, and generated tables follow it.
 
 ============  =======================================  ====================================================
-kind          values                                   kept in what is generated
+kind          values                                   generated tables keep
 ============  =======================================  ====================================================
 continuous    numbers                                  range, number of decimals, few levels, limits (<5)
-integer       whole numbers, dates, times of day       range; they stay whole; dates are written as they came
+integer       whole numbers, dates, times of day       range; whole numbers; the format of dates and times
 categorical   text, yes and no, or at most two         the categories, in their order, and their type
               different numbers
 ============  =======================================  ====================================================
 
-A column with ``missing`` > 0 may lack values. A table becomes an array of numbers [N, columns] (a category is its
-place, a missing value NaN) and comes back from it exactly.
+A column with ``missing`` > 0 may lack values. A table becomes an array of numbers [N, columns]: the number of a
+category is its place, that of a missing value is NaN. The inverse is exact.
 """
 
 from __future__ import annotations
@@ -45,20 +45,20 @@ class Column:
     Args:
         name: of the column.
         kind: "continuous", "integer" or "categorical".
-        missing: share of the rows that lack it; 0 does not allow it.
+        missing: share of the rows that lack a value; 0 requires a value in each row.
         low, high: range of the numbers.
-        decimals: of the numbers; None keeps all.
+        decimals: number of decimals; None keeps all.
         mean, std: of the numbers.
         categories: their names, in order.
-        shares: of the categories, among the rows that have one.
-        type: of the categories in files: "text", "integer", "number" or "boolean".
-        levels: the only numbers that the column has, if they are few.
-        moment: how dates or times of day are written, such as "%Y-%m-%d"; their numbers are days, minutes or seconds.
-            Or "datetime64[D]", "timedelta64[min]", ...: those of pandas, in that unit.
-        below, above: how a number below or above a limit is written, such as "<5"; it stands for ``low`` or ``high``.
-        dtype: of the column in Parquet, where pandas would not choose it by itself.
+        shares: share of each category, among the rows that have a value.
+        type: type of the categories in files: "text", "integer", "number" or "boolean".
+        levels: the only numbers of the column, if they are few.
+        moment: format of dates or times of day, such as "%Y-%m-%d"; their numbers are days, minutes or seconds. Or a
+            type of pandas, such as "datetime64[D]" or "timedelta64[min]"; their numbers are in its unit.
+        below, above: text for a number below or above a limit, such as "<5"; it stands for ``low`` or ``high``.
+        dtype: type of the column in Parquet, if pandas would choose another.
     Raises:
-        ValueError: for an unknown kind or type, low > high, or numbers of categories and shares that differ.
+        ValueError: for an unknown kind or type, low > high, or unequal numbers of categories and shares.
     """
 
     name: str
@@ -111,34 +111,34 @@ class Column:
         """
         absent = values.isna().to_numpy()
         if self.numeric:
-            found = self._numbers_of(values)
+            numbers = self._numbers_of(values)
             with np.errstate(invalid="ignore"):
-                outside = (found < self.low) | (found > self.high) | (np.isnan(found) & ~absent)
-            fraction = (self.kind == "integer") & (found != np.rint(found)) & ~np.isnan(found)
+                outside = (numbers < self.low) | (numbers > self.high) | (np.isnan(numbers) & ~absent)
+            fraction = (self.kind == "integer") & (numbers != np.rint(numbers)) & ~np.isnan(numbers)
             self._refuse(values, outside, f"numbers from {self.low:g} to {self.high:g}", source)
             self._refuse(values, fraction, "whole numbers", source)
         else:
             names = pd.Index([None if gone else self._name(value) for value, gone in zip(values, absent, strict=True)])
             places = pd.Index(self.categories).get_indexer(names)
             self._refuse(values, (places < 0) & ~absent, f"one of {list(self.categories)[:20]}", source)
-            found = np.where(places < 0, np.nan, places.astype(np.float64))
+            numbers = np.where(places < 0, np.nan, places.astype(np.float64))
         if not self.missing:
             self._refuse(values, absent, "a value in each row", source)
-        return found
+        return numbers
 
     def values(self, numbers: np.ndarray) -> pd.Series:
         """The inverse of :meth:`numbers`, in the type of the file."""
-        made = self._values(numbers)
+        values = self._values(numbers)
         if self.dtype is None:
-            return made
+            return values
         try:
             if self.dtype.endswith("category"):
-                return made.astype(pd.CategoricalDtype(list(self.categories), self.dtype.startswith("ordered")))
+                return values.astype(pd.CategoricalDtype(list(self.categories), self.dtype.startswith("ordered")))
             if self.dtype == "date":
-                return pd.to_datetime(made).dt.date
-            return made.astype(self.dtype)
-        except (TypeError, ValueError):  # such as a gap in whole numbers
-            return made
+                return pd.to_datetime(values).dt.date
+            return values.astype(self.dtype)
+        except (TypeError, ValueError):  # the type has no missing value, as int64
+            return values
 
     def _values(self, numbers: np.ndarray) -> pd.Series:
         absent = np.isnan(numbers)
@@ -147,10 +147,10 @@ class Column:
         if self.below or self.above:
             limits = {limit: text for text, limit in ((self.below, self.low), (self.above, self.high)) if text}
             digits = (lambda number: str(round(number))) if self.kind == "integer" else repr
-            made = [
+            texts = [
                 None if gone else limits.get(n) or digits(float(n)) for n, gone in zip(numbers, absent, strict=True)
             ]
-            return pd.Series(made, name=self.name, dtype=object)
+            return pd.Series(texts, name=self.name, dtype=object)
         if self.kind == "continuous":
             return pd.Series(numbers, name=self.name)
         whole = np.where(absent, 0, np.rint(np.nan_to_num(numbers))).astype(np.int64)
@@ -159,14 +159,14 @@ class Column:
         if self.kind == "integer":
             return pd.Series(pd.array(whole, dtype="Int64"), name=self.name).mask(absent)
         convert = TYPES[self.type]
-        made = [None if gone else convert(self.categories[place]) for place, gone in zip(whole, absent, strict=True)]
+        names = [None if gone else convert(self.categories[place]) for place, gone in zip(whole, absent, strict=True)]
         kind = {"text": "object", "integer": "Int64", "number": "Float64", "boolean": "boolean"}[self.type]
         if self.type == "boolean" and not self.missing and not absent.any():
             kind = "bool"
-        return pd.Series(pd.array(made, dtype=kind) if kind != "object" else made, name=self.name, dtype=kind)
+        return pd.Series(pd.array(names, dtype=kind) if kind != "object" else names, name=self.name, dtype=kind)
 
     def within(self, numbers: np.ndarray) -> np.ndarray:
-        """The nearest values that the column may have; NaN stays."""
+        """The nearest values that the column allows; NaN stays NaN."""
         if not self.numeric:
             return np.clip(np.rint(numbers), 0, len(self.categories) - 1)
         if self.levels:
@@ -193,7 +193,7 @@ class Column:
         return f"{self.kind:12} {text}" + (f"; missing {self.missing:.1%}" if self.missing else "")
 
     def _numbers_of(self, values: pd.Series) -> np.ndarray:
-        """Numbers of what the cells hold, NaN where they are none."""
+        """Numbers of the cells, NaN for a cell without a number."""
         if self.moment is not None:
             return moments_to_numbers(values, self.moment)
         for text, limit in ((self.below, self.low), (self.above, self.high)):
@@ -202,7 +202,7 @@ class Column:
         return pd.to_numeric(values, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
 
     def _name(self, value: Any) -> str:
-        """The name of a category, whatever type pandas made of the column."""
+        """The name of a category, for any type that pandas chose for the column."""
         return str(int(value)) if self.type == "integer" and not isinstance(value, str) else str(value)
 
     def _refuse(self, values: pd.Series, bad: np.ndarray, expected: str, source: object) -> None:
@@ -213,22 +213,22 @@ class Column:
                 key=self.name,
                 expected=expected,
                 got=f"{int(bad.sum())} others, the first in row {row}: {values.iloc[row]!r}",
-                remedy="Mend the cells, or change the column in the schema (low, high, categories, missing, kind).",
+                remedy="Correct the cells, or change the column in the schema (low, high, categories, missing, kind).",
             )
 
 
 @dataclass(frozen=True)
 class TableSchema:
-    """The columns of a table, and which of them is what.
+    """The columns of a table and their roles.
 
     Args:
-        columns: all that are modelled, in order; the label among them.
+        columns: the modelled columns, in order; they include the label.
         label: name of the column that is the condition; None for none.
-        subject: name of the column that says whose row it is: rows of one subject stay on one side of a split. It is
-            not modelled.
-        exclude: names of columns that are left out.
+        subject: name of the column that identifies the subject of a row: all rows of a subject stay on one side of a
+            split. The model does not learn it.
+        exclude: names of the columns that the model does not learn.
     Raises:
-        ValueError: for a name twice, or a label that is no column.
+        ValueError: for a repeated name, or a label that is no column.
     """
 
     columns: tuple[Column, ...]
@@ -248,7 +248,7 @@ class TableSchema:
 
     @property
     def features(self) -> tuple[Column, ...]:
-        """The columns but the label."""
+        """The columns without the label."""
         return tuple(column for column in self.columns if column.name != self.label)
 
     @property
@@ -270,18 +270,20 @@ class TableSchema:
             return {"categorical": {"label": len(label.categories)}}
         return {"attached": {"label": (label.mean, label.std or 1.0)}}
 
-    def but(self, label: str | None = None, subject: str | None = None, exclude: Sequence[str] = ()) -> TableSchema:
-        """The same with another label or subject (None keeps it), and without more columns."""
+    def with_choices(
+        self, label: str | None = None, subject: str | None = None, exclude: Sequence[str] = ()
+    ) -> TableSchema:
+        """The schema with another label or subject (None keeps it), and with further columns excluded."""
         subject = subject or self.subject
-        out = (*self.exclude, *(name for name in exclude if name not in self.exclude))
-        kept = tuple(column for column in self.columns if column.name not in (*out, subject))
-        return TableSchema(kept, label or self.label, subject, out)
+        excluded = (*self.exclude, *(name for name in exclude if name not in self.exclude))
+        columns = tuple(column for column in self.columns if column.name not in (*excluded, subject))
+        return TableSchema(columns, label or self.label, subject, excluded)
 
     def numbers(self, frame: pd.DataFrame, source: object = "the table") -> np.ndarray:
         """The features as numbers [N, columns] float64.
 
         Raises:
-            DataError: for columns that are not there, and as :meth:`Column.numbers`.
+            DataError: for missing columns, and as :meth:`Column.numbers`.
         """
         missing = [column.name for column in self.features if column.name not in frame]
         if missing:
@@ -299,23 +301,23 @@ class TableSchema:
         label = self.label_column
         if label is None:
             return None
-        found = label.numbers(column_of(frame, label.name, "label", source), source)
-        return found if label.numeric else np.where(np.isnan(found), -1, np.nan_to_num(found)).astype(np.int64)
+        numbers = label.numbers(column_of(frame, label.name, "label", source), source)
+        return numbers if label.numeric else np.where(np.isnan(numbers), -1, np.nan_to_num(numbers)).astype(np.int64)
 
     def frame(self, numbers: np.ndarray, label: np.ndarray | None = None) -> pd.DataFrame:
         """The table of numbers [N, columns] and of label numbers [N], in the order of the schema."""
-        made = {c.name: c.values(numbers[:, place]) for place, c in enumerate(self.features)}
+        values = {c.name: c.values(numbers[:, place]) for place, c in enumerate(self.features)}
         column = self.label_column
         if column is not None and label is not None:
-            known = np.asarray(label, dtype=np.float64)
-            made[column.name] = column.values(known if column.numeric else np.where(known < 0, np.nan, known))
-        return pd.DataFrame({c.name: made[c.name] for c in self.columns if c.name in made})
+            codes = np.asarray(label, dtype=np.float64)
+            values[column.name] = column.values(codes if column.numeric else np.where(codes < 0, np.nan, codes))
+        return pd.DataFrame({c.name: values[c.name] for c in self.columns if c.name in values})
 
     def label_number(self, value: Any) -> float | int:
-        """The number of a label that a user named, such as "malignant".
+        """The number of a label, such as "malignant".
 
         Raises:
-            DataError: if there is no such label.
+            DataError: for an unknown label.
         """
         if self.label_column is None:
             raise DataError("the schema", key="label", expected="a model with a label", got="none", remedy="Drop it.")
@@ -327,8 +329,8 @@ class TableSchema:
             return number
         if not self.label_column.shares[int(number)]:
             raise DataError(
-                "the label asked for", key="label", expected="one that rows of the table had", got=repr(value),
-                remedy="Ask for another: the model has learned nothing of it.",
+                "the label asked for", key="label", expected="a label of at least one row of the table",
+                got=repr(value), remedy="Ask for another label: no row taught the model this one.",
             )  # fmt: skip
         return int(number)
 
@@ -343,15 +345,15 @@ class TableSchema:
         return "\n".join([*lines, *([f"left out: {', '.join(self.exclude)}"] if self.exclude else [])])
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON, each column with what its kind has."""
+        """The schema for JSON; each column has the entries of its kind."""
         columns = []
         for column in self.columns:
             other = (
                 ("low", "high", "mean", "std", "decimals") if not column.numeric else ("categories", "shares", "type")
             )
-            unsaid = [name for name in ("levels", "moment", "below", "above", "dtype") if not getattr(column, name)]
-            facts = asdict(column)
-            columns.append({name: value for name, value in facts.items() if name not in (*other, *unsaid)})
+            empty = [name for name in ("levels", "moment", "below", "above", "dtype") if not getattr(column, name)]
+            fields = asdict(column)
+            columns.append({name: value for name, value in fields.items() if name not in (*other, *empty)})
         return {"label": self.label, "subject": self.subject, "exclude": list(self.exclude), "columns": columns}
 
     @classmethod
@@ -360,15 +362,15 @@ class TableSchema:
         return cls(**{**content, "columns": tuple(Column(**column) for column in content["columns"])})
 
     def save(self, path: str | Path) -> None:
-        """Writes it as JSON to be read and edited, whole or not at all."""
+        """Writes the schema as JSON for editing, whole or not at all."""
         write_json(path, self.as_dict(), ensure_ascii=False)
 
     @classmethod
     def load(cls, path: str | Path) -> TableSchema:
-        """Reads what :meth:`save` wrote and someone may have edited.
+        """Reads a file of :meth:`save`, possibly edited.
 
         Raises:
-            DataError: if there is none, or an edit makes no sense; says which.
+            DataError: for a missing file, or an invalid edit, which the message names.
         """
         try:
             return cls.from_dict(json.loads(Path(path).read_text()))
@@ -378,15 +380,19 @@ class TableSchema:
                 key="schema",
                 expected="a schema as training writes it",
                 got=f"{type(error).__name__}: {error}",
-                remedy="Mend the edit, or let it be inferred again (schema null).",
+                remedy="Correct the edit, or give schema null to infer the schema again.",
             ) from error
 
 
 def column_of(frame: pd.DataFrame, name: str, role: str, source: object) -> pd.Series:
-    """A column of a table; raises a DataError if it is not there."""
+    """A column of a table.
+
+    Raises:
+        DataError: if the table has no such column.
+    """
     if name not in frame:
         raise DataError(
             source, key=role, expected=f"a column {name!r}", got=f"{list(frame.columns)[:20]}",
-            remedy=f"Name one of them as {role}, or declare none.",
+            remedy=f"Name one of these columns as {role}, or declare none.",
         )  # fmt: skip
     return frame[name]
