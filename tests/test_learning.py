@@ -40,13 +40,13 @@ def test_the_two_sample_test_tells_a_blur_from_the_data():
 
 @pytest.mark.slow
 def test_the_toy_bundle_learns_its_distribution(tmp_path):
-    """Trained through JSON for 15,640 iterations, 500 samples and 500 new draws are not told apart."""
+    """Trained through JSON for 2,340 iterations, 500 samples and 500 new draws are not told apart."""
     from monai_diffscore.data import toy_rows
 
     where = {"output_dir": str(tmp_path / "out"), "ckpt_dir": str(tmp_path)}
-    workflow("toy2d_mlp", ["train"], max_epochs=40, gallery_every=0, **where).run()
+    workflow("toy2d_mlp", ["train"], max_epochs=6, gallery_every=0, **where).run()
     lines = [json.loads(line) for line in (tmp_path / "out/validation.jsonl").read_text().splitlines()]
-    assert lines[-1]["denoising_error"] < 0.8 * lines[0]["denoising_error"]  # they reach 0.78
+    assert lines[-1]["denoising_error"] < 0.8 * lines[0]["denoising_error"]  # it is 0.784 after 1,560
     where = {"output_dir": str(tmp_path / "samples"), "checkpoint": str(tmp_path / "model.pt")}
     workflow("toy2d_mlp", ["inference"], kind="infer", num_samples=500, **where).run()
     samples = np.load(tmp_path / "samples/samples.npy")
