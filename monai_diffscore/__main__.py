@@ -298,7 +298,7 @@ def add_sync(commands: Any) -> None:
     def run(chosen: argparse.Namespace) -> int:
         from mlflow.exceptions import MlflowException
 
-        from monai_diffscore.handlers.spool import sync
+        from monai_diffscore.handlers.delivery import sync
 
         try:
             run_id, count = sync(chosen.run_folder, chosen.tracking_uri)

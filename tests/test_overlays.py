@@ -20,7 +20,7 @@ from workflows import (
     workflow,
 )
 
-from monai_diffscore.inspection.files import references_in
+from monai_diffscore.inspection.files import read_ids
 from monai_diffscore.samples.chests import ct_phantom
 from monai_diffscore.transforms import WINDOWS_HU
 
@@ -38,7 +38,7 @@ def test_overlays_change_ids_that_exist(bundle, overlay):
     changes = json.loads((ROOT / f"configs/{overlay}.json").read_text())
     changed = {key.removeprefix("+").split("#")[0] for key in changes}
     everywhere = {key for name in BUNDLES for file in ("train", "inference") for key in configuration(name, file)}
-    own = {reference.split("#")[0] for reference in references_in(changes)}
+    own = {reference.split("#")[0] for reference in read_ids(changes)}
     assert changed <= everywhere | own
     assert changed & (set(configuration(bundle, "train")) | set(configuration(bundle, "inference")))
 

@@ -21,8 +21,9 @@ from mlflow.tracking import MlflowClient
 
 from monai_diffscore.__main__ import main
 from monai_diffscore.handlers import Tracking
+from monai_diffscore.handlers.delivery import Courier, Delivery, sync
 from monai_diffscore.handlers.fingerprint import fingerprint
-from monai_diffscore.handlers.spool import Courier, Delivery, Spool, sync
+from monai_diffscore.handlers.spool import Spool
 
 TOY = {"training_rows": 80, "validation_rows": 16, "batch_size": 8, "max_epochs": 3, "save_every": 7}
 

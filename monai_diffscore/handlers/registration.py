@@ -53,7 +53,7 @@ class SamplingModel(PythonModel):
 def save_sampler(
     folder: Path, inference: Path, weights: Path, statistics: Path, configuration: Mapping[str, Any] | None = None
 ) -> Path:
-    """Writes the model as MLflow keeps it, for :mod:`~monai_diffscore.handlers.spool` to deliver; returns ``folder``.
+    """Writes the model in MLflow's format and returns ``folder``.
 
     Args:
         folder: is replaced.

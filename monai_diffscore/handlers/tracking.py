@@ -3,7 +3,7 @@
 One MLflow run for each output folder, continued when the training is, and closed: FINISHED, FAILED after an error,
 KILLED after Ctrl-C or a scheduler's signal (and RUNNING again when it continues). The training thread only appends to
 a file, once every N iterations, and reads numbers from the device as seldom;
-:mod:`~monai_diffscore.handlers.spool` delivers them. No state of the tracker ever ends a training or makes it wait.
+:mod:`~monai_diffscore.handlers.delivery` delivers them. No state of the tracker ever ends a training or makes it wait.
 """
 
 from __future__ import annotations
@@ -29,9 +29,10 @@ from torch import Tensor
 from monai_diffscore.configuration import MAY_CHANGE, choices, describe
 from monai_diffscore.credentials import conceal, conceal_all
 from monai_diffscore.engines import ScoreTrainer, TrainingEvents
+from monai_diffscore.handlers.delivery import Courier
 from monai_diffscore.handlers.ema import PowerEMA
 from monai_diffscore.handlers.fingerprint import fingerprint
-from monai_diffscore.handlers.spool import Courier, Spool
+from monai_diffscore.handlers.spool import Spool
 from monai_diffscore.memory import peak_memory_bytes
 
 logger = logging.getLogger(__name__)

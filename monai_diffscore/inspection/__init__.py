@@ -1,48 +1,25 @@
-"""A bundle looked over before it runs: what MONAI would take without a word, or say only hours later.
+"""Checks of a bundle before it runs: faults that MONAI accepts silently or reports only after hours.
 
-:func:`inspect_bundle` gives a list of :class:`Finding`; an empty one is what every shipped and planned bundle gives.
+:func:`inspect_bundle` returns a list of :class:`Finding`. The list of every shipped and every planned bundle is empty.
 
 ======================  ==========================================================================================
-module                  looks for
+module                  finds
 ======================  ==========================================================================================
-``references``          ids that nothing reads, references to none, overrides of nothing, expressions that fail
+``references``          ids that nothing reads, references without a target, overrides without effect, expressions
+                        that fail
 ``components``          ``_target_`` that do not exist, keywords that they do not take or miss
 ``agreement``           training and inference that differ: network, precision, sigma_data, range, conditions
-``publication``         what MONAI, its model zoo and MONAI Label ask for: files, ids, metadata, version
+``publication``         missing files, ids, metadata and versions that MONAI, its model zoo and MONAI Label need
+``bundle``              all of these
 ======================  ==========================================================================================
 """
 
-from __future__ import annotations
+from monai_diffscore.exports import lazy_exports
 
-from collections.abc import Sequence
-from pathlib import Path
-
-from monai_diffscore.inspection.agreement import find_disagreements
-from monai_diffscore.inspection.components import find_wrong_components
-from monai_diffscore.inspection.files import BundleFiles, Finding
-from monai_diffscore.inspection.publication import find_missing
-from monai_diffscore.inspection.references import find_unknown_overrides, find_wrong_references
-
-__all__ = ["BundleFiles", "Finding", "inspect_bundle"]
-
-
-def inspect_bundle(folder: str | Path, overrides: Sequence[str] = ()) -> list[Finding]:
-    """All that is wrong with a bundle, or with what is to be overridden in it.
-
-    Args:
-        folder: of the bundle.
-        overrides: what a command would override: "id", "id=value" (also with ``--``), or files of overlays.
-    Raises:
-        DataError: if there is no bundle in the folder.
-    """
-    files = BundleFiles.read(folder)
-    if files.unreadable:
-        return files.unreadable
-    findings = [
-        *find_missing(files),
-        *find_wrong_references(files),
-        *find_unknown_overrides(files, overrides),
-        *find_wrong_components(files),
-        *find_disagreements(files),
-    ]
-    return list(dict.fromkeys(findings))
+__getattr__, __dir__, __all__ = lazy_exports(
+    __name__,
+    {
+        "bundle": "inspect_bundle",
+        "files": "BundleFiles Finding",
+    },
+)

@@ -1,4 +1,4 @@
-"""The files of a bundle, read once, and what is said of them."""
+"""The files of a bundle, read once, and the findings about them."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from monai_diffscore.configuration import references_in
 from monai_diffscore.errors import DataError
 
 Config = dict[str, Any]
-#: configurations that stand alone; all others are overlays on one of them
+#: configurations that run alone; all others are overlays on one of them
 BASES = ("train", "inference")
-REFERENCE = re.compile(r"@([A-Za-z_]\w*(?:(?:#|::)\w+)*)")
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong: where, what was expected, what is there, what to do."""
+    """One problem: its place, the expected value, the present value and the remedy."""
 
     where: str
     expected: str
@@ -32,7 +32,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class BundleFiles:
-    """A bundle's folder and its configurations by name, without metadata; what could not be read is a finding."""
+    """A bundle's folder, its configurations by name, its metadata, and one finding for each unreadable file."""
 
     folder: Path
     configs: dict[str, Config]
@@ -44,18 +44,18 @@ class BundleFiles:
         """Reads a bundle.
 
         Raises:
-            DataError: if there is none.
+            DataError: if the folder holds no configuration.
         """
         folder = Path(folder)
-        found = sorted((folder / "configs").glob("*.json"))
-        if not found:
+        paths = sorted((folder / "configs").glob("*.json"))
+        if not paths:
             raise DataError(
                 folder, key="bundle", expected="a bundle, with configs/*.json", got="no such file",
                 remedy="Give the folder of a bundle, such as bundles/mri_unet3d.",
             )  # fmt: skip
         configs: dict[str, Config] = {}
         findings = []
-        for file in found:
+        for file in paths:
             try:
                 configs[file.stem] = json.loads(file.read_text(), object_pairs_hook=_refuse_twice)
             except (ValueError, OSError) as error:
@@ -66,12 +66,12 @@ class BundleFiles:
 
     @property
     def bases(self) -> dict[str, Config]:
-        """The configurations that stand alone."""
+        """The configurations that run alone."""
         return {name: config for name, config in self.configs.items() if name in BASES}
 
     @property
     def overlays(self) -> dict[str, Config]:
-        """The others."""
+        """The configurations that change another one."""
         return {name: config for name, config in self.configs.items() if name not in BASES}
 
 
@@ -79,12 +79,12 @@ def _refuse_twice(pairs: list[tuple[str, Any]]) -> Config:
     keys = [key for key, _ in pairs]
     twice = sorted({key for key in keys if keys.count(key) > 1})
     if twice:
-        raise ValueError(f"the key {twice[0]!r} twice in one object, of which the last would win")
+        raise ValueError(f"the key {twice[0]!r} twice in one object: the last would win")
     return dict(pairs)
 
 
 def items(config: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """All values of a configuration, containers before what they hold, with their ids ("a#b#2")."""
+    """All values of a configuration with their ids ("a#b#2"); a container comes before its values."""
     children = config.items() if isinstance(config, dict) else enumerate(config) if isinstance(config, list) else ()
     for key, value in children:
         inner = f"{path}#{key}" if path else str(key)
@@ -93,7 +93,7 @@ def items(config: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def look_up(config: Any, path: str) -> tuple[bool, Any]:
-    """Whether an id is in a configuration, and its value; below an expression anything may be."""
+    """Whether a configuration has an id, and its value. Below an expression every id counts as present."""
     value = config
     for part in re.split(r"#|::", path):
         if isinstance(value, str) and value[:1] in ("@", "$", "%"):
@@ -107,7 +107,6 @@ def look_up(config: Any, path: str) -> tuple[bool, Any]:
     return True, value
 
 
-def references_in(config: Any) -> set[str]:
-    """All ids that strings of a configuration refer to."""
-    texts = [value for _, value in items(config) if isinstance(value, str) and value[:1] in ("@", "$", "%")]
-    return {found.replace("::", "#") for text in texts for found in REFERENCE.findall(text)}
+def read_ids(config: Any) -> set[str]:
+    """All ids that the texts of a configuration refer to."""
+    return {reference for _, value in items(config) for reference in references_in(value)}

@@ -19,8 +19,9 @@ from typing import Any
 from monai.bundle.properties import InferProperties, TrainProperties
 
 from monai_diffscore.composing import compose, declared
+from monai_diffscore.configuration import REFERENCE
 from monai_diffscore.inspection.components import takes
-from monai_diffscore.inspection.files import REFERENCE, BundleFiles, Config, Finding, items, look_up, references_in
+from monai_diffscore.inspection.files import BundleFiles, Config, Finding, items, look_up, read_ids
 
 #: read by MONAI's command line and workflows, or named in DESIGN as what users and scripts lean on
 ENTRIES = {"imports", "initialize", "finalize", "run", "bundle_root", "dataset_dir", "output_dir", "tracking_uri"}
@@ -35,14 +36,14 @@ def find_wrong_references(files: BundleFiles) -> list[Finding]:
     """Ids that nothing reads, references to none, and expressions that cannot run."""
     findings = []
     all_ids = {key.lstrip("+").split("#")[0] for config in files.configs.values() for key in config}
-    read = {reference.split("#")[0] for config in files.configs.values() for reference in references_in(config)}
+    read = {reference.split("#")[0] for config in files.configs.values() for reference in read_ids(config)}
     for name, config in files.configs.items():
         where = f"configs/{name}.json"
         for key, value in config.items():
             if name in files.bases and not _is_read(key, value, config, read):
                 findings.append(_unread(where, key, all_ids))
         known = _known(files, name)
-        for reference in sorted(references_in(config)):
+        for reference in sorted(read_ids(config)):
             if not any(look_up(other, reference)[0] for other in known):
                 findings.append(_nowhere(where, reference, all_ids))
         findings += _wrong_expressions(where, config, known)
@@ -168,9 +169,7 @@ def _shipped_ids() -> set[str]:
 def _unknown_keys(where: str, overlay: Config, files: BundleFiles, elsewhere: Iterable[str] = ()) -> list[Finding]:
     """Keys of an overlay that no configuration has; those that other bundles have may be ``elsewhere``."""
     findings = []
-    read = {
-        reference.split("#")[0] for config in [overlay, *files.configs.values()] for reference in references_in(config)
-    }
+    read = {reference.split("#")[0] for config in [overlay, *files.configs.values()] for reference in read_ids(config)}
     others = [config for config in files.configs.values() if config is not overlay]
     for key, value in overlay.items():
         path = key.lstrip("+").replace("::", "#")

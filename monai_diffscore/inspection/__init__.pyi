@@ -1,0 +1,2 @@
+from monai_diffscore.inspection.bundle import *
+from monai_diffscore.inspection.files import *
