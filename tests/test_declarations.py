@@ -116,12 +116,12 @@ def test_an_edited_plan_names_its_columns(tmp_path):
     frame = pd.DataFrame({"a": g.normal(size=40).round(2), "b": g.choice(["x", "y"], 40), "c": np.arange(40) // 2})
     frame.to_csv(tmp_path / "t.csv", index=False)
     plan = make_plan(take_fingerprint(tmp_path / "t.csv"), CPU, None)
-    edited = plan.but(label=("b", "asked for"), subject=("c", "patients"))
+    edited = plan.with_choices(label=("b", "asked for"), subject=("c", "patients"))
     write_bundle(edited, tmp_path / "bundle")
     schema = TableSchema.load(tmp_path / "bundle/docs/schema.json")
     assert (schema.label, schema.subject, [column.name for column in schema.columns]) == ("b", "c", ["a", "b"])
     with pytest.raises(DataError, match=r"key 'plan'.*label"):
-        write_bundle(plan.but(label=("none such", "")), tmp_path / "other")
+        write_bundle(plan.with_choices(label=("none such", "")), tmp_path / "other")
     assert not (tmp_path / "other").exists()
 
 

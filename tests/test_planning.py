@@ -469,7 +469,7 @@ def test_a_plan_gives_way_until_it_fits(plan, per_sample, batch, checkpointing):
 
 @pytest.mark.parametrize(("epoch", "epochs", "seconds"), [(0.0, 200, 0.0), (0.1, 200, 20.0), (9.0, 100, 900.0)])
 def test_a_first_stage_has_half_of_the_minutes_at_most(plan, epoch, epochs, seconds):
-    plan = plan.but(first_stage_epochs=(200, "as the rules have it"))
+    plan = plan.with_choices(first_stage_epochs=(200, "as the rules have it"))
     measured = replace(trial(4, 1.5), first_stage_seconds=epoch or 1e-9)
     fitted = fit_plan(plan, try_batch=lambda made, size: measured, say=lambda _: None)
     assert fitted["first_stage_epochs"] == epochs

@@ -1,8 +1,8 @@
-"""A folder in, a ready bundle out: fingerprint, plan, bundle.
+"""From a folder of data to a bundle: fingerprint, plan, bundle.
 
-:func:`take_fingerprint` opens every file and measures what the rules need; :func:`make_plan` chooses, with a reason for
-each choice; :func:`fit_plan` runs some real iterations and scales the plan until they fit; :func:`write_bundle` writes
-the shipped bundle that is nearest, with the plan's values in it.
+:func:`take_fingerprint` opens every file and measures the facts that the rules need. :func:`make_plan` makes the
+choices, each with a reason. :func:`fit_plan` runs some real iterations and scales the plan until they fit.
+:func:`write_bundle` writes the nearest shipped bundle with the values of the plan.
 """
 
 from monai_diffscore.exports import lazy_exports

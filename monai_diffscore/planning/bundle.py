@@ -1,6 +1,6 @@
 """Plan to bundle: the parts of the nearest shipped bundle, and one more part with the plan's values.
 
-A plan chooses values of ids that every bundle of its kind has. No text is edited; what comes from data is written as a
+A plan chooses values of ids that every bundle of its kind has. It edits no text. It writes names from the data as a
 :func:`~monai_diffscore.data.literals.literal`.
 """
 
@@ -18,13 +18,13 @@ from monai_diffscore.planning.declarations import FILES, declared_files
 from monai_diffscore.planning.fingerprint import Fingerprint
 from monai_diffscore.planning.plan import Plan
 
-#: parts that set what the plan sets, or that belong to the weights of the shipped bundle
+#: parts whose ids the plan sets, and parts that belong to the weights of the shipped bundle
 _SHIPPED_ALONE = {"organs", "demo"}
-#: tasks that read cases again; they know one channel
+#: tasks that read cases again, with one channel
 _CASE_TASKS = {"cases", "calibration", "anomalies", "restorations", "reconstruct_ct", "reconstruct_mri"}
 #: the part of a network by the name of its class
 _NETWORKS = {"ScoreUNet": "unet", "ScoreDiT": "dit"}
-#: choices that train.json holds under their own name, whatever the kind of data
+#: choices that train.json holds under their own name, for every kind of data
 _SETTINGS = (
     "batch_size", "validation_share", "cache_memory_gb", "max_epochs", "val_interval", "save_every", "gallery_every",
     "time_limit_seconds",
@@ -37,10 +37,10 @@ def write_bundle(plan: Plan, folder: str | Path, fingerprint: Fingerprint | None
 
     Args:
         plan: its choices.
-        folder: of the bundle; must not exist, or be empty. Its name is the bundle's.
-        fingerprint: kept beside the plan.
+        folder: a new or empty folder. Its name becomes the name of the bundle.
+        fingerprint: written beside the plan.
     Raises:
-        FileExistsError: if there is something in the folder.
+        FileExistsError: if the folder is not empty.
         DataError: if the plan names a bundle or a part that does not exist.
     """
     folder = Path(folder).expanduser().resolve()
@@ -61,7 +61,7 @@ def planned_configs(plan: Plan, name: str) -> dict[str, Config]:
 
     Args:
         plan: its choices.
-        name: of the bundle.
+        name: name of the bundle.
     """
     parts = planned_parts(plan)
     template = compose(plan.template, parts)
@@ -72,12 +72,12 @@ def planned_configs(plan: Plan, name: str) -> dict[str, Config]:
 
 
 def _present(places: str, template: dict[str, Config]) -> str:
-    """The places whose files the bundle has; a plan of several channels has no tasks on cases."""
+    """The places whose files the bundle has. A plan of several channels has no tasks on cases."""
     return ", ".join(place for place in places.split(", ") if place.split("/")[0] in template)
 
 
 def planned_parts(plan: Plan) -> list[str]:
-    """The parts of the plan's template, with those of the plan's modality and network in their places."""
+    """The parts of the plan's template, with the parts of the plan's modality and network in place of its own."""
     network = _NETWORKS.get(str(plan["network"]["_target_"]).rsplit(".", 1)[-1])
     parts = [part for part in declaration(plan.template)["parts"] if part not in _SHIPPED_ALONE]
     if network is not None:
@@ -110,7 +110,7 @@ def planned_values(plan: Plan, template: dict[str, Config], name: str) -> dict[s
 
 
 def _images(plan: Plan, train: Config) -> dict[str, Any]:
-    """What plans of all images choose."""
+    """The choices of plans for all images."""
     settings = {key: plan[key] for key in _SETTINGS if key in plan.choices and key in train}
     fields = plan.conditions.get("fields") or {}
     return {
@@ -185,7 +185,7 @@ def _sequences(plan: Plan) -> dict[str, Any]:
 
 
 def _rows(plan: Plan, template: dict[str, Config]) -> dict[str, Any]:
-    """The choices of genes and tables are ids of the configurations; the names of columns stand in a file."""
+    """The choices of genes and tables are ids of the configurations. A file holds the names of columns."""
     file, path_id, named = FILES[plan.kind]
     choices = {
         key: literal(choice.value)
@@ -210,7 +210,7 @@ def _rows(plan: Plan, template: dict[str, Config]) -> dict[str, Any]:
 
 
 def _unnamed(value: Any) -> Any:
-    """What stands in train.json for names that stand in a file."""
+    """The value in train.json of names that a file holds."""
     return [] if isinstance(value, list) else None
 
 
@@ -238,7 +238,7 @@ def _classes(plan: Plan) -> dict[str, Any]:
 
 
 def _tensor(plan: Plan, metadata: Config) -> dict[str, Any]:
-    """What the network takes and gives, in the words of the metadata."""
+    """The input and output of the network in the terms of the metadata."""
     if plan.kind == "cells":  # the tensor is of the latents
         return {}
     if plan.kind in FILES:
@@ -261,7 +261,7 @@ def _tensor(plan: Plan, metadata: Config) -> dict[str, Any]:
 
 
 def _shape(plan: Plan) -> list[str] | None:
-    """What spatial sizes the network takes; None where the template's hold."""
+    """The spatial sizes that the network takes; None keeps those of the template."""
     network = plan["network"]
     target = str(network["_target_"]).rsplit(".", 1)[-1]
     if target not in _NETWORKS:

@@ -12,7 +12,7 @@ from monai_diffscore.planning.plan import Plan
 
 
 def commands(plan: Plan, bundle: str | Path) -> list[str]:
-    """The commands that follow: train, look, sample, report; from the folder of the bundle."""
+    """The next commands: train, sample, evaluate, report. They run in the folder of the bundle."""
     run = "python -m monai.bundle run"
     return [
         f"cd {bundle}",
@@ -29,11 +29,11 @@ def describe(plan: Plan, fingerprint: Fingerprint | None = None) -> str:
     return "\n".join([*text, "Plan", *_columns([("template", plan.template), *_choices(plan)]), *_measured(plan)])
 
 
-def _fingerprint_lines(found: Fingerprint) -> list[str]:
-    text = ["Fingerprint", *_columns([("data", found.data), *_facts(found)])]
-    if found.problems:
-        text += ["", f"{len(found.problems)} problem(s)"]
-    for problem in found.problems:
+def _fingerprint_lines(fingerprint: Fingerprint) -> list[str]:
+    text = ["Fingerprint", *_columns([("data", fingerprint.data), *_facts(fingerprint)])]
+    if fingerprint.problems:
+        text += ["", f"{len(fingerprint.problems)} problem(s)"]
+    for problem in fingerprint.problems:
         fate = "left out: " if problem.left_out else ""
         line = f"{fate}{problem.file}: expected {problem.expected}, got {problem.got}. {problem.remedy}"
         text += textwrap.wrap(line, 112, initial_indent="  ", subsequent_indent="      ")
@@ -50,26 +50,31 @@ def _columns(rows: Sequence[tuple[str, str]]) -> list[str]:
     return lines
 
 
-def _facts(found: Fingerprint) -> list[tuple[str, str]]:
+def _facts(fingerprint: Fingerprint) -> list[tuple[str, str]]:
     rows = [
-        ("kind", f"{found.kind}, {found.modality} (from {found.modality_from})"),
-        *(("assumed", text) for text in found.details.get("assumed", [])),
-        ("cases", f"{found.cases} of {found.subjects} subject(s), {found.channels} channel(s)"),
-        ("sizes", _range(found.sizes)),
+        ("kind", f"{fingerprint.kind}, {fingerprint.modality} (from {fingerprint.modality_from})"),
+        *(("assumed", text) for text in fingerprint.details.get("assumed", [])),
+        ("cases", f"{fingerprint.cases} of {fingerprint.subjects} subject(s), {fingerprint.channels} channel(s)"),
+        ("sizes", _range(fingerprint.sizes)),
     ]
-    if found.foreground_sizes:
-        rows.append(("foreground", f"{_range(found.foreground_sizes)}, {found.foreground_share:.0%} of the elements"))
-    if found.spacing_mm:
-        rows.append(("spacing, mm", _range(found.spacing_mm)))
-    if found.orientations:
-        rows.append(("orientation", ", ".join(f"{codes} {count}" for codes, count in found.orientations.items())))
-    rows.append(("percentiles", ", ".join(f"{at}%: {value:g}" for at, value in found.percentiles.items())))
-    rows.append(("normalised", f"sigma_data {found.sigma_data:g}, mean {found.mean:g}"))
-    details = {name: value for name, value in found.details.items() if name not in ("assumed", "listing")}
+    if fingerprint.foreground_sizes:
+        rows.append(
+            (
+                "foreground",
+                f"{_range(fingerprint.foreground_sizes)}, {fingerprint.foreground_share:.0%} of the elements",
+            )
+        )
+    if fingerprint.spacing_mm:
+        rows.append(("spacing, mm", _range(fingerprint.spacing_mm)))
+    if fingerprint.orientations:
+        rows.append(("orientation", ", ".join(f"{codes} {count}" for codes, count in fingerprint.orientations.items())))
+    rows.append(("percentiles", ", ".join(f"{at}%: {value:g}" for at, value in fingerprint.percentiles.items())))
+    rows.append(("normalised", f"sigma_data {fingerprint.sigma_data:g}, mean {fingerprint.mean:g}"))
+    details = {name: value for name, value in fingerprint.details.items() if name not in ("assumed", "listing")}
     rows += [(name, _short(value)) for name, value in details.items() if value not in (None, [], {}, False)]
-    for name, field in found.conditions.get("fields", {}).items():
+    for name, field in fingerprint.conditions.get("fields", {}).items():
         values = ", ".join(field["categories"]) if "categories" in field else f"{field['mean']:g} +/- {field['std']:g}"
-        rows.append((f"condition {name}", f"{values} (from {found.conditions['table']})"))
+        rows.append((f"condition {name}", f"{values} (from {fingerprint.conditions['table']})"))
     return rows
 
 
@@ -93,8 +98,8 @@ def _choices(plan: Plan) -> list[tuple[str, str]]:
         value = choice.value
         if name == "network":
             shown = [value["_target_"].rsplit(".", 1)[-1]]
-            told = ("channels", "num_res_blocks", "hidden_size", "depth", "patch_size")
-            shown += [f"{key} {value[key]}" for key in told if key in value]
+            sizes = ("channels", "num_res_blocks", "hidden_size", "depth", "patch_size")
+            shown += [f"{key} {value[key]}" for key in sizes if key in value]
             value = ", ".join(shown)
         rows.append((name, f"{_short(value)}: {choice.reason}"))
     if plan.held_out:
@@ -105,14 +110,14 @@ def _choices(plan: Plan) -> list[tuple[str, str]]:
 
 
 def _measured(plan: Plan) -> list[str]:
-    found = plan.measured
-    if not found:
-        return ["", "Not measured: time and memory are unknown until a training."]
+    trial = plan.measured
+    if not trial:
+        return ["", "Not measured: only a training shows time and memory."]
     rows = [
-        ("memory", f"{found['memory_gb']:.2f} GB in a real step, {found['estimated_memory_gb']:.2f} estimated, "
+        ("memory", f"{trial['memory_gb']:.2f} GB in a real step, {trial['estimated_memory_gb']:.2f} estimated, "
          f"{plan.budget.memory_gb:g} allowed"),
-        ("time", f"{found['seconds_per_iteration']:.3g} s an iteration, {found['estimated_seconds_per_iteration']:.3g} "
-         f"estimated: {found['iterations']} iterations in {plan.budget.minutes:g} minutes"),
+        ("time", f"{trial['seconds_per_iteration']:.3g} s an iteration, {trial['estimated_seconds_per_iteration']:.3g} "
+         f"estimated: {trial['iterations']} iterations in {plan.budget.minutes:g} minutes"),
     ]  # fmt: skip
     return ["", "Measured on this machine", *_columns(rows)]
 
@@ -122,13 +127,13 @@ def model_card(plan: Plan, name: str, configs: Sequence[str]) -> str:
     rows = "\n".join(f"| `{key}` | {_cell(_short(c.value))} | {_cell(c.reason)} |" for key, c in plan.choices.items())
     text = f"""# {name}
 
-A score model of {plan.kind}, planned by `python -m monai_diffscore plan` from the bundle {plan.template}. Untrained: it
-holds no weights, and its numbers are those of a plan.
+A score model of {plan.kind}, planned by `python -m monai_diffscore plan` from the bundle {plan.template}. It is not
+trained: it holds no weights, and its numbers are a plan's.
 
 ## Data
 
-`{plan.data}` ({plan.modality}, {plan.channels} channel(s)). What was found in it is in `docs/fingerprint.json`, the
-plan in `docs/plan.json`: edit its values and plan again with `--from-plan`.
+`{plan.data}` ({plan.modality}, {plan.channels} channel(s)). `docs/fingerprint.json` describes it. `docs/plan.json` is
+the plan: edit its values and plan again with `--from-plan`.
 
 {_split_text(plan)}
 
@@ -148,18 +153,18 @@ From this folder:
 {chr(10).join(commands(plan, ".")[1:])}
 ```
 
-The same training command continues where it was.{_condition_text(plan)}
+The same training command continues an interrupted training.{_condition_text(plan)}
 
 Configurations: {", ".join(f"`{config}`" for config in configs if config != "metadata")}.
 
 ## Performance
 
-None yet: train it, then `evaluating` gives the held-out error, and `report output --card docs` writes the quality panel
-of its samples here.
+None yet. Train it first: then `evaluating` measures the held-out error, and `report output --card docs` writes the
+quality panel of its samples here.
 
 ## Limits
 
-Research. Not for diagnosis. A model knows what its data knew; samples of a model of few subjects are close to them.
+Research. Not for diagnosis. A model knows only its data. A model of few subjects repeats them closely.
 """
     return text
 
@@ -171,19 +176,19 @@ def _cell(text: str) -> str:
 def _split_text(plan: Plan) -> str:
     lines = []
     if plan.held_out:
-        lines.append(f"Held out, never trained on: {', '.join(plan.held_out)}.")
+        lines.append(f"Held out, not trained on: {', '.join(plan.held_out)}.")
     if plan.left_out:
-        lines.append(f"Left out, because they cannot be read as they are: {', '.join(plan.left_out)}.")
+        lines.append(f"Left out, because the training cannot read them: {', '.join(plan.left_out)}.")
     return "\n".join(lines) or "Nothing is left out."
 
 
 def _measured_text(plan: Plan) -> str:
     if not plan.measured:
         return "Time and memory were not measured."
-    found = plan.measured
+    trial = plan.measured
     return (
-        f"A real step took {found['memory_gb']:.2f} GB at its peak ({found['estimated_memory_gb']:.2f} estimated) and "
-        f"{found['seconds_per_iteration']:.3g} s on the machine that planned it: {found['iterations']} iterations in "
+        f"A real step took {trial['memory_gb']:.2f} GB at its peak ({trial['estimated_memory_gb']:.2f} estimated) and "
+        f"{trial['seconds_per_iteration']:.3g} s on the machine that planned it: {trial['iterations']} iterations in "
         f"{plan.budget.minutes:g} minutes."
     )
 
@@ -194,4 +199,4 @@ def _condition_text(plan: Plan) -> str:
         return ""
     name, field = next(iter(fields.items()))
     value = field["categories"][0] if "categories" in field else f"{field['mean']:g}"
-    return f" Samples of a kind: `--condition#{name} {value}`; what is not asked for is any."
+    return f" `--condition#{name} {value}` asks for samples of one kind; other fields are free."

@@ -1,4 +1,4 @@
-"""What a plan says of columns and labels, as JSON files of the bundle: names of data never stand in a configuration.
+"""Columns and labels of a plan, as JSON files of the bundle: a configuration never holds names from the data.
 
 A configuration runs some texts (see :mod:`monai_diffscore.data.literals`), and a column may be called ``$ income``. The
 planned train.json names these files, and the training reads them.
@@ -13,8 +13,8 @@ from monai_diffscore.errors import DataError
 from monai_diffscore.planning.plan import Plan
 from monai_diffscore.transforms.table_schema import TableSchema
 
-#: by the kind of data: the file in ``docs``, the id of train.json that holds its path, and the choices that it holds,
-#: which train.json has as ids too, for the command line
+#: for each kind of data: the file in ``docs``, the id of train.json with its path, and the choices that the file holds;
+#: train.json has these as ids too, for the command line
 FILES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "table": ("schema.json", "schema", ("label", "subject", "exclude")),
     "cells": (
@@ -27,10 +27,10 @@ FILES: dict[str, tuple[str, str, tuple[str, ...]]] = {
 
 
 def declared_files(plan: Plan) -> dict[str, dict[str, Any]]:
-    """The content of each such file of a plan, by its name; nothing for images.
+    """The content of each file of a plan, by its name; empty for images.
 
     Raises:
-        DataError: for an edited plan whose names make no sense, or one of a table without its columns.
+        DataError: if an edited plan names unknown columns, or lacks the columns of its table.
     """
     if plan.kind not in FILES:
         return {}
@@ -46,12 +46,12 @@ def _schema(plan: Plan, chosen: dict[str, Any]) -> dict[str, Any]:
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(
             plan.data, key="plan", expected="details.schema with the columns, and label, subject and exclude of it",
-            got=f"{type(error).__name__}: {error}", remedy="Correct the plan, or plan anew without --from-plan.",
+            got=f"{type(error).__name__}: {error}", remedy="Correct the plan, or plan again without --from-plan.",
         ) from error  # fmt: skip
 
 
 def _fields(chosen: dict[str, Any]) -> dict[str, Any]:
-    """Arguments of :class:`~monai_diffscore.data.gene_fields.GeneFields`; what is not known yet is left out."""
+    """Arguments of :class:`~monai_diffscore.data.gene_fields.GeneFields`; empty roles are left out."""
     roles = {name.removesuffix("_keys").removesuffix("_key"): value for name, value in chosen.items() if value}
     if "covariate" in roles:
         roles["covariates"] = roles.pop("covariate")

@@ -1,7 +1,7 @@
-"""The fingerprint of a data set: what the rules need to know of it, and nothing else.
+"""The fingerprint of a data set: the facts that the rules read.
 
-Every file is opened. One that a training would stumble over is a :class:`Problem` with its remedy; where the others can
-do without it, it is left out **by name**, and the plan and its bundle say so.
+It needs every file opened. A file that would stop a training is a :class:`Problem` with its remedy. The plan leaves
+such a file out **by name** where the other files suffice, and the bundle says so.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _MOST_NAMES = 200
 
 @dataclass(frozen=True)
 class Problem:
-    """A file that cannot be trained on as it is; or, where nothing is left out, what there is too little of in it."""
+    """An unusable file; or, if ``left_out`` is False, too few rows of a kind."""
 
     file: str
     expected: str
@@ -35,32 +35,32 @@ class Problem:
 
     @classmethod
     def of(cls, error: DataError, file: str | Path, left_out: bool = True) -> Problem:
-        """The problem that ``error`` names, of a file."""
+        """The problem of a file that ``error`` describes."""
         parts = error.parts
         return cls(str(file), parts["expected"], parts["got"].replace("\n", " "), parts["remedy"], left_out)
 
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What is known of a data set. Sizes and spacings are of the axes as the network sees them (RAS for volumes).
+    """The facts of a data set. Sizes and spacings follow the axes of the network (RAS for volumes).
 
     Attributes:
         data: absolute path.
         kind: one of :data:`KINDS`.
-        modality: "CT", "MR", "PT", "RGB", "grey", "counts", ...; ``modality_from`` says where that is known from.
-        cases: number of images, sequences, cells, samples or rows that can be used.
-        subjects: number of patients or animals; ``names`` are theirs, if there are at most 200.
+        modality: "CT", "MR", "PT", "RGB", "grey", "counts", ...; ``modality_from`` is the source of it.
+        cases: number of usable images, sequences, cells, samples or rows.
+        subjects: number of patients or animals; ``names`` lists them if they are at most 200.
         channels: of an image or sequence; number of genes or columns of a table.
         sizes: "min", "median" and "max" of each axis, in elements.
         foreground_sizes: the same of the box that holds the foreground (volumes).
-        spacing_mm: the same of the voxel's edges; None without any.
-        orientations: how many files run which way (axis codes).
+        spacing_mm: the same of the voxel's edges; None for data without spacing.
+        orientations: number of files by axis codes.
         percentiles: of the values, by percentile.
-        foreground_share: of the elements: tissue, or what is not zero.
+        foreground_share: share of elements that are tissue, or not zero.
         sigma_data, mean: of the values after the normalisation that the plan proposes.
-        details: facts of the kind alone: zeros and library sizes of counts, classes, pixel sizes, columns.
-        conditions: fields asked for with --condition, with the table that holds them.
-        problems: by file.
+        details: facts of this kind of data: zeros and library sizes of counts, classes, pixel sizes, columns.
+        conditions: fields of --condition, and their table.
+        problems: one for each unusable file.
     """
 
     data: str
@@ -85,7 +85,7 @@ class Fingerprint:
 
     @property
     def left_out(self) -> list[str]:
-        """Files and folders below ``data`` that the training must not look at."""
+        """Files and folders below ``data`` that the training leaves out."""
         return [problem.file for problem in self.problems if problem.left_out]
 
     def to_json(self) -> str:
@@ -94,34 +94,34 @@ class Fingerprint:
 
     @classmethod
     def from_json(cls, text: str) -> Fingerprint:
-        """The fingerprint of such a text."""
+        """The fingerprint that :meth:`to_json` wrote."""
         facts = json.loads(text)
-        known = {f.name for f in fields(cls)}
+        names = {f.name for f in fields(cls)}
         problems = [Problem(**problem) for problem in facts.pop("problems", [])]
-        return cls(**{name: fact for name, fact in facts.items() if name in known}, problems=problems)
+        return cls(**{name: fact for name, fact in facts.items() if name in names}, problems=problems)
 
     def with_conditions(self, conditions: dict[str, Any]) -> Fingerprint:
-        """The same with the declared fields."""
+        """The fingerprint with the declared fields."""
         return replace(self, conditions=conditions)
 
 
 def spans(rows: Sequence[Sequence[float]], digits: int = 0) -> dict[str, list[Any]]:
     """Smallest, median and largest of each column: integers, or rounded to ``digits``."""
     values = np.asarray(rows, dtype=float)
-    found = {"min": values.min(0), "median": np.median(values, axis=0), "max": values.max(0)}
+    extremes = {"min": values.min(0), "median": np.median(values, axis=0), "max": values.max(0)}
     if digits:
-        return {name: np.round(row, digits).tolist() for name, row in found.items()}
-    return {name: np.rint(row).astype(int).tolist() for name, row in found.items()}
+        return {name: np.round(row, digits).tolist() for name, row in extremes.items()}
+    return {name: np.rint(row).astype(int).tolist() for name, row in extremes.items()}
 
 
 def percentiles_by_name(values: np.ndarray) -> dict[str, float]:
     """The percentiles of :data:`PERCENTILES` as a dictionary."""
-    found = np.percentile(values, PERCENTILES)
-    return {f"{at:g}": float(f"{value:.6g}") for at, value in zip(PERCENTILES, found, strict=True)}
+    numbers = np.percentile(values, PERCENTILES)
+    return {f"{at:g}": float(f"{value:.6g}") for at, value in zip(PERCENTILES, numbers, strict=True)}
 
 
 def shown_names(subjects: Sequence[str]) -> list[str]:
-    """The subjects' names once each, or none if they are too many to list."""
+    """The names of the subjects, sorted; empty if they are too many to list."""
     names = sorted(set(subjects))
     return names if len(names) <= _MOST_NAMES else []
 
@@ -129,10 +129,10 @@ def shown_names(subjects: Sequence[str]) -> list[str]:
 def list_readable(
     root: Path, lister: Callable[[Sequence[str]], list[dict[str, Any]]]
 ) -> tuple[list[dict[str, Any]], list[Problem]]:
-    """The cases that ``lister(left_out)`` gives, without the files that it refuses, and those files' problems.
+    """The cases of ``lister(left_out)``, and a problem for each file that it refuses.
 
     Raises:
-        DataError: if it refuses the folder as a whole.
+        DataError: if it refuses the whole folder.
     """
     problems: list[Problem] = []
     while True:
@@ -153,22 +153,22 @@ def first_path(image: str | Sequence[str]) -> str:
 def read_each(
     root: Path, cases: Sequence[dict[str, Any]], read: Callable[[dict[str, Any]], Any], key: str = "image"
 ) -> tuple[list[tuple[dict[str, Any], Any]], list[Problem]]:
-    """Pairs of a case and what ``read`` makes of it, and the problems of the others."""
+    """Pairs of a case and the result of ``read``, and the problems of the cases that fail."""
     good, problems = [], []
     for case in cases:
         try:
             good.append((case, read(case)))
         except DataError as error:
             file = Path(first_path(case[key]))
-            apart = root in file.parents and "channel:" not in file.name and "row" not in case
-            problems.append(Problem.of(error, file.relative_to(root) if apart else file, left_out=apart))
+            removable = root in file.parents and "channel:" not in file.name and "row" not in case
+            problems.append(Problem.of(error, file.relative_to(root) if removable else file, left_out=removable))
     return good, problems
 
 
-def refuse_unless_some(root: Path, kind: str, found: Sequence[Any], problems: Sequence[Problem]) -> None:
-    """Raises a DataError if nothing can be trained on, or a problem cannot be left out."""
+def refuse_unless_some(root: Path, kind: str, cases: Sequence[Any], problems: Sequence[Problem]) -> None:
+    """Raises a DataError if no case is usable, or if a problem is of a file that cannot be left out."""
     serious = [problem for problem in problems if not problem.left_out]
-    if found and not serious:
+    if cases and not serious:
         return
     first = (serious or list(problems))[:1]
     got = f"{len(problems)} with a problem" + "".join(f"; {p.file}: expected {p.expected}, got {p.got}" for p in first)

@@ -1,4 +1,4 @@
-"""A plan made to fit its budget: trials, and what is given up, in which order, where it does not."""
+"""Fits a plan to its budget: trials measure it, and steps in a fixed order make it smaller."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from monai_diffscore.planning.bundle import write_bundle
 from monai_diffscore.planning.plan import Plan
 from monai_diffscore.planning.trial import Trial, estimate, run_trial
 
-#: share of the memory that a plan may take by its estimate, and how far a measured peak may be from it
+#: largest estimated share of the memory; largest relative error of the estimate of a peak
 SAFE_SHARE, TOLERANCE = 0.9, 0.15
-#: a training of fewer iterations learns little: smaller batches take more of them
+#: a training of fewer iterations learns little; smaller batches give more iterations
 FEW_ITERATIONS = 1000
 _ROUNDS = 8
 
@@ -33,23 +33,23 @@ def try_bundle(plan: Plan, batch_size: int) -> Trial:
 def fit_plan(
     plan: Plan, adapt: bool = True, try_batch: TryBatch = try_bundle, say: Callable[[str], None] = print
 ) -> Plan:
-    """The plan with its batch, and what else must give way, such that a real step fits; with the measurement.
+    """The plan whose real step fits the budget, with the measurement. The batch shrinks first.
 
     Args:
-        plan: as the rules made it, or as a person edited it.
-        adapt: whether choices may be changed; a plan that was edited by hand is measured as it is.
+        plan: from the rules, or edited by hand.
+        adapt: change choices that do not fit. False only measures, for a plan edited by hand.
         try_batch: runs a trial.
-        say: gets a line before each trial.
+        say: receives a line before each trial.
     Raises:
-        DataError: if even the smallest does not fit.
+        DataError: if the smallest plan does not fit.
     """
     for _ in range(_ROUNDS):
-        wanted = plan["batch_size"]
-        low, high = max(1, wanted // 4), max(1, wanted // 2)
+        planned = plan["batch_size"]
+        low, high = max(1, planned // 4), max(1, planned // 2)
         say(f"trying batches of {low} and {high}")
         first = try_batch(plan, low)
         second = try_batch(plan, high) if high != low else first
-        batch = _batch_that_fits(plan, first, second) if adapt else wanted
+        batch = _batch_that_fits(plan, first, second) if adapt else planned
         if batch < 1:
             plan = smaller(plan)
             continue
@@ -58,7 +58,7 @@ def fit_plan(
         say(f"trying the planned batch of {batch}: {memory:.2f} GB and {seconds:.2g} s an iteration estimated")
         final = try_batch(plan, batch)
         if adapt and abs(final.memory_gb - memory) > TOLERANCE * final.memory_gb:
-            # the line was off: this trial is a better point on it
+            # the estimate was wrong: this trial is a better point of the line
             first, second = (first, final) if final.batch_size != first.batch_size else (final, final)
             memory = final.memory_gb
         if adapt and final.memory_gb > plan.budget.memory_gb:
@@ -69,13 +69,13 @@ def fit_plan(
         plan.data,
         key="memory",
         expected=f"a training in {plan.budget.memory_gb:g} GB",
-        got=f"{first.memory_gb:.2f} GB for the smallest that was tried",
-        remedy="Give more with --memory-gb: the libraries alone take about 1 GB.",
+        got=f"{first.memory_gb:.2f} GB for the smallest trial",
+        remedy="Raise --memory-gb: the libraries alone take about 1 GB.",
     )
 
 
 def _batch_that_fits(plan: Plan, first: Trial, second: Trial) -> int:
-    """The largest batch, halved from the planned one, that fits memory, and time where it can; 0 if none does."""
+    """The planned batch, halved until it fits the memory, and the time if possible; 0 if none fits."""
     batch = plan["batch_size"]
     while batch >= 1 and estimate(first, second, batch)[0] > SAFE_SHARE * plan.budget.memory_gb:
         batch //= 2
@@ -88,64 +88,64 @@ def _batch_that_fits(plan: Plan, first: Trial, second: Trial) -> int:
 
 
 def _with_first_stage(plan: Plan, trial: Trial) -> tuple[Plan, float]:
-    """The plan with a first stage, if it has one, of half the minutes at most; and its seconds."""
-    wanted = plan.get("first_stage_epochs")
-    if wanted is None:
+    """The plan with at most half of the minutes for a first stage, and the seconds of that stage."""
+    planned = plan.get("first_stage_epochs")
+    if planned is None:
         return plan, 0.0
-    epochs = max(1, min(wanted, int(0.5 * 60 * plan.budget.minutes / trial.first_stage_seconds)))
+    epochs = max(1, min(planned, int(0.5 * 60 * plan.budget.minutes / trial.first_stage_seconds)))
     seconds = epochs * trial.first_stage_seconds
     reason = f"of {trial.first_stage_seconds:.3g} s: {seconds / 60:.2g} of the {plan.budget.minutes:g} minutes"
-    if epochs < wanted:
-        reason += f", half of them; the rules have {wanted}"
-    return plan.but(first_stage_epochs=(epochs, reason)), seconds
+    if epochs < planned:
+        reason += f", half of them; the rules have {planned}"
+    return plan.with_choices(first_stage_epochs=(epochs, reason)), seconds
 
 
 def _with_batch(plan: Plan, batch: int) -> Plan:
     if batch == plan["batch_size"]:
         return plan
-    was = plan["batch_size"]
-    return plan.but(batch_size=(batch, f"of {was} as the rules have it, what the memory and the time allow"))
+    planned = plan["batch_size"]
+    return plan.with_choices(batch_size=(batch, f"the rules have {planned}; memory and time allow this"))
 
 
 def smaller(plan: Plan) -> Plan:
-    """The plan with less to hold: recomputed activations, then smaller patches, then a narrower network.
+    """The plan with less memory: recomputed activations first, then smaller patches, then a narrower network.
 
     Raises:
-        DataError: if there is nothing left to give up.
+        DataError: if the plan is already the smallest.
     """
     if not plan["checkpointing"]:
-        return plan.but(checkpointing=(True, "the memory does not suffice without; a third more time"))
+        return plan.with_choices(checkpointing=(True, "memory runs out without it; it takes a third more time"))
     for name in ("patch_size", "image_size", "window_size"):
         size = plan.get(name)
         if size is not None and max(size) > 16:
             axis = size.index(max(size))
             halved = [max(16, 8 * (side // 16)) if at == axis else side for at, side in enumerate(size)]
-            return plan.but(**{name: (halved, "halved along its longest axis: the memory does not suffice for more")})
+            return plan.with_choices(**{name: (halved, "halved along its longest axis: memory runs out with more")})
     network = plan["network"]
     if "channels" in network and network["channels"][0] > 8:
         narrow = {**network, "channels": [width // 2 for width in network["channels"]], "num_head_channels": 16}
-        return plan.but(network=(narrow, "half as wide: the memory does not suffice for more"))
+        return plan.with_choices(network=(narrow, "half as wide: memory runs out with more"))
     raise DataError(
         plan.data, key="memory", expected=f"a training in {plan.budget.memory_gb:g} GB",
         got="more for the smallest plan",
-        remedy="Give more with --memory-gb: the libraries alone take about 1 GB.",
+        remedy="Raise --memory-gb: the libraries alone take about 1 GB.",
     )  # fmt: skip
 
 
 def scheduled(plan: Plan, trial: Trial, memory_gb: float, seconds: float) -> Plan:
-    """The plan with its length: iterations in the minutes that a first stage leaves, without what validation takes."""
+    """The plan with its length: iterations in the minutes that the first stage and the validations leave."""
     validations = 10
     plan, first_stage = _with_first_stage(plan, trial)
-    left = 60 * plan.budget.minutes - first_stage
-    free = max(0.5 * left, left - (validations + 1) * trial.validation_seconds)
+    remaining = 60 * plan.budget.minutes - first_stage
+    free = max(0.5 * remaining, remaining - (validations + 1) * trial.validation_seconds)
     iterations = max(1, int(free / trial.seconds))
     epochs = max(1, math.ceil(iterations / max(1, trial.epoch_length)))
-    plan = plan.but(
+    plan = plan.with_choices(
         max_epochs=(epochs, f"{iterations} iterations of {trial.seconds:.3g} s, {trial.epoch_length} an epoch"),
         val_interval=(max(1, epochs // validations), f"epochs: about {validations} validations in all"),
         save_every=(max(10, min(1000, int(120 / trial.seconds))), "iterations: a checkpoint about every two minutes"),
         gallery_every=(max(1, iterations // 4), "iterations: four galleries in all"),
-        time_limit_seconds=(60 * plan.budget.minutes, "the time that was asked for, should the machine be slower"),
+        time_limit_seconds=(60 * plan.budget.minutes, "the minutes of the budget, in case the machine is slower"),
     )
     return replace(
         plan,

@@ -1,4 +1,4 @@
-"""Fingerprints of expression data and tables: what is in a row, and how much of it."""
+"""Fingerprints of expression data and tables: the content of a row, and the number of rows."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ from monai_diffscore.errors import DataError
 from monai_diffscore.planning.fingerprint import Fingerprint, Problem, percentiles_by_name
 from monai_diffscore.transforms.table import measure_encoding
 
-#: columns of obs that are taken for types and batches, if none are named
+#: columns of obs that count as types, batches and totals by default
 TYPES = ("cell_type", "celltype", "cell_types", "bulk_labels", "cell_ontology_class", "leiden", "louvain")
 BATCHES = ("batch", "sample", "donor")
 TOTALS = ("n_counts", "total_counts")
-#: shares of cells and of other rows that are held out
+#: held-out shares of cells and of other rows
 CELLS_HELD_OUT, ROWS_HELD_OUT = 0.02, 0.2
-#: held-out rows that a report needs, and a larger share than which is not held out for them; rows of a type to learn it
+#: held-out rows that a report needs; largest share that is held out for them; rows that a type needs
 ENOUGH_HELD_OUT, MOST_HELD_OUT, FEW_OF_A_TYPE = 16, 0.4, 8
-#: whole numbers of more values are a measure, not a code; a type has this many rows on average
+#: a column of whole numbers with more values is a measure, not a code; smallest average number of rows of a type
 MANY_VALUES, FEW_VALUES_SHARE = 20, 2
-_MOST_ROWS = 2000  # that percentiles and zeros are counted in
+_MOST_ROWS = 2000  # in which percentiles and zeros are counted
 
 
 def held_out_share(rows: int, usual: float) -> float:
-    """The usual share, or as much more as gives 16 rows."""
+    """The usual share, or a larger one that holds out 16 rows."""
     return round(max(usual, min(MOST_HELD_OUT, 1.05 * ENOUGH_HELD_OUT / rows)), 3)
 
 
@@ -47,42 +47,44 @@ def fingerprint_cells(root: Path, conditions: Sequence[str] = (), subject: str |
     Args:
         root: .h5ad or .zarr.
         conditions: columns of ``obs``: the first with names is the type, the second the batch, numbers are covariates.
-            Empty: the columns that are usually called so.
-        subject: the column of donors, whose cells stay together.
+            Empty: columns with common names.
+        subject: the column of donors. The cells of a donor stay together.
     Raises:
-        DataError: if there are no counts in it, or no such column.
+        DataError: if the file holds no counts, or lacks a column.
     """
     plain = Expression(root)
     roles = _roles(plain.obs, conditions, root)
     sums = np.concatenate([totals for _, totals in plain.batches()])
     total = next((name for name in TOTALS if name in plain.obs and bool((plain.obs[name] >= sums).all())), None)
-    found = Expression(root, GeneFields(total=total, **roles))
-    _, held_out = split_cells(found, held_out_share(len(found), CELLS_HELD_OUT), 0, subject)
-    return _of_expression(root, "cells", found, held_out, "counts", 1.0, {**roles, "total": total, "subject": subject})
+    expression = Expression(root, GeneFields(total=total, **roles))
+    _, held_out = split_cells(expression, held_out_share(len(expression), CELLS_HELD_OUT), 0, subject)
+    return _of_expression(
+        root, "cells", expression, held_out, "counts", 1.0, {**roles, "total": total, "subject": subject}
+    )
 
 
 def fingerprint_expression(root: Path, conditions: Sequence[str] = (), subject: str | None = None) -> Fingerprint:
-    """The fingerprint of a matrix of expression: counts if all of them are, else continuous values.
+    """The fingerprint of a matrix of expression: counts if all values are counts, else continuous values.
 
     Raises:
-        DataError: for what is no such matrix.
+        DataError: if the file is no such matrix.
     """
     content = "counts"
-    turned = ending_in(root, DELIMITERS) and genes_are_in(root) == "rows"
+    transposed = ending_in(root, DELIMITERS) and genes_are_in(root) == "rows"
     try:
-        plain = Expression(root, transposed=turned)
+        plain = Expression(root, transposed=transposed)
     except DataError:
         content = "continuous"
-        plain = Expression(root, GeneFields(content=content), turned)
+        plain = Expression(root, GeneFields(content=content), transposed)
     roles = _roles(plain.obs, conditions, root) if conditions or root.suffix in (".h5ad", ".zarr") else {}
-    found = Expression(root, GeneFields(content=content, **roles), turned)
-    training, held_out = split_profiles(found, held_out_share(len(found), ROWS_HELD_OUT), 0, subject)
-    sigma_data = float(measure_profiles(found, training)["sigma_data"])
-    declared = {**roles, "content": content, "subject": subject, "transposed": turned}
+    expression = Expression(root, GeneFields(content=content, **roles), transposed)
+    training, held_out = split_profiles(expression, held_out_share(len(expression), ROWS_HELD_OUT), 0, subject)
+    sigma_data = float(measure_profiles(expression, training)["sigma_data"])
+    declared = {**roles, "content": content, "subject": subject, "transposed": transposed}
     return _of_expression(
         root,
         "expression",
-        found,
+        expression,
         held_out,
         content,
         sigma_data,
@@ -98,20 +100,20 @@ def fingerprint_table(
     delimiter: str | None = None,
     missing: Sequence[str] = (),
 ) -> Fingerprint:
-    """The fingerprint of a clinical table: its columns by the schema that is inferred.
+    """The fingerprint of a clinical table. Its columns follow the inferred schema.
 
     Args:
         root: CSV, TSV or Parquet.
-        conditions: at most one: the column that generated rows can be asked for.
-        subject: the column of patients, which is not generated.
-        exclude: other columns that are not.
+        conditions: at most one column. It selects rows when sampling.
+        subject: the column of patients. It is not generated.
+        exclude: other columns that are not generated.
         delimiter, missing: as :func:`~monai_diffscore.data.tables.read_table` takes them.
     Raises:
-        DataError: if a column cannot be taken as it is, or two conditions are named.
+        DataError: if a column is unusable, or if there are two conditions.
     """
     if len(conditions) > 1:
         raise DataError(root, key="condition", expected="one column", got=", ".join(conditions),
-                        remedy="Name the column that rows are to be asked for by.")  # fmt: skip
+                        remedy="Name the one column that selects rows.")  # fmt: skip
     frame = read_table(root, delimiter, missing)
     label = conditions[0] if conditions else None
     schema = find_schema(frame, None, label=label, subject=subject, exclude=exclude, source=root)
@@ -148,16 +150,16 @@ def fingerprint_table(
 
 
 def ending_in(path: Path, endings: Iterable[str]) -> bool:
-    """Whether a file has one of the endings, or one before .gz."""
+    """Whether a file has one of the endings, alone or before .gz."""
     return any(suffix.lower() in endings for suffix in path.suffixes[-2:])
 
 
 def _roles(obs: pd.DataFrame, conditions: Sequence[str], root: Path) -> dict[str, Any]:
-    """Which columns of obs are type, batch and covariates."""
+    """The columns of obs that are type, batch and covariates."""
     missing = [name for name in conditions if name not in obs]
     if missing:
         raise DataError(root, key="condition", expected=f"columns of obs: {', '.join(map(str, obs.columns))}",
-                        got=", ".join(missing), remedy="Name others.")  # fmt: skip
+                        got=", ".join(missing), remedy="Name columns of obs.")  # fmt: skip
     if not conditions:
         named = {name.lower(): name for name in map(str, obs.columns)}
         label = next((named[name] for name in TYPES if name in named), None)
@@ -179,7 +181,7 @@ def _roles(obs: pd.DataFrame, conditions: Sequence[str], root: Path) -> dict[str
 
 
 def _measures(column: pd.Series) -> bool:
-    """Whether a column is a covariate: fractions, or whole numbers of many values, such as an age; codes are few."""
+    """Whether a column is a covariate: fractions, or whole numbers with many values, such as an age. Codes have few."""
     if not pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column):
         return False
     return bool(pd.api.types.is_float_dtype(column) or column.nunique() > MANY_VALUES)
@@ -192,35 +194,35 @@ def _subjects(rows: pd.DataFrame, subject: str | None) -> int:
 def _of_expression(
     root: Path,
     kind: str,
-    found: Expression,
+    expression: Expression,
     held_out: np.ndarray,
     content: str,
     sigma_data: float,
     declared: dict[str, Any],
 ) -> Fingerprint:
-    values, totals = found.matrix(np.arange(min(len(found), _MOST_ROWS)))
+    values, totals = expression.matrix(np.arange(min(len(expression), _MOST_ROWS)))
     labels = None
     filled = values.nnz if sparse.issparse(values) else int((values != 0).sum())
     zero_share = round(1 - filled / (values.shape[0] * values.shape[1]), 4)
     details: dict[str, Any] = {
-        "genes": len(found.genes),
+        "genes": len(expression.genes),
         "zero_share": zero_share,
         "library_sizes": [round(float(value), 1) for value in np.percentile(totals, [0, 50, 100])],
         "held_out_rows": len(held_out),
     }
-    if found.fields.label:
-        labels = found.obs[found.fields.label].astype(str)
+    if expression.fields.label:
+        labels = expression.obs[expression.fields.label].astype(str)
         details["rows_of_each_label"] = labels.value_counts().to_dict()
     return Fingerprint(
         data=str(root),
         kind=kind,
         modality=content,
-        modality_from=f"the values of {found.layer}",
-        cases=len(found),
-        subjects=_subjects(found.obs, declared["subject"]),
+        modality_from=f"the values of {expression.layer}",
+        cases=len(expression),
+        subjects=_subjects(expression.obs, declared["subject"]),
         names=[],
-        channels=len(found.genes),
-        sizes={name: [len(found.genes)] for name in ("min", "median", "max")},
+        channels=len(expression.genes),
+        sizes={name: [len(expression.genes)] for name in ("min", "median", "max")},
         percentiles=percentiles_by_name(values.toarray() if sparse.issparse(values) else np.asarray(values)),
         sigma_data=round(sigma_data, 4),
         mean=0.0,
@@ -231,23 +233,23 @@ def _of_expression(
 
 
 def _problems(root: Path, held_out: int, labels: pd.Series | None) -> list[Problem]:
-    """What a training will not fail at, but its user should know before."""
-    found = []
+    """Problems that do not stop a training but that its user must know."""
+    problems = []
     if held_out < ENOUGH_HELD_OUT:
-        found.append(
+        problems.append(
             Problem(
                 root.name, f"{ENOUGH_HELD_OUT} rows to hold out", f"{held_out}",
-                "Add rows, or report with rows of your own (--real TRAIN TEST).", left_out=False,
+                "Add rows, or pass your own rows to the report (--real TRAIN TEST).", left_out=False,
             )
         )  # fmt: skip
     numbers = labels is None or (pd.api.types.is_float_dtype(labels) and labels.nunique() > FEW_OF_A_TYPE)
     rows = {} if numbers else labels.dropna().value_counts().to_dict()  # type: ignore[union-attr]
     rare = [f"{name} {number}" for name, number in rows.items() if number < FEW_OF_A_TYPE]
     if rare:
-        found.append(
+        problems.append(
             Problem(
                 root.name, f"{FEW_OF_A_TYPE} rows of each type of {labels.name}", ", ".join(rare),  # type: ignore[union-attr]
-                "Join types, or leave rare ones out: what is generated of them repeats what they have.", left_out=False,
+                "Join types, or leave rare ones out: samples of a rare type repeat its rows.", left_out=False,
             )
         )  # fmt: skip
-    return found
+    return problems

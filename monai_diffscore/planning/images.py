@@ -33,7 +33,7 @@ from monai_diffscore.planning.fingerprint import (
     spans,
 )
 
-#: above this is tissue in CT, as in the bundles
+#: CT above this is tissue, as in the bundles
 AIR_HU = -500.0
 _VALUES_OF_A_CASE = 50_000
 _ROWS_READ = 2_000
@@ -46,7 +46,7 @@ class _Volume:
     spacing: tuple[float, ...]
     codes: str
     modality: str
-    known: bool
+    modality_is_stated: bool
     values: np.ndarray
     inside: list[np.ndarray]
     foreground: float
@@ -59,18 +59,18 @@ def fingerprint_volumes(
 
     Args:
         root: folder or file.
-        modality: "CT", "MR" or "PT"; None takes it from DICOM headers, else from the intensities.
+        modality: "CT", "MR" or "PT"; None reads DICOM headers, else the intensities.
         layout, image, subject: as :func:`~monai_diffscore.data.list_volumes` takes them.
     """
     listing = {"layout": layout, "image": image, "subject": subject}
     assumed: list[str] = []
 
     def lister(names: Sequence[str]) -> list[dict[str, Any]]:
-        found = listed_cases(root, left_out=names, layout=layout, subject=subject)
-        assumed[:] = [f"layout {found.layout} (--layout), image {image or next(iter(found.roles))} (--image)"]
-        assumed.extend(found.notes)
-        assumed.extend(f"left out: {count} x {reason}" for reason, count in found.reasons.items())
-        return found.images(image)
+        listed = listed_cases(root, left_out=names, layout=layout, subject=subject)
+        assumed[:] = [f"layout {listed.layout} (--layout), image {image or next(iter(listed.roles))} (--image)"]
+        assumed.extend(listed.notes)
+        assumed.extend(f"left out: {count} x {reason}" for reason, count in listed.reasons.items())
+        return listed.images(image)
 
     cases, problems = list_readable(root, lister)
     channels = Counter(_channels(case["image"]) for case in cases).most_common(1)[0][0]
@@ -84,29 +84,31 @@ def fingerprint_volumes(
     pairs, others = _of_one_modality(root, pairs)
     problems += others
     refuse_unless_some(root, "volumes", pairs, problems)
-    found = [volume for _, volume in pairs]
+    volumes = [volume for _, volume in pairs]
     subjects = [case["subject"] for case, _ in pairs]
-    kind = found[0].modality
-    values = np.concatenate([volume.values for volume in found])
-    normal = np.concatenate([_normalised(volume) for volume in found])
-    where = (
-        "the DICOM headers" if all(volume.known for volume in found) else "the intensities, which NIfTI does not say"
+    kind = volumes[0].modality
+    values = np.concatenate([volume.values for volume in volumes])
+    normal = np.concatenate([_normalised(volume) for volume in volumes])
+    source = (
+        "the DICOM headers"
+        if all(volume.modality_is_stated for volume in volumes)
+        else "the intensities: NIfTI does not state it"
     )
     return Fingerprint(
         data=str(root.resolve()),
         kind="volumes",
         modality=kind,
-        modality_from="--modality" if modality else where,
-        cases=len(found),
+        modality_from="--modality" if modality else source,
+        cases=len(volumes),
         subjects=len(set(subjects)),
         names=shown_names(subjects),
         channels=channels,
-        sizes=spans([volume.size for volume in found]),
-        foreground_sizes=spans([volume.box for volume in found]),
-        spacing_mm=spans([volume.spacing for volume in found], digits=4),
-        orientations=dict(Counter(volume.codes for volume in found)),
+        sizes=spans([volume.size for volume in volumes]),
+        foreground_sizes=spans([volume.box for volume in volumes]),
+        spacing_mm=spans([volume.spacing for volume in volumes], digits=4),
+        orientations=dict(Counter(volume.codes for volume in volumes)),
         percentiles=percentiles_by_name(values),
-        foreground_share=round(float(np.mean([volume.foreground for volume in found])), 4),
+        foreground_share=round(float(np.mean([volume.foreground for volume in volumes])), 4),
         sigma_data=float(f"{normal.std():.4g}"),
         mean=float(f"{normal.mean():.4g}"),
         details={
@@ -119,14 +121,14 @@ def fingerprint_volumes(
 
 
 def _channels(path: str | list[str]) -> int:
-    """Number of channels that a file's header states, or of files; 1 if it cannot be read, which reading it tells."""
+    """Number of channels in a header, or of files; 1 for an unreadable header, which fails when the file is read."""
     if isinstance(path, list):
         return len(path)
     if split_channel(path)[1] is not None or holds_dicom(path):
         return 1
     try:
         shape = nib.load(path).shape  # type: ignore[attr-defined]
-    except Exception:  # whatever a damaged file makes of a reader
+    except Exception:  # a damaged file can raise any error
         return 1
     return int(shape[3]) if len(shape) == 4 else 1
 
@@ -136,9 +138,9 @@ def _measure(volume: Any, modality: str | None) -> _Volume:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         upright: Any = Orientation(axcodes="RAS", labels=None)(volume)
-    known = str(volume.meta.get("modality", ""))
+    stated = str(volume.meta.get("modality", ""))
     values = _some(np.asarray(upright.as_tensor()))
-    kind = modality or known or ("CT" if values.min() <= -900 and values.max() > 100 else "MR")
+    kind = modality or stated or ("CT" if values.min() <= -900 and values.max() > 100 else "MR")
     limit = AIR_HU if kind == "CT" else 0.0
     box: Any = CropForeground(select_fn=lambda image: image > limit, allow_smaller=True)(upright)
     if min(box.shape[1:]) == 0:
@@ -149,7 +151,7 @@ def _measure(volume: Any, modality: str | None) -> _Volume:
         spacing=tuple(float(step) for step in upright.pixdim),
         codes=codes,
         modality=kind,
-        known=bool(known) or modality is not None,
+        modality_is_stated=bool(stated) or modality is not None,
         values=values,
         inside=[_some(channel) for channel in np.asarray(box.as_tensor())],
         foreground=float((values > limit).mean()),
@@ -162,7 +164,7 @@ def _some(values: np.ndarray) -> np.ndarray:
 
 
 def _normalised(volume: _Volume) -> np.ndarray:
-    """What the plan's normalisation makes of a volume: [-1000, 1000] HU, or percentiles of each channel, to [-1, 1]."""
+    """A volume after the plan's normalisation: [-1000, 1000] HU, or percentiles of each channel, to [-1, 1]."""
     parts = []
     for values in volume.inside:
         low, high = (-1000.0, 1000.0) if volume.modality == "CT" else np.percentile(values, (0.5, 99.5))
@@ -173,7 +175,7 @@ def _normalised(volume: _Volume) -> np.ndarray:
 def _of_one_modality(
     root: Path, pairs: Sequence[tuple[dict[str, Any], _Volume]]
 ) -> tuple[list[tuple[dict[str, Any], _Volume]], list[Problem]]:
-    """The pairs of the commonest modality, and the others as problems."""
+    """The pairs of the commonest modality, and a problem for each other pair."""
     if not pairs:
         return [], []
     common = Counter(volume.modality for _, volume in pairs).most_common(1)[0][0]
@@ -182,20 +184,20 @@ def _of_one_modality(
         volume = case["volume"]
         if volume.modality != common:
             raise DataError(
-                case["image"], expected=f"{common}, as most of the others", got=volume.modality,
-                remedy="Plan each modality by itself: give folders of their own, or state --modality.",
+                case["image"], expected=f"{common}, as most of the other files", got=volume.modality,
+                remedy="Plan each modality separately: give each a folder, or state --modality.",
             )  # fmt: skip
         return volume
 
-    kept, problems = read_each(root, [{**case, "volume": volume} for case, volume in pairs], check)
-    return [({k: v for k, v in case.items() if k != "volume"}, volume) for case, volume in kept], problems
+    accepted, problems = read_each(root, [{**case, "volume": volume} for case, volume in pairs], check)
+    return [({k: v for k, v in case.items() if k != "volume"}, volume) for case, volume in accepted], problems
 
 
 # ---- pictures and sequences ----
 
 
 def fingerprint_pictures(root: Path, channels: int | None = None) -> Fingerprint:
-    """The fingerprint of a folder of pictures, of .npy files of images, or of one."""
+    """The fingerprint of pictures or .npy files of images: a folder, or one file."""
     cases, problems = list_readable(root, lambda names: list_arrays(root, 2, left_out=names))
     count = channels or _picture_channels(cases)
     load: Any = LoadPictured("image", count)
@@ -222,7 +224,7 @@ def _picture_channels(cases: Sequence[dict[str, Any]]) -> int:
         try:
             with Image.open(case["image"]) as picture:
                 return 1 if picture.mode in ("1", "L", "LA", "I;16", "I", "F") else 3
-        except Exception:  # a damaged picture has no say
+        except Exception:  # a damaged picture has no vote
             return 0
 
     votes = Counter(channels(case) for case in evenly_spaced(list(cases), 64))
@@ -241,19 +243,19 @@ def _arrays(
     chosen = [case for case in cases if "row" not in case] + evenly_spaced([c for c in cases if "row" in c], _ROWS_READ)
     pairs, unread = read_each(root, tqdm(chosen, desc="reading", leave=False), lambda case: _facts_of_array(read(case)))
     refuse_unless_some(root, kind, pairs, problems + unread)
-    gone = {problem.file for problem in unread}
-    kept = [case for case in cases if _below(root, case["image"]) not in gone]
-    subjects = [case["subject"] for case in kept]
+    unreadable = {problem.file for problem in unread}
+    usable = [case for case in cases if _below(root, case["image"]) not in unreadable]
+    subjects = [case["subject"] for case in usable]
     sizes, values = [facts[0] for _, facts in pairs], np.concatenate([facts[1] for _, facts in pairs])
     by_range = np.concatenate([_scaled(facts[1]) for _, facts in pairs])  # of each sequence
     normal = values / 127.5 - 1 if kind == "pictures" else by_range
-    labelled = class_names(kept)
+    classes = class_names(usable)
     return Fingerprint(
         data=str(root.resolve()),
         kind=kind,
         modality={1: "grey", 3: "RGB"}.get(channels, "channels") if kind == "pictures" else "signal",
         modality_from="the files",
-        cases=len(kept),
+        cases=len(usable),
         subjects=len(set(subjects)),
         names=shown_names(subjects),
         channels=channels,
@@ -262,7 +264,7 @@ def _arrays(
         foreground_share=round(float((values != values.min()).mean()), 4),
         sigma_data=float(f"{normal.std():.4g}"),
         mean=float(f"{normal.mean():.4g}"),
-        details={"classes": labelled, "read": len(pairs), "of_one_size": len(set(sizes)) == 1},
+        details={"classes": classes, "read": len(pairs), "of_one_size": len(set(sizes)) == 1},
         problems=problems + unread,
     )
 

@@ -1,4 +1,4 @@
-"""What kind of data a path holds: by the files' names, and by their headers where a name does not tell."""
+"""The kind of data at a path: from the names of its files, and from headers where a name is ambiguous."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def find_kind(path: str | Path, graph: str | Path | None = None) -> str:
 
     Args:
         path: file or folder.
-        graph: a table with numbers and a graph of genes is an expression matrix.
+        graph: with a graph of genes, a table of numbers is a matrix of expression.
     Raises:
-        DataError: if there is nothing known, or several kinds that do not go together.
+        DataError: if the path holds no known kind, or several kinds.
     """
     root = Path(path).expanduser()
     if not root.exists():
-        raise DataError(root, expected="data", got="no such file or folder", remedy="Give an existing path.")
+        raise DataError(root, expected="data", got="no such file or folder", remedy="Name an existing path.")
     if root.suffix.lower() == ".json":
         return "volumes"
     if root.suffix in CELLS or is_10x_folder(root):
@@ -53,23 +53,23 @@ def find_kind(path: str | Path, graph: str | Path | None = None) -> str:
         images = {"volumes": images["volumes"]}
     if len(images) == 1:
         return next(iter(images))
-    found = sorted({"".join(file.suffixes[-2:]) or file.name for file in files})
+    endings = sorted({"".join(file.suffixes[-2:]) or file.name for file in files})
     raise DataError(
         root,
         expected="one kind of data: NIfTI, DICOM, slides, pictures, .npy arrays, .h5ad, or a table",
-        got=f"several: {images}" if images else f"{len(files)} files, of the types {found[:8]}{_passed_over(tree)}",
+        got=f"several: {images}" if images else f"{len(files)} files, of the types {endings[:8]}{_left_out(tree)}",
         remedy="Give each kind a folder of its own." if images else "Convert it to one of these.",
     )
 
 
 def _are_figures(files: Sequence[Path]) -> bool:
-    """Whether each picture lies in the folder of a volume: a view of it, as programs for quality control write."""
+    """Whether each picture lies in the folder of a volume, as the views of quality control do."""
     folders = {file.parent for file in files if _kind_of(file) == "volumes"}
     return all(file.parent in folders for file in files if _kind_of(file) == "pictures")
 
 
-def _passed_over(tree: Tree) -> str:
-    counts = Counter(one.reason for one in tree.left_out)
+def _left_out(tree: Tree) -> str:
+    counts = Counter(entry.reason for entry in tree.left_out)
     return "".join(f"; {count} x {reason}" for reason, count in counts.items())
 
 
@@ -100,7 +100,7 @@ def _is_tiled(file: Path) -> bool:
     try:
         with tifffile.TiffFile(file) as tiff:
             return bool(tiff.pages.first.is_tiled)
-    except (tifffile.TiffFileError, OSError, IndexError):  # damaged: what reads it will say so
+    except (tifffile.TiffFileError, OSError, IndexError):  # a damaged file: its reader reports it
         return False
 
 
@@ -111,7 +111,7 @@ def _kind_of_array(file: Path) -> str:
     except Exception as error:
         raise DataError(
             file, expected="a .npy file of numbers", got=f"{type(error).__name__}: {error}",
-            remedy="Write it with numpy.save from an array of numbers, or take it out.",
+            remedy="Write it with numpy.save from an array of numbers, or remove it.",
         ) from error  # fmt: skip
     if array.ndim == 4:
         return "pictures"
@@ -121,7 +121,7 @@ def _kind_of_array(file: Path) -> str:
 
 
 def _kind_of_table(file: Path, graph: str | Path | None) -> str:
-    """Names of genes, in the columns or the rows, or a graph of them make a matrix of expression; else a table."""
+    """ "expression" for names of genes in columns or rows, or with a graph of genes; else "table"."""
     if graph is not None:
         return "expression"
     if file.suffix == ".parquet":

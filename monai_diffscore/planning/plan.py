@@ -1,7 +1,7 @@
-"""The plan: every choice that a bundle embodies, each with its reason; JSON that a person may edit.
+"""The plan: every choice of a bundle with its reason, as JSON that a user may edit.
 
-``choices`` maps a name to ``{"value": ..., "reason": ...}``. Edit the values and give the file to ``--from-plan``: the
-rules are not asked again, the bundle is written with the values as they stand, and measured.
+``choices`` maps a name to ``{"value": ..., "reason": ...}``. A user edits the values and passes the
+file to ``--from-plan``. The command then writes the bundle with these values and measures it; no rule runs again.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from monai_diffscore.planning.fingerprint import Fingerprint
 
 @dataclass(frozen=True)
 class Choice:
-    """A value, and why it is that one."""
+    """A value and its reason."""
 
     value: Any
     reason: str
@@ -27,7 +27,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Budget:
-    """What a training may take: 10^9 bytes of memory, and minutes; on an accelerator or on processors."""
+    """The limits of a training: memory in 10^9 bytes, and minutes, on an accelerator or on processors."""
 
     memory_gb: float = 8.0
     minutes: float = 30.0
@@ -42,25 +42,25 @@ class Budget:
 
     @property
     def compute(self) -> float:
-        """Minutes of a few processor cores; an accelerator does about fifty times as much."""
+        """Minutes of a few processor cores. An accelerator counts fifty times."""
         return self.minutes * (50 if self.accelerator else 1)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Choices for a data set.
+    """The choices for a data set.
 
     Attributes:
         data: absolute path.
         kind: of the data.
-        template: the shipped bundle that is nearest.
+        template: the nearest shipped bundle.
         choices: by name.
-        budget: what they are to fit.
+        budget: limits that the choices respect.
         left_out: files and folders below ``data`` that are not trained on.
-        conditions: declared fields and the table that holds them; empty without any.
-        held_out: names of the subjects that the seed and the share hold out, where there are few enough to name.
-        graph: absolute path of the edges of a gene graph, if there is one.
-        measured: what a trial on this machine took, beside its estimate.
+        conditions: declared fields and their table; empty without conditions.
+        held_out: names of the held-out subjects; empty if they are too many to name.
+        graph: absolute path of the edges of a gene graph, or None.
+        measured: memory and seconds of a trial on this machine, and their estimates.
         modality: of the data, as in the fingerprint.
         channels: of the data.
         details: facts of the data that the bundle states.
@@ -83,42 +83,43 @@ class Plan:
     @classmethod
     def of(
         cls,
-        found: Fingerprint,
+        fingerprint: Fingerprint,
         budget: Budget,
         template: str,
         choices: dict[str, Choice],
         graph: str | None = None,
     ) -> Plan:
-        """The plan for a fingerprint; who is held out follows from its names and the chosen share."""
+        """The plan for a fingerprint. The names and the chosen share decide which subjects are held out."""
         held_out: list[str] = []
-        if len(found.names) > 1:
-            cases = [{"subject": name} for name in found.names]
+        if len(fingerprint.names) > 1:
+            cases = [{"subject": name} for name in fingerprint.names]
             held_out = [case["subject"] for case in split_by_subject(cases, choices["validation_share"].value, 0)[1]]
         return cls(
-            data=found.data,
-            kind=found.kind,
+            data=fingerprint.data,
+            kind=fingerprint.kind,
             template=template,
             choices=choices,
             budget=budget,
-            left_out=found.left_out,
-            conditions=found.conditions,
+            left_out=fingerprint.left_out,
+            conditions=fingerprint.conditions,
             held_out=held_out,
             graph=graph,
-            modality=found.modality,
-            channels=found.channels,
-            details={"sigma_data": found.sigma_data, **found.details},
+            modality=fingerprint.modality,
+            channels=fingerprint.channels,
+            details={"sigma_data": fingerprint.sigma_data, **fingerprint.details},
         )
 
     def __getitem__(self, name: str) -> Any:
         return self.choices[name].value
 
     def get(self, name: str, default: Any = None) -> Any:
-        """The value of a choice, or ``default`` where the kind of data has no such choice."""
+        """The value of a choice; ``default`` where the kind of data lacks it."""
         return self.choices[name].value if name in self.choices else default
 
-    def but(self, **changed: tuple[Any, str]) -> Plan:
-        """The same with other choices: ``name=(value, reason)``."""
-        return replace(self, choices={**self.choices, **{name: Choice(*made) for name, made in changed.items()}})
+    def with_choices(self, **changes: tuple[Any, str]) -> Plan:
+        """The plan with other choices: ``name=(value, reason)``."""
+        changed = {name: Choice(*pair) for name, pair in changes.items()}
+        return replace(self, choices={**self.choices, **changed})
 
     def to_json(self) -> str:
         """As JSON, four spaces to a level."""
@@ -126,21 +127,21 @@ class Plan:
 
     @classmethod
     def from_file(cls, path: str | Path) -> Plan:
-        """Reads a plan, perhaps edited by hand.
+        """Reads a plan, as written or edited by hand.
 
         Raises:
-            DataError: if it is not one.
+            DataError: if the file is no plan.
         """
         try:
             facts: Mapping[str, Any] = json.loads(Path(path).read_text())
             choices = {name: Choice(choice["value"], choice["reason"]) for name, choice in facts["choices"].items()}
-            given = {name: fact for name, fact in facts.items() if name not in ("choices", "budget")}
-            return cls(**given, choices=choices, budget=Budget(**facts.get("budget", {})))
+            others = {name: fact for name, fact in facts.items() if name not in ("choices", "budget")}
+            return cls(**others, choices=choices, budget=Budget(**facts.get("budget", {})))
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise DataError(
                 path,
                 key="plan",
                 expected="a plan that this command wrote, with value and reason in each choice",
                 got=f"{type(error).__name__}: {error}",
-                remedy="Correct it, or plan anew without --from-plan.",
+                remedy="Correct it, or plan again without --from-plan.",
             ) from error

@@ -1,4 +1,4 @@
-"""Fingerprints of whole-slide images: looked at through their overviews, never read whole."""
+"""Fingerprints of whole-slide images, from their overviews."""
 
 from __future__ import annotations
 
@@ -20,43 +20,43 @@ from monai_diffscore.planning.fingerprint import (
 
 
 def fingerprint_slides(root: Path, assume_mpp_um: float | None = None) -> Fingerprint:
-    """The fingerprint of a folder of slides, or of one.
+    """The fingerprint of a folder of slides, or of one slide.
 
     Args:
         root: folder or file.
-        assume_mpp_um: size of a pixel where a file states none.
+        assume_mpp_um: pixel size of files that do not state it.
     """
     from monai_diffscore.data.tiles import tissue_mask
 
     cases, problems = list_readable(root, lambda names: list_slides(root, left_out=names))
 
-    def look(case: dict[str, str]) -> tuple[tuple[int, ...], float, np.ndarray, float]:
+    def measure(case: dict[str, str]) -> tuple[tuple[int, ...], float, np.ndarray, float]:
         slide = Slide(case["image"], assume_mpp_um)
         overview, _ = slide.overview(512)
         size, mpp = slide.size, slide.mpp_um
         slide.close()
         return (size[1], size[0]), mpp, overview, float(tissue_mask(overview).mean())
 
-    pairs, unread = read_each(root, tqdm(cases, desc="reading", leave=False), look)
+    pairs, unread = read_each(root, tqdm(cases, desc="reading", leave=False), measure)
     problems += unread
     refuse_unless_some(root, "slides", pairs, problems)
-    found = [facts for _, facts in pairs]
+    slides = [facts for _, facts in pairs]
     subjects = [case["subject"] for case, _ in pairs]
-    values = np.concatenate([overview.reshape(-1)[:: max(1, overview.size // 50_000)] for _, _, overview, _ in found])
+    values = np.concatenate([overview.reshape(-1)[:: max(1, overview.size // 50_000)] for _, _, overview, _ in slides])
     normal = values.astype(np.float32) / 127.5 - 1
-    pixels_um = [mpp for _, mpp, _, _ in found]
+    pixels_um = [mpp for _, mpp, _, _ in slides]
     return Fingerprint(
         data=str(root.resolve()),
         kind="slides",
         modality="histopathology",
         modality_from="the files",
-        cases=len(found),
+        cases=len(slides),
         subjects=len(set(subjects)),
         names=shown_names(subjects),
         channels=3,
-        sizes=spans([size for size, _, _, _ in found]),
+        sizes=spans([size for size, _, _, _ in slides]),
         percentiles=percentiles_by_name(values),
-        foreground_share=round(float(np.mean([share for _, _, _, share in found])), 4),
+        foreground_share=round(float(np.mean([share for _, _, _, share in slides])), 4),
         sigma_data=float(f"{normal.std():.4g}"),
         mean=float(f"{normal.mean():.4g}"),
         details={"mpp_um": [round(min(pixels_um), 4), round(max(pixels_um), 4)], "assume_mpp_um": assume_mpp_um},

@@ -1,4 +1,4 @@
-"""Any data to its fingerprint."""
+"""The fingerprint of any data set."""
 
 from __future__ import annotations
 
@@ -37,50 +37,52 @@ def take_fingerprint(
 
     Args:
         path: file or folder.
-        kind: one of :data:`~monai_diffscore.planning.fingerprint.KINDS`; None finds out.
-        conditions: names of the columns to condition on: of the table of participants, of ``obs``, of the table itself.
-        modality: of volumes, where the files do not say it: "CT", "MR" or "PT".
-        participants: the table of subjects, if it does not lie beside the data.
-        assume_mpp_um: size of a slide's pixel where a file states none.
-        graph: edges between genes, which make a table a matrix of expression.
-        subject: the column whose equal values stay on one side of the split, of cells, tables and matrices of
-            expression; of volumes "folder", "study" or a regular expression of the path.
-        exclude: columns of a table that are not looked at.
+        kind: one of :data:`~monai_diffscore.planning.fingerprint.KINDS`; None detects it.
+        conditions: columns of the table of participants, of ``obs``, or of the table itself.
+        modality: "CT", "MR" or "PT", for volumes whose files do not state it.
+        participants: the table of subjects; None looks beside the data.
+        assume_mpp_um: pixel size of slides that do not state it.
+        graph: edges between genes. They make a table a matrix of expression.
+        subject: for cells, tables and matrices of expression, the column whose equal values stay on one side of the
+            split; for volumes "folder", "study" or a regular expression of the path.
+        exclude: columns of a table to ignore.
         delimiter, missing: as :func:`~monai_diffscore.data.tables.read_table` takes them.
         layout, image: of volumes, as :func:`~monai_diffscore.data.list_volumes` takes them.
     Raises:
-        DataError: if the data is of no known kind, or nothing in it can be trained on.
+        DataError: if the kind is unknown, or if no case is usable.
         ValueError: for an unknown kind.
     """
     if kind is not None and kind not in KINDS:
-        raise ValueError(f"kind is one of {', '.join(KINDS)}, got {kind!r}: leave it out to find out.")
+        raise ValueError(f"kind is one of {', '.join(KINDS)}, got {kind!r}: leave it out to detect it.")
     root = locate(path).absolute()
-    found = kind or find_kind(root, graph)
-    if subject is not None and found not in ("volumes", "cells", "expression", "table"):
-        raise DataError(root, key="subject", expected="volumes, cells, a table or a matrix of expression", got=found,
+    kind = kind or find_kind(root, graph)
+    if subject is not None and kind not in ("volumes", "cells", "expression", "table"):
+        raise DataError(root, key="subject", expected="volumes, cells, a table or a matrix of expression", got=kind,
                         remedy="Leave --subject out: sub-<label> in the paths names the subjects.")  # fmt: skip
-    if found != "volumes" and (layout != "auto" or image):
-        raise DataError(root, key="image", expected="volumes", got=found, remedy="Leave --layout and --image out.")
-    if exclude and found != "table":
-        raise DataError(root, key="exclude", expected="a table", got=found, remedy="Leave --exclude out.")
-    if found == "cells":
+    if kind != "volumes" and (layout != "auto" or image):
+        raise DataError(root, key="image", expected="volumes", got=kind, remedy="Leave --layout and --image out.")
+    if exclude and kind != "table":
+        raise DataError(root, key="exclude", expected="a table", got=kind, remedy="Leave --exclude out.")
+    if kind == "cells":
         return fingerprint_cells(only_matrix(root), conditions, subject)
-    if found == "expression":
+    if kind == "expression":
         return fingerprint_expression(only_matrix(root), conditions, subject)
-    if found == "table":
+    if kind == "table":
         return fingerprint_table(only_table(root), conditions, subject, exclude, delimiter, missing)
-    if found == "volumes":
+    if kind == "volumes":
         fingerprint = fingerprint_volumes(root, modality, layout, image, subject or "")
-    elif found == "slides":
+    elif kind == "slides":
         fingerprint = fingerprint_slides(root, assume_mpp_um)
     else:
-        fingerprint = fingerprint_pictures(root) if found == "pictures" else fingerprint_sequences(root)
+        fingerprint = fingerprint_pictures(root) if kind == "pictures" else fingerprint_sequences(root)
     if not conditions:
         return fingerprint
     return fingerprint.with_conditions(_declared(root, fingerprint, conditions, participants))
 
 
-def _declared(root: Path, found: Fingerprint, names: Sequence[str], participants: str | Path | None) -> dict[str, Any]:
+def _declared(
+    root: Path, fingerprint: Fingerprint, names: Sequence[str], participants: str | Path | None
+) -> dict[str, Any]:
     path = Path(participants) if participants is not None else find_participants(root)
     if path is None:
         raise DataError(
@@ -92,5 +94,5 @@ def _declared(root: Path, found: Fingerprint, names: Sequence[str], participants
         )
     table = read_participants(path)
     fields = declare_fields(table, names, path)
-    known = [plain_name(name) in table for name in found.names]
-    return {"table": str(path.absolute()), "fields": fields, "subjects_without_a_row": len(known) - sum(known)}
+    in_table = [plain_name(name) in table for name in fingerprint.names]
+    return {"table": str(path.absolute()), "fields": fields, "subjects_without_a_row": len(in_table) - sum(in_table)}

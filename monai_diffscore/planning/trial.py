@@ -1,12 +1,12 @@
-r"""A trial: some real iterations of a bundle's training, in a process of its own, measured.
+r"""A trial: measures some real iterations of a bundle's training, in a process of its own.
 
-The process runs the training as a user would, with data, handlers and validation, and ends it after a few iterations.
-Its peak is that of the resident set (of the device's memory, on an accelerator). Two trials of smaller batches give the
-line
+The process runs the training as a user does, with data, handlers and validation, and ends it after a few iterations.
+The peak is that of the resident set, or of the device's memory on an accelerator. Two trials of smaller batches give
+the line
 
 .. math::  \mathrm{memory}(B) = m_0 + m_1 B, \qquad \mathrm{seconds}(B) = s_0 + s_1 B
 
-on which the planned batch is estimated, before a trial of it says what is true.
+which estimates the planned batch. A trial of the planned batch then measures it.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ from ignite.engine import Events
 from monai_diffscore.errors import DataError
 from monai_diffscore.memory import peak_memory_bytes
 
-#: iterations that are timed, after one that warms up, and seconds after which no more are begun
+#: timed iterations after one that warms up; seconds after which no further iteration starts
 TIMED, ENOUGH_SECONDS = 5, 20.0
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What a trial took.
+    """The measurements of a trial.
 
     Attributes:
-        batch_size: of its iterations.
+        batch_size: that of its iterations.
         memory_gb: peak, in 10^9 bytes.
-        seconds: of an iteration; the median of those timed.
+        seconds: median of the timed iterations.
         validation_seconds: of one validation.
         epoch_length: iterations in an epoch.
-        parameters: of the network.
-        first_stage_seconds: of an epoch of what is trained before the network, such as an autoencoder of counts.
+        parameters: number of parameters of the network.
+        first_stage_seconds: seconds of an epoch of the first stage, such as an autoencoder of counts.
     """
 
     batch_size: int
@@ -62,35 +62,35 @@ def run_trial(bundle: str | Path, overrides: dict[str, Any] | None = None, limit
     Args:
         bundle: its folder.
         overrides: ids and values, as on the command line.
-        limit_seconds: after which the trial is given up.
+        limit_seconds: the trial fails after this time.
     Raises:
-        DataError: if the bundle does not train: with the last words of the process.
+        DataError: if the bundle does not train. The error quotes the last lines of the process.
     """
     with tempfile.TemporaryDirectory() as folder:
         order = {"bundle": str(bundle), "overrides": overrides or {}, "folder": folder}
         command = [sys.executable, "-m", "monai_diffscore.planning.trial", json.dumps(order)]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=limit_seconds, check=False)
-            said, code = done.stderr, done.returncode
+            process = subprocess.run(command, capture_output=True, text=True, timeout=limit_seconds, check=False)
+            errors, code = process.stderr, process.returncode
         except subprocess.TimeoutExpired:
-            said, code = f"nothing after {limit_seconds:g} seconds", -1
+            errors, code = f"nothing after {limit_seconds:g} seconds", -1
         result = Path(folder) / "trial.json"
         if code == 0 and result.is_file():
             return Trial(**json.loads(result.read_text()))
     killed = " (the system killed it, most likely for its memory)" if code == -9 else ""
-    lines = [line for line in said.strip().splitlines() if line.strip()]
+    lines = [line for line in errors.strip().splitlines() if line.strip()]
     raise DataError(
         bundle,
         key="trial",
         expected="a bundle that trains for a few iterations",
         got=f"exit code {code}{killed}: {' '.join(lines[-3:])[-600:]}",
-        remedy=_remedy(code, said),
+        remedy=_remedy(code, errors),
     )
 
 
-def _remedy(code: int, said: str) -> str:
-    """Smaller sizes where memory ran out; else the cause is in the message."""
-    if code == -9 or "out of memory" in said.lower() or "MemoryError" in said:
+def _remedy(code: int, errors: str) -> str:
+    """Advises smaller sizes only if memory ran out."""
+    if code == -9 or "out of memory" in errors.lower() or "MemoryError" in errors:
         return "Lower --memory-gb, or the sizes in the plan (docs/plan.json, --from-plan)."
     return "Its last lines name the cause; --no-trial writes the bundle without a trial."
 
@@ -108,7 +108,7 @@ def _train(bundle: str, overrides: dict[str, Any], folder: str) -> Trial:
     """A few iterations of the bundle's training, in this process."""
     from monai.bundle import ConfigWorkflow
 
-    where: dict[str, Any] = {
+    places: dict[str, Any] = {
         "output_dir": f"{folder}/output",
         "ckpt_dir": f"{folder}/models",
         "time_limit_seconds": None,
@@ -119,7 +119,7 @@ def _train(bundle: str, overrides: dict[str, Any], folder: str) -> Trial:
         logging_file=False,
         workflow_type="train",
         bundle_root=bundle,
-        **where,
+        **places,
         **overrides,
     )
     workflow.initialize()
@@ -150,7 +150,7 @@ def _train(bundle: str, overrides: dict[str, Any], folder: str) -> Trial:
 
 
 class _Stopwatch:
-    """Times a few iterations of a trainer, whatever the length of its epoch, and ends it."""
+    """Times a few iterations of a trainer and ends it, for epochs of any length."""
 
     def __init__(self, trainer: Any) -> None:
         self.trainer = trainer
@@ -167,18 +167,18 @@ class _Stopwatch:
 
     @property
     def seconds(self) -> float:
-        """Of an iteration: the median."""
+        """Median seconds of an iteration."""
         return statistics.median(later - sooner for sooner, later in pairwise(self.times))
 
 
 def peak_gb() -> float:
-    """The largest memory this process has held, in 10^9 bytes: of the accelerator if it used one."""
+    """Peak memory of this process in 10^9 bytes: that of the accelerator if it uses one."""
     if torch.cuda.is_available() and torch.cuda.max_memory_reserved():
         return torch.cuda.max_memory_reserved() / 1e9
     return peak_memory_bytes() / 1e9
 
 
 if __name__ == "__main__":
-    asked = json.loads(sys.argv[1])
-    measured = _train(asked["bundle"], asked["overrides"], asked["folder"])
-    (Path(asked["folder"]) / "trial.json").write_text(json.dumps(asdict(measured)))
+    order = json.loads(sys.argv[1])
+    measured = _train(order["bundle"], order["overrides"], order["folder"])
+    (Path(order["folder"]) / "trial.json").write_text(json.dumps(asdict(measured)))
