@@ -1,4 +1,4 @@
-"""What happens around the training iterations: averages, checkpoints, records and pictures."""
+"""Handlers of a training and an evaluation: averages, checkpoints, records and pictures."""
 
 from monai_diffscore.exports import lazy_exports
 

@@ -1,4 +1,4 @@
-"""How handlers are attached: by reference in a configuration, and to the end of an evaluation, be it Ctrl-C."""
+"""Ways to attach handlers: by reference in a configuration, and to the end of an evaluation, Ctrl-C included."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ class Handler(Protocol):
 
 
 class Attach:
-    """Attaches handlers that other parts of a configuration refer to by their ids, such as the EMA.
+    """Attaches handlers that have ids of their own in a configuration, such as the EMA.
 
-    MONAI's checks and MONAI Label expect each entry of ``train#handlers`` to be a dictionary with ``_target_``, which
-    a plain reference ``"@ema"`` is not.
+    MONAI's checks and MONAI Label expect each entry of ``train#handlers`` to be a dictionary with ``_target_``. A plain
+    reference ``"@ema"`` is none.
 
     Args:
-        handler: the handler, or several in order.
+        handler: a handler, or several in order.
     """
 
     def __init__(self, handler: Handler | Sequence[Handler]) -> None:
@@ -34,13 +34,13 @@ class Attach:
 
 
 class EvaluationEvents(EventEnum):
-    """INTERRUPTED fires once when Ctrl-C ends an evaluation, before it goes on to the caller."""
+    """INTERRUPTED fires once when Ctrl-C ends an evaluation, before the caller sees the exception."""
 
     INTERRUPTED = "evaluation_interrupted"
 
 
 def attach_at_end(engine: Engine, save: Callable[[Engine], Any]) -> None:
-    """Calls ``save`` when an evaluation is done, or when Ctrl-C ends it: what was evaluated until then is written."""
+    """Calls ``save`` when an evaluation ends or Ctrl-C ends it, so that finished batches are written."""
     if not engine.has_event_handler(_interrupt, Events.EXCEPTION_RAISED):
         engine.register_events(*EvaluationEvents)
         engine.add_event_handler(Events.EXCEPTION_RAISED, _interrupt)
@@ -49,7 +49,7 @@ def attach_at_end(engine: Engine, save: Callable[[Engine], Any]) -> None:
 
 
 def _interrupt(engine: Any, error: BaseException) -> None:
-    # Ignite tells of an exception twice: for the epoch, and for the run
+    # Ignite reports an exception twice: for the epoch, and for the run
     if isinstance(error, KeyboardInterrupt) and getattr(engine, "stop_reason", None) is not error:
         engine.stop_reason = error
         engine.fire_event(EvaluationEvents.INTERRUPTED)

@@ -1,4 +1,4 @@
-"""Generated cells: counts, AnnData, and a picture beside real ones."""
+"""Generated cells: counts, AnnData, and a picture that compares them with real cells."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ from monai_diffscore.transforms.omics import LogNormalize
 
 
 class SaveCells(Collector):
-    """Decodes the latents of an evaluator to counts and writes them as AnnData when it is done.
+    """Decodes the latents of an evaluator to counts and writes them as AnnData at its end.
 
-    The file is that of :func:`~monai_diffscore.data.anndata.annotated_expression`, with the conditions in ``obs`` under
+    :func:`~monai_diffscore.data.anndata.annotated_expression` describes the file. ``obs`` holds the conditions under
     their names in the training data. The counts of cell number i (its ``seed``) are a function of ``seed`` and i alone.
 
     Args:
-        path: of the .h5ad file; a picture stands beside it as ``gallery.png``.
-        autoencoder: that the latents belong to.
+        path: the .h5ad file; the picture is ``gallery.png`` beside it.
+        autoencoder: the autoencoder of the latents.
         fields: genes and categories of the model.
-        seed: of the draws of counts.
-        library_size: total of all cells, in place of what the score model drew: another depth of the same cells.
-        latent_noise: standard deviation of noise on z before it is decoded, in units of that of the training cells: a
-            model of few cells draws latents that vary less within a type than those that it learned from.
-        provenance: for ``uns``: steps, guidance, ...
-        weights: name to file, of which ``uns`` gets the hash under that name.
+        seed: seed of the draws of counts.
+        library_size: total count of each cell, another depth of the same cells; None takes the sampled totals.
+        latent_noise: standard deviation of noise on z before decoding, in standard deviations of the training cells.
+            The latents of a model of few cells vary less within a type than those of its training cells.
+        provenance: origin of the cells, for ``uns``: steps, guidance, ...
+        weights: name to file. ``uns`` holds the hash of each file under its name.
         reference: real cells for the picture, .h5ad or :class:`~monai_diffscore.data.anndata.Expression`.
-        picture: whether to draw one.
+        picture: draw the picture.
     """
 
     event = IterationEvents.FORWARD_COMPLETED
@@ -93,7 +93,7 @@ class SaveCells(Collector):
             draw_cells(cells, self.path.with_name("gallery.png"), self.fields.label, self._real())
 
     def smoothed(self, latents: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
-        """Latents [N, d + 1] with noise on their z: draws of their density smoothed by a Gaussian."""
+        """Latents [N, d + 1] with noise on their z: draws from their density after smoothing with a Gaussian."""
         if self.latent_noise == 0:
             return latents
         size = self.autoencoder.latent_size
@@ -104,7 +104,7 @@ class SaveCells(Collector):
     def decoded(
         self, latents: Tensor, batch: Mapping[str, Tensor], measured: Mapping[str, Tensor] | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Counts [N, G] and totals [N] of latents; ``measured`` has ``counts`` to keep where ``observed``."""
+        """Counts [N, G] and totals [N] of latents. ``measured`` has ``counts`` that replace them where ``observed``."""
         library = self.autoencoder.library_of(latents).detach().cpu()
         if self.library_size is not None:
             library = torch.full_like(library, self.library_size)
@@ -112,7 +112,7 @@ class SaveCells(Collector):
         counts = self.autoencoder.draw(latents, library.to(latents), self._streams(latents, batch, 1))
         if measured is not None:
             counts = torch.where(measured["observed"].bool(), measured["counts"], counts)
-        return counts, torch.maximum(library, counts.sum(1)).clamp_min(1)  # not less than what it is the total of
+        return counts, torch.maximum(library, counts.sum(1)).clamp_min(1)  # a total is at least the sum of its counts
 
     def _streams(self, latents: Tensor, batch: Mapping[str, Tensor], use: int) -> list[torch.Generator]:
         numbers = batch["seed"].tolist() if "seed" in batch else range(len(latents))
@@ -150,16 +150,16 @@ class SaveCells(Collector):
 
 
 def draw_cells(cells: Any, path: str | Path, label: str | None = None, real: Any = None, most_types: int = 12) -> None:
-    """A PNG of generated cells on two principal components: all, and each type by itself, over real ones in grey.
+    """Draws generated cells on two principal components over real cells in grey: all cells, and each type.
 
-    Components are those of the real cells where there are some. A pooled picture alone hides types that lie on others.
+    The components are those of the real cells if there are any. A picture of all cells hides types that overlap.
 
     Args:
         cells: AnnData, X log-normalised.
-        path: of the PNG.
+        path: the PNG.
         label: column of ``obs`` with the type.
-        real: log-normalised values [N, G] and labels [N] or None.
-        most_types: at most so many, the most frequent.
+        real: log-normalised values [N, G], and labels [N] or None.
+        most_types: number of types to draw at most, the most frequent first.
     """
     from sklearn.decomposition import PCA
 
@@ -179,8 +179,8 @@ def draw_cells(cells: Any, path: str | Path, label: str | None = None, real: Any
     for axis, kind in zip(axes, [None, *types], strict=False):
         shown = np.ones(len(points), bool) if kind is None else (cells.obs[label] == kind).to_numpy()
         if truth is not None:
-            alike = np.ones(len(truth), bool) if kind is None or real[1] is None else real[1] == kind
-            axis.scatter(*truth[alike].T, s=6, color="0.65", label=f"real ({alike.sum()})", linewidths=0)
+            same_type = np.ones(len(truth), bool) if kind is None or real[1] is None else real[1] == kind
+            axis.scatter(*truth[same_type].T, s=6, color="0.65", label=f"real ({same_type.sum()})", linewidths=0)
         axis.scatter(
             *points[shown].T, s=6, color="tab:blue", alpha=0.7, label=f"synthetic ({shown.sum()})", linewidths=0
         )

@@ -1,12 +1,12 @@
-"""Checkpoints that a run continues from, and the weights that inference loads.
+"""Checkpoints that continue a training, and the weights that inference loads.
 
-A checkpoint is written to a temporary file, flushed to the disk and renamed, so that a crash at any moment leaves
-the previous one whole. Before it is loaded, the checksum of each part of it is compared; a damaged one is put aside,
-and the next older one is taken. Everything in it loads with ``weights_only=True``.
+A save writes a temporary file, flushes it to the disk and renames it. A crash at any moment leaves the previous
+checkpoint whole. A load compares the checksum of each part. It renames a damaged checkpoint and takes the next older
+one. Everything in a checkpoint loads with ``weights_only=True``.
 
 A continued training equals the uninterrupted one bit for bit where the arithmetic is deterministic (on a CPU with a
-fixed number of threads): weights, optimizer, scheduler, averages, GradScaler and counters are in the file; the order
-of the data, its augmentation and the noise are functions of the seed and those counters
+fixed number of threads). The file holds weights, optimizer, scheduler, averages, GradScaler and counters. The order of
+the data, its augmentation and the noise are functions of the seed and those counters
 (:class:`~monai_diffscore.engines.ScoreTrainer`, :class:`~monai_diffscore.data.ResumableLoader`).
 """
 
@@ -35,44 +35,44 @@ from monai_diffscore.engines import ScoreTrainer, TrainingEvents
 from monai_diffscore.handlers.fingerprint import fingerprint
 
 logger = logging.getLogger(__name__)
-#: the network of the training in a checkpoint, whose "network" holds the weights for inference
+#: key of the trained network in a checkpoint; "network" holds the weights for inference
 TRAINED = "network_as_trained"
 
 
 def save_atomically(content: Any, path: Path) -> None:
-    """``torch.save`` that leaves the old file or the new one at ``path``, never a part of one.
+    """``torch.save`` that leaves a whole file at ``path``: the old one or the new one.
 
     Raises:
-        OSError: if the disk is full or not to be written to.
+        OSError: if the disk is full or read-only.
     """
     with whole_file(path) as file:
         try:
             torch.save(content, file)
-        except RuntimeError as error:  # of the zip writer, when the file did not take all
+        except RuntimeError as error:  # the zip writer raises it when the disk is full
             if isinstance(error.__context__, OSError):
                 raise error.__context__ from None
             raise
 
 
 class ResumableCheckpoint:
-    """Saves a training every N iterations, at its end and when it is asked to stop, and continues the newest one.
+    """Saves a training every N iterations, at its end and on a request to stop; continues the newest checkpoint.
 
     With accumulated gradients it saves at the next whole step of the optimizer. A full disk does not end a training:
-    the error is logged, older checkpoints but the newest make room, and the next save tries again.
+    the handler logs the error, removes all checkpoints but the newest, and tries again at the next save.
 
     Args:
-        folder: where the checkpoints go; a run that finds some there resumes. All ranks see the same folder.
-        objects: name to object with ``state_dict`` and ``load_state_dict``: network, optimizer, ema, ... A GradScaler
-            of the trainer is added as "scaler".
-        weights: optional (module, path): the weights alone, for inference, written with each checkpoint.
-        statistics: optional facts of the training data, written beside the weights as ``data_statistics.json``. They
-            and the names and sizes of the data's files must not change when a training is continued; the data may
-            move.
-        configuration: the configuration as executed. What ``part`` of it reads must not change when a training is
-            continued, but for :data:`~monai_diffscore.configuration.MAY_CHANGE`.
-        part: id of the trainer in the configuration; a configuration without it is compared as a whole.
+        folder: folder of the checkpoints; a run with checkpoints there resumes. All ranks see the same folder.
+        objects: name to object with ``state_dict`` and ``load_state_dict``: network, optimizer, ema, ... The
+            handler adds a GradScaler of the trainer as "scaler".
+        weights: optional (module, path): each save also writes the weights alone, for inference.
+        statistics: optional facts of the training data. Each save writes them beside the weights as
+            ``data_statistics.json``. A continued training needs the same statistics, file names and file sizes; the
+            folder of the data may move.
+        configuration: the executed configuration. A continued training needs the same values of all ids that ``part``
+            reads, except those in :data:`~monai_diffscore.configuration.MAY_CHANGE`.
+        part: id of the trainer in the configuration. Without that id the whole configuration is compared.
         save_every: iterations between checkpoints.
-        keep: number of checkpoints kept.
+        keep: number of checkpoints to keep.
     """
 
     suffix = ".pt"
@@ -111,8 +111,8 @@ class ResumableCheckpoint:
 
     def files(self) -> list[Path]:
         """The checkpoints, oldest first."""
-        found = self.folder.glob(f"iteration_*{self.suffix}")
-        numbered = {int(f.stem.split("_")[1]): f for f in found if re.fullmatch(r"iteration_\d+", f.stem)}
+        files = self.folder.glob(f"iteration_*{self.suffix}")
+        numbered = {int(f.stem.split("_")[1]): f for f in files if re.fullmatch(r"iteration_\d+", f.stem)}
         return [numbered[number] for number in sorted(numbered)]
 
     def save_if_due(self, engine: ScoreTrainer) -> None:
@@ -122,7 +122,7 @@ class ResumableCheckpoint:
             self._save_or_report(engine)
 
     def save_if_asked_to_stop(self, engine: ScoreTrainer) -> None:
-        """Saves after a request to stop. After an error the state may be what caused it, and is not kept."""
+        """Saves after a request to stop. It saves nothing after an error, because the state may be its cause."""
         if engine.stopped_on_request and self._saved_at != engine.state.iteration:
             self._save_or_report(engine)
 
@@ -130,8 +130,8 @@ class ResumableCheckpoint:
         """Writes checkpoint and weights, on rank 0.
 
         Raises:
-            OSError: if the disk is full or not to be written to; what was there before is still whole.
-            NotFiniteError: if losses or gradients since the last look were not finite; then nothing is written.
+            OSError: if the disk is full or read-only. Older checkpoints stay whole.
+            NotFiniteError: if losses or gradients since the last check are not finite. Then it writes nothing.
         """
         engine.settle()
         engine.fire_event(TrainingEvents.SAVING)
@@ -149,7 +149,7 @@ class ResumableCheckpoint:
             remove(old)
 
     def say_where(self, engine: ScoreTrainer) -> None:
-        """Logs where weights and checkpoints are, and which flag of sampling takes the weights."""
+        """Logs the paths of weights and checkpoints, and the flag that passes the weights to sampling."""
         if idist.get_rank() == 0:
             path = None if self.weights is None else _quoted(self.weights[1])
             weights = [] if path is None else [f"weights: {path}, for sampling: --checkpoint {path}"]
@@ -161,7 +161,7 @@ class ResumableCheckpoint:
         objects = self._objects(engine)
         state: dict[str, Any] = {name: value.state_dict() for name, value in objects.items()}
         if self.weights is not None and "network" in state:
-            # a checkpoint that is given as weights, to MONAI or torch, is the average; the tensors are in it anyway
+            # a user may load a checkpoint as weights: "network" is the average then, and the file grows by nothing
             state[TRAINED], state["network"] = state["network"], self.weights[0].state_dict()
         state["engine"] = self._place(engine)
         state["training"] = self._training(engine)
@@ -173,7 +173,7 @@ class ResumableCheckpoint:
             save_atomically(state, path)
 
     def _make_room(self, path: Path, error: object) -> bool:
-        """Removes all checkpoints but the newest; whether there were any."""
+        """Removes all checkpoints but the newest; returns whether it removed any."""
         older = [file for file in self.files() if file != path][:-1]
         if older:
             logger.warning(f"could not save ({error}); removing {len(older)} older checkpoint(s) to make room")
@@ -188,7 +188,7 @@ class ResumableCheckpoint:
         return {"iteration": engine.state.iteration, "epoch_length": engine.state.epoch_length}
 
     def _training(self, engine: ScoreTrainer) -> dict[str, str]:
-        """What makes a training this one, as JSON texts: the choices of its configuration, and its data."""
+        """The identity of a training, as JSON texts: the choices of its configuration, and its data."""
         facts = {
             "configuration": self.choices,
             "statistics": self.statistics,
@@ -203,56 +203,56 @@ class ResumableCheckpoint:
             logger.error(f"NO checkpoint at iteration {engine.state.iteration}: {error}. Free space in {self.folder}.")
 
     def _objects(self, engine: ScoreTrainer) -> dict[str, Any]:
-        scaler = engine.scaler  # made by MONAI's trainer where amp is on
+        scaler = engine.scaler  # MONAI's trainer creates it if amp is on
         return self.objects | ({} if scaler is None else {"scaler": scaler})
 
     def resume(self, engine: ScoreTrainer) -> None:
-        """Loads the newest whole checkpoint, if there is one.
+        """Loads the newest whole checkpoint, if the folder holds one.
 
         Raises:
-            ValueError: if it belongs to another configuration or other data, or if its objects, epoch length or shapes
-                differ; or if there are damaged checkpoints alone.
+            ValueError: if its configuration, data, objects, epoch length or shapes differ from those of the run, or if
+                all checkpoints are damaged.
         """
         newest = self._newest_whole()
         if newest is None:
             return
         state = torch.load(newest, map_location="cpu", weights_only=True)
-        at, training = state.pop("engine"), state.pop("training", {})
+        place, training = state.pop("engine"), state.pop("training", {})
         state["network"] = state.pop(TRAINED, state.get("network"))
         if state["network"] is None:
             del state["network"]
         state.pop("settings", None)  # of versions before 0.3
         objects = self._objects(engine)
-        self._refuse_another_training(newest, training, set(state), at, engine)
+        self._refuse_another_training(newest, training, set(state), place, engine)
         for name, value in objects.items():
             try:
                 value.load_state_dict(state[name])
             except (RuntimeError, ValueError) as error:
                 raise self._misfit(newest, f"'{name}'", error) from error
-        self._continue_at(newest, at, engine)
+        self._continue_at(newest, place, engine)
 
-    def _misfit(self, file: Path, what: str, error: object) -> ValueError:
+    def _misfit(self, file: Path, part: str, error: object) -> ValueError:
         return ValueError(
-            f"{file} does not fit {what} of this configuration: {error} Restore the configuration, or use another "
+            f"{file} does not fit {part} of this configuration: {error} Restore the configuration, or use another "
             "--output_dir to start anew."
         )
 
-    def _continue_at(self, file: Path, at: Mapping[str, Any], engine: ScoreTrainer) -> None:
-        engine.state.iteration = self._saved_at = at["iteration"]
-        engine.state.epoch = at["iteration"] // at["epoch_length"]
+    def _continue_at(self, file: Path, place: Mapping[str, Any], engine: ScoreTrainer) -> None:
+        engine.state.iteration = self._saved_at = place["iteration"]
+        engine.state.epoch = place["iteration"] // place["epoch_length"]
         if engine.state.max_epochs is not None and engine.state.epoch >= engine.state.max_epochs:
             logger.info(
-                f"already done: {engine.state.epoch} of {engine.state.max_epochs} epochs, {_quoted(file)}. A larger "
-                "--max_epochs goes on, another --output_dir starts anew."
+                f"already done: {engine.state.epoch} of {engine.state.max_epochs} epochs, {_quoted(file)}. Raise "
+                "--max_epochs to continue, or use another --output_dir to start anew."
             )
         else:
-            logger.info(f"continuing at iteration {at['iteration']} from {file}")
+            logger.info(f"continuing at iteration {place['iteration']} from {file}")
 
     def _refuse_another_training(
-        self, file: Path, training: Mapping[str, str], names: set[str], at: Mapping[str, Any], engine: ScoreTrainer
+        self, file: Path, training: Mapping[str, str], names: set[str], place: Mapping[str, Any], engine: ScoreTrainer
     ) -> None:
         if not training:
-            logger.warning(f"{file} is of an older version, which kept no configuration: it is continued uncompared")
+            logger.warning(f"{file} is of an older version without a configuration: it continues without a comparison")
         then, now = ({n: json.loads(v) for n, v in t.items()} for t in (training, self._training(engine)))
         if then.get("configuration") is not None and now["configuration"] is not None:
             changed = differences(then["configuration"], now["configuration"])
@@ -264,19 +264,19 @@ class ResumableCheckpoint:
         changed = _changes_of_data(then, now)
         if changed:
             raise ValueError(
-                f"{file} was trained on other data ({'; '.join(changed)}). Give --dataset_dir the data of the "
-                "training, wherever it is now, to continue it; or use another --output_dir to start anew."
+                f"{file} was trained on other data ({'; '.join(changed)}). Point --dataset_dir at the data of "
+                "the training to continue it, or use another --output_dir to start anew."
             )
         objects = self._objects(engine)
-        if names != set(objects) or at["epoch_length"] != engine.state.epoch_length:
+        if names != set(objects) or place["epoch_length"] != engine.state.epoch_length:
             raise ValueError(
-                f"{file} holds {sorted(names)} with {at['epoch_length']} iterations an epoch; this run has "
+                f"{file} holds {sorted(names)} with {place['epoch_length']} iterations an epoch; this run has "
                 f"{sorted(objects)} and {engine.state.epoch_length}. Use the same configuration, data and number of "
                 "ranks to continue it, or another --output_dir to start anew."
             )
 
     def _newest_whole(self) -> Path | None:
-        """Chosen by rank 0 for all; damaged files are renamed on the way."""
+        """The newest whole checkpoint; rank 0 chooses it for all ranks and renames damaged files."""
         name = ""
         if idist.get_rank() == 0:
             for file in reversed(self.files()):
@@ -284,8 +284,8 @@ class ResumableCheckpoint:
                 if problem is None:
                     name = file.name
                     break
-                aside = file.rename(file.with_suffix(".damaged"))
-                logger.warning(f"{file} is damaged ({problem}): put aside as {aside.name}, trying the next older one")
+                renamed = file.rename(file.with_suffix(".damaged"))
+                logger.warning(f"{file} is damaged ({problem}): put aside as {renamed.name}, trying the next older one")
         if idist.get_world_size() > 1:
             name = str(idist.broadcast(name or "none", src=0)).replace("none", "")
         if name:
@@ -294,7 +294,7 @@ class ResumableCheckpoint:
         damaged = sorted(self.folder.glob("iteration_*.damaged"))
         if damaged:
             raise ValueError(
-                f"Expected a whole checkpoint in {self.folder}, got damaged ones alone: "
+                f"Expected a whole checkpoint in {self.folder}, got only damaged ones: "
                 f"{', '.join(file.name for file in damaged)}. Restore one from a backup under its name "
                 "iteration_<number>.pt, or use another --output_dir to start anew."
             )
@@ -317,7 +317,7 @@ def _quoted(path: str | Path) -> str:
 
 
 def _changes_of_data(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """How the data of two trainings differs; rounding of statistics on another machine is no difference."""
+    """The differences between the data of two trainings, without the rounding of statistics on another machine."""
     before, after = then.get("statistics"), now.get("statistics")
     changed = [] if before is None or after is None else differences(before, after, tolerance=1e-6)
     cases = {facts.get("cases") for facts in (then, now)}
@@ -327,7 +327,7 @@ def _changes_of_data(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[st
 
 
 def remove(checkpoint: Path) -> None:
-    """Deletes a checkpoint, file or folder; a folder loses its name first, so that no part of it is ever taken."""
+    """Deletes a checkpoint, file or folder. It renames a folder first, so that a resume never sees a part of it."""
     if checkpoint.is_dir():
         shutil.rmtree(checkpoint.rename(checkpoint.with_name(f".{checkpoint.name}-removed")))
     else:
@@ -335,7 +335,7 @@ def remove(checkpoint: Path) -> None:
 
 
 def find_damage(file: Path) -> str | None:
-    """What is wrong with a file that ``torch.save`` wrote, by the checksum of each part of it; None if nothing is."""
+    """The damage of a file that ``torch.save`` wrote, by the checksum of each part; None for a whole file."""
     try:
         with zipfile.ZipFile(file) as parts:
             damaged = parts.testzip()

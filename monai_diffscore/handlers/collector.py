@@ -1,4 +1,4 @@
-"""What an evaluator gives for each batch, written as one whole at the end."""
+"""Collectors: handlers that keep the output of each batch and write all of it at the end."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from monai_diffscore.handlers.attach import attach_at_end
 
 
 class Collector(ABC):
-    """Keeps the :meth:`records` of each batch, and hands all of them to :meth:`write` once.
+    """Keeps the :meth:`records` of each batch and passes all of them to :meth:`write` once.
 
-    It writes when the evaluation is done, and when Ctrl-C ends it. Process 0 alone writes, and writes no empty file.
-    Each evaluation starts empty.
+    It writes at the end of the evaluation, also after Ctrl-C. Only process 0 writes, and it writes no empty file. Each
+    evaluation starts empty.
     """
 
-    #: ITERATION_COMPLETED sees the output in the units of the data, FORWARD_COMPLETED sees it before postprocessing
+    #: at ITERATION_COMPLETED the output has the units of the data; at FORWARD_COMPLETED it is not postprocessed
     event: EventEnum | Events = Events.ITERATION_COMPLETED
 
     def attach(self, engine: Engine) -> None:
@@ -41,7 +41,7 @@ class Collector(ABC):
 
     @abstractmethod
     def records(self, engine: Any) -> Iterable[dict[str, Any]]:
-        """What to keep of the engine's batch and output: one dictionary a sample, or one a batch."""
+        """The records of the engine's batch and output: one dictionary for each sample, or one for the batch."""
 
     @abstractmethod
     def write(self, records: list[dict[str, Any]]) -> None:
@@ -49,7 +49,7 @@ class Collector(ABC):
 
 
 def batch_entries(batch: Any, count: int) -> list[dict[str, Any]]:
-    """A batch of ``count`` samples as one dictionary a sample; it is a list of those, or a dictionary of stacks."""
+    """One dictionary for each of ``count`` samples, from a batch that is a list of them or a dictionary of stacks."""
     if isinstance(batch, list):
         return batch
     return [{name: value[place] for name, value in batch.items()} for place in range(count)]

@@ -1,4 +1,4 @@
-"""A training that ends when held-out data says so."""
+"""Early stopping by the error of held-out data."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ logger = logging.getLogger(__name__)
 
 
 class EarlyStopping:
-    """Ends the training after ``patience`` validations without a better key metric, and goes back to the best weights.
+    """Ends the training after ``patience`` validations without a better key metric, and restores the best weights.
 
-    Small sets are learnt by heart: the error of the training falls, that of held-out data rises again. Among the
-    objects of the checkpoint it continues where it was.
+    A network memorises a small set: the error on training data falls while that on held-out data rises again. The state
+    is an object of the checkpoint, so that a continued training keeps it.
 
     Args:
-        validator: the evaluator; its first metric is looked at, less is better.
-        network: what goes back to the weights of the best validation at the end, normally the EMA's network.
-        patience: number of validations; 0 never ends a training, and keeps the last weights.
+        validator: the evaluator. Its key metric decides; less is better.
+        network: the network that gets the best weights at the end, normally the EMA's.
+        patience: number of validations; 0 never ends a training and keeps the last weights.
     """
 
     def __init__(self, validator: Engine, network: nn.Module, patience: int = 0) -> None:
@@ -39,7 +39,7 @@ class EarlyStopping:
             engine.add_event_handler(Events.COMPLETED, self.restore)
 
     def look(self, validator: Engine) -> None:
-        """Compares the validation that is done with the best one."""
+        """Compares the last validation with the best one."""
         assert self._trainer is not None
         name = validator.state.key_metric_name  # type: ignore[attr-defined]  # MONAI's key metric
         value = float(validator.state.metrics[name])
@@ -60,17 +60,17 @@ class EarlyStopping:
             self._trainer.terminate()
 
     def restore(self, _trainer: Engine) -> None:
-        """Gives the network the weights of the best validation."""
+        """Loads the weights of the best validation into the network."""
         if self.weights:
             self.network.load_state_dict(self.weights, strict=False)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
+        """Best error, its iteration, validations since then, and the best weights."""
         numbers = tensor([self.best, self.best_iteration, self.waited]).double()
         return {"numbers": numbers, "weights": dict(self.weights)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continues where it was."""
+        """Restores :meth:`state_dict`."""
         best, iteration, waited = state["numbers"].tolist()
         self.best, self.best_iteration, self.waited = best, int(iteration), int(waited)
         self.weights = dict(state["weights"])

@@ -2,9 +2,9 @@ r"""Power-function exponential moving average of the weights.
 
 .. math::  \beta_t = (1 - 1/t)^{\gamma + 1}, \qquad \hat\theta_t = \beta_t\,\hat\theta_{t-1} + (1 - \beta_t)\,\theta_t
 
-The average reaches back over a constant *share* of the training so far, so that one setting serves a run of a
-minute and one of a month; a constant decay of 0.9999 is still mostly the initial weights after 2,000 steps.
-The share is given by :math:`\sigma_{rel}`, the standard deviation of the averaging profile relative to the training
+The average covers a constant *share* of the training so far. One setting serves a run of a minute and one of a month;
+with a constant decay of 0.9999, the average of 2,000 steps is still mostly the initial weights. The share is
+:math:`\sigma_{rel}`, the standard deviation of the averaging profile relative to the training
 time, :math:`\sigma_{rel}^2 = (\gamma+1)(\gamma+2)^{-2}(\gamma+3)^{-1}`.
 
 Source: Karras et al. 2024, arXiv:2312.02696, Eq. 1-2 and Appendix C.4 (Eq. 123, 126, 127).
@@ -36,13 +36,13 @@ def power_function_exponent(relative_length: float) -> float:
 
 
 class PowerEMA:
-    """Keeps ``network``, the average of the trained weights, as a module of its own.
+    """Averages the trained weights in ``network``, a module of its own.
 
     Args:
-        network: the trained network; under DistributedDataParallel its inner module is averaged.
-        relative_length: length of the average as a share of the training; 0.05 to 0.15 are usual.
-        average: the module that becomes the average, equal to the network at the start; None copies the network.
-            A sharded network cannot be deep-copied: pass one.
+        network: the trained network; of DistributedDataParallel, the inner module.
+        relative_length: length of the average as a share of the training, usually 0.05 to 0.15.
+        average: the module of the average, equal to the network at the start; None copies the network. Sharded networks
+            cannot be deep-copied: pass one.
     """
 
     def __init__(self, network: nn.Module, relative_length: float = 0.1, average: nn.Module | None = None) -> None:

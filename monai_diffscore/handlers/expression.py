@@ -18,16 +18,16 @@ from monai_diffscore.handlers.collector import Collector, batch_entries
 
 
 class SaveProfiles(Collector):
-    """Writes the predictions of an evaluator when it is done, in the units of the data: <stem>.csv and <stem>.h5ad.
+    """Writes the predictions of an evaluator at its end, in the units of the data: <stem>.csv and <stem>.h5ad.
 
-    A row for each profile; the table has its conditions before the genes.
+    Each profile is a row. The columns of the table are the conditions, then the genes.
 
     Args:
         stem: path of both files without their ending.
         fields: genes, labels and batches of the model.
-        provenance: where the profiles come from, for ``uns``: steps, guidance, ...
-        checkpoint: the weights, whose hash is added to it.
-        table: write the table too.
+        provenance: origin of the profiles, for ``uns``: steps, guidance, ...
+        checkpoint: file of the weights. Its hash joins the provenance.
+        table: also write the table.
         key: key of the profiles in the evaluator's output.
     """
 

@@ -1,4 +1,4 @@
-"""The identity of training data: what stays the same when its folder moves."""
+"""The identity of training data, which stays the same when its folder moves."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from monai_diffscore.data import evenly_spaced
 
 
 def fingerprint(loader: Any, most: int = 4096) -> str | None:
-    """SHA-256, 16 digits, of the training cases: names and sizes of files, values of everything else.
+    """SHA-256 of the training cases, 16 digits: names and sizes of files, and all other values.
 
-    At most ``most`` cases, evenly spread, are looked at, so that it takes well under a second. Files count by name and
-    size, wherever they are.
+    It reads at most ``most`` cases at even distances, in less than a second. The folder of a file does not count. It
+    returns None for data without a list of cases.
     """
     data: Any = getattr(loader, "dataset", None)
     while hasattr(data, "dataset"):

@@ -1,4 +1,4 @@
-"""Handlers that turn samples into pictures, while training and after sampling."""
+"""Handlers that draw samples, during a training and after sampling."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ logger = logging.getLogger(__name__)
 class SampleGallery:
     """Draws samples every N iterations and at the end of a training, writes a PNG, and logs it.
 
-    The seeds are the same each time, so that the pictures show one set of samples growing sharper.
+    The seeds stay the same, so that the pictures show one set of samples over the training.
 
     Args:
-        network: the denoiser to sample, normally the EMA's.
+        network: the denoiser, normally the EMA's.
         inferer: the sampler, its grid and seed.
-        shape: of one sample, channels first.
-        folder: where the pictures go.
+        shape: shape of one sample, channels first.
+        folder: folder of the pictures.
         count: number of samples.
-        every: iterations between galleries; 0 draws one at the end alone.
-        tracking: optional record that gets the pictures too.
+        every: iterations between galleries; 0 draws only at the end.
+        tracking: optional record that also receives the pictures.
         condition: keyword tensors [count, ...] for the network.
-        device: where to sample.
+        device: device of the samples.
         pictures: images are [C, rows, columns] from the top.
     """
 
@@ -95,10 +95,10 @@ class SampleGallery:
 
 
 class PredictionCollector(Collector):
-    """Writes an evaluator's predictions [N, ...] as they are before postprocessing gives them their units back.
+    """Writes an evaluator's predictions [N, ...] in normalised units, before postprocessing.
 
     Args:
-        path: of the file.
+        path: the file.
         key: key of the predictions in the evaluator's output.
     """
 
@@ -121,12 +121,12 @@ class PredictionCollector(Collector):
 
 
 class SaveGallery(PredictionCollector):
-    """Writes the predictions of an evaluator as one PNG when it is done.
+    """Writes the predictions of an evaluator as one PNG at its end.
 
     Args:
-        path: of the PNG.
+        path: the PNG.
         title: heading.
-        reference: optional real data of the same kind, shown beside.
+        reference: optional real data of the same kind, drawn beside the samples.
         key: key of the samples in the evaluator's output.
         pictures: images are [C, rows, columns] from the top.
     """
@@ -149,10 +149,10 @@ class SaveGallery(PredictionCollector):
 
 
 class SaveRows(PredictionCollector):
-    """Writes the normalised predictions [B, columns] of an evaluator as one .npy file when it is done.
+    """Writes the normalised predictions [B, columns] of an evaluator as one .npy file at its end.
 
     Args:
-        path: of the file.
+        path: the file.
         key: key of the samples in the evaluator's output.
     """
 
@@ -165,14 +165,14 @@ class SaveRows(PredictionCollector):
 
 
 class SaveArray(SaveRows):
-    """Writes the predictions of an evaluator as one .npy file [B, C, *S] when it is done, in the units of the data.
+    """Writes the predictions of an evaluator as one .npy file [B, C, *S] at its end, in the units of the data.
 
-    As :class:`SaveRows`, but after postprocessing has given them back.
+    Unlike :class:`SaveRows` it reads them after postprocessing.
 
     Args:
-        path: of the file.
+        path: the file.
         key: key of the samples in the evaluator's output.
-        label_key: key of the requested label in the evaluator's batch; labels go to labels.npy beside.
+        label_key: key of the requested label in the evaluator's batch. The labels go to labels.npy beside the file.
     """
 
     event = Events.ITERATION_COMPLETED

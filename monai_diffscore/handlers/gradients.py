@@ -1,4 +1,4 @@
-"""Gradients of bounded norm: one bad batch must not throw a training off its way."""
+"""Gradients of bounded norm, so that one bad batch does not derail a training."""
 
 from __future__ import annotations
 
@@ -16,17 +16,16 @@ from monai_diffscore.sharding import total_norm
 class ClipGradients:
     """Scales the gradients of all parameters together down to ``max_norm`` before each step of the optimizer.
 
-    It hooks the optimizer's step rather than an event of the engine: there gradients are complete when several
-    batches are accumulated, and a GradScaler has unscaled them (fused optimizers, which unscale inside their step,
-    say by what). A GradScaler skips the steps whose gradients are not finite; any other such step ends the training:
-    on a CPU before the weights are touched, elsewhere within 16 steps and before a checkpoint is written (see
-    :class:`~monai_diffscore.losses.FiniteWatch`).
+    It hooks the optimizer's step, not an event of the engine. There the gradients of accumulated batches are complete,
+    and a GradScaler has unscaled them (a fused optimizer unscales inside its step and states the scale). A GradScaler
+    skips a step whose gradients are not finite. Without one such a step ends the training: on a CPU before the weights
+    change, elsewhere within 16 steps and before a checkpoint (see :class:`~monai_diffscore.losses.FiniteWatch`).
 
     Args:
-        optimizer: whose parameters are clipped.
+        optimizer: the optimizer whose gradients are clipped.
         max_norm: largest Euclidean norm of all gradients together; None only measures.
     Attributes:
-        norm: of the last step, before clipping.
+        norm: norm in the last step, before clipping.
     Raises:
         NotFiniteError: if the norm is not finite.
     """
@@ -48,7 +47,7 @@ class ClipGradients:
     def clip(self, optimizer: Optimizer, *_arguments: Any) -> None:
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         norm = total_norm([p.grad for p in parameters if p.grad is not None])
-        scale = getattr(optimizer, "grad_scale", None)  # set by a GradScaler for the step of a fused optimizer
+        scale = getattr(optimizer, "grad_scale", None)  # a GradScaler sets it for the step of a fused optimizer
         if scale is None:
             self.watch.add(norm)
         self.norm = norm if scale is None else norm / scale

@@ -1,4 +1,4 @@
-"""How far a training is: a progress bar, the validations so far, and a limit on its time."""
+"""The progress of a training: a bar, the log of validations, and a time limit."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Progress:
 
     Args:
         smoothing: weight of the past in the running loss.
-        seconds_between: least time between two changes of the bar.
+        seconds_between: shortest time between two updates of the bar.
     """
 
     def __init__(self, smoothing: float = 0.95, seconds_between: float = 0.5) -> None:
@@ -52,7 +52,7 @@ class Progress:
         now = time.monotonic()
         if self._bar is not None and now - self._shown > self.seconds_between:
             self._shown = now
-            # reading the number waits for the device, hence not at each iteration
+            # reading the loss waits for the device, so it is not read at each iteration
             self._bar.set_postfix(epoch=engine.state.epoch, loss=f"{float(self._loss):.4f}", refresh=False)
             self._bar.update(engine.state.iteration - self._bar.n)
 
@@ -63,13 +63,13 @@ class Progress:
 
 
 class ValidationLog:
-    """Reports each validation in the log and as a line of a JSON-lines file; validates once more at the end.
+    """Writes the metrics of each validation to the log and to a JSON-lines file; validates once more at the end.
 
-    Attached to a trainer with ``validator`` given, or to an evaluator itself without.
+    With ``validator`` it attaches to a trainer, without one to an evaluator.
 
     Args:
-        path: of the JSON-lines file, which is appended to.
-        validator: the evaluator whose metrics are reported.
+        path: the JSON-lines file; reports append to it.
+        validator: the evaluator whose metrics it reports.
     """
 
     def __init__(self, path: str | Path, validator: Engine | None = None) -> None:
@@ -94,46 +94,46 @@ class ValidationLog:
         if idist.get_rank() != 0:
             return
         numbers = {name: float(value) for name, value in sorted(evaluator.state.metrics.items())}
-        where = {} if trainer is None else {"iteration": trainer.state.iteration}
+        iteration = {} if trainer is None else {"iteration": trainer.state.iteration}
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a") as file:
-                file.write(json.dumps(where | numbers) + "\n")
-        except OSError as error:  # a full disk; the numbers are in the log and in the record
+                file.write(json.dumps(iteration | numbers) + "\n")
+        except OSError as error:  # a full disk; the log and the record have the numbers
             logger.error(f"{self.path}: {error}")
         label = f"iteration {trainer.state.iteration}: " if trainer is not None else ""
         logger.info(f"{label}held-out " + ", ".join(f"{name} {value:.4g}" for name, value in numbers.items()))
 
 
 def epochs_of_best(path: str | Path, epoch_length: int, metric: str = "denoising_error") -> int:
-    """Epochs, at least 1, that come nearest to the iterations of an earlier training at its best validation.
+    """The number of epochs, at least 1, nearest to the iterations at the best validation of an earlier training.
 
-    Of a log to which several trainings were appended it is the last one, which begins at iteration 0.
+    A log may hold several trainings, each from iteration 0. The last one counts.
 
     Args:
         path: file of that training's :class:`ValidationLog`.
-        epoch_length: iterations of an epoch of the training to come.
-        metric: of the log; less is better.
+        epoch_length: iterations in an epoch of the new training.
+        metric: name in the log; less is better.
     Raises:
-        DataError: if the file is not there, or no line of it has the metric.
+        DataError: if the file does not exist, or no line has the metric.
     """
     lines = [json.loads(line) for line in Path(path).read_text().splitlines()] if Path(path).is_file() else []
-    held = [(line["iteration"], line[metric]) for line in lines if metric in line and "iteration" in line]
-    start = max((place for place, (iteration, _) in enumerate(held) if iteration == 0), default=0)
-    errors = [(error, iteration) for iteration, error in held[start:] if math.isfinite(error)]
+    validations = [(line["iteration"], line[metric]) for line in lines if metric in line and "iteration" in line]
+    start = max((place for place, (iteration, _) in enumerate(validations) if iteration == 0), default=0)
+    errors = [(error, iteration) for iteration, error in validations[start:] if math.isfinite(error)]
     if not errors:
         raise DataError(
-            path, key="validation_log", expected=f"lines with 'iteration' and {metric!r}, of a training that validated",
+            path, key="validation_log", expected=f"lines with 'iteration' and {metric!r}, of a training's validations",
             got=f"{len(lines)} lines" if lines else "none", remedy="Train with held-out rows first, or name its log.",
         )  # fmt: skip
     return max(1, round(min(errors)[1] / epoch_length))
 
 
 class TimeLimit:
-    """Ends a training in an orderly way, with all that its end does, when its time is up.
+    """Ends a training after a time, with everything that its normal end does.
 
     Args:
-        seconds: of training from its start; None sets no limit.
+        seconds: seconds from the start of the training; None sets no limit.
     """
 
     def __init__(self, seconds: float | None = None) -> None:

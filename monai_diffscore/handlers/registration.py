@@ -1,8 +1,8 @@
-"""The averaged model as an MLflow "pyfunc" that samples: what a model registry hands out.
+"""The averaged model as an MLflow "pyfunc" that samples, for a model registry.
 
-``mlflow.pyfunc.load_model("models:/NAME/1").predict([0, 1, 2])`` gives samples number 0, 1 and 2, [3, C, ...], in the
-normalised units of the network; the same number is the same sample. The model holds the bundle's inference.json, the
-weights and the statistics of the data, and needs this package where it is loaded.
+``mlflow.pyfunc.load_model("models:/NAME/1").predict([0, 1, 2])`` returns samples number 0, 1 and 2, [3, C, ...], in the
+normalised units of the network. A number always gives the same sample. The model holds the bundle's inference.json, the
+weights and the statistics of the data. It needs this package to load.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from monai.bundle import ConfigParser
 
 import monai_diffscore
 
-#: what the training's configuration decides of the model, whatever inference.json says
+#: ids that come from the training's configuration, not from inference.json
 TRAINED = ("network_def", "preconditioning", "autocast_dtype", "spatial_dims", "image_channels", "condition_keys")
 
 
 class SamplingModel(PythonModel):
-    """A bundle's network, sampler and grid, with trained weights."""
+    """The network with trained weights, the sampler and the grid of a bundle."""
 
     def load_context(self, context: PythonModelContext) -> None:
         files = context.artifacts
@@ -56,11 +56,11 @@ def save_sampler(
     """Writes the model in MLflow's format and returns ``folder``.
 
     Args:
-        folder: is replaced.
+        folder: target; the function replaces it.
         inference: the bundle's inference.json.
-        weights: of the averaged network.
-        statistics: of the training data.
-        configuration: of the training as executed; its network takes the place of that of ``inference``.
+        weights: file of the averaged network.
+        statistics: file of the statistics of the training data.
+        configuration: the executed configuration of the training. Its network replaces that of ``inference``.
     """
     config = json.loads(inference.read_text())
     config.update({name: value for name, value in (configuration or {}).items() if name in TRAINED and name in config})

@@ -1,10 +1,10 @@
-"""Checkpoints that each rank writes its share of, and that any number of ranks continues.
+"""Sharded checkpoints: each rank writes its share, and any number of ranks continues.
 
 A checkpoint is a folder ``iteration_<number>.sharded`` with the files of ``torch.distributed.checkpoint``, one or more
-of each rank, and ``training.json``: the place in the training, its configuration and the SHA-256 of every file. It is
-written under another name, flushed and renamed, so that a crash of any rank leaves the previous one whole; its hashes
-are compared before it is loaded. Tensors are loaded by name and cut anew, so that the number of ranks may change;
-batch_size times the number of ranks must not, so that the order of the data goes on.
+of each rank, and ``training.json``: the place in the training, its configuration and the SHA-256 of every file. A
+save writes the folder under another name, flushes it and renames it, so that a crash of any rank leaves the previous
+one whole. A load compares the hashes. It reads tensors by name and shards them again, so that the number of ranks may
+change. The product of batch_size and ranks must stay, so that the order of the data continues.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ FACTS = "training.json"
 class ShardedCheckpoint(ResumableCheckpoint):
     """Saves and continues a training whose network is a :func:`~monai_diffscore.sharding.sharded_copy`.
 
-    Arguments and occasions as of :class:`~monai_diffscore.handlers.ResumableCheckpoint`; ``batch_size`` in the
-    configuration counts for all ranks together. All ranks see the same folder. The weights for inference are gathered
-    into one file, in the main memory of rank 0. ``torch`` reads the index of such a checkpoint (``.metadata``) with
-    pickle: continue those alone that you trust.
+    It takes the arguments of :class:`~monai_diffscore.handlers.ResumableCheckpoint` and saves at the same events.
+    ``batch_size`` in the configuration counts for all ranks together. All ranks see the same folder. Rank 0 gathers the
+    weights for inference in its main memory and writes one file. ``torch`` reads the index of such a checkpoint
+    (``.metadata``) with pickle: continue only checkpoints that you trust.
     """
 
     suffix = ".sharded"
@@ -59,7 +59,7 @@ class ShardedCheckpoint(ResumableCheckpoint):
         self._written_at = 0
 
     def _state(self, engine: ScoreTrainer) -> dict[str, Any]:
-        """State of every object, by names that do not depend on the number of ranks; tensors are not copied."""
+        """State of every object under names that are the same for every number of ranks, without copies of tensors."""
         objects = self._objects(engine)
         modules = self._modules(engine)
         return {
@@ -72,7 +72,7 @@ class ShardedCheckpoint(ResumableCheckpoint):
 
     def _write(self, engine: ScoreTrainer, path: Path) -> None:
         if self._written_at == engine.state.iteration:
-            return  # at the end of a training, just after the last save
+            return  # the end of a training follows its last save
         state = self._state(engine)
         facts = {"engine": self._place(engine), "training": self._training(engine), "objects": sorted(state)}
         problem = self._write_shards(state, facts, path)
@@ -85,7 +85,7 @@ class ShardedCheckpoint(ResumableCheckpoint):
         self._written_at = engine.state.iteration
 
     def _write_shards(self, state: dict[str, Any], facts: Mapping[str, Any], path: Path) -> str:
-        """What went wrong, on whichever rank, or nothing."""
+        """Writes the folder; returns the problem of any rank, or an empty text."""
         unfinished = path.with_name(f".{path.name}-unfinished")
         first = idist.get_rank() == 0
         problem = ""
@@ -93,7 +93,7 @@ class ShardedCheckpoint(ResumableCheckpoint):
             shutil.rmtree(unfinished, ignore_errors=True)
         try:
             idist.barrier()
-            # makes the folder; flushes each file to the disk; raises on all ranks what failed on one
+            # creates the folder, flushes each file to the disk, raises the failure of one rank on all ranks
             dcp.save(state, storage_writer=dcp.FileSystemWriter(unfinished, sync_files=True))
             if first:
                 _complete(unfinished, facts, path)
@@ -113,16 +113,16 @@ class ShardedCheckpoint(ResumableCheckpoint):
     def _damage(self, file: Path) -> str | None:
         try:
             hashes = json.loads((file / FACTS).read_text())["files"]
-            bad = [name for name, expected in hashes.items() if file_hash(file / name) != expected]
+            damaged = [name for name, expected in hashes.items() if file_hash(file / name) != expected]
         except (OSError, ValueError, KeyError) as error:
             return f"{type(error).__name__}: {error}"
-        return f"SHA-256 of {', '.join(bad)}" if bad else None
+        return f"SHA-256 of {', '.join(damaged)}" if damaged else None
 
     def resume(self, engine: ScoreTrainer) -> None:
-        """Loads the newest whole checkpoint, if there is one, of any number of ranks.
+        """Loads the newest whole checkpoint of any number of ranks, if the folder holds one.
 
         Raises:
-            ValueError: as :meth:`ResumableCheckpoint.resume`.
+            ValueError: see :meth:`ResumableCheckpoint.resume`.
         """
         newest = self._newest_whole()
         if newest is None:
@@ -145,16 +145,16 @@ class ShardedCheckpoint(ResumableCheckpoint):
 
 
 class _PlainPlanner(dcp.DefaultLoadPlanner):
-    """Loads numbers, texts and lists beside the tensors with ``weights_only``, which torch's own does not."""
+    """Loads numbers, texts and lists beside the tensors with ``weights_only``; the planner of torch does not."""
 
     def load_bytes(self, read_item: ReadItem, value: io.BytesIO) -> None:
-        torch.load(value, weights_only=True)  # raises for anything but these
+        torch.load(value, weights_only=True)  # raises for any other type
         value.seek(0)
         super().load_bytes(read_item, value)
 
 
 def _complete(unfinished: Path, facts: Mapping[str, Any], path: Path) -> None:
-    """Adds the facts and the hashes, and gives the folder its name."""
+    """Adds the facts and the hashes, and renames the folder."""
     hashes = {file.name: file_hash(file) for file in sorted(unfinished.iterdir())}
     with whole_file(unfinished / FACTS) as file:
         file.write(json.dumps({**facts, "files": hashes}, indent=4).encode())

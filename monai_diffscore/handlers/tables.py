@@ -1,4 +1,4 @@
-"""The schema of a table beside a training, and generated rows after sampling."""
+"""Files of tables: the schema beside a training, and generated rows."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ logger = logging.getLogger(__name__)
 
 
 class SaveSchema:
-    """Shows the schema of a table when a training starts, and writes it as JSON to be edited.
+    """Logs the schema of a table when a training starts, and writes it as JSON that a user may edit.
 
     Args:
-        path: of the JSON file.
-        schema: of the table.
+        path: the JSON file.
+        schema: schema of the table.
     """
 
     def __init__(self, path: str | Path, schema: TableSchema) -> None:
@@ -38,19 +38,19 @@ class SaveSchema:
     def save(self, _engine: Engine) -> None:
         if idist.get_rank() == 0:
             logger.info(
-                f"the columns (edit {self.path} and give it as --schema to change them):\n{self.schema.describe()}"
+                f"the columns (edit {self.path} and pass it as --schema to change them):\n{self.schema.describe()}"
             )
             self.schema.save(self.path)
 
 
 class SaveTable(Collector):
-    """Writes the rows that an evaluator predicted when it is done: types, ranges and categories of the schema.
+    """Writes the predicted rows of an evaluator at its end, with the types, ranges and categories of the schema.
 
     Args:
-        path: of the file: .csv, .tsv or .parquet.
-        schema: of the model; a label comes from the batch.
-        provenance: where the rows come from: steps, guidance, ...
-        checkpoint: the weights, whose hash is added to it.
+        path: the file: .csv, .tsv or .parquet.
+        schema: schema of the model. The batch holds the label.
+        provenance: origin of the rows: steps, guidance, ...
+        checkpoint: file of the weights. Its hash joins the provenance.
         key: key of the rows, as numbers [columns], in the evaluator's output.
     """
 

@@ -1,9 +1,9 @@
 """The record of a training in MLflow.
 
-One MLflow run for each output folder, continued when the training is, and closed: FINISHED, FAILED after an error,
-KILLED after Ctrl-C or a scheduler's signal (and RUNNING again when it continues). The training thread only appends to
-a file, once every N iterations, and reads numbers from the device as seldom;
-:mod:`~monai_diffscore.handlers.delivery` delivers them. No state of the tracker ever ends a training or makes it wait.
+Each output folder has one MLflow run. A continued training continues its run. The run ends FINISHED, FAILED after an
+error, or KILLED after Ctrl-C or a scheduler's signal, and is RUNNING again when the training continues. The training
+thread only appends to a file, every N iterations, and reads numbers from the device as rarely.
+:mod:`~monai_diffscore.handlers.delivery` delivers the record. The tracker never ends or delays a training.
 """
 
 from __future__ import annotations
@@ -44,28 +44,28 @@ class Tracking:
 
     Args:
         uri: MLflow tracking URI, such as ``sqlite:////path/mlruns.db`` or ``http://host:5000``.
-        folder: the training's output folder, with the record (``tracking.jsonl``) and its place at the tracker
-            (``mlflow_run.json``); an experiment made in a local database has its artifacts here.
-        run_name: of a new run; None makes a unique one from ``prefix``.
-        prefix: first part of a name made here.
+        folder: the training's output folder. It holds the record (``tracking.jsonl``), the state of its delivery
+            (``mlflow_run.json``), and the artifacts of an experiment in a local database.
+        run_name: name of a new run; None builds a unique one from ``prefix``.
+        prefix: first part of such a name.
         experiment: name of the experiment.
-        facts: what was measured, such as ``training_cases`` and the statistics of the data, recorded as parameters.
-        artifacts: files to log at the start, such as the model card; those that do not exist are left out.
+        facts: measured values to record as parameters, such as ``training_cases`` and the statistics of the data.
+        artifacts: files to log at the start, such as the model card. Missing files are skipped.
         results: files to log at the end, such as the weights.
-        configuration: the configuration as executed, logged as JSON. Every value that it states is a parameter, by
-            its id ("network_def::network::depth"); what a continued training may change is a tag, which follows.
-        validator: the evaluator whose metrics are logged.
-        network: counted for ``parameter_count``.
-        ema: whose decay is logged.
+        configuration: the executed configuration, logged as JSON. Each of its values is a parameter under its id
+            ("network_def::network::depth"). A value that a continued training may change is a tag.
+        validator: evaluator; its metrics are logged.
+        network: network; ``parameter_count`` counts its parameters.
+        ema: average; its decay is logged.
         every: iterations between writes to the record.
-        register_as: name in the tracker's model registry under which the averaged model is registered at the end, as a
-            pyfunc that samples (:mod:`~monai_diffscore.handlers.registration`); None does not.
-        inference: the bundle's inference.json, for ``register_as``; the first of ``results`` is its weights.
-        patience: seconds without progress that the end of a training waits for the tracker; None is 8 for a server,
-            which may hang, and 60 for a database on this machine, which is made first. 5 at most where a scheduler is
-            about to take the node away.
+        register_as: name in the tracker's model registry. The end of a training registers the averaged model under it,
+            as a pyfunc that samples (:mod:`~monai_diffscore.handlers.registration`); None registers nothing.
+        inference: the bundle's inference.json, for ``register_as``. The first of ``results`` is its weights.
+        patience: seconds without progress that the end of a training waits for the tracker. None is 8 for a server,
+            which may hang, and 60 for a database on this machine, whose tables may have to be created. After a signal
+            of a scheduler it is at most 5.
     Raises:
-        ValueError: for a URI of a kind that MLflow does not take.
+        ValueError: if MLflow does not support the kind of URI.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Tracking:
         if not uri.startswith(_SCHEMES):
             raise ValueError(
                 f"Expected a tracking URI that begins with one of {_SCHEMES}, got {conceal(uri)!r}. A file is "
-                "sqlite:///PATH; MLflow takes no folders any more."
+                "sqlite:///PATH; MLflow no longer supports folders."
             )
         self.uri = uri
         self.spool = Spool(folder)
@@ -110,14 +110,14 @@ class Tracking:
         self.inference = inference
         self._courier: Courier | None = None
         self._losses: list[tuple[int, int, Tensor]] = []
-        self._early: list[list[Any]] = []  # numbers from before the record is opened, such as a first validation
-        self._waiting: list[Mapping[str, Any]] = []  # what a full disk did not take
+        self._early: list[list[Any]] = []  # numbers before the record opens, such as a first validation
+        self._waiting: list[Mapping[str, Any]] = []  # lines that a full disk refused
         self._recorded: dict[str, int] = {}
         self._since = (time.monotonic(), 0)
 
     @property
     def run_id(self) -> str | None:
-        """Id of the MLflow run, once the tracker has given one."""
+        """Id of the MLflow run; None until the tracker creates it."""
         return None if self._courier is None else self._courier.run_id
 
     def attach(self, engine: Engine) -> None:
@@ -132,7 +132,7 @@ class Tracking:
             self.validator.add_event_handler(Events.COMPLETED, self.record_validation, engine)
 
     def open(self, engine: Engine) -> None:
-        """Continues or starts the record, and lets the delivery begin."""
+        """Starts or continues the record, and starts its delivery."""
         self._recorded = self.spool.last_steps()
         if next(self.spool.read(), None) is None:
             name = self.run_name or f"{self.prefix}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
@@ -162,7 +162,7 @@ class Tracking:
         return _as_texts(numbers)
 
     def _choices(self) -> dict[str, Any]:
-        """Values that the configuration states, and scalars that its top-level ids were evaluated to."""
+        """Values of the configuration, and the scalars to which its top-level ids evaluate."""
         config = self.configuration or {}
         values = choices(config)
         evaluated = getattr(config, "evaluated", lambda _: None)
@@ -174,7 +174,7 @@ class Tracking:
 
     def _circumstances(self) -> dict[str, str]:
         job = {name.lower(): os.environ.get(name) for name in ("SLURM_JOB_ID", "SLURM_RESTART_COUNT")}
-        # what the configuration names beside itself lies there, whatever folder a report is made from
+        # a report reads the paths of the configuration relative to this folder
         bundle = None if self.inference is None else str(Path(self.inference).absolute().parent.parent)
         facts = {
             "tracking_uri": conceal(self.uri),
@@ -187,13 +187,13 @@ class Tracking:
 
     def record_iteration(self, engine: Engine) -> None:
         if self._losses and self._losses[-1][0] == engine.state.iteration:
-            return  # taken already, when a checkpoint was saved
+            return  # a checkpoint has recorded it
         self._losses.append((engine.state.iteration, _now(), engine.state.output["loss"].detach()))  # type: ignore[index]
         if len(self._losses) >= self.every:
             self.record_losses(engine)
 
     def record_losses(self, engine: Engine) -> None:
-        """Writes the losses since the last time, and the state of the training; waits for the device once."""
+        """Writes the losses since the last call and the state of the training. It waits for the device once."""
         if not self._losses:
             return
         iteration = engine.state.iteration
@@ -213,7 +213,7 @@ class Tracking:
         self.record(validator.state.metrics, trainer.state.iteration)
 
     def record_checkpoint(self, engine: Engine) -> None:
-        """Before a checkpoint is written: the record must not lack an iteration that will not be run again."""
+        """Completes the record before a checkpoint: a continued training does not run these iterations again."""
         if engine.state.output is not None:
             self.record_iteration(engine)
         self.record_losses(engine)
@@ -227,14 +227,14 @@ class Tracking:
         if self._courier is None:
             self._early += rows
             return
-        # iterations that are run again after a crash are in the record already
+        # after a crash some iterations run again; the record already holds them
         new = [row for row in rows if row[3] > self._recorded.get(row[0], -1)]
         if new:
             self._recorded.update({row[0]: row[3] for row in new})
             self._write({"metrics": new}, to_disk=to_disk)
 
     def _write(self, *entries: Mapping[str, Any], to_disk: bool = False) -> None:
-        """Appends to the record; on a full disk what should be there waits in memory for the next time."""
+        """Appends to the record. On a full disk the lines wait in memory for the next call."""
         self._waiting += entries
         try:
             self.spool.append(*self._waiting, to_disk=to_disk)
@@ -244,15 +244,15 @@ class Tracking:
             self._waiting.clear()
 
     def log_artifact(self, path: str | Path, folder: str | None = None) -> None:
-        """Stores a file with the run; it must stay where it is until it is delivered."""
+        """Stores a file with the run. The file must stay in place until its delivery."""
         if idist.get_rank() == 0:
             absolute = Path(path).absolute()
-            inside = absolute.is_relative_to(self.spool.folder)  # and stays so where the folder moves
+            inside = absolute.is_relative_to(self.spool.folder)  # a relative path survives a move of the folder
             place = absolute.relative_to(self.spool.folder) if inside else absolute
             self._write({"artifact": str(place), "folder": folder})
 
     def close(self, engine: Engine, status: str = "FINISHED", patience: float | None = None) -> None:
-        """Ends the record, and waits a little for its delivery."""
+        """Ends the record and waits up to ``patience`` seconds for its delivery."""
         self.record_losses(engine)
         if status == "FINISHED":
             for result in self.results:
@@ -274,21 +274,21 @@ class Tracking:
         folder = self.spool.folder / "sampler"
         try:
             save_sampler(folder, Path(self.inference), weights, statistics, conceal_all(self.configuration))
-        except Exception:  # a training that is done does not fail for the registry
-            logger.exception(f"the model was not made ready for registration as {self.register_as}")
+        except Exception:  # the registry must not fail a finished training
+            logger.exception(f"the model is not registered as {self.register_as}")
             return
         self.log_artifact(folder)
         self._write({"register": self.register_as, "folder": folder.name})
 
     def close_interrupted(self, engine: ScoreTrainer) -> None:
-        if self._courier is not None:  # else it was never opened
+        if self._courier is not None:  # None if the record never opened
             stopped = isinstance(engine.stop_reason, KeyboardInterrupt | SystemExit)
             hurried = isinstance(engine.stop_reason, SystemExit)
             self.close(engine, "KILLED" if stopped else "FAILED", min(5.0, self.patience) if hurried else None)
 
 
 def _as_texts(values: Mapping[str, Any]) -> dict[str, str]:
-    """Values as MLflow takes them: under ids that it allows, without long lists, which are in files."""
+    """Values as texts under ids that MLflow allows. Texts above 500 characters are left out; files hold them."""
     texts = {name.replace("#", "::"): str(value) for name, value in values.items() if value is not None}
     return {re.sub(r"[^\w .:/-]", "_", name)[:250]: conceal(text) for name, text in texts.items() if len(text) <= 500}
 
@@ -298,18 +298,18 @@ def _now() -> int:
 
 
 def _memory() -> dict[str, float]:
-    """Largest memory so far, in MiB: of this process, and of the device where it has one of its own."""
-    used = {"peak_memory_mib": peak_memory_bytes() / 2**20}
+    """Peak memory in MiB: of this process, and of the device if it has memory of its own."""
+    peaks = {"peak_memory_mib": peak_memory_bytes() / 2**20}
     if torch.accelerator.is_available():
         statistics = torch.get_device_module().memory_stats()
-        used["peak_device_memory_mib"] = statistics.get("allocated_bytes.all.peak", 0) / 2**20
-    return used
+        peaks["peak_device_memory_mib"] = statistics.get("allocated_bytes.all.peak", 0) / 2**20
+    return peaks
 
 
 def _git_commit() -> str | None:
-    """Commit that this package runs from, where there is one."""
+    """Git commit of this package; None outside a repository."""
     try:
-        found = subprocess.run(
+        process = subprocess.run(
             ["git", "rev-parse", "HEAD"],
             cwd=Path(__file__).parent,
             capture_output=True,
@@ -319,4 +319,4 @@ def _git_commit() -> str | None:
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return found.stdout.strip() or None
+    return process.stdout.strip() or None
