@@ -1,7 +1,7 @@
-"""``python -m monai_diffscore COMMAND``: what a bundle does not do by itself.
+"""``python -m monai_diffscore COMMAND``: work around bundles.
 
-A command is a function ``add_<command>(commands)`` here, which declares its arguments, and a function that does the
-work. The latter imports what it needs, because torch, MONAI and MLflow take seconds: ``--help`` answers without them.
+A command is a function ``add_<command>(commands)`` that declares its arguments, and a function that does the work. The
+latter imports its modules, because torch, MONAI and MLflow take seconds to import: ``--help`` answers without them.
 """
 
 from __future__ import annotations
@@ -16,30 +16,32 @@ from typing import Any
 
 
 def add_plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """``plan DATA --out BUNDLE``: looks at data, chooses, measures, and writes a bundle that runs at once."""
-    parser = commands.add_parser("plan", help="data in, a ready bundle out: fingerprint, plan with reasons, bundle")
+    """``plan DATA --out BUNDLE``: reads data, plans, measures, and writes a bundle that runs."""
+    parser = commands.add_parser("plan", help="plan a bundle for data: fingerprint, plan with reasons, bundle")
     parser.add_argument("data", type=Path, nargs="?", help="folder or file (default: that of --from-plan)")
     parser.add_argument("--out", type=Path, required=True, metavar="BUNDLE", help="folder of the bundle to write")
-    parser.add_argument("--memory-gb", type=float, default=8.0, help="what a training may take (default: 8)")
-    parser.add_argument("--minutes", type=float, default=30.0, help="how long it may take (default: 30)")
+    parser.add_argument("--memory-gb", type=float, default=8.0, help="memory of a training (default: 8)")
+    parser.add_argument("--minutes", type=float, default=30.0, help="length of the training (default: 30)")
     parser.add_argument("--condition", default="", metavar="A,B", help="columns to condition on, such as age,sex")
-    parser.add_argument("--participants", type=Path, metavar="TABLE", help="of the subjects (default: beside the data)")
+    parser.add_argument(
+        "--participants", type=Path, metavar="TABLE", help="table of the subjects (default: beside the data)"
+    )
     parser.add_argument(
         "--subject",
         metavar="KEY",
-        help="what tells subjects apart: a column of cells, tables and expression; of volumes folder, study (DICOM) or "
-        "a regular expression of the path",
+        help="key of a subject: a column of cells, tables and expression; for volumes folder, study (DICOM) or a "
+        "regular expression of the path",
     )
     parser.add_argument("--exclude", default="", metavar="A,B", help="columns of a table to leave out, such as names")
     parser.add_argument("--missing", default="", metavar="A,B", help="further marks of missing values in a table")
-    parser.add_argument("--delimiter", help="between the cells of a text file, where it is not found out")
+    parser.add_argument("--delimiter", help="between the cells of a text file (default: detected)")
     parser.add_argument("--graph", type=Path, metavar="EDGES", help="edges between genes (.tsv, .gmt)")
-    parser.add_argument("--image", default="", metavar="ROLE[,ROLE]", help="of volumes: the roles to train on")
-    parser.add_argument("--layout", default="auto", help="of a folder of volumes (default: auto)")
+    parser.add_argument("--image", default="", metavar="ROLE[,ROLE]", help="roles of volumes to train on")
+    parser.add_argument("--layout", default="auto", help="layout of a folder of volumes (default: auto)")
     parser.add_argument("--cases", type=Path, metavar="TABLE", help="table of volumes, written by the command cases")
-    parser.add_argument("--kind", help="of the data, where it is not found out: volumes, pictures, slides, ...")
-    parser.add_argument("--modality", help="of volumes, where the files do not say it: CT, MR, PT")
-    parser.add_argument("--mpp-um", type=float, help="size of a slide's pixel, where the file states none")
+    parser.add_argument("--kind", help="kind of the data: volumes, pictures, slides, ... (default: detected)")
+    parser.add_argument("--modality", help="modality of volumes whose files do not state it: CT, MR, PT")
+    parser.add_argument("--mpp-um", type=float, help="pixel size of slides that do not state it")
     parser.add_argument("--from-plan", type=Path, metavar="PLAN", help="an edited plan.json instead of the rules")
     parser.add_argument(
         "--no-trial", action="store_true", help="do not measure: no real step, no schedule for the time"
@@ -57,7 +59,7 @@ def _plan(chosen: argparse.Namespace) -> int:
     if data is None and chosen.from_plan is None:
         raise FlagError("plan needs the path of the data: python -m monai_diffscore plan DATA --out BUNDLE")
     if chosen.out.exists() and any(chosen.out.iterdir() if chosen.out.is_dir() else [chosen.out]):
-        raise FlagError(f"--out {chosen.out} exists and is not an empty folder: give another, or take it away.")
+        raise FlagError(f"--out {chosen.out} exists and is not an empty folder: name another, or remove it.")
     budget = planning.Budget(chosen.memory_gb, chosen.minutes, torch.cuda.is_available())
     graph = None if chosen.graph is None else str(chosen.graph.absolute())
     edited = None if chosen.from_plan is None else planning.Plan.from_file(chosen.from_plan)
@@ -96,7 +98,7 @@ def add_compose(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     parser = commands.add_parser("compose", help="write the shipped bundles from their parts; for developers")
     parser.add_argument("--bundles", type=Path, default=Path("bundles"), help="their folder (default: bundles)")
     parser.add_argument(
-        "--check", action="store_true", help="write nothing; exit code 1 if a file is not what the parts give"
+        "--check", action="store_true", help="write nothing; exit code 1 if a file differs from the parts"
     )
     parser.set_defaults(run_command=_compose)
 
@@ -114,9 +116,9 @@ def _compose(chosen: argparse.Namespace) -> int:
 
 
 def add_check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """``check BUNDLE``: what is wrong with a bundle, before it runs."""
+    """``check BUNDLE``: the problems of a bundle, before it runs."""
     parser = commands.add_parser(
-        "check", help="what is wrong with a bundle, before it runs; exit code 1 if anything is"
+        "check", help="list the problems of a bundle, before it runs; exit code 1 if there are any"
     )
     parser.add_argument("bundle", type=Path, nargs="+", help="folder of a bundle")
     parser.add_argument(
@@ -140,43 +142,45 @@ def _check(chosen: argparse.Namespace) -> int:
         )
     else:
         for name, findings in reports.items():
-            print(f"{name}: {len(findings)} finding(s)" if findings else f"{name}: nothing found")
+            print(f"{name}: {len(findings)} finding(s)" if findings else f"{name}: no finding")
             print("".join(f"  {finding}\n" for finding in findings), end="")
     return int(any(reports.values()))
 
 
 def add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """``report RUN``: the quality panel of generated images, cells or rows of a table as a page."""
-    parser = commands.add_parser("report", help="how good generated data is: one HTML page, JSON and pictures")
+    parser = commands.add_parser(
+        "report", help="measure the quality of generated data: one HTML page, JSON and pictures"
+    )
     parser.add_argument(
         "run", type=Path, nargs="?", help="output folder of a training with its samples, or a folder or file of samples"
     )
     parser.add_argument("--out", type=Path, help="folder to write into (default: RUN/report)")
-    parser.add_argument("--title", help="of the page (default: name of the run)")
-    parser.add_argument("--count", type=int, help="at most this many (default: 64 images, 1000 cells or rows)")
-    parser.add_argument("--draws", type=int, default=200, help="of each bootstrap (default: 200)")
-    parser.add_argument("--seed", type=int, default=0, help="of windows, splits and bootstrap (default: 0)")
+    parser.add_argument("--title", help="title of the page (default: name of the run)")
+    parser.add_argument("--count", type=int, help="number of samples at most (default: 64 images, 1000 cells or rows)")
+    parser.add_argument("--draws", type=int, default=200, help="draws of each bootstrap (default: 200)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of windows, splits and bootstrap (default: 0)")
     parser.add_argument("--card", type=Path, metavar="DOCS", help="also write the panel into DOCS/README.md")
     parser.add_argument(
         "--real", type=Path, nargs="+", metavar="PATH",
-        help="real data not trained on (default: from the run): a folder of images; or files of cells or rows, "
+        help="real data outside the training (default: from the run): a folder of images; or files of cells or rows, "
         "TRAIN TEST",
     )  # fmt: skip
     parser.add_argument(
         "--label-key",
-        help="column of the type of each row; of images, key of the label in the run's cases (default: label)",
+        help="column of the type of each row; for images, key of the label in the run's cases (default: label)",
     )
     images = parser.add_argument_group("images")
     images.add_argument("--train", type=Path, help="folder of the training images (default: from the run)")
-    images.add_argument("--range", type=float, nargs=2, metavar=("LOW", "HIGH"), help="intensities that -1 and 1 mean")
-    images.add_argument("--unit", help="of the intensities, such as HU")
+    images.add_argument("--range", type=float, nargs=2, metavar=("LOW", "HIGH"), help="intensities of -1 and 1")
+    images.add_argument("--unit", help="unit of the intensities, such as HU")
     profiles = parser.add_argument_group("cells, expression profiles and rows of a table")
     profiles.add_argument("--synthetic", type=Path, nargs="+", metavar="FILE", help="generated rows, in place of RUN")
     profiles.add_argument("--total-key", help="column of the total count of each whole cell (default: the sum)")
     profiles.add_argument("--layer", help="'X', 'raw' or a layer of the files (default: the first that holds counts)")
     profiles.add_argument(
         "--content", choices=("counts", "continuous", "table"),
-        help="what the values are (default: counts in .h5ad and .zarr, a clinical table otherwise)",
+        help="kind of the values (default: counts in .h5ad and .zarr, a clinical table otherwise)",
     )  # fmt: skip
     parser.set_defaults(run_command=_report)
 
@@ -189,7 +193,7 @@ def _report(chosen: argparse.Namespace) -> int:
         return _report_profiles(chosen)
     if chosen.run is None:
         raise DataError(
-            "report", key="run", expected="RUN, or --synthetic FILE", got="neither", remedy="Say what was generated."
+            "report", key="run", expected="RUN, or --synthetic FILE", got="neither", remedy="Name the generated data."
         )
     run = report.find_run(chosen.run)
     limits = tuple(chosen.range) if chosen.range else None
@@ -227,17 +231,17 @@ def _report_profiles(chosen: argparse.Namespace) -> int:
         material = report.gather_profiles(synthetic, train, test, fields, count, chosen.seed)
     else:
         raise DataError(
-            "report", key="real", expected="--real TRAIN TEST, files of the rows trained on and of others held out",
+            "report", key="real", expected="--real TRAIN TEST, files of training rows and of held-out rows",
             got=f"{len(chosen.real)} of them" if chosen.real else "none, and no record of a training",
-            remedy="Give both.",
+            remedy="Name both.",
         )  # fmt: skip
-    where = chosen.run or synthetic[0]
-    title = chosen.title or (run.name if run else "") or where.resolve().stem
+    source = chosen.run or synthetic[0]
+    title = chosen.title or (run.name if run else "") or source.resolve().stem
     splits = max(6, chosen.draws // 10)
     panel = report.report_profiles(
         title, material, chosen.draws, splits, chosen.seed, lambda name: print(f"computing: {name}")
     )
-    files = report.write_profile_report(panel, chosen.out or (where if where.is_dir() else where.parent) / "report")
+    files = report.write_profile_report(panel, chosen.out or (source if source.is_dir() else source.parent) / "report")
     if run is not None:
         report.log_report(report.profile_metrics(panel), files, run)
     if chosen.card:
@@ -247,17 +251,23 @@ def _report_profiles(chosen: argparse.Namespace) -> int:
 
 
 def add_cases(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """``cases FOLDER``: which images of whom a folder holds, and what is left out of it."""
-    parser = commands.add_parser("cases", help="which images of whom a folder holds, by role; what is left out and why")
+    """``cases FOLDER``: the images in a folder by subject and role, and the files left out."""
+    parser = commands.add_parser(
+        "cases", help="list the images of a folder by subject and role; files left out, and why"
+    )
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="folder, table of cases (.csv, .tsv) or datalist")
-    parser.add_argument("--layout", default="auto", help="of the folder (default: auto; an unknown one lists them all)")
-    parser.add_argument("--image", default="", metavar="ROLE[,ROLE]", help="the roles to take")
+    parser.add_argument(
+        "--layout", default="auto", help="layout of the folder (default: auto; an unknown one lists them all)"
+    )
+    parser.add_argument("--image", default="", metavar="ROLE[,ROLE]", help="roles to take")
     parser.add_argument(
         "--subject", default="", metavar="KEY",
-        help="what tells subjects apart: folder, study (DICOM), or a regular expression of the path",
+        help="key of a subject: folder, study (DICOM), or a regular expression of the path",
     )  # fmt: skip
     parser.add_argument("--write", type=Path, metavar="TABLE", help="write the table (.csv or .tsv), to edit it")
-    parser.add_argument("--validation-share", type=float, metavar="SHARE", help="also print who would be held out")
+    parser.add_argument(
+        "--validation-share", type=float, metavar="SHARE", help="also print the subjects that it holds out"
+    )
     parser.set_defaults(run_command=_cases)
 
 
@@ -273,8 +283,8 @@ def _cases(chosen: argparse.Namespace) -> int:
 
 
 def add_samples(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """``samples``: which real sample data is on this machine, and what brings the rest."""
-    command = commands.add_parser("samples", help="real sample data: what is here, its licence, how to get the rest")
+    """``samples``: the real sample data on this machine, and the commands that fetch the rest."""
+    command = commands.add_parser("samples", help="list real sample data: presence, licence, how to get the rest")
     command.add_argument("--json", action="store_true", help="print a JSON list instead of a table")
     command.set_defaults(run_command=_samples)
 
@@ -288,12 +298,12 @@ def _samples(chosen: argparse.Namespace) -> int:
 
 
 def add_sync(commands: Any) -> None:
-    """``sync RUN``: delivers the record of a training that its tracker did not get."""
+    """``sync RUN``: delivers the rest of a training's record to its tracker."""
     parser = commands.add_parser(
         "sync", help="deliver the record of a training to MLflow", description=add_sync.__doc__
     )
     parser.add_argument("run_folder", metavar="RUN", help="output_dir of the training")
-    parser.add_argument("--tracking_uri", help="default: the one that the training was given")
+    parser.add_argument("--tracking_uri", help="default: that of the training")
 
     def run(chosen: argparse.Namespace) -> int:
         from mlflow.exceptions import MlflowException
@@ -312,7 +322,7 @@ def add_sync(commands: Any) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; returns its exit code. A problem with data or flags is one line on the error output, code 1."""
+    """Runs a command and returns its exit code. A problem with data or flags is one line on stderr and exit code 1."""
     parser = argparse.ArgumentParser(prog="python -m monai_diffscore", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     add_cases(commands)

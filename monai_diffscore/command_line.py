@@ -1,12 +1,12 @@
-"""``python -m monai.bundle run``, made to answer plainly.
+"""Plain errors and checked flags for ``python -m monai.bundle run``.
 
-A bundle runs inside several layers (command line, config expressions, transforms, engine): an exception comes out
-wrapped in as many others, and a mistyped ``--max_epoch`` is taken as a new id that nothing reads. Bundles call
-:func:`report_plainly` and :func:`refuse_unknown_flags` first in their ``initialize`` list, and hand
-:func:`executed_configuration` to what records and compares it.
+A bundle runs inside several layers (command line, config expressions, transforms, engine), and each wraps an exception
+in one of its own. MONAI takes a mistyped ``--max_epoch`` as a new id that nothing reads. Bundles call
+:func:`report_plainly` and :func:`refuse_unknown_flags` first in their ``initialize`` list. They pass
+:func:`executed_configuration` to the handlers that record and compare it.
 
-The command line is read once, by MONAI: what it merged is taken from the parser in which the expression stands, and
-what it was asked from the arguments of its own call.
+Only MONAI reads the command line. This module takes the merged configuration from the parser of the expression, and the
+request from the arguments of MONAI's own call.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ from monai_diffscore.launcher import refuse_lonely_ranks
 
 SWITCH = "MONAI_DIFFSCORE_TRACEBACK"
 _PLAIN = (DataError, FlagError, FloatingPointError, KeyboardInterrupt)
-#: arguments of MONAI's commands that are no ids
+#: arguments of MONAI's commands, which are no ids
 _OWN = {*inspect.signature(monai_run).parameters, "workflow_name", "workflow_type", "properties_path"}
 
 
 def report_plainly() -> bool:
-    """Makes every uncaught error, and Ctrl-C, end the program with one clear line.
+    """Ends the program with one clear line on every uncaught error and on Ctrl-C.
 
-    ``MONAI_DIFFSCORE_TRACEBACK=1`` keeps the whole traceback. From here on SIGTERM and SIGUSR1 end the program with
-    exit code 75, "run me again". A workflow that a program of Python starts leaves that program's hooks alone. Returns
-    True, so that it can stand in a config expression.
+    ``MONAI_DIFFSCORE_TRACEBACK=1`` shows the whole traceback. After this call SIGTERM and SIGUSR1 end the program with
+    exit code 75, "run me again". Inside another Python program it changes no hooks. It returns True, as a config
+    expression needs a value.
     """
     if _is_command():
         requeue_when_asked()
@@ -55,20 +55,20 @@ def report_plainly() -> bool:
 
 
 def _is_command() -> bool:
-    """Whether this program is ``python -m monai.bundle ...``."""
+    """Whether the program is ``python -m monai.bundle ...``."""
     specification = getattr(sys.modules["__main__"], "__spec__", None)
     return specification is not None and specification.name == "monai.bundle.__main__"
 
 
 @dataclass(frozen=True)
 class Request:
-    """What MONAI was asked to run.
+    """A request to MONAI.
 
     Attributes:
         files: the configuration files, in order.
-        flags: id to value of what overrides them.
-        dropped: ids whose value was None, which MONAI does not take as a value.
-        ids: names that MONAI looks up to initialize, run and finalize, by their arguments.
+        flags: overrides, id to value.
+        dropped: ids with the value None, which MONAI ignores.
+        ids: ids to initialize, run and finalize, by the names of their arguments.
     """
 
     files: list[str]
@@ -78,16 +78,16 @@ class Request:
 
 
 def current_request() -> Request | None:
-    """The arguments of the call of MONAI that this is called from; None without one."""
-    asked, merged = _arguments_of(monai_run), _arguments_of(create_workflow)
-    if asked is None and merged is None:
+    """The request of the MONAI call on the stack; None outside of one."""
+    command, workflow = _arguments_of(monai_run), _arguments_of(create_workflow)
+    if command is None and workflow is None:
         return None
-    asked = asked or {}
-    given = asked.get("override", {})
-    flags = {} if merged is None else {k: v for k, v in merged.get("_args", {}).items() if k not in _OWN}
-    files = (merged or asked).get("config_file") or []
-    ids = {name: asked[name] for name in ("init_id", "run_id", "final_id") if asked.get(name)}
-    dropped = [name for name, value in given.items() if value is None]
+    command = command or {}
+    overrides = command.get("override", {})
+    flags = {} if workflow is None else {k: v for k, v in workflow.get("_args", {}).items() if k not in _OWN}
+    files = (workflow or command).get("config_file") or []
+    ids = {name: command[name] for name in ("init_id", "run_id", "final_id") if command.get(name)}
+    dropped = [name for name, value in overrides.items() if value is None]
     return Request([files] if isinstance(files, str) else list(files), flags, dropped, ids)
 
 
@@ -99,16 +99,16 @@ def _frames() -> Iterator[FrameType]:
 
 
 def _arguments_of(function: Callable[..., Any]) -> dict[str, Any] | None:
-    """Local names of the innermost call of a function that has not returned yet."""
+    """Local names of the innermost call of a function on the stack; None if the stack holds none."""
     code = inspect.unwrap(function).__code__
     return next((dict(frame.f_locals) for frame in _frames() if frame.f_code is code), None)
 
 
 def refuse_unknown_flags() -> bool:
-    """Refuses flags that override nothing in the configuration files of the command, or are of another kind.
+    """Refuses flags that override nothing in the configuration files of the command, and values of another kind.
 
     Raises:
-        FlagError: names the flag and the ids that it may have meant.
+        FlagError: names the flag and similar ids.
     """
     request = current_request()
     if request is not None and request.files:
@@ -121,10 +121,10 @@ def refuse_unknown_flags() -> bool:
 
 
 class Configuration(dict[str, Any]):
-    """The configuration that MONAI executes, as it was merged; it knows what its ids were evaluated to.
+    """The merged configuration that MONAI executes, with the values of its ids.
 
     Args:
-        parser: MONAI's, which holds it.
+        parser: MONAI's parser of the configuration.
     """
 
     def __init__(self, parser: ConfigParser) -> None:
@@ -132,7 +132,7 @@ class Configuration(dict[str, Any]):
         self._parser = parser
 
     def evaluated(self, name: str) -> Any:
-        """What a top-level id was evaluated to so far; nothing is evaluated for this. None if it was not."""
+        """The value of a top-level id that MONAI has evaluated; None otherwise. It evaluates nothing."""
         return self._parser.ref_resolver.resolved_content.get(name)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> dict[str, Any]:
@@ -143,18 +143,18 @@ class Configuration(dict[str, Any]):
 
 
 def executed_configuration() -> Configuration:
-    """The configuration that is executed: all files, overlays and flags, as the parser that evaluates this merged them.
+    """The executed configuration: all files, overlays and flags, as the parser of this expression merged them.
 
     Raises:
-        FlagError: if MONAI was asked to initialize what the configuration does not have, which it passes over: a second
-            file after a space (``--config_file a.json b.json``) is such a name.
-        RuntimeError: if it is called from outside a configuration.
+        FlagError: if the command names an id to initialize, run or finalize that the configuration lacks. MONAI ignores
+            such a name; a second file after a space (``--config_file a.json b.json``) is one.
+        RuntimeError: outside of a configuration.
     """
     arguments = _arguments_of(ConfigParser.get_parsed_content)
     if arguments is None:
-        raise RuntimeError("executed_configuration() stands in a configuration: nothing else knows which one is meant.")
+        raise RuntimeError("executed_configuration() stands in a configuration: call it in an expression of one.")
     parser: ConfigParser = arguments["self"]
-    report_plainly()  # where MONAI did not come by the initialize list
+    report_plainly()  # for configurations whose initialize list MONAI skips
     _refuse_absent_ids(parser)
     refuse_lonely_ranks()
     return Configuration(parser)
@@ -165,27 +165,27 @@ def _refuse_absent_ids(parser: ConfigParser) -> None:
     for argument, name in (request.ids if request else {}).items():
         if name not in parser:
             raise FlagError(
-                f"the configuration has no {name!r}, which stands where the command has its {argument}. Several "
+                f"the command names {name!r} as its {argument}, which the configuration lacks. Several "
                 "configuration files are one argument: --config_file \"['a.json','b.json']\"."
             )
 
 
 def find_cause(error: BaseException | None) -> BaseException | None:
-    """The plain problem that ``error`` was raised from, if any."""
+    """The plain error among ``error`` and its causes; None without one."""
     return next((layer for layer in _layers(error) if isinstance(layer, _PLAIN)), None)
 
 
 def _layers(error: BaseException | None) -> Iterator[BaseException]:
-    """The error and what it was raised from; an error while closing up (``__context__``) is another matter."""
+    """The error and its causes, without ``__context__``, which is an error of the cleanup."""
     while error is not None:
         yield error
         error = error.__cause__
 
 
 def explain(error: BaseException) -> str:
-    """One line that says what went wrong: the plain problem, what this package raised, or the first cause of all.
+    """One line about an error: the plain error, else the error of this package, else the first cause.
 
-    The kind of an error is named where it is not this package's own word.
+    The line names the class of an error that is neither plain nor of this package.
     """
     plain = find_cause(error)
     layers = list(_layers(error))
@@ -199,7 +199,7 @@ def explain(error: BaseException) -> str:
 
 
 def _raised_here(error: BaseException) -> bool:
-    """Whether the error was raised by a module of this package."""
+    """Whether a module of this package raised the error."""
     traceback = error.__traceback__
     while traceback is not None and traceback.tb_next is not None:
         traceback = traceback.tb_next
@@ -209,9 +209,9 @@ def _raised_here(error: BaseException) -> bool:
 def _one_line(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
     cause = find_cause(error)
     if isinstance(cause, KeyboardInterrupt):
-        then = str(cause) or "the same command continues from the last checkpoint in output_dir"
-        print(f"\ninterrupted: {then}.", file=sys.stderr)
-        # the interpreter ends by the signal only if nothing evaluates a string between here and its end: libraries do
+        remedy = str(cause) or "the same command continues from the last checkpoint in output_dir"
+        print(f"\ninterrupted: {remedy}.", file=sys.stderr)
+        # KeyboardInterrupt itself would lose the exit code, because libraries run code while the interpreter ends
         raise SystemExit(128 + signal.SIGINT)
     if not isinstance(error, Exception):
         sys.__excepthook__(kind, error, traceback)
@@ -220,9 +220,9 @@ def _one_line(kind: type[BaseException], error: BaseException, traceback: Traceb
 
 
 def _is_of_interest(record: logging.LogRecord) -> bool:
-    """Whether a record of the log says what the last line does not: engines repeat an error for each layer.
+    """Drops log records that repeat the error of the last line, as engines do for each layer.
 
-    What the log says is concealed: MONAI writes every flag there, a tracking URI with its password, too.
+    It conceals credentials in all records: MONAI logs every flag, tracking URIs with passwords included.
     """
     record.msg, record.args = conceal(record.getMessage()), None
     return "is terminating due to exception" not in str(record.msg)

@@ -1,8 +1,8 @@
-"""What a configuration says: its choices, what a part of it reads, and how two of them differ.
+"""The content of a configuration: its choices, the ids that a part of it reads, and the differences between two.
 
-A training is what its trainer reads, directly or through other ids. What only looks at the training (records,
-pictures, validation, checkpoints) and what says where and how long it runs is no part of it: see
-:data:`OBSERVERS` and :data:`MAY_CHANGE`.
+The ids that the trainer reads, directly or through other ids, identify a training. Handlers that only observe it
+(records, pictures, validation, checkpoints) and values of places and lengths do not count: see :data:`OBSERVERS` and
+:data:`MAY_CHANGE`.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ Config = Mapping[str, Any]
 REFERENCE = re.compile(r"@([A-Za-z_]\w*(?:(?:#|::)\w+)*)")
 #: ids that MONAI runs, or that hold its own notes
 ENTRIES = frozenset({"_meta_", "imports", "initialize", "run", "training", "sampling", "finalize", "evaluation"})
-#: handlers that look at a training and never change its course from one iteration to the next
+#: handlers that observe a training and do not change its iterations
 OBSERVERS = frozenset({
     "EarlyStopping", "Progress", "ResumableCheckpoint", "SampleGallery", "SaveSchema", "ShardedCheckpoint", "TimeLimit",
     "Tracking", "ValidationHandler", "ValidationLog",
 })  # fmt: skip
-#: what a continued training may change: how long it runs, on what, and where its files are. The data is compared by
-#: content, so that it may move.
+#: ids that a continued training may change: length, hardware and places of files. The data is compared by content, so
+#: that it may move.
 MAY_CHANGE = frozenset({
     "max_epochs", "time_limit_seconds", "patience",
     "save_every", "val_interval", "gallery_every",
@@ -33,7 +33,7 @@ MAY_CHANGE = frozenset({
     "tracking_uri", "run_name", "experiment", "register_as",
     "device", "num_workers", "cache_memory_gb", "checkpointing", "compile",
 })  # fmt: skip
-#: the network as it is placed on devices; its definition is compared
+#: id of the network on its device; its definition is compared
 PLACEMENT = "network"
 
 
@@ -61,9 +61,9 @@ def references_in(text: Any) -> list[str]:
 
 
 def meaning(value: Any) -> Any:
-    """The value without what does not change its meaning: an expression's spaces and quotes, tuples for lists.
+    """A normal form of a value: expressions without their spaces and quotes, lists for tuples.
 
-    A value that JSON cannot hold becomes a text: the name of a function, a partial's arguments, else ``str``.
+    A value that JSON cannot hold becomes a text: the name of a function, the arguments of a partial, else ``str``.
     """
     if isinstance(value, str):
         return _meaning_of_text(value)
@@ -95,7 +95,7 @@ def _as_name(match: re.Match[str]) -> str:
 
 
 def describe(value: Any) -> str:
-    """A text that is equal for equal objects of Python in a configuration."""
+    """A text for a Python object in a configuration; equal objects have equal texts."""
     if isinstance(value, partial):
         return f"{describe(value.func)}({', '.join(f'{k}={describe(v)}' for k, v in sorted(value.keywords.items()))})"
     if isinstance(value, Path):
@@ -104,13 +104,13 @@ def describe(value: Any) -> str:
 
 
 def read_by(config: Config, part: str) -> dict[str, Any]:
-    """What ``part`` of a configuration reads, directly or through other ids, but for what may change.
+    """The values that ``part`` of a configuration reads, directly or through other ids, without :data:`MAY_CHANGE`.
 
     Args:
         config: the merged configuration.
-        part: id of the trainer, such as "train#trainer"; a configuration without it counts as a whole.
+        part: id of the trainer, such as "train#trainer". Without that id the whole configuration counts.
     Returns:
-        id to value, see :func:`flatten` and :func:`meaning`.
+        Id to value, see :func:`flatten` and :func:`meaning`.
     """
     values: dict[str, Any] = {}
     waiting = [part] if look_up(config, part) is not None else [key for key in config if key not in ENTRIES]
@@ -131,7 +131,7 @@ def read_by(config: Config, part: str) -> dict[str, Any]:
 
 
 def look_up(config: Any, path: str) -> Any:
-    """The value of an id; None where there is none, and below an expression."""
+    """The value of an id; None for a missing id. Below a reference or expression it is that text."""
     value = config
     for key in re.split("#|::", path):
         if isinstance(value, Mapping):
@@ -149,10 +149,10 @@ def _may_change(path: str) -> bool:
 
 
 def _training_alone(config: Config, value: Any) -> Any:
-    """``value`` without observers; what follows one in a list moves up."""
+    """``value`` without observers. The entries of a list move up."""
     if isinstance(value, Mapping):
-        kept = {key: item for key, item in value.items() if not _observes(config, item)}
-        return {} if _observes(config, value) else {key: _training_alone(config, item) for key, item in kept.items()}
+        parts = {key: item for key, item in value.items() if not _observes(config, item)}
+        return {} if _observes(config, value) else {key: _training_alone(config, item) for key, item in parts.items()}
     if isinstance(value, list | tuple):
         return [_training_alone(config, item) for item in value if not _observes(config, item)]
     return value
@@ -171,12 +171,12 @@ def _observes(config: Config, value: Any) -> bool:
 
 
 def differences(then: Config, now: Config, tolerance: float = 0.0) -> list[str]:
-    """One text for each id whose values differ: "learning_rate: 0.002 then, 0.001 now".
+    """A text for each id whose values differ: "learning_rate: 0.002 then, 0.001 now".
 
     Args:
         then: id to value.
-        now: the same of another configuration.
-        tolerance: relative, of numbers that are not whole.
+        now: id to value of another configuration.
+        tolerance: relative tolerance of numbers.
     """
     return [
         f"{name}: {_short(then, name)} then, {_short(now, name)} now"
@@ -207,7 +207,7 @@ def _short(values: Config, name: str) -> str:
 
 
 def choices(config: Config) -> dict[str, Any]:
-    """Every value of a configuration that is stated: numbers, texts, truths and lists of them, by their ids."""
+    """The plain values of a configuration by their ids: numbers, texts, booleans and lists of them, no expressions."""
     stated = {}
     for name, value in flatten({key: value for key, value in config.items() if key not in ENTRIES}):
         texts = value if isinstance(value, list | tuple) else [value]

@@ -1,8 +1,8 @@
-"""Flags and overlays of a command: refused where they change nothing, or cannot mean what they say.
+"""Checks of flags and overlays: each must change something, and with a value of the right kind.
 
-MONAI merges whatever it is given. A mistyped id is a new one, ``--amp false`` is a text (which counts as true),
-``--run_name 2026_11_30`` is the number 20261130, and ``--spacing_mm 2`` is a number where three stand. Here each value
-has the kind of the value that it replaces.
+MONAI merges every flag. A mistyped id is a new one. ``--amp false`` is a text, which counts as true. ``--run_name
+2026_11_30`` is the number 20261130. ``--spacing_mm 2`` is one number in place of three. Here a value must have the kind
+of the value that it replaces.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ _PATHS = ("_dir", "_file", "_name", "_path", "_root", "_uri", "checkpoint")
 
 
 class FlagError(ValueError):
-    """A flag of the command line that nothing reads, or that cannot mean what it says."""
+    """A flag of the command line that nothing reads, or whose value has the wrong kind."""
 
 
 def refuse_unknown(
     files: Sequence[str], flags: Mapping[str, Any], dropped: Collection[str], own: Collection[str]
 ) -> None:
-    """Refuses flags that override nothing, values of another kind than what they replace, and what MONAI drops.
+    """Refuses flags that override nothing, values of another kind than the old value, and None, which MONAI drops.
 
     Args:
         files: the configuration files of the command, in order.
         flags: id to value.
-        dropped: ids that were given None.
+        dropped: ids with the value None.
         own: names of MONAI's own arguments.
     Raises:
-        FlagError: names the flag, what is expected, and what to write.
+        FlagError: names the flag, the expected kind, and the flag to write.
     """
     parser = ConfigParser()
     for number, file in enumerate(files):
@@ -47,38 +47,38 @@ def refuse_unknown(
     for flag in dropped:
         if parser.get(flag) is not None:
             raise FlagError(
-                f"--{flag} None: MONAI takes None for a flag that was not given, so {parser.get(flag)!r} would stay. "
+                f"--{flag} None: MONAI ignores a flag of None, so {parser.get(flag)!r} would stay. "
                 f"Write --{flag} '$None'."
             )
 
 
 def nearest(name: str, ids: Collection[str], own: Collection[str] = ()) -> str:
-    """The ids that a mistyped one may have meant, five at most."""
-    known = {*ids, *own}
-    likely = difflib.get_close_matches(name, known, n=5)
+    """A sentence with the at most five ids nearest to a mistyped one."""
+    names = {*ids, *own}
+    likely = difflib.get_close_matches(name, names, n=5)
     if likely:
         return f"did you mean {' or '.join('--' + other for other in likely)}?"
-    return f"the nearest ids are {', '.join(difflib.get_close_matches(name, known, n=5, cutoff=0.0))}"
+    return f"the nearest ids are {', '.join(difflib.get_close_matches(name, names, n=5, cutoff=0.0))}"
 
 
 def refuse_another_kind(flag: str, value: Any, stated: Any, name: str) -> None:
-    """Refuses a value that cannot stand for the one that is stated.
+    """Refuses a value of another kind than the value in the files.
 
     Args:
-        flag: how the value was given, such as "--amp".
-        value: it.
-        stated: what the files state for this id; None and expressions may be of every kind.
+        flag: the flag or id with its file, such as "--amp", for the message.
+        value: its value.
+        stated: the value in the files; None and expressions accept every kind.
         name: the id.
     Raises:
-        FlagError: says what to write.
+        FlagError: names the expected kind and the flag to write.
     """
     if isinstance(value, str) and value[:1] in ("$", "@", "%"):
         return
     if isinstance(value, str) and value.lower() in ("null", "none"):
-        raise FlagError(f"{flag} {value} is the text {value!r}; write '$None' for none at all.")
+        raise FlagError(f"{flag} {value} is the text {value!r}; write '$None' for no value.")
     if _is_number(value) and name.endswith(_PATHS):
         raise FlagError(
-            f"{flag} {value}: expected a text, got a number, of which the shell's word may have had more signs "
+            f"{flag} {value}: expected a text, got a number, which may have lost characters of the command line "
             f"(2026_11 is 202611). Keep its quotes: \"'{value}'\"."
         )
     expected = _expected(value, stated)
@@ -91,12 +91,12 @@ def _is_number(value: Any) -> bool:
 
 
 def _expected(value: Any, stated: Any) -> str:
-    """What should stand where ``value`` does; nothing if it may."""
+    """The expected kind, with an example; empty if ``value`` has it."""
     if isinstance(stated, bool):
         return "True or False, with a capital" if isinstance(value, str) else ""
     if _is_number(stated):
-        got_other = isinstance(value, str) or (isinstance(value, bool) and value)
-        return f"a number, such as {stated}" if got_other else ""
+        wrong = isinstance(value, str) or (isinstance(value, bool) and value)
+        return f"a number, such as {stated}" if wrong else ""
     if isinstance(stated, str) and stated[:1] not in ("$", "@", "%"):
         return f"a text, such as {stated!r}; keep its quotes: \"'{value}'\"" if _is_number(value) else ""
     if isinstance(stated, list) and stated and not isinstance(value, list | tuple):

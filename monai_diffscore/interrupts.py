@@ -1,9 +1,9 @@
-"""Requests to stop, taken between two iterations and by all ranks at the same one.
+"""Requests to stop. All ranks stop after the same iteration.
 
 ========================  ==========================================  =========================
 request                   what a training does                        exit code
 ========================  ==========================================  =========================
-a time limit              ends in an orderly way, as if it was done   0
+a time limit              ends normally                               0
 SIGTERM or SIGUSR1        saves and stops: "run me again"             75 (``EX_TEMPFAIL``)
 Ctrl-C                    saves and stops                             130
 Ctrl-C again              stops at once                               130
@@ -30,7 +30,7 @@ REQUEUE_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 
 class Stop(IntEnum):
-    """What was asked for; the highest counts when several are."""
+    """Kinds of requests to stop. The highest of several counts."""
 
     NONE = 0
     TIME_LIMIT = 1
@@ -39,14 +39,14 @@ class Stop(IntEnum):
 
 
 class Requeue(SystemExit):
-    """Ends the program with exit code 75: all is saved, and the same command continues."""
+    """Ends the program with exit code 75. Everything is saved, and the same command continues."""
 
     def __init__(self) -> None:
         super().__init__(REQUEUE_EXIT_CODE)
 
 
 class StopRequests:
-    """Collects what this process is asked and agrees on it with the other ranks."""
+    """Collects the requests of this process and agrees on one with the other ranks."""
 
     def __init__(self) -> None:
         self.asked = Stop.NONE
@@ -57,10 +57,10 @@ class StopRequests:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Signals are requests inside; a collective call, for all ranks."""
+        """A context in which signals are requests. All ranks must enter it."""
         self.asked = Stop.NONE
         if _several_ranks() and self._group is None:
-            # on the CPU, so that asking does not wait for the device
+            # on the CPU, so that agreement does not wait for the device
             gloo = distributed.get_backend() == "gloo"
             self._group = distributed.group.WORLD if gloo else distributed.new_group(backend="gloo")
         if threading.current_thread() is not threading.main_thread():
@@ -81,7 +81,7 @@ class StopRequests:
         self.ask(Stop.INTERRUPT if number == signal.SIGINT else Stop.REQUEUE)
 
     def agreed(self) -> Stop:
-        """The highest request of any rank; a collective call."""
+        """The highest request of all ranks. All ranks must call it."""
         if self._group is None:
             return self.asked
         highest = torch.tensor(int(self.asked))
@@ -89,10 +89,10 @@ class StopRequests:
         return Stop(int(highest))
 
     def leave_together(self) -> None:
-        """Returns when every rank has come here; a collective call.
+        """Waits until all ranks have called it.
 
-        From then on the program is ending, and the scheduler's signals are ignored: srun sends them when the first
-        rank has left, and Python, about to end, would die of them instead of leaving with its exit code.
+        After it the program ends and ignores the signals of the scheduler. srun sends them when the first rank has
+        left, and they would kill an ending Python before it returns its exit code.
         """
         if self._group is not None:
             distributed.barrier(group=self._group)
@@ -103,10 +103,10 @@ class StopRequests:
 
 @contextmanager
 def first_interrupt(ask: Callable[[], None], message: str) -> Iterator[None]:
-    """Ctrl-C calls ``ask`` and logs the message the first time, and raises ``KeyboardInterrupt`` the second time.
+    """A context in which the first Ctrl-C calls ``ask`` and logs the message; the second raises ``KeyboardInterrupt``.
 
-    For work that has something to show when it is cut short, such as sampling. Signals reach the main thread alone: in
-    another one nothing changes.
+    It serves work with a partial result, such as sampling. Only the main thread receives signals; in another thread it
+    changes nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -133,7 +133,7 @@ def _several_ranks() -> bool:
 
 
 def requeue_when_asked() -> None:
-    """Before a training runs, SIGTERM and SIGUSR1 end the program with exit code 75: nothing is lost yet."""
+    """Lets SIGTERM and SIGUSR1 end the program with exit code 75, before a training runs and has something to lose."""
 
     def leave(_number: int, _frame: object) -> None:
         raise Requeue

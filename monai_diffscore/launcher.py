@@ -1,7 +1,7 @@
-"""How many processes were launched, and how many of them train together.
+"""Launched processes, and the process group in which they train together.
 
-``torchrun`` and ``srun`` start a process for each rank and tell it so in its environment. Only a configuration that
-initializes a process group lets them train together: without it, each trains everything, into one folder.
+``torchrun`` and ``srun`` start a process for each rank and set its environment. The ranks train together only if the
+configuration initializes a process group. Without one each rank trains everything, all into one folder.
 """
 
 from __future__ import annotations
@@ -17,37 +17,37 @@ from torch import distributed
 
 from monai_diffscore.flags import FlagError
 
-#: of torchrun, srun and mpirun
+#: number of processes in the environment of torchrun, srun and mpirun
 _SIZES = ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
 _TORCHRUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 def launched_processes() -> int:
-    """The number of processes that a launcher says it started, 1 without one."""
+    """The number of processes that the launcher states, 1 without a launcher."""
     return max([1, *(int(os.environ[name]) for name in _SIZES if os.environ.get(name, "").isdigit())])
 
 
 def refuse_lonely_ranks() -> None:
-    """Refuses to go on where several processes were launched and know nothing of each other.
+    """Refuses several launched processes without a process group.
 
     Raises:
-        FlagError: names the overlay that is missing.
+        FlagError: names the missing overlay.
     """
     together = distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
     launched = launched_processes()
     if launched > together:
         raise FlagError(
-            f"{launched} processes were launched, and {together} of them works on this: each would do all of it, into "
-            "one folder. A training on several takes an overlay, --config_file "
-            "\"['configs/train.json','../../configs/multi_gpu.json']\" (or fsdp.json); anything else is started "
+            f"{launched} processes were launched, and {together} of them works in this process group: each would do all "
+            "of the work, into one folder. A training on several processes needs an overlay, --config_file "
+            "\"['configs/train.json','../../configs/multi_gpu.json']\" (or fsdp.json). Start everything else "
             "without torchrun or srun -n."
         )
 
 
 def initialize(backend: str) -> bool:
-    """Initializes the process group of what was launched, by torchrun, srun, or nothing; returns True.
+    """Initializes the process group of torchrun, of srun, or of a single process; returns True.
 
-    In the shell of ``salloc`` a job is there but no task: then torchrun's word counts, not Slurm's.
+    The shell of ``salloc`` has a job but no task. There torchrun's environment counts, not Slurm's.
     """
     with _without_slurm(_is_by_torchrun() or "SLURM_PROCID" not in os.environ):
         idist.initialize(backend)
@@ -69,7 +69,9 @@ def _without_slurm(hidden: bool) -> Iterator[None]:
 
 
 def validation_sampler(dataset: Any) -> DistributedSampler | None:
-    """A sampler that gives each rank its own share of the validation data; None, all for each, for fewer than ranks.
+    """A sampler with a share of the validation data for each rank; None if there are fewer cases than ranks.
+
+    With None each rank validates all cases.
 
     Args:
         dataset: the cases.
