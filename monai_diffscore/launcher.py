@@ -37,8 +37,8 @@ def refuse_lonely_ranks() -> None:
     launched = launched_processes()
     if launched > together:
         raise FlagError(
-            f"{launched} processes were launched, and {together} of them works in this process group: each would do all "
-            "of the work, into one folder. A training on several processes needs an overlay, --config_file "
+            f"{launched} processes were launched, and {together} of them works in this process group: each would do "
+            "everything, into one folder. A training on several processes needs an overlay, --config_file "
             "\"['configs/train.json','../../configs/multi_gpu.json']\" (or fsdp.json). Start everything else "
             "without torchrun or srun -n."
         )

@@ -19,7 +19,7 @@ BEGIN, END = "<!-- quality panel: written by python -m monai_diffscore report --
 
 
 def card_text(report: ImageReport, picture: str = "panel.png") -> str:
-    """The panel in Markdown: what was compared, a table, a picture, the warnings."""
+    """The panel in Markdown: the compared data, a table, a picture, the warnings."""
     lines = [
         headline(report),
         "",
@@ -50,7 +50,7 @@ def card_text(report: ImageReport, picture: str = "panel.png") -> str:
 def write_card(report: ImageReport | ProfileReport, folder: str | Path) -> list[Path]:
     """Writes ``panel.png`` into the docs folder of a bundle, and the panel into its README.md.
 
-    It takes the place of an earlier one, between two comment lines, or stands at the end as a section of its own.
+    It replaces an earlier panel between two comment lines, or becomes a section at the end.
 
     Raises:
         DataError: if the folder has no README.md, or only one of the two lines.
@@ -58,7 +58,7 @@ def write_card(report: ImageReport | ProfileReport, folder: str | Path) -> list[
     readme, picture = Path(folder) / "README.md", Path(folder) / "panel.png"
     if not readme.is_file():
         raise DataError(
-            readme, key="card", expected="a model card", got="no such file", remedy="Give a bundle's docs folder."
+            readme, key="card", expected="a model card", got="no such file", remedy="Name the docs folder of a bundle."
         )
     text = readme.read_text()
     if (BEGIN in text) != (END in text):

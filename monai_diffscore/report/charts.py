@@ -1,6 +1,6 @@
 """Charts of a report as SVG, in the colours of the page.
 
-Real data are grey, the model blue, controls ochre, in every chart; a shaded band is what real data do among themselves.
+Real data are grey, the model blue, controls ochre, in every chart; a shaded band is real data against real data.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor
 from monai_diffscore.metrics import FLOOR, Row
 from monai_diffscore.report.page import COLOURS
 
-#: of all charts
+#: style of all charts
 STYLE: Any = {
     "font.family": "sans-serif",
     "font.size": 9,

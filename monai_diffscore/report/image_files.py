@@ -1,4 +1,4 @@
-"""Generated images and real ones, from files: NIfTI, or .npy with the labels beside."""
+"""Generated and real images from files: NIfTI, or .npy with labels beside."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def find_samples(path: str | Path) -> list[Path]:
     """The generated images of a run or folder, sorted.
 
     Raises:
-        DataError: if there are none.
+        DataError: if there is no such file.
     """
     root = Path(path)
     folder = root / "samples" if (root / "samples").is_dir() else root
@@ -36,17 +36,17 @@ def find_samples(path: str | Path) -> list[Path]:
             key="samples",
             expected=f"generated images ({', '.join(_SUFFIXES)})",
             got="none" if folder.is_dir() else "no such folder",
-            remedy="Run the bundle's sampling with --output_dir there, or give the folder of its samples.",
+            remedy="Run the bundle's sampling with --output_dir there, or name the folder of its samples.",
         )
     return files
 
 
 def read_images(files: Sequence[Path], count: int) -> tuple[list[Tensor], Tensor]:
     """At most ``count`` images [C, *S] of equal size, and their labels: NIfTI files hold one each, .npy files a set
-    [N, C, *S] with the labels in labels.npy beside it. A label is -1 where there is none.
+    [N, C, *S] with the labels in labels.npy beside it. -1 means no label.
 
     Raises:
-        DataError: for a file that cannot be read, NaN, or images of several sizes.
+        DataError: for an unreadable file, NaN, or images of several sizes.
     """
     images: list[Tensor] = []
     labels: list[int] = []
@@ -71,14 +71,14 @@ def read_file(file: Path) -> tuple[list[Tensor], list[int]]:
             file, expected="a readable image", got=f"{type(error).__name__}: {error}", remedy="Replace or remove it."
         ) from error
     for image in loaded:
-        bad = int((~torch.isfinite(image)).sum())
-        if image.ndim < 2 or bad:
-            got = f"{bad} voxels NaN or infinite" if bad else f"shape {tuple(image.shape)}"
+        not_finite = int((~torch.isfinite(image)).sum())
+        if image.ndim < 2 or not_finite:
+            got = f"{not_finite} voxels NaN or infinite" if not_finite else f"shape {tuple(image.shape)}"
             raise DataError(
                 file,
                 expected="finite images [C, *S]; in .npy files [N, C, *S]",
                 got=got,
-                remedy="A model that makes such samples is broken; take them out to report on the rest.",
+                remedy="A model that makes such samples is broken; remove them to report on the rest.",
             )
     if file.suffix == ".npy":
         labels = read_labels(file, len(loaded), "label")
@@ -95,5 +95,5 @@ def _check_alike(file: Path, images: Sequence[Tensor]) -> None:
             key="samples",
             expected="images of one size",
             got=f"{shapes[:4]}",
-            remedy="Report on each size by itself.",
+            remedy="Report on each size separately.",
         )

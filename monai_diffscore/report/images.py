@@ -42,7 +42,7 @@ _PLANES = ("normal to axis 0", "normal to axis 1", "normal to axis 2")
 
 @dataclass(frozen=True)
 class ImageReport:
-    """The panel's rows, the nearest training windows and what they were computed from."""
+    """The rows of the panel, the nearest training windows and their data."""
 
     title: str
     material: Material
@@ -78,12 +78,12 @@ def report_images(
     """Computes the panel of the material.
 
     Args:
-        title: of the page.
+        title: title of the page.
         material: from :func:`~monai_diffscore.report.sources.gather`.
-        draws, seed: as for :func:`~monai_diffscore.metrics.assess`.
+        draws, seed: see :func:`~monai_diffscore.metrics.assess`.
         progress: called with the name of each figure.
     """
-    # in three dimensions an exact search of all offsets takes 8 times as long and finds the same
+    # in three dimensions an exact search of all offsets takes 8 times as long, with the same result
     coarse = 2 if material.samples.ndim == 5 and min(material.samples.shape[2:]) >= 16 else 1
     figures = image_panel_metrics(
         material.scale,

@@ -24,7 +24,7 @@ def plane_map(points: np.ndarray, seed: int = 0) -> tuple[np.ndarray, str]:
     except ImportError:
         return points[:, :2], "the first two principal components (umap-learn is not installed)"
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of one thread, which a seed brings with it
+        warnings.simplefilter("ignore")  # a seed limits UMAP to one thread, and it warns
         places = UMAP(n_neighbors=min(15, len(points) - 1), min_dist=0.5, random_state=seed, n_jobs=1).fit_transform(
             points
         )
@@ -32,11 +32,11 @@ def plane_map(points: np.ndarray, seed: int = 0) -> tuple[np.ndarray, str]:
 
 
 def overview_map(real: np.ndarray, synthetic: np.ndarray, labels: tuple[Any, Any]) -> str:
-    """Both sets in one map, then each coloured by type (if there are labels), as SVG.
+    """Both sets in one map, then each set coloured by type (with labels), as SVG.
 
     Args:
         real, synthetic: places [N, 2] and [M, 2].
-        labels: of both, or (None, None).
+        labels: labels of both sets, or (None, None).
     """
     typed = labels[0] is not None and labels[1] is not None
     with rc_context(STYLE):

@@ -1,8 +1,8 @@
 """One self-contained HTML page: the skeleton of every report.
 
-It knows nothing of images or genes: a panel hands over sections made of tables, charts, pictures and text. Style,
-charts (SVG) and pictures (PNG as data URIs) stand in the file, there is no script and nothing is fetched, so the page
-opens on a cluster's file server, in a mail, and in ten years.
+It does not depend on images or genes: a panel passes sections of tables, charts, pictures and text. The file holds
+style, charts (SVG) and pictures (PNG as data URIs). It has no script and fetches nothing, so the page opens on a
+cluster's file server, in a mail, and in ten years.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 
-#: colours that mean the same everywhere: real data, the model, a control, and the two verdicts
+#: colours with one meaning in all charts: real data, the model, a control, and the two verdicts
 COLOURS = {"real": "#5b6b7b", "model": "#0b5cad", "control": "#a8793a", "good": "#1d7a54", "bad": "#b3431e"}
 
 _STYLE = """
@@ -63,7 +63,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Page:
-    """What a report says: all texts are plain and escaped here, but the bodies of the sections."""
+    """The content of a report. Texts are plain and escaped here; the bodies of sections are HTML."""
 
     kind: str
     title: str
@@ -115,7 +115,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
 
 
 def legend(entries: Mapping[str, str]) -> str:
-    """Colours and what they mean."""
+    """Colours and their meanings."""
     items = "".join(
         f'<span><i style="background:{colour}"></i>{escape(text)}</span>' for text, colour in entries.items()
     )

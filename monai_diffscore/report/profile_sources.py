@@ -1,4 +1,4 @@
-r"""What a report of profiles is computed from: real and synthetic cells, samples or rows of a table, from files.
+r"""The data of a report of profiles: real and synthetic cells, samples or rows of a table, from files.
 
 Expression comes from .h5ad, .zarr or a text matrix, as :class:`~monai_diffscore.data.Expression` reads it; tables come
 from :mod:`~monai_diffscore.report.profile_tables`.
@@ -23,7 +23,7 @@ from monai_diffscore.report.profile_tables import ROWS, TABLES, encode_tables, n
 from monai_diffscore.report.runs import RunRecord, run_parser
 
 EXPRESSION = (".h5ad", ".zarr")
-#: values in the held-out and synthetic rows that figures are taken of; of more, the columns that vary most
+#: values of held-out and synthetic rows that the figures use; of larger tables, the columns that vary most
 _BUDGET = 4_000_000
 _FEW, _LEAST = 100, 16
 
@@ -41,7 +41,7 @@ class ProfileMaterial:
 
     @property
     def noun(self) -> str:
-        """What a row is called."""
+        """The noun of a row."""
         return "rows" if self.table or self.real.library is None else "cells"
 
 
@@ -53,7 +53,7 @@ class ProfileFields:
         label: column of ``obs``, or of a table, with the type of each row; None for none.
         total: column of ``obs`` with the total count of each whole cell; None sums all genes of a file.
         content: "counts" or "continuous", of expression; None takes a table.
-        layer: "X", "raw" or a name in ``layers``; None takes the first that holds what ``content`` says.
+        layer: "X", "raw" or a name in ``layers``; None takes the first that holds ``content``.
     """
 
     label: str | None = None
@@ -63,18 +63,18 @@ class ProfileFields:
 
 
 def is_profiles(path: str | Path) -> bool:
-    """Whether a path is a file of profiles; of .npy files, one of rows [N, columns] is."""
+    """Whether a path is a file of profiles. A .npy file is one if it holds rows [N, columns]."""
     path = Path(path)
     if path.suffix != ROWS or not path.is_file():
         return path.suffix in EXPRESSION + TABLES
     try:
         return bool(np.load(path, mmap_mode="r", allow_pickle=False).ndim == 2)
     except (ValueError, OSError):
-        return False  # what is wrong with it is said where it is read
+        return False  # a reader of the file reports the problem
 
 
 def find_profiles(path: str | Path) -> list[Path]:
-    """The generated files of a run or folder, or the file itself; an empty list if there are none.
+    """The generated files of a run or folder, or the file itself; empty without any.
 
     The folder ``samples`` of a run holds them. Of files with one name and several suffixes it takes one."""
     root = Path(path)
@@ -98,17 +98,17 @@ def gather_profiles(
 ) -> ProfileMaterial:
     """Reads the three sets and makes them comparable.
 
-    Of held-out rows at most ``count`` are taken, with the shares of types that they have; of synthetic rows as many of
-    each type as of held-out rows. All training rows are searched for near records.
+    It takes at most ``count`` held-out rows, with their shares of types, and as many synthetic rows of each type. The
+    search for near records uses all training rows.
 
     Args:
         synthetic: files of generated rows.
-        train, test: files of real rows, trained on and held out.
-        fields: how to read them.
-        count: at most this many rows to compare.
-        seed: of the rows that are drawn.
+        train, test: files of real rows, for training and held out.
+        fields: columns and content of the files.
+        count: number of rows to compare at most.
+        seed: seed of the drawn rows.
     Raises:
-        DataError: if a file cannot be read so, or they do not fit together.
+        DataError: if a file is unreadable, or the files do not fit together.
     """
     files = [Path(file) for file in synthetic]
     left_out: list[str] = []
@@ -126,15 +126,15 @@ def gather_profiles(
 def gather_run_profiles(
     record: RunRecord, synthetic: Sequence[str | Path], fields: ProfileFields, count: int = 1000, seed: int = 0
 ) -> ProfileMaterial:
-    """The same, with the real rows that a training had, and those that it held out: its configuration has the ids
-    ``cases`` (training and validation), either rows of ``expression`` or two tables, or ``rows``, two arrays.
+    """Like :func:`gather_profiles`, with the training rows and held-out rows of a run. Its configuration has the id
+    ``cases`` (training and validation), rows of ``expression`` or two tables, or the id ``rows``, two arrays.
 
     Args:
         record: from :func:`~monai_diffscore.report.runs.find_run`.
         synthetic, count, seed: as for :func:`gather_profiles`.
-        fields: what is not None takes the place of the run's ``label_key``, ``total_key`` and ``layer``.
+        fields: values other than None replace the run's ``label_key``, ``total_key`` and ``layer``.
     Raises:
-        DataError: if the run has no such ids, or a file cannot be read.
+        DataError: if the run lacks these ids, or a file is unreadable.
     """
     files = [Path(file) for file in synthetic]
     parser = run_parser(record)
@@ -145,7 +145,7 @@ def gather_run_profiles(
     if of_rows not in parser:
         raise DataError(
             record.name, key="cases", expected="a training of cells, profiles or tables, with the id 'cases'",
-            got="none in its configuration", remedy="Give the real rows with --real TRAIN TEST.",
+            got="none in its configuration", remedy="Name the real rows with --real TRAIN TEST.",
         )  # fmt: skip
     left_out: list[str] = []
     cases: Any = parser.get_parsed_content(of_rows)
@@ -162,9 +162,7 @@ def gather_run_profiles(
         sets = [_rows(expression, indices) for indices in cases]
         sets.append(_joined([_rows(Expression(file, declared)) for file in files]))
     names = {"training": record.name, "synthetic": _names(files)}
-    held_out = [
-        "The held-out rows are those that validated the training: what was chosen by them looks better than it is."
-    ]
+    held_out = ["The held-out rows validated the training: choices made by them look better than they are."]
     return _comparable(sets, names, [*held_out, *left_out], table, count, seed)
 
 
@@ -174,7 +172,7 @@ def _comparable(
     for source, part in zip(("training rows", "held-out rows", "synthetic rows"), sets, strict=True):
         if len(part) < _LEAST:
             raise DataError(
-                source, key="rows", expected=f"{_LEAST} or more", got=f"{len(part)}", remedy="Give or generate more."
+                source, key="rows", expected=f"{_LEAST} or more", got=f"{len(part)}", remedy="Add or generate rows."
             )
     material = match_profiles(sets[0], sets[1], sets[2], table, count, np.random.default_rng(seed))
     return replace(material, facts={**material.facts, **names}, warnings=[*warnings, *material.warnings])
@@ -188,7 +186,7 @@ def match_profiles(
     count: int = 1000,
     random: np.random.Generator | None = None,
 ) -> ProfileMaterial:
-    """Takes as many synthetic as held-out rows, type by type, and of many columns those that vary most in training."""
+    """Takes equal numbers of synthetic and held-out rows of each type, and the columns that vary most in training."""
     random = random or np.random.default_rng(0)
     totals = {"trained on": len(train), "held out": len(real), "generated": len(synthetic)}
     warnings = []
@@ -199,11 +197,11 @@ def match_profiles(
         real = real.rows(_with_shares(np.asarray(real.labels), count, random))
         places, short = _as_many(np.asarray(real.labels), np.asarray(synthetic.labels), random)
         if short:
-            warnings.append(f"Fewer were generated than held-out rows to compare with: {short}.")
+            warnings.append(f"Fewer synthetic than held-out rows: {short}.")
         synthetic = synthetic.rows(places)
-        strange = sorted(set(real.labels) - set(train.labels))  # type: ignore[arg-type]
-        if strange:
-            warnings.append(f"Types that the training rows do not have: {', '.join(map(str, strange))}.")
+        unknown = sorted(set(real.labels) - set(train.labels))  # type: ignore[arg-type]
+        if unknown:
+            warnings.append(f"Types that the training rows do not have: {', '.join(map(str, unknown))}.")
     columns = max(1, _BUDGET // (len(real) + len(synthetic)))
     width = train.values.shape[1]
     if width > columns:
@@ -212,8 +210,8 @@ def match_profiles(
         warnings.append(f"Figures are of the {columns} columns of {width} that vary most in the training rows.")
     if min(len(real), len(synthetic)) < _FEW:
         warnings.append(
-            f"Only {len(real)} held-out and {len(synthetic)} synthetic rows: intervals are wide, and little can be "
-            "told apart."
+            f"Only {len(real)} held-out and {len(synthetic)} synthetic rows: intervals are wide, and few "
+            "differences show."
         )
     facts = {
         "compared": f"{len(synthetic)} synthetic with {len(real)} held-out rows",
@@ -267,7 +265,7 @@ def _some(length: int, count: int, random: np.random.Generator) -> np.ndarray:
 
 
 def _with_shares(labels: np.ndarray, count: int, random: np.random.Generator) -> np.ndarray:
-    """Places of at most ``count`` rows, of each type its share."""
+    """Places of at most ``count`` rows, with the share of each type."""
     if len(labels) <= count:
         return np.arange(len(labels))
     parts = []
@@ -277,11 +275,11 @@ def _with_shares(labels: np.ndarray, count: int, random: np.random.Generator) ->
     return np.sort(np.concatenate(parts))
 
 
-def _as_many(wanted: np.ndarray, labels: np.ndarray, random: np.random.Generator) -> tuple[np.ndarray, str]:
-    """Places in ``labels`` of as many rows of each type as ``wanted`` has, and the types that have fewer."""
+def _as_many(reference: np.ndarray, labels: np.ndarray, random: np.random.Generator) -> tuple[np.ndarray, str]:
+    """Places in ``labels`` of as many rows of each type as in ``reference``, and the types with fewer rows."""
     parts, short = [], []
-    for label in np.unique(wanted):
-        places, number = np.flatnonzero(labels == label), int((wanted == label).sum())
+    for label in np.unique(reference):
+        places, number = np.flatnonzero(labels == label), int((reference == label).sum())
         parts.append(random.permutation(places)[:number])
         if len(places) < number:
             short.append(f"{label} {len(places)} of {number}")

@@ -1,8 +1,8 @@
-"""Tables of patients as numbers that compare.
+"""Tables of patients as comparable numbers.
 
-What the **training** rows say makes numbers of the columns: a number is centred and divided by its standard deviation,
-a category becomes a column of 0 and 1 for each of its values, and a missing value becomes the median, marked in a
-column of its own, so that the report sees a model which misplaces gaps.
+The statistics of the **training** rows encode the columns. A number is centred and divided by its standard deviation. A
+category becomes a column of 0 and 1 for each of its values. A missing value becomes the median, and a column of
+its own marks it, so that the report sees a model which misplaces gaps.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ _KINDS = 20
 def encode_tables(
     frames: Sequence[pd.DataFrame], sources: Sequence[Any], label: str | None
 ) -> tuple[list[Profiles], list[str]]:
-    """Training, held-out and synthetic rows as numbers, and what is said of columns that were not generated."""
+    """Training, held-out and synthetic rows as numbers, and warnings about columns that they leave out."""
     columns = [name for name in frames[2].columns if name != "synthetic"]
     for source, frame in zip(sources, frames, strict=True):
         missing = [name for name in columns if name not in frame.columns]
         if missing:
             raise DataError(
                 source, key="columns", expected="the columns of the synthetic table",
-                got=f"{len(missing)} missing: {', '.join(missing[:8])}", remedy="Give tables with the same columns.",
+                got=f"{len(missing)} missing: {', '.join(missing[:8])}", remedy="Use tables with the same columns.",
             )  # fmt: skip
     absent = [str(name) for name in frames[0].columns if name not in columns]
     if label is not None and label not in columns:
         raise DataError(
             sources[2], key="label", expected=f"a column {label!r}", got=", ".join(columns[:12]),
-            remedy="Give the name of one with --label-key, or leave it out.",
+            remedy="Name a column with --label-key, or leave it out.",
         )  # fmt: skip
-    said = [f"Columns that were not generated: {', '.join(absent)}."] if absent else []
+    warnings = [f"Columns that were not generated: {', '.join(absent)}."] if absent else []
     numeric = label is not None and pd.api.types.is_numeric_dtype(frames[0][label])
     if numeric and frames[0][label].nunique() > _KINDS:
-        said.append(f"{label} is a number with many values: it is compared as a column, and rows have no types.")
+        warnings.append(f"{label} is a number with many values: it is compared as a column, and rows have no types.")
         label = None
     features = [name for name in columns if name != label]
     encoded = [_columns_of(name, [frame[name] for frame in frames], sources) for name in features]
@@ -57,11 +57,11 @@ def encode_tables(
         )
         for number, frame in enumerate(frames)
     ]
-    return sets, said
+    return sets, warnings
 
 
 def _columns_of(name: str, columns: Sequence[pd.Series], sources: Sequence[Any]) -> tuple[list[str], list[np.ndarray]]:
-    """Names and values [N, k] of one column of each table; what its numbers mean is taken from the first table."""
+    """Names and values [N, k] of one column of each table; the first table defines the encoding."""
     train = columns[0]
     gaps = [column.isna().to_numpy() for column in columns]
     if pd.api.types.is_numeric_dtype(train) and not pd.api.types.is_bool_dtype(train):

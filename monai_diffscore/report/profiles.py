@@ -29,7 +29,7 @@ from monai_diffscore.report.page import COLOURS, Cell, Section
 from monai_diffscore.report.profile_sources import ProfileMaterial
 
 _PRIVACY = ("dcr_ratio", "nearest_train_share")
-#: columns of the table of types, where they were taken
+#: columns of the table of types
 _OF_TYPES = (
     "dcr_ratio",
     "c2st_rf",
@@ -47,7 +47,7 @@ _OF_TYPES = (
 
 @dataclass(frozen=True)
 class ProfileReport:
-    """The panel, the maps and what they were computed from."""
+    """The panel, the maps and their data."""
 
     title: str
     material: ProfileMaterial
@@ -164,7 +164,7 @@ def profile_card(report: ProfileReport, picture: str) -> str:
 
 
 def profile_page(report: ProfileReport) -> page.Page:
-    """The page: gate, verdict, maps, each figure, type by type, what was left out, method."""
+    """The page: gate, verdict, maps, each figure, type by type, omissions, method."""
     panel = report.panel
     sections = [_privacy(report), _verdict(report), _maps(report), _figures(report)]
     if panel.by_type:
@@ -291,8 +291,8 @@ def _figures(report: ProfileReport) -> Section:
 def _types(report: ProfileReport) -> Section:
     panel, void = report.panel, not report.panel.gate.passed
     titles = {row.metric.name: row.metric.title for row in panel.rows}
-    taken = {name for values in panel.by_type.values() for name in values}
-    chosen = [name for name in _OF_TYPES if name in taken]
+    measured = {name for values in panel.by_type.values() for name in values}
+    chosen = [name for name in _OF_TYPES if name in measured]
     real, synthetic = (
         np.asarray(part.labels).astype(str) for part in (report.material.real, report.material.synthetic)
     )
@@ -338,7 +338,7 @@ def _method(report: ProfileReport) -> Section:
 
 
 def _place(row: Row, gates: Mapping[str, PrivacyGate]) -> str:
-    """Where the model stands among the baselines that passed the gate."""
+    """The place of the model among the baselines that pass the gate."""
     if not gates[MODEL].passed:
         return "does not count"
     rivals = [name for name in row.sets if name not in (MODEL, FLOOR) and gates[name].passed]
@@ -348,7 +348,7 @@ def _place(row: Row, gates: Mapping[str, PrivacyGate]) -> str:
 
 
 def _shortfall(row: Row, name: str) -> float:
-    """How far a set is from the floor, on the side that is worse."""
+    """The distance of a set from the floor, on the worse side."""
     difference = row.sets[name].value - row.sets[FLOOR].value
     if row.metric.two_sided:
         return abs(difference)

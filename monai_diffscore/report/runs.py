@@ -1,8 +1,8 @@
 """The record of a training, as a report reads it.
 
 The output folder of a training holds ``mlflow_run.json``, which leads to the run. The run's parameters hold the
-intensity range. Its artifact ``configuration_*.json`` holds all that the command gave, flags and overlays merged, so
-that real images pass through the transforms that the model was trained with.
+intensity range. Its artifact ``configuration_*.json`` holds the executed configuration with flags and overlays, so
+that real images pass through the transforms of the training.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from monai_diffscore.configuration import flatten
 from monai_diffscore.credentials import reveal
 from monai_diffscore.errors import DataError
 
-#: parameters that override the ids of the same name where a training, started from Python, left its train.json alone
+#: parameters that override ids of the same name if only train.json is recorded, as for a training from Python
 _RECORDED_IDS = ("dataset_dir", "seed", "patch_size", "spacing_mm", "validation_share")
 
 
@@ -35,7 +35,7 @@ class RunRecord:
     parameters: dict[str, str]
     #: parsed JSON
     config: dict[str, Any] | None = None
-    #: whether ``config`` is what the command ran, and not the bundle's train.json
+    #: whether ``config`` is the executed configuration, not the bundle's train.json
     executed: bool = False
     #: folder of the bundle when it was trained
     bundle: str | None = None
@@ -65,10 +65,10 @@ class RunRecord:
 
 
 def find_run(path: str | Path) -> RunRecord | None:
-    """The record of the training whose output folder ``path`` is, or lies in; None if there is none.
+    """The record of the training with the output folder ``path`` or its parent; None without a record.
 
     Raises:
-        DataError: if there is a record that cannot be opened.
+        DataError: if the record cannot be opened.
     """
     for folder in (Path(path), Path(path).parent):
         file = folder / "mlflow_run.json"
@@ -113,7 +113,7 @@ def _literal(text: str) -> Any:
 
 
 def _configuration(client: MlflowClient, run_id: str) -> tuple[str, dict[str, Any] | None]:
-    """File name and content of what the last command of a run executed, else of its train.json; None if absent."""
+    """File name and content of the last executed configuration of a run, else of its train.json; None if absent."""
     names = {artifact.path for artifact in client.list_artifacts(run_id)}
     name = max((name for name in names if name.startswith("configuration_")), default="train.json")
     if name not in names:

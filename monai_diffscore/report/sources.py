@@ -1,4 +1,4 @@
-"""What a report compares: generated images, unseen real ones and training volumes, of a run or of folders."""
+"""The data of a report: generated images, unseen real images and training volumes, of a run or of folders."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ _WINDOWS = frozenset({"WindowHU", "WindowHUd"})
 
 @dataclass(frozen=True)
 class Material:
-    """All that a panel needs: normalised images [N, C, *S]; ``low`` and ``high`` are what -1 and 1 stand for.
+    """The data of a panel: normalised images [N, C, *S]; ``low`` and ``high`` are the data units of -1 and 1.
 
-    ``labels``, if all images have one: of ``samples``, ``real`` and ``copied``, as ``assess`` takes them.
+    ``labels`` has those of ``samples``, ``real`` and ``copied`` if all images have one, see ``assess``.
     """
 
     samples: Tensor
@@ -64,18 +64,17 @@ def gather(
     """Reads samples, real images and training volumes.
 
     Args:
-        path: the output folder of a training, whose ``samples`` are taken, or a folder of generated NIfTI or .npy
-            files.
+        path: the output folder of a training with its ``samples``, or a folder of generated NIfTI or .npy files.
         real: folder of unseen real images; None takes the validation cases of the run.
         train: folder of training images; None takes the training cases of the run, or none without a run.
-        count: at most this many samples, and twice as many real images.
-        intensity_range: what stands for -1 and 1; None takes the run's, else the percentiles 0.5 and 99.5 of the
-            real images.
+        count: number of samples at most; twice as many real images.
+        intensity_range: data units of -1 and 1; None takes the run's, else the percentiles 0.5 and 99.5 of the real
+            images.
         unit: name of the data's unit.
-        seed: of the places where real images are cut out.
-        volumes: at most this many real and training volumes are read, spread over all.
-        record: from :func:`~monai_diffscore.report.runs.find_run`, if there is one.
-        label_key: of the label in the run's cases. Samples, and images in folders, have theirs in labels.npy beside.
+        seed: seed of the places of the real windows.
+        volumes: number of real and of training volumes to read at most, at even distances.
+        record: from :func:`~monai_diffscore.report.runs.find_run`, or None.
+        label_key: key of the label in the run's cases. Samples and images in folders have labels.npy beside.
     Raises:
         DataError: if samples or a needed record are missing, or sizes do not fit.
     """
@@ -136,7 +135,9 @@ def _by_channel(image: Tensor, low: Sequence[float], high: Sequence[float]) -> T
 class _Affine:
     def __init__(self, low: float, high: float) -> None:
         if not low < high:
-            raise DataError("--range", key="range", expected="low < high", got=f"{low}, {high}", remedy="Give others.")
+            raise DataError(
+                "--range", key="range", expected="low < high", got=f"{low}, {high}", remedy="Swap or change the limits."
+            )
         self.low, self.high = low, high
 
     def __call__(self, image: Tensor) -> Tensor:
@@ -146,8 +147,8 @@ class _Affine:
 def _volumes(
     record: RunRecord | None, part: int, folder: str | Path | None, most: int, size: Sequence[int], label_key: str
 ) -> Volumes:
-    """Training (part 0) or unseen (part 1) volumes; of images of the samples' ``size`` 64 times as many are read."""
-    flag, what = ("--train", "training") if part == 0 else ("--real", "unseen real")
+    """Training (part 0) or unseen (part 1) volumes; of images with the samples' ``size`` it reads 64 times as many."""
+    flag, kind = ("--train", "training") if part == 0 else ("--real", "unseen real")
     config = record.config if record is not None else None
     if folder is not None and config is None:
         read = [read_file(file) for file in evenly_spaced(find_samples(folder), most * 64)]
@@ -164,7 +165,7 @@ def _volumes(
             key="real",
             expected="a training's mlflow_run.json with its configuration, to read real images from",
             got="none",
-            remedy=f"Give a folder of {what} images with {flag}.",
+            remedy=f"Name a folder of {kind} images with {flag}.",
         )
     parser = run_parser(record)
     cases: Any = list_volumes(folder) if folder is not None else None
@@ -172,7 +173,7 @@ def _volumes(
         source = Path(str(parser.get_parsed_content("dataset_dir")))
         if not source.exists():
             raise DataError(
-                source, key="dataset_dir", expected="the data of the run", got="nothing", remedy=f"Give {flag} FOLDER."
+                source, key="dataset_dir", expected="the data of the run", got="nothing", remedy=f"Pass {flag} FOLDER."
             )
         cases = parser.get_parsed_content("cases")[part]
     parts = [name for name in ("reading", "padding", "intensity") if name in parser]  # all but what is random
@@ -182,7 +183,11 @@ def _volumes(
         read_case = dict
     if part == 1 and label_key not in (*cases[0], "label"):
         raise DataError(
-            record.name, key="label-key", expected=f"one of {sorted(cases[0])}", got=label_key, remedy="Give another."
+            record.name,
+            key="label-key",
+            expected=f"one of {sorted(cases[0])}",
+            got=label_key,
+            remedy="Name one of these.",
         )
     loaded = [read_case(cases[0])]
     whole = tuple(loaded[0]["image"].shape[1:]) == tuple(size)
@@ -199,7 +204,7 @@ def _percentiles(volumes: Sequence[Tensor]) -> tuple[float, float]:
 
 
 def _against_labels(labels: Mapping[str, Tensor]) -> str | None:
-    """Why no classifier is trained on the labels: None if it can be, "" if samples have none, which is usual."""
+    """The obstacle to a classifier on the labels: None without one, "" if samples have no labels, the usual case."""
     sets = {name: set(values.tolist()) for name, values in labels.items()}
     if sets["model"] == {-1}:
         return ""
@@ -215,7 +220,7 @@ def _warnings(samples: Tensor, real: Tensor, unseen: Volumes, trained: Volumes, 
     warnings = []
     if min(len(samples), len(real) // 2) < 32:
         warnings.append(
-            f"Only {min(len(samples), len(real) // 2)} images a set: intervals are wide, and little can be told apart."
+            f"Only {min(len(samples), len(real) // 2)} images a set: intervals are wide, and few differences show."
         )
     volume = samples[0].numel()
     independent = sum(v.numel() for v in unseen.images) / volume

@@ -1,4 +1,4 @@
-"""Real images for a report: volumes with where they are from and what they are called, and windows cut out of them."""
+"""Real images for a report: volumes with their source and labels, and windows of them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Volumes:
         return len(self.images)
 
     def sliced(self, dims: int) -> Volumes:
-        """As they are, or their slices along the last axis if the samples, of ``dims`` axes, are slices."""
+        """The volumes, or their slices along the last axis if the samples, of ``dims`` axes, are slices."""
         if not self.images or self.images[0].ndim != dims + 2:
             return self
         parts = [part for image in self.images for part in image.unbind(-1)]
@@ -33,7 +33,7 @@ class Volumes:
         return Volumes(parts, labels, self.name)
 
     def checked(self, size: tuple[int, ...], flag: str) -> Volumes:
-        """Themselves.
+        """The volumes, after a check of their sizes.
 
         Raises:
             DataError: if one is smaller than the samples [C, *S] or has other channels.
@@ -46,7 +46,7 @@ class Volumes:
                     key=flag.lstrip("-"),
                     expected=f"images of {size[0]} channel(s) and at least {size[1:]} voxels, as the samples",
                     got=f"{tuple(image.shape)}",
-                    remedy=f"Give larger images with {flag}, or smaller samples.",
+                    remedy=f"Use larger images for {flag}, or smaller samples.",
                 )
         return self
 
@@ -69,7 +69,7 @@ def random_windows(volumes: Sequence[Tensor], size: Sequence[int], count: int, s
 
 
 def _sources(volumes: Sequence[Tensor], size: Sequence[int], count: int) -> list[int]:
-    """The place in ``volumes`` of the one that each window is cut out of."""
+    """For each window, the place of its volume in ``volumes``."""
     if all(tuple(volume.shape) == tuple(size) for volume in volumes):
         return evenly_spaced(range(len(volumes)), count)
     return [number % len(volumes) for number in range(count)]

@@ -1,8 +1,7 @@
-"""What a trained prior is asked to do with a folder of cases: restore them, find what is not healthy, say how likely.
+"""Tasks of a trained prior on a folder of cases: restoration, anomaly detection, likelihood, imputation, transfer.
 
-Each task is an inferer for MONAI's evaluators and a postprocessing that writes what it found for each case: NIfTI on
-the grid of the source, a picture, and one row of numbers in ``cases.csv``, which ``TrackCases`` logs to
-MLflow.
+Each task is an inferer for MONAI's evaluators and a postprocessing that writes the result of each case: NIfTI on the
+grid of the source, a picture, and one row of numbers in ``cases.csv``, which ``TrackCases`` logs to MLflow.
 
 ==================================  ================================  ==================================================
 inferer                             postprocessing                    task
@@ -12,10 +11,10 @@ inferer                             postprocessing                    task
                                     :class:`SaveAnomaly`,
                                     :class:`ProposeAnomaly`
 :class:`PatchLikelihoodInferer`     :class:`SaveLikelihood`           nats per dimension, out-of-distribution ranking
-:class:`ImputationInferer`          :class:`SaveImputed`              counts of genes that were not measured
-:class:`ProfileImputationInferer`   :class:`SaveImputedProfiles`      values of genes that were not measured
-the same                            :class:`SaveImputedTable`         cells of a table that are missing
-:class:`TransferInferer`            ``handlers.SaveCells``            cells as another batch would show them
+:class:`ImputationInferer`          :class:`SaveImputed`              counts of unmeasured genes
+:class:`ProfileImputationInferer`   :class:`SaveImputedProfiles`      values of unmeasured genes
+the same                            :class:`SaveImputedTable`         missing cells of a table
+:class:`TransferInferer`            ``handlers.SaveCells``            cells in another batch
 ``inferers.LikelihoodInferer``      :class:`SaveCellLikelihood`       nats per dimension of each cell
 ==================================  ================================  ==================================================
 """

@@ -30,7 +30,7 @@ from monai_diffscore.tiling import any_size
 
 logger = logging.getLogger(__name__)
 
-_MOST_VOXELS = 200_000  # that a calibration keeps of each case
+_MOST_VOXELS = 200_000  # a calibration keeps of each case
 
 
 class AnomalyInferer(Inferer):
@@ -38,12 +38,12 @@ class AnomalyInferer(Inferer):
 
     Args:
         levels: noise levels in units of the normalised data.
-        window: of the tiling; the patch that the network was trained on. One of two axes makes a volume slice by slice.
-        pairs: of noise and its negative, for each level.
-        overlap, windows_at_once: of the tiling.
-        seed: of the noise; each case has a stream of its own.
-        progress: show a progress bar over the evaluations, or what makes it.
-        smoothing, channels: as of :func:`~monai_diffscore.anomaly.healthy_residuals`; "norm" for colours.
+        window: window of the tiling, the patch size of the training. Two axes take a volume slice by slice.
+        pairs: pairs of noise and its negative for each level.
+        overlap, windows_at_once: options of the tiling.
+        seed: seed of the noise; each case has a stream of its own.
+        progress: show a progress bar of the evaluations, or a function that makes one.
+        smoothing, channels: see :func:`~monai_diffscore.anomaly.healthy_residuals`; "norm" for colours.
     """
 
     def __init__(
@@ -89,34 +89,36 @@ class AnomalyInferer(Inferer):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The settings that a calibration holds for; other settings give other residuals and other scores."""
+        """The settings that a calibration must share. Other settings give other residuals and scores."""
         names = ("levels", "pairs", "smoothing", "channels")
         return {**{name: getattr(self, name) for name in names}, "window": list(self.window)}
 
 
 def foreground(image: Tensor, threshold: float = -0.8) -> Tensor:
-    """Where an image [C, *S] in [-1, 1] shows something: above ``threshold`` after smoothing, so that a dark lesion
-    inside does not fall out."""
+    """The foreground of an image [C, *S] in [-1, 1]: above ``threshold`` after smoothing, which keeps a dark lesion
+    inside."""
     return smoothed(image[None, :1], 1.5)[0] > threshold
 
 
 def tissue(image: Tensor) -> Tensor:
-    """Where RGB [3, H, W] in [-1, 1] shows tissue, not glass, [1, H, W]."""
+    """The mask [1, H, W] of tissue in RGB [3, H, W] in [-1, 1]; glass is False."""
     pixels = ((image + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).numpy()
     return torch.from_numpy(tissue_mask(pixels))[None]
 
 
 class CalibrateAnomaly:
-    """Collects the scores of healthy cases and writes what p-values need; a postprocessing of MONAI's evaluators.
+    """Writes the scores of healthy cases, the reference of p-values; a postprocessing of MONAI's evaluators.
 
-    The first case gives the units of the scan, all cases the scores in these units. The file is written anew after
-    each case, from all so far.
+    The first case sets the units of the scan. All cases give scores in these units. Each case rewrites the file with
+    the scores of all cases so far.
 
     Args:
-        path: of the JSON file.
-        settings: of the inferer, and what else must be the same when it is used, such as the hash of the weights.
-        radii: of the balls that are looked for, in voxels of the preprocessed image.
-        inside: which voxels [1, *S] of an image [C, *S] count; :func:`foreground`, or :func:`tissue` of slides.
+        path: the JSON file.
+        settings: settings of the inferer, and other values that a use of the file must share, such as the hash of the
+            weights.
+        radii: radii of the balls of the scan, in voxels of the preprocessed image.
+        inside: gives the mask [1, *S] of the voxels of an image [C, *S] that count: :func:`foreground`, or
+            :func:`tissue` for slides.
     """
 
     def __init__(
@@ -145,7 +147,7 @@ class CalibrateAnomaly:
                 getattr(item["image"], "meta", {}).get("filename_or_obj", "a case"),
                 expected="healthy cases with at least 100 voxels of foreground",
                 got=str(error),
-                remedy="Give healthy images with content in --healthy_dir.",
+                remedy="Put healthy images with content into --healthy_dir.",
             ) from error
         content = {"settings": self.settings, "cases": len(self.scores), **reference.as_dict()}
         write_json(self.path, content)
@@ -156,10 +158,10 @@ class CalibrateAnomaly:
 
 
 def load_scores(path: str | Path, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The scores that a run on healthy cases wrote with the same settings.
+    """The scores that a run on healthy cases wrote, with the same settings.
 
     Raises:
-        DataError: if there is none, or if its settings or weights differ.
+        DataError: if the file does not exist, or its settings or weights differ.
     """
     remedy = "Run calibrating first, with the same configuration and --healthy_dir FOLDER."
     if not Path(path).is_file():
@@ -189,14 +191,14 @@ class SaveAnomaly:
     foreground, at most 1/ln 10 = 0.434 in expectation for voxels exchangeable with the healthy ones.
 
     Args:
-        folder: where they go.
+        folder: folder of the files.
         calibration: path of the file of :class:`CalibrateAnomaly`.
-        settings: as given there.
-        preprocessing: of the cases, to bring maps back; None leaves them on the grid that the network works on.
-        alpha: p-value of a voxel up to which it is marked.
-        min_volume_ml: smaller groups of marked voxels are dropped.
-        write: how labels are written.
-        table: None makes one.
+        settings: settings of :class:`CalibrateAnomaly`.
+        preprocessing: transforms of the cases, whose inverse brings maps back; None leaves maps on the network's grid.
+        alpha: largest p-value of a marked voxel.
+        min_volume_ml: smallest volume of a marked group.
+        write: writer of labels.
+        table: table of the cases; None makes one.
     """
 
     def __init__(
@@ -228,7 +230,7 @@ class SaveAnomaly:
         residuals = convert_to_tensor(item["pred"], track_meta=False).float().cpu()[None]
         inside = foreground(truth)
         score = torch.where(inside, self.reference.scan(residuals)[0], 0.0)
-        # in logarithms, whose 0 is "nothing found", maps are resampled and padded
+        # maps are resampled and padded as logarithms, where 0 means no evidence
         evidence = torch.where(inside, -self.reference.healthy.p_value(score).log10(), 0.0)
         identity = self.table.identify(image)
         case = identity["case"]
@@ -267,13 +269,13 @@ class SaveAnomaly:
 
 
 def large_groups(mask: Tensor, voxels: float) -> tuple[Tensor, list[int]]:
-    """The connected groups (by faces, edges and corners) of a mask [*S] with at least so many voxels, and their
+    """The connected groups (by faces, edges and corners) of a mask [*S] with at least ``voxels`` voxels, and their
     sizes."""
     numbered, _ = ndimage.label(mask.numpy(), structure=np.ones([3] * mask.ndim))
     sizes = np.bincount(numbered.ravel())
     sizes[0] = 0
-    kept = sizes >= max(voxels, 1)
-    return torch.from_numpy(kept[numbered]), sizes[kept].tolist()
+    large = sizes >= max(voxels, 1)
+    return torch.from_numpy(large[numbered]), sizes[large].tolist()
 
 
 def mark(evidence: MetaTensor, alpha: float, min_volume_ml: float) -> tuple[Tensor, list[int], float]:
@@ -281,26 +283,26 @@ def mark(evidence: MetaTensor, alpha: float, min_volume_ml: float) -> tuple[Tens
     groups in voxels, and the size of a voxel in ml (of a picture, which has no place in the world, in pixels)."""
     affine = np.asarray(evidence.affine, dtype=np.float64)
     voxel_ml = abs(float(np.linalg.det(affine[:3, :3]))) / 1000 if evidence.ndim == 4 else 1.0
-    # the same arithmetic as of the p-value that is written
+    # the same arithmetic as for the written p-value
     marked, groups = large_groups(10.0 ** -evidence.as_tensor()[0].clamp_min(0) <= alpha, min_volume_ml / voxel_ml)
     return marked, groups, voxel_ml
 
 
 class ProposeAnomaly:
-    """Makes the label map "anomaly" of the residuals of an image, [1, *S] uint8 on the grid of its source; a
+    """The label map "anomaly" from the residuals of an image, [1, *S] uint8 on the grid of its source; a
     postprocessing of MONAI Label's own app for bundles.
 
-    That app knows of no calibration on healthy cases: without one the scores are compared with those of the **same
-    image**, and a share ``alpha`` of its foreground is proposed (less what is in small groups), healthy or not.
+    That app has no calibration on healthy cases. Without one the scores are compared with those of the **same image**.
+    The map then marks a share ``alpha`` of its foreground, less the small groups, also in a healthy image.
 
     Args:
-        preprocessing: of the image, to bring the map back.
-        alpha: share of the most unusual voxels, or p-value up to which a voxel is marked.
-        min_volume_ml: smaller groups of marked voxels are dropped (pixels, of a picture).
-        radii: of the balls of the scan, in voxels, where there is no calibration.
-        calibration: path of the file of :class:`CalibrateAnomaly`, and
-        settings: as given there.
-        inside: as of :class:`CalibrateAnomaly`.
+        preprocessing: transforms of the image, whose inverse brings the map back.
+        alpha: share of the most unusual voxels; with a calibration, the largest p-value of a marked voxel.
+        min_volume_ml: smallest volume of a marked group (pixels for a picture).
+        radii: radii of the balls of the scan in voxels, without a calibration.
+        calibration: path of the file of :class:`CalibrateAnomaly`.
+        settings: settings of :class:`CalibrateAnomaly`.
+        inside: see :class:`CalibrateAnomaly`.
     """
 
     def __init__(

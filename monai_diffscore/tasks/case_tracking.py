@@ -20,14 +20,14 @@ class TrackCases(Tracking):
     task in the same folder continues the run of MLflow: its cases follow the earlier ones.
 
     Args:
-        uri, folder, options: as for :class:`~monai_diffscore.handlers.Tracking`.
-        table: the table.
+        uri, folder, options: see :class:`~monai_diffscore.handlers.Tracking`.
+        table: table of the cases.
     """
 
     def __init__(self, uri: str, folder: str | Path, table: CaseTable, **options: Any) -> None:
         super().__init__(uri, folder, **options)
         self.table = table
-        self._taken = 0
+        self._recorded_rows = 0
         self._first = 0
 
     def attach(self, engine: Engine) -> None:
@@ -44,12 +44,12 @@ class TrackCases(Tracking):
 
     def record_cases(self, engine: Engine) -> None:
         """Logs the new rows."""
-        for number, row in enumerate(self.table.rows[self._taken :], start=self._first + self._taken):
+        for number, row in enumerate(self.table.rows[self._recorded_rows :], start=self._first + self._recorded_rows):
             self.record(
                 {name: value for name, value in row.items() if isinstance(value, int | float) and math.isfinite(value)},
                 number,
             )
-        self._taken = len(self.table.rows)
+        self._recorded_rows = len(self.table.rows)
 
     def close_with_files(self, engine: Engine) -> None:
         self.record_cases(engine)

@@ -1,4 +1,4 @@
-"""Cases: the row of numbers that each has, the way of its results back onto the grid of its file, and their files."""
+"""Results of cases: a table of numbers, maps on the grid of the source, and files."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from monai_diffscore.transforms.intensity import IntensityTransformd
 
 
 class CaseTable:
-    """One row of numbers for each case, written to ``folder/<name>`` whenever one is added.
+    """One row of numbers for each case. Each new row rewrites ``folder/<name>``.
 
     Args:
-        folder: where the table goes.
-        name: of the file.
+        folder: folder of the table.
+        name: name of the file.
     """
 
     def __init__(self, folder: str | Path, name: str = "cases.csv") -> None:
@@ -38,16 +38,16 @@ class CaseTable:
     def case_name(self, image: MetaTensor) -> str:
         """The name of the image's file or series.
 
-        A name that says the contrast alone (``T1``) follows that of its folder. A number follows a name that the table
-        has already.
+        The name of the folder precedes a name that states only the contrast (``T1``). A number follows a name that the
+        table already has.
         """
         path = str(getattr(image, "meta", {}).get("filename_or_obj", "case"))
         source = split_channel(split_series(path)[0])[0]
         name = stem(source) if is_volume(source) else source.name
         if is_volume(source) and not read_name(name).rest and source.parent.name:
             name = f"{source.parent.name}_{name}"
-        taken = {row["case"] for row in self.rows}
-        return name if name not in taken else f"{name}_{len(self.rows)}"
+        names = {row["case"] for row in self.rows}
+        return name if name not in names else f"{name}_{len(self.rows)}"
 
     def identify(self, image: MetaTensor) -> dict[str, str]:
         """The first columns of a row: ``case``, as :meth:`case_name` gives it, and ``file``, the path of the image."""
@@ -70,8 +70,7 @@ def write_rows(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def intensity_range(image: MetaTensor) -> tuple[float, float]:
-    """The raw intensities that -1 and 1 stand for, as the last intensity transform recorded them; (-1, 1) if none
-    did."""
+    """The raw intensities of -1 and 1, from the record of the last intensity transform; (-1, 1) without a record."""
     for operation in reversed(getattr(image, "applied_operations", [])):
         if isinstance(operation, Mapping) and "low" in operation.get("extra_info", {}):
             return float(operation["extra_info"]["low"]), float(operation["extra_info"]["high"])
@@ -81,15 +80,15 @@ def intensity_range(image: MetaTensor) -> tuple[float, float]:
 def on_source_grid(
     volume: Tensor, image: MetaTensor, preprocessing: Compose | None, outside: float = 0.0
 ) -> MetaTensor:
-    """A volume [C, *S] on the grid of the preprocessed ``image``, brought back to the grid of the file it came from.
+    """A volume [C, *S] from the grid of the preprocessed ``image`` on the grid of its file.
 
-    Turns, flips, resampling (linear), crops and padding are undone in reverse order; intensities stay as they are.
+    It inverts turns, flips, resampling (linear), crops and padding in reverse order. Intensities stay.
 
     Args:
-        volume: on the grid of the image.
-        image: whose record says what was done to it.
-        preprocessing: the transforms that did; None leaves the volume where it is.
-        outside: value of voxels that were cropped away.
+        volume: values on the grid of the image.
+        image: the preprocessed image, with the record of its transforms.
+        preprocessing: these transforms; None leaves the volume on the grid of the image.
+        outside: value of voxels outside of a crop.
     """
     steps = [] if preprocessing is None else preprocessing.flatten().transforms
     intensity = {type(step.transform).__name__ for step in steps if isinstance(step, IntensityTransformd)}
@@ -127,14 +126,14 @@ class WriteNifti:
 
 
 class WriteDicom(WriteNifti):
-    """Writes images as DICOM series that are marked synthetic, in a folder each, and label maps as DICOM SEG.
+    """Writes each image as a DICOM series marked synthetic in a folder of its own, and label maps as DICOM SEG.
 
-    A SEG refers to its source, and holds something, so labels of a case that was a NIfTI file and labels that mark
-    nothing are written as NIfTI, and so are maps, whose values are neither HU nor an MR signal.
+    A SEG refers to a DICOM source and cannot be empty, so labels of NIfTI cases and empty labels are NIfTI files. Maps
+    are NIfTI files, too, because their values are neither HU nor an MR signal.
 
     Args:
         modality: "CT" or "MR".
-        model_hash: names the model.
+        model_hash: hash that identifies the model.
         labels: names of the labels 1, 2, ...
     """
 

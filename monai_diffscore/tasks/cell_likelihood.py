@@ -1,4 +1,4 @@
-"""How likely each cell is under a model of others: a table, the least likely first."""
+"""The likelihood of each cell under a model of other cells: a table, the least likely first."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ class SaveCellLikelihood(Collector):
     """Writes the likelihood of each cell by a :class:`~monai_diffscore.inferers.LikelihoodInferer` as a table.
 
     Columns: ``cell``, its conditions by number, ``nats_per_dim`` (of the standardised latent and depth; the least
-    likely cells first) and ``standard_error`` of the probes (0 for the exact trace). A latent is likely or not for the
-    cells that the model was trained on: doublets, damaged cells and unknown types are at the top of the table.
+    likely cells first) and ``standard_error`` of the probes (0 for the exact trace). The likelihood refers to
+    the training cells: doublets, damaged cells and unknown types are at the top of the table.
 
     Args:
-        path: of the CSV file.
-        condition_keys: further keys of the batch to be written.
+        path: the CSV file.
+        condition_keys: further keys of the batch to write.
     """
 
     def __init__(self, path: str | Path, condition_keys: tuple[str, ...] = ()) -> None:

@@ -1,8 +1,8 @@
-r"""Genes that were not measured, from those that were: the posterior of a latent score model of counts.
+r"""Imputation of unmeasured genes from measured ones: the posterior of a latent score model of counts.
 
-A cell of which the genes :math:`\Omega` were measured has the posterior :math:`p(u \mid x_\Omega)` over latents u (the
-depth among them, which then need not be known); each draw of it gives expected counts of all genes. A gene that was not
-measured carries no information, where a measured zero does: the operator is
+A cell with the measured genes :math:`\Omega` has the posterior :math:`p(u \mid x_\Omega)` over latents u. The depth is
+part of u, so it need not be measured. Each draw of u gives expected counts of all genes. An unmeasured gene carries no
+information, unlike a measured zero: the operator is
 :class:`~monai_diffscore.operators.GeneDropout`, the likelihood the negative binomial of the decoder.
 """
 
@@ -25,15 +25,15 @@ from monai_diffscore.operators import GeneDropout
 
 
 class ImputationInferer(SamplingInferer):
-    """Draws of the latent of each cell given the counts of its observed genes, [B, draws, latent_size + 1].
+    """Draws of the latent of each cell from its posterior for the observed counts, [B, draws, latent_size + 1].
 
     Draws that Ctrl-C left unfinished are NaN.
 
     Args:
-        autoencoder: that the latents belong to.
-        draws: of the posterior of each cell.
-        iterations: of :class:`~monai_diffscore.guidance.LikelihoodGuidance`.
-        options: as for :class:`~monai_diffscore.inferers.SamplingInferer`.
+        autoencoder: autoencoder of the latents.
+        draws: number of draws for each cell.
+        iterations: see :class:`~monai_diffscore.guidance.LikelihoodGuidance`.
+        options: see :class:`~monai_diffscore.inferers.SamplingInferer`.
     """
 
     def __init__(self, autoencoder: CountsAutoencoder, draws: int = 4, iterations: int = 4, **options: Any) -> None:
@@ -55,7 +55,7 @@ class ImputationInferer(SamplingInferer):
         if counts is None or observed is None:
             raise ValueError("ImputationInferer needs counts and observed among the condition_keys.")
         numbers = range(len(inputs)) if seed is None else [int(number) for number in seed]
-        # the autoencoder standardises its latents, whatever the preconditioning
+        # the autoencoder standardises its latents for every preconditioning
         guided = LikelihoodGuidance(
             network, self.autoencoder.mean, self.autoencoder.variance, GeneDropout(observed), counts,
             sigma_data=1.0, iterations=self.iterations,
@@ -65,11 +65,11 @@ class ImputationInferer(SamplingInferer):
 
 
 class SaveImputed(SaveCells):
-    """Writes imputed cells as AnnData: measured counts stay as they are, the others are drawn.
+    """Writes imputed cells as AnnData: measured counts stay, the other counts are draws.
 
     - ``layers['imputed_mean']``: expected counts, the mean over the draws; ``layers['imputed_std']``: their standard
-      deviation over the draws (NaN for one draw); ``var['observed']``: whether a gene was measured.
-    - ``imputation.json``, beside the file: for hidden genes whose truth is in the data, the correlation of the
+      deviation over the draws (NaN for one draw); ``var['observed']``: True for a measured gene.
+    - ``imputation.json``, beside the file: for hidden genes with a true value, the correlation of the
       logarithms of expected and true counts over all genes and cells; and the same of a baseline, the mean profile of
       the training cells at each cell's depth.
 
@@ -91,7 +91,7 @@ class SaveImputed(SaveCells):
             means = torch.stack([self.autoencoder.mean(draw) for draw in latents.unbind(1)]).cpu()
         cells = self.annotated(*self.decoded(latents[:, 0], batch, batch), latents[:, 0], batch)
         cells.obs_names = batch["name"]
-        cells.obs["synthetic"] = False  # in part: var['observed'] says which genes were measured
+        cells.obs["synthetic"] = False  # partly measured: var['observed'] marks the measured genes
         cells.var["observed"] = observed[0].numpy()
         draws = latents[..., 0].isfinite().sum(1).cpu()
         mean = means.nanmean(0)

@@ -1,4 +1,4 @@
-"""The likelihood of a folder of cases, and their ranking by how unlike healthy ones they are."""
+"""The likelihood of a folder of cases, and their ranking by the difference from healthy cases."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ logger = logging.getLogger(__name__)
 
 
 class PatchLikelihoodInferer(LikelihoodInferer):
-    """Log likelihood in nats per dimension of patches spread evenly over each image, [B, 2, patches].
+    """Log likelihood in nats per dimension of patches at even distances in each image, [B, 2, patches].
 
-    The first row is the estimate of each patch, the second the standard error that its probes leave. Patches are those
-    of the grid that tiles the image which show foreground in half of their voxels (all of them if none does).
+    The first row is the estimate of each patch, the second the standard error of its probes. The patches come from the
+    grid that tiles the image: those with foreground in half of their voxels, or all of them if none has.
 
     Args:
-        window: spatial size of a patch, that of the training; one of two axes takes slices of a volume.
-        patches: at most so many of an image.
-        patches_at_once: that go through the network together.
-        sigmas, probes, seed, progress: as for :class:`~monai_diffscore.inferers.LikelihoodInferer`.
+        window: spatial size of a patch, that of the training. A window of two axes takes slices of a volume.
+        patches: number of patches of an image at most.
+        patches_at_once: patches in one batch of the network.
+        sigmas, probes, seed, progress: see :class:`~monai_diffscore.inferers.LikelihoodInferer`.
     """
 
     def __init__(
@@ -54,40 +54,38 @@ class PatchLikelihoodInferer(LikelihoodInferer):
     ) -> Tensor:
         images = convert_to_tensor(inputs, track_meta=False).float()
         if condition:
-            raise ValueError(
-                f"PatchLikelihoodInferer takes no condition, got {sorted(condition)}: which part of it is a patch's?"
-            )
-        # one image after the other: as many patches of each as it has
+            raise ValueError(f"PatchLikelihoodInferer takes no condition, got {sorted(condition)}: leave them out.")
+        # one image after the other: images have different numbers of patches
         return torch.stack([self._of_image(image, network) for image in images])
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What a reference is for: likelihoods estimated otherwise do not compare."""
+        """The settings that a reference must share. Likelihoods with other settings do not compare."""
         ends = [float(self.sigmas.max()), float(self.sigmas[self.sigmas > 0].min())]
         return {"window": list(self.window), "sigma_max_min": ends}
 
     def _of_image(self, image: Tensor, network: nn.Module) -> Tensor:
-        cut = evenly_spaced(patches_of(image, self.window), self.patches)
+        patches = evenly_spaced(patches_of(image, self.window), self.patches)
         rows = []
-        for first in range(0, len(cut), self.patches_at_once):
-            rows.append(super().__call__(torch.stack(cut[first : first + self.patches_at_once]), network))
+        for first in range(0, len(patches), self.patches_at_once):
+            rows.append(super().__call__(torch.stack(patches[first : first + self.patches_at_once]), network))
         return torch.cat(rows).T
 
 
 def patches_of(image: Tensor, window: Sequence[int]) -> list[Tensor]:
-    """The patches [C, *window] of an image [C, *S] on the grid that tiles it, those with foreground first choice."""
+    """The patches [C, *window] of an image [C, *S] on the grid that tiles it: those with foreground, else all."""
     size = (*window, *[1] * (image.ndim - 1 - len(window)))
     inside = foreground(image.cpu())[0]
-    cut, full = [], []
+    patches, in_foreground = [], []
     for start in iter_patch_position(image.shape[1:], size, padded=True):
         place = tuple(
             slice(min(begin, whole - part), min(begin, whole - part) + part)
             for begin, whole, part in zip(start, image.shape[1:], size, strict=True)
         )
-        cut.append(image[(slice(None), *place)].reshape(-1, *window))
-        full.append(float(inside[place].float().mean()) >= 0.5)
-    chosen = [patch for patch, shown in zip(cut, full, strict=True) if shown]
-    return chosen or cut
+        patches.append(image[(slice(None), *place)].reshape(-1, *window))
+        in_foreground.append(float(inside[place].float().mean()) >= 0.5)
+    chosen = [patch for patch, shown in zip(patches, in_foreground, strict=True) if shown]
+    return chosen or patches
 
 
 class SaveLikelihood:
@@ -95,17 +93,18 @@ class SaveLikelihood:
 
     ``cases.csv`` has, in nats per dimension of the normalised data, the mean over patches, its standard error by the
     probes and by the patches, and, given a reference, the number of reference standard deviations z from its mean.
-    ``ranking.csv`` has the cases in the order of decreasing \\|z\\|: too likely is as unlike the reference as too
-    unlikely (a blurred image is more likely than a sharp one; Nalisnick et al. 2019, arXiv:1906.02994). Without a
+    ``ranking.csv`` has the cases in the order of decreasing \\|z\\|: too likely differs from the reference as much as
+    too unlikely (a blurred image is more likely than a sharp one; Nalisnick et al. 2019, arXiv:1906.02994). Without a
     reference they are in the order of increasing likelihood. ``<case>.png`` shows the case.
 
     Args:
-        folder: where they go.
-        reference: path of the JSON file of a run on healthy cases. If there is none yet, cases are ranked without, and
-            the log says so.
-        settings: of the inferer, and what else must be the same, such as the hash of the weights.
-        make_reference: this is that run: the file is written, from the patches of all cases so far.
-        table: None makes one.
+        folder: folder of the files.
+        reference: path of the JSON file of a run on healthy cases. If the file does not exist, the cases are ranked by
+            likelihood, and the log warns.
+        settings: settings of the inferer, and other values that a reference must share, such as the hash of the
+            weights.
+        make_reference: write the reference, from the patches of all cases so far.
+        table: table of the cases; None makes one.
     """
 
     def __init__(
@@ -156,7 +155,7 @@ class SaveLikelihood:
         return (nats - self.reference["mean"]) / (self.reference["patch_std"] / math.sqrt(count))
 
     def _write_reference(self, nats: list[float]) -> None:
-        assert self.path is not None, "a reference is made at a path"
+        assert self.path is not None, "a reference needs a path"
         self.patches += nats
         values = torch.tensor(self.patches, dtype=torch.float64)
         if len(values) < 2:

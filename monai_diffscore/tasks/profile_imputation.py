@@ -1,7 +1,7 @@
-r"""Genes of a profile that were not measured, from those that were: :class:`GeneDropout` and posterior guidance.
+r"""Imputation of unmeasured genes of a profile: :class:`GeneDropout` and posterior guidance.
 
-The posterior of a profile x given the measured genes :math:`y = M x + \sigma_y n` has many draws; their mean is the
-estimate, their standard deviation says how far to trust it, gene by gene.
+The posterior of a profile x for the measured genes :math:`y = M x + \sigma_y n` gives many draws. Their mean is the
+estimate, and their standard deviation its uncertainty, gene by gene.
 """
 
 from __future__ import annotations

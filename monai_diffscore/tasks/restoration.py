@@ -2,7 +2,7 @@ r"""Volumes restored from measurements.
 
 A measurement :math:`y = A x + \sigma_y n` has many images that explain it; the samples of the posterior are those that
 the prior finds likely. :class:`RestorationInferer` draws some and returns their mean, the estimate of least expected
-squared error, and their standard deviation, which says where the image was measured and where it was made up.
+squared error, and their standard deviation, which is small where the image is measured and large where it is invented.
 :class:`SavePosterior` writes both, and one row of numbers for each case.
 """
 
@@ -59,8 +59,8 @@ def estimate_noise(x: Tensor) -> float:
         even = x.shape[axis] // 2 * 2
         pairs = detail.narrow(axis, 0, even).unflatten(axis, (-1, 2))
         detail = (pairs.select(axis + 1, 0) - pairs.select(axis + 1, 1)) / math.sqrt(2)
-        kept = inside.narrow(axis, 0, even).unflatten(axis, (-1, 2))
-        inside = kept.select(axis + 1, 0) & kept.select(axis + 1, 1)
+        pairs = inside.narrow(axis, 0, even).unflatten(axis, (-1, 2))
+        inside = pairs.select(axis + 1, 0) & pairs.select(axis + 1, 1)
     if not bool(inside.any()):
         raise ValueError("estimate_noise: expected voxels strictly between -1 and 1, got none. Give noise_std instead.")
     return float(detail[inside].abs().median()) / 0.6745
@@ -149,7 +149,7 @@ class RestorationInferer(SamplingInferer):
         if noise_std == 0:
             return torch.cat([y, torch.zeros_like(y), y], dim=1)
         mean = tiled(y, y.new_full([len(y)], noise_std), **condition)
-        # the bend of the grid follows the level that it starts from, which may be anywhere
+        # the bend of the grid follows its first level, which is the noise of the image
         grid = asinh_sigmas(max(2, len(self.sigmas) - 1), noise_std, scale=noise_std / 2)
         options = {"start": y, "sigmas": grid, "sampler": sample_dpmpp_2m_sde}
         samples = self.draws(tiled, y, [number], self.count, **options, **condition)[0]
@@ -163,14 +163,14 @@ class SavePosterior:
     baseline and the standard deviation, on the grid that the network works on), and the table ``cases.csv``.
 
     Args:
-        folder: where they go.
-        reference: the input is the truth (a simulated measurement), and errors against it are reported: root mean
+        folder: folder of the files.
+        reference: the input is the truth (a simulated measurement), and the table has errors against it: root mean
             square error of the mean and of the baseline in units of the normalised data, and the share of voxels within
             two standard deviations of the mean (0.95 for a calibrated posterior).
-        preprocessing: of the cases: the volumes are brought back to the grid of their files, with the lowest intensity
-            of the range where the network saw nothing. None leaves them on the grid that the network works on.
-        write: how the mean is written; the standard deviation is a map, and NIfTI in either case.
-        table: None makes one.
+        preprocessing: transforms of the cases, whose inverse brings volumes back to the grid of their files. Voxels
+            outside of the network's grid get the lowest intensity of the range. None leaves volumes on that grid.
+        write: writer of the mean. The standard deviation is a map, and always NIfTI.
+        table: table of the cases; None makes one.
     """
 
     def __init__(

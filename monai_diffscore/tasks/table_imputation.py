@@ -1,7 +1,7 @@
-r"""Missing cells of a table from the observed ones: draws of the posterior given these.
+r"""Imputation of missing cells of a table from the observed cells, by draws of the posterior.
 
-A cell's estimate is the posterior mean of its encoding, brought back: near the median of a number, the likeliest of
-several categories. One standard deviation to either side says how far to trust a number.
+The estimate of a cell is the decoded posterior mean of its encoding: near the median of a number, the likeliest of
+several categories. The interval of a number is one standard deviation to either side.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class SaveImputedTable(Collector):
     """Writes a table with its gaps filled, and a list of the filled cells.
 
     - ``imputed.csv``: the whole table, with values in the empty cells of the columns that the model has.
-    - ``cells.csv``: each imputed cell: row, column, value; of a number ``low`` and ``high``, one standard deviation to
+    - ``cells.csv``: each imputed cell: row, column, value; for a number ``low`` and ``high``, one standard deviation to
       either side; ``known``, the true value of a hidden cell.
     - ``imputation.json``, of hidden cells: the root mean squared error of numbers in standard deviations of their
       column, and the share of correct categories; the same for the column's mean or its most frequent category;
@@ -32,9 +32,9 @@ class SaveImputedTable(Collector):
     After Ctrl-C the last rows may have fewer draws; rows after them keep their gaps.
 
     Args:
-        folder: where they go.
+        folder: folder of the files.
         frame: the table.
-        encoding: of the model.
+        encoding: encoding of the model.
     """
 
     def __init__(self, folder: str | Path, frame: pd.DataFrame, encoding: TableEncoding) -> None:
@@ -58,7 +58,7 @@ class SaveImputedTable(Collector):
         self._report(estimate, truth, ~observed & ~np.isnan(truth), draws)
 
     def _fill(self, numbers: np.ndarray, empty: np.ndarray) -> pd.DataFrame:
-        """The table as it was, with values in the empty cells of the rows that were reached."""
+        """The table with values in the empty cells of the finished rows."""
         filled, values = self.frame.copy(), self.encoding.schema.frame(numbers)
         for place, column in enumerate(self.encoding.schema.features):
             if empty[:, place].any():
@@ -78,8 +78,8 @@ class SaveImputedTable(Collector):
             rows = np.flatnonzero(~observed[:, place])
             part: dict[str, Any] = {"row": rows, "column": column.name}
             for name, frame in zip(names, frames, strict=True):
-                meant = column.numeric or name in ("value", "known")
-                part[name] = frame[column.name].astype(object).to_numpy()[rows] if meant else None
+                defined = column.numeric or name in ("value", "known")
+                part[name] = frame[column.name].astype(object).to_numpy()[rows] if defined else None
             parts.append(pd.DataFrame(part, dtype=object))
         write_table(self.folder / "cells.csv", pd.concat(parts, ignore_index=True), synthetic=False)
 
@@ -89,11 +89,11 @@ class SaveImputedTable(Collector):
         right: list[np.ndarray] = []
         for place, column in enumerate(self.encoding.schema.features):
             rows = hidden[:, place]
-            one, other = estimate[rows, place], truth[rows, place]
+            estimates, truths = estimate[rows, place], truth[rows, place]
             if column.numeric and column.std:
-                errors.append(np.stack([one - other, (column.mean or 0.0) - other]) / column.std)
+                errors.append(np.stack([estimates - truths, (column.mean or 0.0) - truths]) / column.std)
             elif not column.numeric:
-                right.append(np.stack([one == other, np.argmax(column.shares) == other]))
+                right.append(np.stack([estimates == truths, np.argmax(column.shares) == truths]))
         for names, parts in ((("rmse", "rmse_of_mean"), errors), (("accuracy", "accuracy_of_most_frequent"), right)):
             values = np.concatenate(parts, axis=1) if parts else np.empty((2, 0))
             if values.shape[1]:

@@ -1,9 +1,9 @@
-r"""The same cells as another batch (or type) would show them.
+r"""Transfer of cells to another batch or type.
 
-The probability-flow ODE takes a latent up to noise under the condition that it was measured in, and down again under
-another: what the condition explains is exchanged, what it does not is kept. Under the same condition the way up and
-down is the identity, to the error of the grid. It says what the model learned of the two conditions; where cell types
-and batches are confounded, no model can tell them apart.
+The probability-flow ODE takes a latent up to noise under its own condition, and down again under another. This
+exchanges the part that the condition explains and keeps the rest. Under the same condition the way up and down is the
+identity, to the error of the grid. The result shows the two conditions as the model learned them. No model separates
+cell types from batches where they are confounded.
 
 Source: Su et al. 2023, "Dual diffusion implicit bridges", arXiv:2203.08382.
 """
@@ -26,8 +26,8 @@ class TransferInferer(SamplingInferer):
     """Latents [B, d] as they are under another condition.
 
     Args:
-        target: name of a condition to its value for all cells, such as ``{"batch": 1}``; others stay as they are.
-        options: as for :class:`~monai_diffscore.inferers.SamplingInferer`; the grid is used up and down.
+        target: name of a condition to its value for all cells, such as ``{"batch": 1}``; other conditions stay.
+        options: see :class:`~monai_diffscore.inferers.SamplingInferer`; the grid serves both ways.
     """
 
     def __init__(self, target: Mapping[str, int], **options: Any) -> None:
@@ -46,5 +46,7 @@ class TransferInferer(SamplingInferer):
             name: torch.full_like(value, self.target[name]) if name in self.target else value
             for name, value in condition.items()
         }
-        moved = self.sampler(partial(denoiser, **target), x, self.sigmas)
-        return convert_to_dst_type(moved, inputs, dtype=moved.dtype)[0]  # with what Invertd needs, if it was there
+        transferred = self.sampler(partial(denoiser, **target), x, self.sigmas)
+        return convert_to_dst_type(transferred, inputs, dtype=transferred.dtype)[
+            0
+        ]  # keeps the record that Invertd needs
