@@ -1,4 +1,4 @@
-"""Training and inference that must agree, because a sampler cannot see what the network was trained on."""
+"""Agreement of training and inference: a sampler cannot see the training of its network."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from monai_diffscore.networks.conditioning import KINDS
 
 #: ids that must be the same in both
 SHARED = ("network_def", "preconditioning", "autocast_dtype", "amp", "spatial_dims")
-#: transforms that map to [-1, 1], by the end of their names, with the arguments that fix the range
+#: ends of the names of transforms with a fixed range that maps to [-1, 1]
 _FIXED_RANGES = ("WindowIntensityd", "WindowHUd")
 _FROM_STATISTICS = "Take it from the training's statistics: \"$@statistics['{}']\"."
 
 
 def find_disagreements(files: BundleFiles) -> list[Finding]:
-    """What training and inference say differently: network, precision, sigma_data, range, conditions."""
+    """The differences between training and inference: network, precision, sigma_data, range, conditions."""
     train, inference = files.bases.get("train"), files.bases.get("inference")
     if train is None or inference is None:
         return []
@@ -43,7 +43,7 @@ def _shared(train: Config, inference: Config) -> list[Finding]:
                 f"configs/inference.json: {where}",
                 f"what train.json has, {_short(ours)}",
                 _short(theirs),
-                "Copy it: weights of another network do not fit, or fit and mean something else.",
+                "Copy it: weights of another network do not fit, or fit with another meaning.",
             )
         )
     return findings
@@ -65,10 +65,10 @@ def _short(value: Any) -> str:
 def _statistics(files: BundleFiles) -> Config:
     file = files.folder / "models/data_statistics.json"
     try:
-        found: Config = json.loads(file.read_text())
+        statistics: Config = json.loads(file.read_text())
     except (OSError, ValueError):
         return {}
-    return found
+    return statistics
 
 
 def _sigma_data(files: BundleFiles, train: Config, inference: Config) -> list[Finding]:
@@ -77,10 +77,12 @@ def _sigma_data(files: BundleFiles, train: Config, inference: Config) -> list[Fi
     if not isinstance(stated, int | float):
         return []
     true = train.get("sigma_data")
-    known = true if isinstance(true, int | float) else _statistics(files).get("sigma_data")
-    if known is not None and math.isclose(known, stated, rel_tol=1e-3):
+    sigma_data = true if isinstance(true, int | float) else _statistics(files).get("sigma_data")
+    if sigma_data is not None and math.isclose(sigma_data, stated, rel_tol=1e-3):
         return []
-    expected = f"the training's, {known:g}" if known is not None else "the training's, which is measured on its data"
+    expected = (
+        f"the training's, {sigma_data:g}" if sigma_data is not None else "the training's, which is measured on its data"
+    )
     remedy = _FROM_STATISTICS.format("sigma_data")
     return [Finding("configs/inference.json: sigma_data", expected, f"{stated:g}", remedy)]
 
@@ -93,13 +95,13 @@ def _range(files: BundleFiles, train: Config, inference: Config) -> list[Finding
     for path, limits in _stated_ranges({"preprocessing": inference.get("preprocessing", {})}).items():
         if limits in trained.values() or limits == measured:
             continue
-        known = next(iter(trained.values()), None) or (measured if None not in measured else None)
+        limits_of_training = next(iter(trained.values()), None) or (measured if None not in measured else None)
         findings.append(
             Finding(
                 f"configs/inference.json: {path}",
-                f"the range of the training, {known or 'which is measured on its data'}",
+                f"the range of the training, {limits_of_training or 'which is measured on its data'}",
                 f"{limits}",
-                _FROM_STATISTICS.format("low") + " Another range gives samples of other intensities without a word.",
+                _FROM_STATISTICS.format("low") + " Another range silently gives samples of other intensities.",
             )
         )
     return findings
@@ -120,7 +122,7 @@ def _stated_ranges(config: Config) -> dict[str, list[float]]:
 
 
 def _conditions(train: Config, inference: Config) -> list[Finding]:
-    """Conditions that are trained on must be declared by the network, and the other way round."""
+    """The network must declare the conditions of the training, and the training must have those of the network."""
     keys = train.get("condition_keys")
     network = look_up(train, "network_def#network")[1]
     if not isinstance(keys, list) or not isinstance(network, dict):
@@ -146,14 +148,14 @@ def _conditions(train: Config, inference: Config) -> list[Finding]:
         findings.append(
             Finding(
                 "configs/train.json: condition_keys", f"{name}, which the network declares", f"{keys}",
-                "Add it, or the network learns its missing token alone.",
+                "Add it, or the network learns only its missing token.",
             )
         )  # fmt: skip
     return findings
 
 
 def _names(declared: Any, train: Config) -> list[str]:
-    """The conditions of one kind: those declared here, or the fields of the subjects where an expression says so."""
+    """The conditions of one kind: the declared names, or the fields of the subjects for an expression."""
     if isinstance(declared, str):
         fields = train.get("fields")
         return list(fields) if isinstance(fields, dict) else []
@@ -161,7 +163,7 @@ def _names(declared: Any, train: Config) -> list[str]:
 
 
 def _weights(files: BundleFiles) -> list[Finding]:
-    """Weights that are there must be of the data whose statistics lie beside them."""
+    """Weights must have the sigma_data of the statistics beside them."""
     file, stated = files.folder / "models/model.pt", _statistics(files).get("sigma_data")
     if not file.is_file() or stated is None:
         return []
@@ -169,12 +171,12 @@ def _weights(files: BundleFiles) -> list[Finding]:
         weights = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
         return [Finding("models/model.pt", "weights that torch.load reads", f"{type(error).__name__}", "Train again.")]
-    held = weights.get("preconditioning.sigma_data")
-    if held is None or math.isclose(float(held), stated, rel_tol=1e-3):
+    sigma_data = weights.get("preconditioning.sigma_data")
+    if sigma_data is None or math.isclose(float(sigma_data), stated, rel_tol=1e-3):
         return []
     return [
         Finding(
-            "models/data_statistics.json: sigma_data", f"that of the weights, {float(held):g}", f"{stated:g}",
+            "models/data_statistics.json: sigma_data", f"that of the weights, {float(sigma_data):g}", f"{stated:g}",
             "The two files are of different trainings: copy both from one.",
         )
     ]  # fmt: skip

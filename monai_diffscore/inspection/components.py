@@ -1,4 +1,4 @@
-"""Components: whether each ``_target_`` exists, and takes the keywords that it is given."""
+"""Components: each ``_target_`` must exist and take the declared keywords."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _ANY_KIND = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 def find_wrong_components(files: BundleFiles) -> list[Finding]:
-    """Components that cannot be made as they are declared."""
+    """Components whose declaration cannot be instantiated."""
     findings = []
     for name, config in files.configs.items():
         for path, value in [("", config), *items(config)]:
@@ -26,12 +26,12 @@ def find_wrong_components(files: BundleFiles) -> list[Finding]:
 
 
 def takes(target: str, keyword: str) -> bool:
-    """Whether the component ``target`` takes a keyword; MONAI's own (``_mode_``, ...) all do."""
+    """Whether the component ``target`` takes a keyword. Every component takes MONAI's own (``_mode_``, ...)."""
     component = _component(target)
     if component is None or (keyword.startswith("_") and keyword.endswith("_")):
         return component is not None
-    known, is_open = _keywords(component)
-    return is_open or keyword in known
+    keywords, is_open = _keywords(component)
+    return is_open or keyword in keywords
 
 
 def _check(where: str, declared: dict[str, Any]) -> list[Finding]:
@@ -40,20 +40,20 @@ def _check(where: str, declared: dict[str, Any]) -> list[Finding]:
         return []
     component = _component(target)
     if component is None:
-        remedy = "Correct the name, or install what it comes from; names outside of MONAI are given in full."
+        remedy = "Correct the name, or install its package; names outside of MONAI are full paths."
         return [Finding(where, "a class or function that exists", target, remedy)]
     try:
         signature = inspect.signature(component)
-    except (ValueError, TypeError):  # written in C
+    except (ValueError, TypeError):  # C functions have no signature
         return []
     parameters = signature.parameters
-    given = {key for key in declared if not key.startswith("_")}
-    known, is_open = _keywords(component)
-    unknown = set() if is_open else given - set(known)
-    findings = [_unknown(where, target, key, known) for key in sorted(unknown)]
+    keys = {key for key in declared if not key.startswith("_")}
+    keywords, is_open = _keywords(component)
+    unknown = set() if is_open else keys - set(keywords)
+    findings = [_unknown(where, target, key, keywords) for key in sorted(unknown)]
     if declared.get("_mode_", "default") == "default":
         needed = [key for key, p in parameters.items() if p.default is p.empty and p.kind not in _ANY_KIND]
-        missing = [key for key in needed if key not in given]
+        missing = [key for key in needed if key not in keys]
         if missing:
             findings.append(
                 Finding(where, f"the keywords that {target} needs", f"no {', '.join(missing)}", "Add them.")
@@ -62,29 +62,29 @@ def _check(where: str, declared: dict[str, Any]) -> list[Finding]:
 
 
 def _keywords(component: Any) -> tuple[list[str], bool]:
-    """The keywords that a component names, and whether it takes any others too.
+    """The named keywords of a component, and whether it also takes any others.
 
-    What a class passes on whole (``*args, **kwargs``) is what its base takes.
+    A class that passes on ``*args, **kwargs`` takes the keywords of its base.
     """
-    known: list[str] = []
+    keywords: list[str] = []
     for part in inspect.getmro(component) if inspect.isclass(component) else [component]:
         if inspect.isclass(part) and "__init__" not in vars(part):
             continue
         if part is object:
-            return known, True
+            return keywords, True
         parameters = inspect.signature(part.__init__ if inspect.isclass(part) else part).parameters
         kinds = [parameter.kind for parameter in parameters.values()]
-        known += [name for name, p in parameters.items() if p.kind not in _ANY_KIND and name != "self"]
+        keywords += [name for name, p in parameters.items() if p.kind not in _ANY_KIND and name != "self"]
         if inspect.Parameter.VAR_KEYWORD not in kinds:
-            return known, False
+            return keywords, False
         if inspect.Parameter.VAR_POSITIONAL not in kinds:
-            return known, True
-    return known, True
+            return keywords, True
+    return keywords, True
 
 
-def _unknown(where: str, target: str, key: str, known: list[str]) -> Finding:
-    close = difflib.get_close_matches(key, known, n=2)
-    remedy = f"Did you mean {' or '.join(close)}?" if close else f"It takes {', '.join(known)}."
+def _unknown(where: str, target: str, key: str, keywords: list[str]) -> Finding:
+    close = difflib.get_close_matches(key, keywords, n=2)
+    remedy = f"Did you mean {' or '.join(close)}?" if close else f"It takes {', '.join(keywords)}."
     return Finding(where, f"keywords that {target} takes", key, remedy)
 
 

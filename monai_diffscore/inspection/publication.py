@@ -1,6 +1,6 @@
-"""What MONAI, its model zoo and MONAI Label ask of a bundle: files, ids, metadata, version.
+"""Requirements of MONAI, its model zoo and MONAI Label: files, ids, metadata, version.
 
-The schema in ``metadata_schema.json`` is MONAI's own, meta_schema_20240725.json (Apache-2.0), here so that a check
+The schema in ``metadata_schema.json`` is MONAI's own, meta_schema_20240725.json (Apache-2.0), kept here so that a check
 needs no network.
 """
 
@@ -32,7 +32,7 @@ _RUNS = {"train": ("run", "training"), "inference": ("run", "sampling")}
 
 
 def find_missing(files: BundleFiles) -> list[Finding]:
-    """What is missing for MONAI, the model zoo and MONAI Label."""
+    """The unmet requirements of MONAI, the model zoo and MONAI Label."""
     return [*_files(files), *_ids(files), *_metadata(files.metadata), *_version(files.metadata)]
 
 
@@ -70,17 +70,17 @@ def _ids(files: BundleFiles) -> list[Finding]:
         needed |= dict.fromkeys(_RUNS[name], "`python -m monai.bundle run`, old and new")
         for path, whom in needed.items():
             if not look_up(config, path)[0]:
-                remedy = "Add it, as the shipped bundles have it."
+                remedy = "Add it, as in the shipped bundles."
                 findings.append(Finding(f"configs/{name}.json: {path}", f"an id that {whom} reads", "none", remedy))
         root = config.get("bundle_root")
         if isinstance(root, str) and root.startswith(("/", "~")):
-            remedy = 'Write ".": a bundle is run where it lies.'
+            remedy = 'Write ".": a bundle runs in its own folder.'
             findings.append(Finding(f"configs/{name}.json: bundle_root", "no path of one machine", root, remedy))
     return findings
 
 
 def _is_image(metadata: Config) -> bool:
-    """Whether the network takes images, which MONAI Label is for."""
+    """Whether the network takes images, the data of MONAI Label."""
     return look_up(metadata, "network_data_format#inputs#image#type") == (True, "image")
 
 
@@ -114,7 +114,9 @@ def _version(metadata: Config) -> list[Finding]:
     version, changelog = str(metadata.get("version", "")), metadata.get("changelog", {})
     findings = []
     if metadata and not re.fullmatch(r"\d+\.\d+\.\d+", version):
-        findings.append(Finding("configs/metadata.json: version", "three numbers, as 0.1.0", version, "Write it so."))
+        findings.append(
+            Finding("configs/metadata.json: version", "three numbers, as 0.1.0", version, "Write three numbers.")
+        )
     if metadata and version not in changelog:
         got = f"entries of {', '.join(changelog) or 'none'}"
         findings.append(

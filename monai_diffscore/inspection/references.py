@@ -1,8 +1,8 @@
-"""Ids and what reads them.
+"""Ids and their readers.
 
-MONAI takes a mistyped top-level override as a new id that nothing reads, and trains with the old value. Here an id must
-be read: by a reference, by MONAI, by a user who runs it, or by being one of several that another id chooses from
-(``save_dicom`` beside ``save``).
+MONAI takes a mistyped top-level override as a new id that nothing reads, and trains with the old value. Here every id
+needs a reader: a reference, MONAI, a user who runs it, or another id that chooses among several (``save`` chooses
+``save_dicom``).
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from monai_diffscore.configuration import REFERENCE
 from monai_diffscore.inspection.components import takes
 from monai_diffscore.inspection.files import BundleFiles, Config, Finding, items, look_up, read_ids
 
-#: read by MONAI's command line and workflows, or named in DESIGN as what users and scripts lean on
+#: ids that MONAI's command line and workflows read, and public ids of DESIGN.md
 ENTRIES = {"imports", "initialize", "finalize", "run", "bundle_root", "dataset_dir", "output_dir", "tracking_uri"}
-#: read by MONAI Label's app for bundles, and by ours in scripts/label_app
+#: ids that MONAI Label's app for bundles and scripts/label_app read
 ENTRIES |= {"pre_transforms", "post_transforms", "alpha", "min_area_um2"}
 _PROPERTIES: Any = [*TrainProperties.values(), *InferProperties.values()]
 ENTRIES |= {str(entry["id"]).split("::")[0] for entry in _PROPERTIES}
@@ -33,7 +33,7 @@ _TAKES_ANY = "a new id that nothing reads changes nothing"
 
 
 def find_wrong_references(files: BundleFiles) -> list[Finding]:
-    """Ids that nothing reads, references to none, and expressions that cannot run."""
+    """Ids that nothing reads, references to missing ids, and expressions that cannot run."""
     findings = []
     all_ids = {key.lstrip("+").split("#")[0] for config in files.configs.values() for key in config}
     read = {reference.split("#")[0] for config in files.configs.values() for reference in read_ids(config)}
@@ -42,11 +42,11 @@ def find_wrong_references(files: BundleFiles) -> list[Finding]:
         for key, value in config.items():
             if name in files.bases and not _is_read(key, value, config, read):
                 findings.append(_unread(where, key, all_ids))
-        known = _known(files, name)
+        scope = _scope(files, name)
         for reference in sorted(read_ids(config)):
-            if not any(look_up(other, reference)[0] for other in known):
+            if not any(look_up(other, reference)[0] for other in scope):
                 findings.append(_nowhere(where, reference, all_ids))
-        findings += _wrong_expressions(where, config, known)
+        findings += _wrong_expressions(where, config, scope)
     return findings
 
 
@@ -58,14 +58,14 @@ def _is_read(key: str, value: Any, config: Config, read: set[str]) -> bool:
 
 
 def _runs(value: Any) -> bool:
-    """Whether a value is what a user runs: an expression that calls ``run``."""
+    """Whether a user runs the value: an expression that calls ``run``."""
     texts = value if isinstance(value, list) else [value]
     return any(isinstance(text, str) and ".run(" in text for text in texts)
 
 
 def _unread(where: str, key: str, ids: Iterable[str]) -> Finding:
     close = difflib.get_close_matches(key, set(ids) - {key}, n=2)
-    meant = f"Did you mean {' or '.join(close)}?" if close else "Take it out, or refer to it with @."
+    meant = f"Did you mean {' or '.join(close)}?" if close else "Remove it, or refer to it with @."
     return Finding(f"{where}: {key}", "an id that something reads", "one that nothing reads", meant)
 
 
@@ -75,14 +75,14 @@ def _nowhere(where: str, reference: str, ids: Iterable[str]) -> Finding:
     return Finding(f"{where}: @{reference}", "a reference to an id that exists", "none of that name", meant)
 
 
-def _known(files: BundleFiles, name: str) -> list[Config]:
-    """The configurations whose ids a configuration may refer to: itself, for an overlay also all that it may lie on."""
+def _scope(files: BundleFiles, name: str) -> list[Config]:
+    """The configurations whose ids a configuration may refer to: itself, and for an overlay also the others."""
     return [files.configs[name]] if name in files.bases else [*files.configs.values()]
 
 
-def _wrong_expressions(where: str, config: Config, known: Sequence[Config]) -> list[Finding]:
+def _wrong_expressions(where: str, config: Config, scope: Sequence[Config]) -> list[Finding]:
     modules = {}
-    for other in [config, *known]:
+    for other in [config, *scope]:
         modules.update(_modules(other))
     findings = []
     for path, value in items(config):
@@ -100,7 +100,7 @@ def _wrong_expressions(where: str, config: Config, known: Sequence[Config]) -> l
 
 
 def _modules(config: Config) -> dict[str, Any]:
-    """Modules that the imports of a configuration name."""
+    """Modules in the imports of a configuration."""
     modules: dict[str, Any] = {}
     for text in [*config.get("imports", []), *config.get("+imports", [])]:
         for node in ast.walk(ast.parse(text.lstrip("$"))):
@@ -110,7 +110,7 @@ def _modules(config: Config) -> dict[str, Any]:
                         alias.name if alias.asname else alias.name.split(".")[0]
                     )
                 except ImportError:
-                    continue  # an optional package, or one that another machine has
+                    continue  # an optional package, or a package of another machine
     return modules
 
 
@@ -128,14 +128,14 @@ def _no_attribute(where: str, path: str, name: str) -> Finding:
 
 
 def _is_keyword(config: Config, path: str) -> bool:
-    """Whether an id is a keyword that a declared component takes and is not given yet."""
+    """Whether an id is a further keyword of a declared component."""
     parent, _, keyword = path.rpartition("#")
-    there, component = look_up(config, parent) if parent else (False, None)
-    return there and isinstance(component, dict) and "_target_" in component and takes(component["_target_"], keyword)
+    exists, component = look_up(config, parent) if parent else (False, None)
+    return exists and isinstance(component, dict) and "_target_" in component and takes(component["_target_"], keyword)
 
 
 def find_unknown_overrides(files: BundleFiles, overrides: Sequence[str] = ()) -> list[Finding]:
-    """Keys of overlays, and of what a command would override, that change nothing.
+    """Keys of overlays and of overrides that change nothing.
 
     Args:
         files: the bundle.
@@ -156,25 +156,25 @@ def _unknown_file(text: str, files: BundleFiles) -> list[Finding]:
     try:
         config = json.loads(Path(text).read_text())
     except (OSError, ValueError) as error:
-        return [Finding(text, "an overlay, a JSON file", f"{type(error).__name__}: {error}", "Give another file.")]
+        return [Finding(text, "an overlay, a JSON file", f"{type(error).__name__}: {error}", "Name another file.")]
     return _unknown_keys(text, config, files, _shipped_ids())
 
 
 @cache
 def _shipped_ids() -> set[str]:
-    """Top-level ids of all shipped bundles: an overlay for any of them may set what one of them does not have."""
+    """Top-level ids of all shipped bundles: an overlay for all of them may set ids that one of them lacks."""
     return {key for name in declared() for config in compose(name).values() for key in config}
 
 
 def _unknown_keys(where: str, overlay: Config, files: BundleFiles, elsewhere: Iterable[str] = ()) -> list[Finding]:
-    """Keys of an overlay that no configuration has; those that other bundles have may be ``elsewhere``."""
+    """Keys of an overlay that no configuration has. ``elsewhere`` are ids of other bundles."""
     findings = []
     read = {reference.split("#")[0] for config in [overlay, *files.configs.values()] for reference in read_ids(config)}
     others = [config for config in files.configs.values() if config is not overlay]
     for key, value in overlay.items():
         path = key.lstrip("+").replace("::", "#")
-        known = any(look_up(config, path)[0] or _is_keyword(config, path) for config in others)
-        if known or path in read or path in ENTRIES or key in elsewhere or _runs(value):
+        exists = any(look_up(config, path)[0] or _is_keyword(config, path) for config in others)
+        if exists or path in read or path in ENTRIES or key in elsewhere or _runs(value):
             continue
         ids = {name for config in others for name, _ in items(config) if not name.rsplit("#", 1)[-1].isdigit()}
         close = difflib.get_close_matches(path, ids, n=2)
