@@ -1,11 +1,11 @@
-"""Lets MONAI Label 0.8.5 import what current versions of its dependencies have moved; scripts/label runs it once.
+"""Lets MONAI Label 0.8.5 run with current versions of its dependencies; scripts/label runs it once.
 
-Two files of the environment are changed, both idempotently:
+It changes two files of the environment, both idempotently:
 
-- torchvision, which MONAI Label imports but whose operators it does not call here, comes compiled for CUDA. Beside a
-  CPU-only torch its operators do not load, and the registration of their shapes then finds no schema for ``nms`` and
-  ``qnms``: they are declared. Where the operators load, nothing is declared.
-- pydicom-seg 0.4.1 imports UIDs from a private module that pydicom 3 no longer has: one that passes them on is added.
+- MONAI Label imports torchvision, which is compiled for CUDA, and calls none of its operators here. Beside a CPU-only
+  torch they do not load, and the registration of their shapes fails without the schemas of ``nms`` and ``qnms``. The
+  script declares these schemas where the operators do not load.
+- pydicom-seg 0.4.1 imports UIDs from a private module that pydicom 3 lacks. The script adds one that passes them on.
 """
 
 from __future__ import annotations
@@ -27,19 +27,21 @@ if not _loaded():
 
 
 def declare_operators(packages: Path) -> None:
-    """Puts the schemas in front of the shapes that torchvision registers for them."""
+    """Declares the schemas before torchvision registers shapes for them."""
     path = packages / "torchvision" / "_meta_registrations.py"
     text = path.read_text()
     if _MARK in text:
         return
     place = "import torchvision.extension  # noqa: F401\n"
     if place not in text:
-        raise SystemExit(f"label: {path}: this version of torchvision is not laid out as expected; 0.28.0 is.")
+        raise SystemExit(
+            f"label: {path}: this version of torchvision has another layout than 0.28.0, the expected one."
+        )
     path.write_text(text.replace(place, place + _SCHEMAS, 1))
 
 
 def pass_on_uids(packages: Path) -> None:
-    """Adds the module that pydicom-seg asks for."""
+    """Adds the module that pydicom-seg imports."""
     (packages / "pydicom" / "_storage_sopclass_uids.py").write_text("from pydicom.uid import *  # noqa: F403\n")
 
 

@@ -34,10 +34,10 @@ logger = logging.getLogger(__name__)
 class DiffscoreApp(MONAILabelApp):
     """Proposals, ranking and training by score models.
 
-    ``--conf`` takes ``bundles`` (names, see scripts/label), ``healthy_dir`` (images that p-values refer to, default the
-    studies themselves; ``healthy_dir_BUNDLE`` for one bundle), ``calibration_cases`` (at most so many of them),
-    ``lease_minutes`` (that a case stays with an annotator) and ``work_dir`` (where scores, leases and calibrations are
-    kept; default in the studies folder).
+    ``--conf`` takes ``bundles`` (names, see scripts/label), ``healthy_dir`` (reference images of p-values, default the
+    studies themselves; ``healthy_dir_BUNDLE`` for one bundle), ``calibration_cases`` (number of reference images at
+    most), ``lease_minutes`` (time that a case belongs to an annotator) and ``work_dir`` (folder of scores, leases and
+    calibrations; default in the studies folder).
     """
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
@@ -52,12 +52,12 @@ class DiffscoreApp(MONAILabelApp):
 
     @property
     def work(self) -> Path:
-        """Where scores, leases and calibrations are kept."""
+        """The folder of scores, leases and calibrations."""
         own = self.conf.get("work_dir")
         return Path(own) if own else Path(self._datastore._datastore_path) / "diffscore"
 
     def calibration(self, bundle: ServedBundle) -> Calibration:
-        """Where a bundle's p-values refer to."""
+        """The reference of a bundle's p-values."""
         healthy = self.conf.get(f"healthy_dir_{bundle.name}", self.conf.get("healthy_dir", ""))
         return Calibration(self.work, healthy, int(self.conf.get("calibration_cases", "4")))
 
@@ -89,22 +89,22 @@ class DiffscoreApp(MONAILabelApp):
         leases = Leases(self.work / "leases.json", 60 * float(self.conf.get("lease_minutes", "60")))
         return {f"{bundle.name}_most_unlike": MostUnlike(bundle, self.scores(bundle), leases) for bundle in self.served}
 
-    # ---- requests: what is asked for is checked first, and problems with data keep their own words
+    # ---- requests: the names are checked first, and problems with data keep their own messages
 
     def infer(self, request: Mapping[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
-        task = self._known(request.get("model"), self._infers, "model")
+        task = self._lookup(request.get("model"), self._infers, "model")
         image = request.get("image")
         if isinstance(image, str) and not os.path.exists(image):
             self._check_image(image, task)
         return self._plainly(super().infer, request, datastore)
 
     def infer_wsi(self, request: Mapping[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
-        task = self._known(request.get("model"), self._infers, "model")
+        task = self._lookup(request.get("model"), self._infers, "model")
         if not isinstance(task, SlideInferTask):
-            slides = [name for name, one in self._infers.items() if isinstance(one, SlideInferTask)]
+            slides = [name for name, other in self._infers.items() if isinstance(other, SlideInferTask)]
             raise DataError(
                 "the request", key="model", expected=f"a model of slides ({', '.join(slides) or 'none is served'})",
-                got=str(request.get("model")), remedy="Ask /infer/MODEL for volumes.",
+                got=str(request.get("model")), remedy="Use /infer/MODEL for volumes.",
             )  # fmt: skip
         image = request.get("image")
         if isinstance(image, str) and not os.path.exists(image):
@@ -120,27 +120,27 @@ class DiffscoreApp(MONAILabelApp):
         return self._plainly(super().train, request)
 
     def check_training(self, model: str | None, request: Mapping[str, Any] | None) -> None:
-        """Refuses a training that cannot be run, before a process is started for it."""
-        self._known(model, self._trainers, "model").check(request or {})
+        """Refuses an impossible training before a process starts for it."""
+        self._lookup(model, self._trainers, "model").check(request or {})
 
     def check_scoring(self, method: str) -> None:
-        """Refuses a method that is not there."""
-        self._known(method, self._scoring_methods, "method")
+        """Refuses an unknown method."""
+        self._lookup(method, self._scoring_methods, "method")
 
     def next_sample(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        self._known(request.get("strategy"), self._strategies, "strategy")
+        self._lookup(request.get("strategy"), self._strategies, "strategy")
         return self._plainly(super().next_sample, request)
 
     def async_scoring(self, method: str | None, params: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Starts scoring in a process of its own, where there is something new to score."""
-        if method is None and not any(one.unscored(self.datastore()) for one in self._scoring_methods.values()):
+        """Starts scoring in a process of its own if there are unscored images."""
+        if method is None and not any(method.unscored(self.datastore()) for method in self._scoring_methods.values()):
             return {}
         return super().async_scoring(method, params)
 
-    def _known(self, name: Any, among: Mapping[str, Any], what: str) -> Any:
-        if name not in among:
-            raise Unknown(f"There is no {what} '{name}'; there are: {', '.join(sorted(among)) or 'none'}.")
-        return among[name]
+    def _lookup(self, name: Any, tasks: Mapping[str, Any], kind: str) -> Any:
+        if name not in tasks:
+            raise Unknown(f"There is no {kind} '{name}'; there are: {', '.join(sorted(tasks)) or 'none'}.")
+        return tasks[name]
 
     def _check_image(self, image: str, task: InferTask) -> None:
         if image not in self.datastore().list_images():
@@ -149,9 +149,9 @@ class DiffscoreApp(MONAILabelApp):
             )
         if isinstance(self.datastore(), DICOMWebDatastore):
             modality = self.datastore()._dicom_info(image)["Modality"]
-            wanted = getattr(task, "modality", None)
-            if wanted not in (None, modality):
-                raise DataError(image, expected=f"a series of modality {wanted}", got=modality,
+            expected = getattr(task, "modality", None)
+            if expected not in (None, modality):
+                raise DataError(image, expected=f"a series of modality {expected}", got=modality,
                                 remedy="Use a model for this modality.")  # fmt: skip
 
     @staticmethod

@@ -62,7 +62,7 @@ def volume(a: argparse.Namespace) -> None:
     if truth is not None and marked:
         print(agreement(answer > 0, np.abs(received(a, result="score")), truth))
     at = np.array(a.at) if a.at else centre(answer > 0 if truth is None else truth, marked or truth is not None)
-    # a noisy image has a wider range than what is in it
+    # a noisy image has a wider range than its anatomy
     low, high = np.quantile((image if marked else answer)[image > image.min()], [0.01, 0.995])
     rows = {"image": image, f"answer of {a.model}": answer}
     if not marked:
@@ -90,20 +90,20 @@ def volume(a: argparse.Namespace) -> None:
 
 
 def centre(where: np.ndarray, of_groups: bool) -> np.ndarray:
-    """The middle of the largest connected group of a mask; of the volume, if there is none."""
+    """The middle of the largest connected group of a mask, or of the volume for an empty mask."""
     groups, count = ndimage.label(where) if of_groups else (where, 0)
     if not count:
         return np.array(where.shape) // 2
     return np.rint(ndimage.center_of_mass(groups == 1 + np.bincount(groups.ravel())[1:].argmax())).astype(int)
 
 
-def agreement(found: np.ndarray, score: np.ndarray, truth: np.ndarray) -> str:
-    """AUROC of a score among the voxels that have one, and how far what is marked is what is true."""
+def agreement(proposal: np.ndarray, score: np.ndarray, truth: np.ndarray) -> str:
+    """AUROC of a score among the voxels with one, and the agreement of the proposal with the truth."""
     inside = score > 0
-    dice = 2 * (found & truth).sum() / max(found.sum() + truth.sum(), 1)
+    dice = 2 * (proposal & truth).sum() / max(proposal.sum() + truth.sum(), 1)
     return (
-        f"AUROC {roc_auc_score(truth[inside], score[inside]):.3f}, Dice {dice:.2f}, {(found & truth).sum()} of "
-        f"{truth.sum()} voxels of the finding marked, {(found & ~truth).sum()} others of {inside.sum()}"
+        f"AUROC {roc_auc_score(truth[inside], score[inside]):.3f}, Dice {dice:.2f}, {(proposal & truth).sum()} of "
+        f"{truth.sum()} voxels of the finding marked, {(proposal & ~truth).sum()} others of {inside.sum()}"
     )
 
 
@@ -143,7 +143,7 @@ def main() -> None:
     parser.add_argument("--image", required=True)
     parser.add_argument("--params", default="{}", help="JSON")
     parser.add_argument("--at", type=int, nargs=3, help="voxel to show slices through (default: a finding)")
-    parser.add_argument("--truth", type=Path, help="a mask of what there is to find")
+    parser.add_argument("--truth", type=Path, help="mask of the true lesion")
     parser.add_argument("--wsi", action="store_true", help="the image is a slide")
     parser.add_argument("--out", type=Path, required=True)
     a = parser.parse_args()

@@ -20,7 +20,7 @@ from lib.workflow import Calibration, Outcome, configure, run_case, use_device
 
 logger = logging.getLogger(__name__)
 
-#: one task at a time has the processor (or the device) and its memory; others wait
+#: one task at a time uses the processor (or the device) and its memory; others wait
 ONE_AT_A_TIME = threading.Lock()
 
 
@@ -28,8 +28,8 @@ class OverlayInferTask(InferTask):
     """A task of a bundle. Proposals of anomalies are segmentations, which every client shows; images are "others".
 
     Args:
-        bundle, task: what is run.
-        calibration: where healthy scores come from.
+        bundle, task: the bundle and the name of its task.
+        calibration: source of healthy scores.
         studies: gives the images to calibrate on.
     """
 
@@ -42,7 +42,7 @@ class OverlayInferTask(InferTask):
         super().__init__(
             type=InferType.SEGMENTATION if anomaly else InferType.OTHERS,
             labels={"anomaly": 1} if anomaly else [],
-            dimension=3,  # volumes, also where the network takes their slices
+            dimension=3,  # volumes, also for networks of slices
             description=f"{task} by {bundle.title}",
             config={"device": device_list(), "result_extension": ".nii.gz", **panel(self.options, configuration)},
         )
@@ -58,14 +58,14 @@ class OverlayInferTask(InferTask):
     def __call__(self, request: Mapping[str, Any]) -> tuple[str | None, dict[str, Any]]:
         begin = time.perf_counter()
         changed = changes(self.options, request)
-        chosen = changed.pop("result", "label" if self.task == "anomaly" else "mean")
+        result = changed.pop("result", "label" if self.task == "anomaly" else "mean")
         with ONE_AT_A_TIME, tempfile.TemporaryDirectory(prefix="diffscore-") as folder:
             waited = time.perf_counter() - begin
             logger.info(f"{self.bundle.name} {self.task}: {request['image']}")
             outcome, calibrated = self.run(str(request["image"]), Path(folder), changed, request.get("device"))
             dtype = request.get("result_dtype")
             file = deliver(
-                outcome.file(chosen), request.get("result_extension"), dtype, bool(request.get("result_compress"))
+                outcome.file(result), request.get("result_extension"), dtype, bool(request.get("result_compress"))
             )
         seconds = {"waited": round(waited, 3), **outcome.seconds, "total": round(time.perf_counter() - begin, 3)}
         logger.info(f"{self.bundle.name} {self.task}: {outcome.row}, seconds {seconds}")
@@ -82,7 +82,7 @@ class OverlayInferTask(InferTask):
     def run(
         self, image: str, folder: Path, changed: Mapping[str, Any], device: Any = None
     ) -> tuple[Outcome, str | None]:
-        """The outcome for an image, and what p-values refer to."""
+        """The outcome for an image, and the reference of its p-values."""
         parser = configure(self.bundle, self.task, changed)
         use_device(parser, name_to_device(device) if device else None)
         calibrated = self.calibration.provide(parser, self.studies(), image) if self.task == "anomaly" else None

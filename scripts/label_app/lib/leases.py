@@ -1,6 +1,6 @@
-"""Who has which case until when.
+"""Leases: cases and their annotators, for a time.
 
-A case that is offered belongs to its annotator for some time, and nobody else is offered it. Leases are in a file, so
+An offered case belongs to its annotator for some time, and no other annotator gets it. A file holds the leases, so that
 they outlive the server.
 """
 
@@ -17,12 +17,12 @@ from monai_diffscore.atomic_files import whole_file
 
 
 class Leases:
-    """Who has which case until when.
+    """The leases of a server.
 
     Args:
-        path: of the JSON file.
-        seconds: that a lease lasts.
-        clock: tells the time in seconds.
+        path: the JSON file.
+        seconds: length of a lease.
+        clock: returns the time in seconds.
     """
 
     def __init__(self, path: Path, seconds: float, clock: Callable[[], float] = time.time) -> None:
@@ -32,34 +32,34 @@ class Leases:
         self.lock = threading.RLock()
 
     def held(self) -> dict[str, dict[str, Any]]:
-        """Image id to holder (``client``), ``until``, and the clients that passed it over (``skipped``)."""
+        """For each image id its holder (``client``), the end of its lease (``until``) and clients that skipped it."""
         if not self.path.is_file():
             return {}
-        held = json.loads(self.path.read_text())
-        for lease in held.values():
+        leases = json.loads(self.path.read_text())
+        for lease in leases.values():
             if lease["until"] <= self.clock():
                 lease["client"] = None
-        return held
+        return leases
 
     def holder(self, image: str) -> str | None:
-        """Who has an image, if somebody does."""
+        """The client that holds an image, or None."""
         return self.held().get(image, {}).get("client")
 
     def take(self, image: str, client: str) -> float:
-        """Leases an image; returns until when."""
-        held = self.held()
-        skipped = held.get(image, {}).get("skipped", [])
-        held[image] = {"client": client, "until": self.clock() + self.seconds, "skipped": skipped}
-        self._write(held)
-        return held[image]["until"]
+        """Leases an image; returns the end of the lease."""
+        leases = self.held()
+        skipped = leases.get(image, {}).get("skipped", [])
+        leases[image] = {"client": client, "until": self.clock() + self.seconds, "skipped": skipped}
+        self._write(leases)
+        return leases[image]["until"]
 
     def skip(self, image: str, client: str) -> None:
-        """Gives an image back, not to be offered to the same client again."""
-        held = self.held()
-        skipped = sorted({*held.get(image, {}).get("skipped", []), client})
-        held[image] = {"client": None, "until": 0.0, "skipped": skipped}
-        self._write(held)
+        """Returns an image. The same client does not get it again."""
+        leases = self.held()
+        skipped = sorted({*leases.get(image, {}).get("skipped", []), client})
+        leases[image] = {"client": None, "until": 0.0, "skipped": skipped}
+        self._write(leases)
 
-    def _write(self, held: Mapping[str, Any]) -> None:
+    def _write(self, leases: Mapping[str, Any]) -> None:
         with whole_file(self.path) as file:
-            file.write(json.dumps(held, indent=4).encode())
+            file.write(json.dumps(leases, indent=4).encode())

@@ -1,7 +1,7 @@
-"""What a client may set: shown in its panel, checked, and passed on to the ids of an overlay.
+"""Options of a client: its panel shows them, the app checks them, and they set ids of an overlay.
 
-A panel shows numbers, texts, switches and lists; a list is a choice, whose first entry is the default, so several
-numbers are written as a text, "0.2, 0.4". The defaults are those of the bundle's configuration, never written again.
+A panel shows numbers, texts, switches and lists. A list is a choice with its default first, so several numbers are a
+text, "0.2, 0.4". The defaults come from the bundle's configuration.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ class Option:
     """A number, several numbers or a choice that a request may set.
 
     Args:
-        name: in the request and in the panel.
-        id: of the configuration that it sets; "" for options of the app itself.
-        kind: float or int; of each number if there are several.
-        low, high: what is allowed.
+        name: name in the request and in the panel.
+        id: id of the configuration that it sets; "" for options of the app itself.
+        kind: float or int, for each number.
+        low, high: limits of each number.
         several: a list of numbers.
-        choices: instead of numbers, the texts that are allowed; the first is the default.
-        may_be_empty: an empty text stands for None ("estimate it").
+        choices: allowed texts in place of numbers; the first is the default.
+        may_be_empty: an empty text means None ("estimate it").
     """
 
     name: str
@@ -41,7 +41,7 @@ class Option:
     may_be_empty: bool = False
 
     def default(self, configuration: ConfigParser) -> Any:
-        """As the panel shows it."""
+        """The default in the panel."""
         if self.choices:
             return list(self.choices)
         value = configuration[self.id]
@@ -49,40 +49,44 @@ class Option:
             return ", ".join(f"{number:g}" for number in value)
         return "" if value is None else value
 
-    def read(self, given: Any) -> Any:
+    def read(self, request_value: Any) -> Any:
         """The value of a request.
 
         Raises:
-            DataError: if it is not what is allowed.
+            DataError: if the value is not allowed.
         """
         if self.choices:
-            value = given[0] if isinstance(given, list | tuple) and given else given
+            value = request_value[0] if isinstance(request_value, list | tuple) and request_value else request_value
             if value not in self.choices:
-                raise self._wrong(given, f"one of {', '.join(self.choices)}")
+                raise self._wrong(request_value, f"one of {', '.join(self.choices)}")
             return value
-        if self.may_be_empty and given in ("", None):
+        if self.may_be_empty and request_value in ("", None):
             return None
         if self.several:
-            parts = given.replace(",", " ").split() if isinstance(given, str) else given
+            parts = request_value.replace(",", " ").split() if isinstance(request_value, str) else request_value
             if not isinstance(parts, Sequence) or not parts:
-                raise self._wrong(given, "numbers such as '0.2, 0.4'")
-            return [self._number(part, given) for part in parts]
-        return self._number(given, given)
+                raise self._wrong(request_value, "numbers such as '0.2, 0.4'")
+            return [self._number(part, request_value) for part in parts]
+        return self._number(request_value, request_value)
 
-    def _number(self, value: Any, given: Any) -> float | int:
+    def _number(self, value: Any, request_value: Any) -> float | int:
         word = "a whole number" if self.kind is int else "a number"
         expected = f"{word} from {self.low:g} to {self.high:g}"
         try:
             number = float(value)
         except (TypeError, ValueError):
-            raise self._wrong(given, expected) from None
+            raise self._wrong(request_value, expected) from None
         if isinstance(value, bool) or not self.low <= number <= self.high or (self.kind is int and number % 1):
-            raise self._wrong(given, expected)
+            raise self._wrong(request_value, expected)
         return self.kind(number)
 
-    def _wrong(self, given: Any, expected: str) -> DataError:
+    def _wrong(self, request_value: Any, expected: str) -> DataError:
         return DataError(
-            "the request", key=self.name, expected=expected, got=repr(given), remedy="Give another value in params."
+            "the request",
+            key=self.name,
+            expected=expected,
+            got=repr(request_value),
+            remedy="Change the value in params.",
         )
 
 
@@ -97,7 +101,7 @@ _SAMPLING = (
     Option("result", choices=("mean", "std")),
     *_TILING,
 )
-#: what each task on volumes lets a client set
+#: options of each task on volumes
 OPTIONS: dict[str, tuple[Option, ...]] = {
     "anomaly": (
         Option("noise_levels", "levels", low=1e-3, high=100, several=True),
@@ -127,7 +131,7 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
 
 
 def usable(options: Sequence[Option], configuration: ConfigParser) -> list[Option]:
-    """Those whose id the configuration has."""
+    """The options whose ids the configuration has."""
     return [option for option in options if not option.id or option.id.split("#")[0] in configuration.get()]
 
 
@@ -137,10 +141,10 @@ def panel(options: Sequence[Option], configuration: ConfigParser) -> dict[str, A
 
 
 def changes(options: Sequence[Option], request: Mapping[str, Any]) -> dict[str, Any]:
-    """The ids that a request sets, and the app's own options by name; what it does not name is left out.
+    """The ids that a request sets, and the app's own options by name.
 
     Raises:
-        DataError: for a value that is not allowed, or a name that is nearly one of the options.
+        DataError: for a value that is not allowed, or a mistyped name of an option.
     """
     names = [option.name for option in options]
     for name in request:
@@ -150,7 +154,7 @@ def changes(options: Sequence[Option], request: Mapping[str, Any]) -> dict[str, 
                 "the request", key=str(name), expected=f"one of the options {', '.join(names)}", got=f"'{name}'",
                 remedy=f"Did you mean {close[0]}?",
             )  # fmt: skip
-    found = {
+    values = {
         option.id or option.name: option.read(request[option.name]) for option in options if option.name in request
     }
-    return {name: value for name, value in found.items() if name}
+    return {name: value for name, value in values.items() if name}

@@ -12,12 +12,12 @@ def polygons(mask: np.ndarray, corner: Sequence[int], scale: float, least_area: 
     """The outlines of the connected groups of a mask [rows, columns], as lists of x and y in level-0 pixels.
 
     Args:
-        mask: of a region.
+        mask: mask of a region.
         corner: x and y of its upper left pixel, level 0.
         scale: level-0 pixels in one of its pixels.
-        least_area: of a group, in level-0 pixels; smaller ones are left out.
+        least_area: smallest area of a group, in level-0 pixels.
     """
-    found = []
+    outlines = []
     for group in regionprops(label(mask, connectivity=2)):
         if group.area * scale**2 < max(least_area, 1):
             continue
@@ -25,5 +25,5 @@ def polygons(mask: np.ndarray, corner: Sequence[int], scale: float, least_area: 
         outline = max(find_contours(padded.astype(float), 0.5), key=len)
         outline = approximate_polygon(outline, tolerance=1.0)[:-1]
         rows_columns = outline - 1 + np.array(group.bbox[:2]) + 0.5  # from centres of pixels to their corners
-        found.append(np.rint(rows_columns[:, ::-1] * scale + np.array(corner)).astype(int).tolist())
-    return [polygon for polygon in found if len(polygon) >= 3]
+        outlines.append(np.rint(rows_columns[:, ::-1] * scale + np.array(corner)).astype(int).tolist())
+    return [polygon for polygon in outlines if len(polygon) >= 3]

@@ -1,4 +1,4 @@
-"""Problems with a request: a name that nothing has, and the cause of an error that came out wrapped."""
+"""Problems with a request: unknown names, and the causes of wrapped errors."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from monai_diffscore.command_line import find_cause
 
 
 class Unknown(Exception):
-    """An image, a model, a method or a strategy that is not there; HTTP 404."""
+    """An unknown image, model, method or strategy; HTTP 404."""
 
 
 def cause_of(error: Exception) -> BaseException:
-    """The problem that an error was raised from, as far as one with data or values is among its causes; else itself.
+    """The problem with data or values among the causes of an error; else the error itself.
 
-    Transforms, configurations and engines wrap what was raised in them.
+    Transforms, configurations and engines wrap errors.
     """
     plain = find_cause(error)
     if plain is not None:
         return plain
-    found, deeper = error, error.__cause__
+    cause, deeper = error, error.__cause__
     while deeper is not None:
         if isinstance(deeper, ValueError):
-            found = deeper
+            cause = deeper
         deeper = deeper.__cause__
-    return found
+    return cause
 
 
 def raise_cause(error: Exception) -> NoReturn:
-    """Raises :func:`cause_of` an error that is being handled."""
+    """Raises the :func:`cause_of` an error."""
     cause = cause_of(error)
     if cause is error:
         raise error
-    raise cause from None  # from error would close a circle: the error was raised from the cause
+    raise cause from None  # "from error" would close a circle, because the cause raised the error

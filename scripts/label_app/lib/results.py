@@ -1,4 +1,4 @@
-"""Files as clients ask for them: format, type of numbers, DICOM SEG."""
+"""Files for clients: format, type of numbers, DICOM SEG."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _TYPES = {"uint8": sitk.sitkUInt8, "uint16": sitk.sitkUInt16, "int16": sitk.sitk
 
 
 def deliver(file: Path, extension: str | None, dtype: str | None, compress: bool = False) -> str:
-    """A temporary file with the content of a NIfTI file, in the format and with the numbers that a client asks for.
+    """A temporary file with the content of a NIfTI file, in the format and with the number type of the request.
 
-    MONAI Label removes it when it is sent.
+    MONAI Label removes it after sending it.
 
     Raises:
-        DataError: for a format or a type that is not offered.
+        DataError: for an unknown format or type.
     """
     extension = extension or ".nii.gz"
     for name, value, offered in (("result_extension", extension, EXTENSIONS), ("result_dtype", dtype, tuple(_TYPES))):
@@ -58,13 +58,13 @@ def new_file(suffix: str) -> str:
 
 
 def as_dicom_seg(series_dir: str, label: str, label_info: list[dict[str, Any]] | None, *_: Any, **__: Any) -> str:
-    """A label map as DICOM SEG of the series that it belongs to, written by the package's own writer.
+    """A label map as DICOM SEG of its series, from the package's own writer.
 
-    Takes the place of MONAI Label's function of the same arguments, for proposals: it checks the grid, names the
-    algorithm, and needs no program beside Python.
+    It replaces MONAI Label's function with the same arguments for proposals. It checks the grid, names the algorithm,
+    and needs no program beside Python.
 
     Raises:
-        DataError: if nothing is marked, which a DICOM SEG cannot say, or the grids differ.
+        DataError: if the map is empty, which DICOM SEG does not allow, or the grids differ.
     """
     image = nib.load(label)
     array = np.asanyarray(image.dataobj).round().astype(np.uint8)
@@ -72,9 +72,9 @@ def as_dicom_seg(series_dir: str, label: str, label_info: list[dict[str, Any]] |
         raise DataError(
             label_info[0].get("model_name", "the model") if label_info else "the model",
             key="pred",
-            expected="at least one marked voxel, which a DICOM SEG must hold",
+            expected="at least one marked voxel, which a DICOM SEG needs",
             got="none: no voxel is that unusual",
-            remedy="Nothing was found; raise threshold in params to see what comes next, or ask for output=image.",
+            remedy="Raise threshold in params to mark more, or request output=image.",
         )
     names = {number: info.get("name", "anomaly") for number, info in enumerate(label_info or [{}], start=1)}
     model = (label_info or [{}])[0].get("model_name", "monai_diffscore")

@@ -1,4 +1,4 @@
-"""The scores of an image by a prior, and where they are kept; what they mean: :mod:`lib.ranking`."""
+"""The scores of an image by a prior, and their files; :mod:`lib.ranking` defines them."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from lib.workflow import Calibration, configure, run_case
 from monai_diffscore.atomic_files import whole_file
 from monai_diffscore.data.files import file_hash
 
-_SIDE = 6  # voxels along each axis of the thumbnail that tells images apart
-#: of the likelihood, where the request does not say: an eighth of the overlay's cost
+_SIDE = 6  # voxels along each axis of the thumbnail, which compares images
+#: defaults of the likelihood: an eighth of the overlay's cost
 _QUICK = {"patches": 4, "probes": 1, "likelihood_sigmas#steps": 10}
 
 
 class ScoreFolder:
-    """Scores as one small JSON file each, named by what they were made of: a file that is there is not made again.
+    """Scores, each in a small JSON file. The hashes of its inputs name it, so that a score is computed once.
 
     Args:
-        folder: where they are.
-        calibration: whose units the scores have; others have files of their own.
+        folder: folder of the files.
+        calibration: calibration of the scores; each has files of its own.
     """
 
     def __init__(self, folder: Path, calibration: Calibration) -> None:
         self.folder, self.calibration = folder, calibration
 
     def path(self, bundle: ServedBundle, image: str) -> Path:
-        """Where the score of an image file by the present weights of a bundle is, or goes."""
+        """The path of the score of an image file by the present weights of a bundle."""
         key = f"{content_hash(image)} {content_hash(str(bundle.weights))} {self.calibration.healthy_dir}"
         own = bundle.weights.with_name("anomaly_calibration.json")
         if own.is_file():
@@ -52,7 +52,7 @@ class ScoreFolder:
 
 
 def content_hash(path: str) -> str:
-    """The hash of a file; computed again when its time or size changes."""
+    """The hash of a file, cached until its time or size changes."""
     stamp = Path(path).stat()
     return _content_hash(path, stamp.st_mtime_ns, stamp.st_size)
 
@@ -71,13 +71,13 @@ def volume_score(
 ) -> dict[str, Any]:
     """The score of a volume, by the overlays anomaly (one pair of noise) and likelihood (at an eighth of its cost).
 
-    ``largest_score``, ``nats_per_dim`` (where the bundle has the overlay) with ``patch_standard_error``, what else the
-    anomaly task says of a case, and a ``thumbnail`` of numbers.
+    It holds ``largest_score``, ``nats_per_dim`` with ``patch_standard_error`` (for bundles with the overlay), further
+    numbers of the anomaly task, and a ``thumbnail`` of numbers.
 
     Args:
-        bundle: whose prior.
+        bundle: bundle of the prior.
         file: the volume.
-        calibration, studies: of the anomaly task.
+        calibration, studies: arguments of the anomaly task.
         request: options of both overlays.
     """
     request = request or {}

@@ -1,4 +1,4 @@
-"""Scores of the images of a datastore by a prior; what they mean: :mod:`lib.ranking`."""
+"""Scores of the images of a datastore by a prior; :mod:`lib.ranking` defines them."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ logger = logging.getLogger(__name__)
 
 
 class PriorScoring(ScoringMethod):
-    """Scores all unlabelled images by a bundle, those not scored yet; what was scored stays when it is stopped.
+    """Scores all unlabelled images without a score by a bundle. Finished scores survive a stop.
 
     Args:
-        bundle: whose prior.
-        scores: where they are kept.
-        calibration, studies: of the anomaly task.
+        bundle: bundle of the prior.
+        scores: folder of the scores.
+        calibration, studies: arguments of the anomaly task.
     """
 
     def __init__(
         self, bundle: ServedBundle, scores: ScoreFolder, calibration: Calibration, studies: Callable[[], list[str]]
     ) -> None:
-        super().__init__(f"How unlike the prior of {bundle.name} each unlabelled image is")
+        super().__init__(f"The difference of each unlabelled image from the prior of {bundle.name}")
         self.bundle, self.scores, self.calibration, self.studies = bundle, scores, calibration, studies
 
     def unscored(self, datastore: Datastore) -> list[str]:
@@ -40,22 +40,22 @@ class PriorScoring(ScoringMethod):
         return [image for image in images if self.scores.read(self.bundle, datastore.get_image_uri(image)) is None]
 
     def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
-        found: dict[str, Any] = {}
+        scores: dict[str, Any] = {}
         images = sorted(datastore.get_unlabeled_images())
         for number, image in enumerate(images, start=1):
             file = datastore.get_image_uri(image)
             score = self.scores.read(self.bundle, file)
-            made = score is None
+            is_new = score is None
             if score is None:
                 score = self.score(file, request)
                 self.scores.write(self.bundle, file, score)
             shown = {name: value for name, value in score.items() if name != "thumbnail"}
-            logger.info(f"scored {number} of {len(images)}, {image}{'' if made else ' (kept)'}: {shown}")
-            found[image] = shown
-        return found
+            logger.info(f"scored {number} of {len(images)}, {image}{'' if is_new else ' (stored)'}: {shown}")
+            scores[image] = shown
+        return scores
 
     def score(self, file: str, request: Mapping[str, Any]) -> dict[str, Any]:
-        """The score of one image; of one that the bundle does not take, why not."""
+        """The score of an image, or the reason for which the bundle refuses it."""
         try:
             with ONE_AT_A_TIME:
                 if self.bundle.of_slides:

@@ -1,8 +1,8 @@
-"""Which bundles are served, and what each can do: those with task overlays beside their configurations, and weights.
+"""The served bundles and their tasks: bundles with task overlays and weights.
 
-Where nobody has trained a bundle yet, the small weights that come along with some of them serve for a first look.
+The small demonstration weights of some bundles serve for a first look before a training.
 
-Run as a program (scripts/label does), it says what will be served, or why nothing can be.
+scripts/label runs this module as a program. It then prints the served bundles, or the reason for which there are none.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 class NothingToServe(ValueError):
-    """A bundle that cannot be served, and what to do about it."""
+    """A bundle that cannot be served, with the remedy."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class ServedBundle:
 
     @property
     def weights(self) -> Path:
-        """The trained ones; without them the demonstration weights, if it has some."""
+        """The trained weights; without them the demonstration weights, if the bundle has some."""
         trained, demo = self.folder / "models/model.pt", self.folder / "models/demo/model.pt"
         return demo if demo.is_file() and not trained.is_file() else trained
 
@@ -48,12 +48,12 @@ class ServedBundle:
 
     @property
     def of_slides(self) -> bool:
-        """Whether its images are whole-slide images: then tasks take tiles, not files."""
+        """Whether its images are whole-slide images. Tasks then take tiles, not files."""
         return not (self.folder / "configs/cases.json").is_file()
 
     @property
     def tasks(self) -> list[str]:
-        """Names of its task overlays that an annotator has a use for."""
+        """Names of its task overlays for annotators."""
         return [name for name in ("anomaly", *RESTORATIONS) if (self.folder / f"configs/{name}.json").is_file()]
 
     @property
@@ -62,20 +62,20 @@ class ServedBundle:
 
     @property
     def modality(self) -> str | None:
-        """Of DICOM series that it takes; None if it takes none."""
+        """Modality of its DICOM series; None if it takes no DICOM."""
         cases = self.folder / "configs/cases.json"
         if not cases.is_file():
             return None
         return json.loads(cases.read_text())["preprocessing"]["transforms"][0].get("modality")
 
     def configurations(self, task: str) -> list[str]:
-        """The files that ``python -m monai.bundle run`` would be given, in their order."""
+        """The configuration files of ``python -m monai.bundle run``, in order."""
         names = ["inference", *["demo"] * self.for_a_first_look, *["cases"] * (not self.of_slides), task]
         return [str(self.folder / f"configs/{name}.json") for name in names]
 
 
 def training_command(folder: Path) -> str:
-    """What makes the weights of a bundle."""
+    """The command that trains a bundle."""
     return (
         f"python -m monai.bundle run training --config_file {folder}/configs/train.json --bundle_root {folder} "
         "--dataset_dir FOLDER"
@@ -83,20 +83,20 @@ def training_command(folder: Path) -> str:
 
 
 def find_bundles(names: str, root: Path = ROOT) -> list[ServedBundle]:
-    """The bundles of a list "name,path,...", or all image bundles that have weights if it is empty.
+    """The bundles of a list "name,path,..."; all image bundles with weights for an empty list.
 
     Raises:
-        NothingToServe: for a name that is no bundle, a bundle without task overlays or weights, or if none is left.
+        NothingToServe: for an unknown name, for a bundle without task overlays or weights, or if there is no bundle.
     """
-    known = sorted(file.parent.parent for file in (root / "bundles").glob("*/configs/anomaly.json"))
-    wanted = [name.strip() for name in names.split(",") if name.strip()]
-    if not wanted:
-        found = [ServedBundle(folder) for folder in known if ServedBundle(folder).weights.is_file()]
-        if not found:
-            commands = "\n  ".join(training_command(folder.relative_to(root)) for folder in known)
+    folders = sorted(file.parent.parent for file in (root / "bundles").glob("*/configs/anomaly.json"))
+    requested = [name.strip() for name in names.split(",") if name.strip()]
+    if not requested:
+        bundles = [ServedBundle(folder) for folder in folders if ServedBundle(folder).weights.is_file()]
+        if not bundles:
+            commands = "\n  ".join(training_command(folder.relative_to(root)) for folder in folders)
             raise NothingToServe(f"no image bundle has weights yet. Train one of them, for example:\n  {commands}")
-        return found
-    return [_check(_folder(name, root), known) for name in wanted]
+        return bundles
+    return [_check(_folder(name, root), folders) for name in requested]
 
 
 def _folder(name: str, root: Path) -> Path:
@@ -106,10 +106,10 @@ def _folder(name: str, root: Path) -> Path:
     raise NothingToServe(f"there is no bundle '{name}': expected the name of a folder in {root / 'bundles'}, or a path")
 
 
-def _check(folder: Path, known: list[Path]) -> ServedBundle:
+def _check(folder: Path, folders: list[Path]) -> ServedBundle:
     bundle = ServedBundle(folder)
     if not bundle.tasks:
-        names = ", ".join(path.name for path in known)
+        names = ", ".join(path.name for path in folders)
         raise NothingToServe(f"{bundle.name} has no task for annotators (no configs/anomaly.json); these have: {names}")
     for file in (bundle.weights, bundle.weights.with_name("data_statistics.json")):
         if not file.is_file():
@@ -123,8 +123,8 @@ if __name__ == "__main__":
     except NothingToServe as problem:
         sys.exit(f"label: {problem}")
     if sys.argv[3:] == ["--modalities"]:
-        print(*sorted({one.modality for one in served} - {None}))
+        print(*sorted({bundle.modality for bundle in served} - {None}))
     else:
-        for one in served:
-            look = " for a first look (demonstration weights, models/demo/README.md)" if one.for_a_first_look else ""
-            print(f"== serving {one.name}{look}: {', '.join(one.tasks)}")
+        for bundle in served:
+            look = " for a first look (demonstration weights, models/demo/README.md)" if bundle.for_a_first_look else ""
+            print(f"== serving {bundle.name}{look}: {', '.join(bundle.tasks)}")

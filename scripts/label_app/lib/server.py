@@ -1,9 +1,9 @@
 """The web application: MONAI Label's, with problems as 4xx with one line, and requests in threads.
 
 ``--uvicorn_app lib.server:app`` serves it. MONAI Label answers a wrong name or unusable data with 500 and a stack
-trace, and its handlers, which are coroutines, keep all other requests waiting while they compute. Here
+trace, and its handlers, which are coroutines, block all other requests while they compute. Here
 
-- what is not there is 404, what cannot be used is 422, both with ``{"detail": one line}``;
+- unknown names are 404, unusable values and data 422, both with ``{"detail": one line}``;
 - each request runs in a thread, so that ``/info/`` and ``/train/`` answer while a volume is denoised.
 """
 
@@ -32,12 +32,12 @@ from monai_diffscore.errors import DataError
 
 logger = logging.getLogger(__name__)
 
-# or MONAI Label would import lib again for the app, and its exceptions would be of other classes than those known here
+# without it MONAI Label imports lib a second time for the app, with other classes of exceptions
 os.environ.setdefault("MONAI_LABEL_RELOAD_APP_LIB", "false")
 
 
 def answer(status: int) -> Callable[[Request, Exception], JSONResponse]:
-    """A handler of exceptions that answers with one line."""
+    """A handler of exceptions that answers with a line."""
 
     def handle(request: Request, error: Exception) -> JSONResponse:
         message = " ".join(str(getattr(error, "msg", None) or error).split())
@@ -48,7 +48,7 @@ def answer(status: int) -> Callable[[Request, Exception], JSONResponse]:
 
 
 def in_thread(endpoint: Callable[..., Any]) -> Callable[..., Any]:
-    """A coroutine that computes, as a function, which FastAPI runs in a thread."""
+    """A function for a coroutine that computes. FastAPI runs functions in threads."""
 
     def call(**arguments: Any) -> Any:
         if endpoint.__module__ in (infer.__name__, wsi_infer.__name__):
@@ -65,11 +65,12 @@ def in_thread(endpoint: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def check_request(arguments: dict[str, Any]) -> None:
-    """Refuses what MONAI Label would answer with 500, before anything is computed.
+    """Refuses requests that MONAI Label would answer with 500, before any computation.
+
+    It names a DICOM segment that the client does not name.
 
     Raises:
-        DataError: for no image, and for a DICOM SEG of what is no DICOM. (A segment that the client does not name is
-            named here.)
+        DataError: without an image, and for a DICOM SEG of files that are no DICOM.
     """
     if not any(arguments.get(name) for name in ("image", "file", "session_id")):
         raise DataError(

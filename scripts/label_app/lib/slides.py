@@ -1,9 +1,9 @@
 r"""Anomalous regions of whole-slide images as polygons.
 
-MONAI Label cuts a slide into tiles (``tile_size`` level-0 pixels) and asks for the polygons of each; here a tile is
-read at the bundle's pixel size, with a margin that the smoothing and the network's windows need, the overlay's inferer
-gives the residuals, and calibrated p-values in tissue up to ``threshold`` become polygons in level-0 pixels. Nothing of
-the size of the slide is ever in memory.
+MONAI Label cuts a slide into tiles (``tile_size`` level-0 pixels) and requests the polygons of each. This module reads
+a tile at the bundle's pixel size, with the margin that the smoothing and the network's windows need. The overlay's
+inferer gives the residuals, and calibrated p-values in tissue up to ``threshold`` become polygons in level-0 pixels.
+The whole slide is never in memory.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from monai_diffscore.tasks.anomaly import load_scores
 
 logger = logging.getLogger(__name__)
 
-#: what a request may set
+#: options of a request
 OPTIONS = (
     Option("noise_levels", "levels", low=1e-3, high=100, several=True),
     Option("noise_pairs", "noise_pairs", int, low=1, high=64),
@@ -44,13 +44,13 @@ OPTIONS = (
     Option("overlap", "overlap", low=0, high=0.9),
     Option("assume_mpp_um", "assume_mpp_um", low=0.02, high=50, may_be_empty=True),
 )
-_MARGIN = 16  # pixels around a tile that are looked at but not reported
-_MOST_PIXELS = 4096**2  # of a tile at the bundle's pixel size
+_MARGIN = 16  # pixels around a tile that are read but not reported
+_MOST_PIXELS = 4096**2  # largest tile at the bundle's pixel size
 _COLOUR = {"anomaly": (255, 0, 0)}
 
 
 class SlideInferTask(InferTask):
-    """Polygons of anomalous tissue; constructed as :class:`lib.infer.OverlayInferTask`."""
+    """Polygons of anomalous tissue; arguments of :class:`lib.infer.OverlayInferTask`."""
 
     modality = None
 
@@ -67,16 +67,16 @@ class SlideInferTask(InferTask):
                     "label_colors": _COLOUR, **panel(OPTIONS, configuration)},
         )  # fmt: skip
         self.bundle, self.task, self.calibration, self.studies = bundle, task, calibration, studies
-        self.kept: tuple[Any, SlideRegion | None] = (None, None)
+        self.cached: tuple[Any, SlideRegion | None] = (None, None)
 
     def region(self, changed: Mapping[str, Any], device: Any) -> SlideRegion:
-        """The network and the reference of a request; its tiles, which come one by one, share them."""
+        """The network and the reference of a request. All tiles of the request share them."""
         files = [self.bundle.weights, self.bundle.weights.with_name("anomaly_calibration.json")]
-        made_of = [dict(changed), device, *(file.stat().st_mtime_ns for file in files if file.is_file())]
-        kept, region = self.kept
-        if region is None or kept != made_of:
+        key = [dict(changed), device, *(file.stat().st_mtime_ns for file in files if file.is_file())]
+        cached_key, region = self.cached
+        if region is None or cached_key != key:
             region = SlideRegion(self.bundle, changed, device, self.calibration, self.studies)
-            self.kept = made_of, region
+            self.cached = key, region
         return region
 
     def info(self) -> dict[str, Any]:
@@ -89,13 +89,13 @@ class SlideInferTask(InferTask):
         return str(self.bundle.weights) if self.is_valid() or not validate else None
 
     def completed(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """A request of a client as MONAI Label's tiling can serve it on this machine."""
+        """The request of a client, with the options of MONAI Label's tiling for this machine."""
         changes(OPTIONS, request)
         number = [*(request.get("size") or ()), *(request.get("location") or ()), *(request.get("tile_size") or ())]
         if any(not isinstance(value, int) or value < 0 for value in number) or 0 in (request.get("tile_size") or [1]):
             raise DataError(
                 "the request", key="size, location, tile_size", expected="whole level-0 pixels, a tile_size > 0",
-                got=str(number), remedy="Give size [0, 0] for the whole slide.",
+                got=str(number), remedy="Use size [0, 0] for the whole slide.",
             )  # fmt: skip
         return {**request, "multi_gpu": bool(request.get("multi_gpu")) and torch.cuda.device_count() > 1,
                 "max_workers": 1}  # fmt: skip
@@ -165,7 +165,7 @@ class SlideRegion:
         if wide * high > _MOST_PIXELS:
             raise DataError(
                 slide.path, key="tile_size", expected=f"at most {_MOST_PIXELS} pixels of {self.mpp_um:g} um in a tile",
-                got=f"{wide} x {high}", remedy="Ask for a smaller region or tile_size.",
+                got=f"{wide} x {high}", remedy="Request a smaller region or tile_size.",
             )  # fmt: skip
         window = int(self.inferer.window[0])
         shape = [max(side + 2 * _MARGIN, window) for side in (wide, high)]
@@ -184,15 +184,15 @@ class SlideRegion:
 def tile_evidence(
     bundle: ServedBundle, file: str, calibration: Calibration, studies: Sequence[str], tiles: int = 8
 ) -> dict[str, Any]:
-    """The evidence (see :mod:`lib.ranking`) of tiles spread over a slide."""
+    """The evidence (see :mod:`lib.ranking`) of tiles at even distances on a slide."""
     region = SlideRegion(bundle, {}, None, calibration, lambda: studies)
     parser = region.parser
     side = int(parser["region_tile"])
     options = {"min_tissue": parser["min_tissue"], "assume_mpp_um": parser["assume_mpp_um"], "count": tiles}
-    found = SlideTiles([{"image": file}], side, region.mpp_um, **options)
+    slide_tiles = SlideTiles([{"image": file}], side, region.mpp_um, **options)
     values, pictures = [], []
-    for corner in found.corners[0]:
-        slide = found.slide(0)
+    for corner in slide_tiles.corners[0]:
+        slide = slide_tiles.slide(0)
         span = slide.span(side, region.mpp_um)
         p, _ = region.p_values(slide, [int(value) for value in corner], [int(span), int(span)])
         values.append(p[p < 1])

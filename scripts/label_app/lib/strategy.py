@@ -1,7 +1,7 @@
-"""The next case for an annotator: the most unusual one that nobody else has.
+"""The next case for an annotator: the most unusual case without a lease.
 
-Asking again returns the same case, until it is labelled, its lease expires, or the request says ``"skip": true``. A
-request without ``client_id`` is an annotator of its own.
+A second request returns the same case until it is labelled, its lease expires, or the request has ``"skip": true``. A
+request without ``client_id`` counts as a new annotator.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ logger = logging.getLogger(__name__)
 
 
 class MostUnlike(Strategy):
-    """Offers the case most unlike the prior of a bundle that nobody else has; see above.
+    """Offers the case most unlike the prior of a bundle that has no other holder.
 
     Args:
-        bundle: whose prior.
-        scores: where scores are kept.
-        leases: shared by all strategies of a server.
+        bundle: bundle of the prior.
+        scores: folder of the scores.
+        leases: leases of the server, which all strategies share.
     """
 
     def __init__(self, bundle: ServedBundle, scores: ScoreFolder, leases: Leases) -> None:
@@ -45,7 +45,7 @@ class MostUnlike(Strategy):
                 self.leases.skip(image, client)
             free = [image for image in unlabelled if self._may_have(image, client)]
             if not free:
-                logger.info(f"nothing to offer to {client}: all {len(unlabelled)} unlabelled images are in work")
+                logger.info(f"nothing to offer to {client}: all {len(unlabelled)} unlabelled images have a holder")
                 return None
             return self._offer(choose(free, self.ranking(datastore)), client, datastore)
 
@@ -61,7 +61,7 @@ class MostUnlike(Strategy):
         return {"id": image, "client_id": client, "lease_until": int(until), **shown}
 
     def ranking(self, datastore: Datastore) -> dict[str, dict[str, Any]]:
-        """The scores of all images that have one, the most unusual first."""
+        """The scores of all scored images, the most unusual first."""
         scores = {}
         for image in sorted(datastore.list_images()):
             score = self.scores.read(self.bundle, datastore.get_image_uri(image))

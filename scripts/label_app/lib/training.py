@@ -1,10 +1,10 @@
-"""The prior of a bundle trained further on unlabelled images: a prior needs no labels.
+"""Further training of a bundle's prior on unlabelled images: a prior needs no labels.
 
-The bundle's own train.json is run, on the images of the datastore that nobody has labelled and that the bundle takes,
-from the weights that are served, with the statistics that they were trained with. A share of the subjects is held out;
-the training stops when their denoising error has not fallen for ``patience`` validations; the weights of the best
-validation replace those that are served if they are better than these were on the same held-out images, and only then.
-The ones before stay beside them as ``model_before.pt``.
+It runs the bundle's own train.json on the unlabelled images of the datastore that the bundle takes. It starts from the
+served weights, with the statistics of their training. It holds out a share of the subjects and stops when their
+denoising error has not fallen for ``patience`` validations. The weights of the best validation replace the served
+weights only if they are better on the same held-out images. The replaced weights stay beside them as
+``model_before.pt``.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from monai_diffscore.handlers.checkpoint import save_atomically
 
 logger = logging.getLogger(__name__)
 
-#: what a request may set
+#: options of a request
 OPTIONS = (
     Option("max_epochs", "max_epochs", int, low=1, high=100_000),
     Option("learning_rate", "learning_rate", low=1e-8, high=1),
@@ -54,9 +54,9 @@ class PriorTrainTask(BundleTrainTask):
     """Fine-tunes the score model of a bundle.
 
     Args:
-        bundle: whose.
-        folder: for what the training writes; each has a folder of its own.
-        conf: of the app.
+        bundle: the bundle.
+        folder: parent of the output folders; each training has one.
+        conf: configuration of the app.
     """
 
     def __init__(self, bundle: ServedBundle, folder: Path, conf: dict[str, str]) -> None:
@@ -64,11 +64,11 @@ class PriorTrainTask(BundleTrainTask):
         self.served, self.folder = bundle, folder
 
     def check(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """The ids that a request sets; refuses what cannot be trained, before it is tried.
+        """The ids that a request sets, after a check.
 
         Raises:
-            DataError: for a value that is not allowed, or if the weights are the demonstration weights, whose network
-                is not that of train.json.
+            DataError: for a value that is not allowed, or for demonstration weights, whose network differs from that of
+                train.json.
         """
         if self.served.for_a_first_look:
             raise DataError(
@@ -78,7 +78,7 @@ class PriorTrainTask(BundleTrainTask):
         return changes(OPTIONS, {name: value for name, value in request.items() if name != "model"})
 
     def config(self) -> dict[str, Any]:
-        """What a client's panel shows."""
+        """The options in a client's panel."""
         defaults = self._defaults()
         return {"device": device_list(), **{option.name: defaults[option.id] for option in OPTIONS}}
 
@@ -93,7 +93,7 @@ class PriorTrainTask(BundleTrainTask):
         return ConfigParser.load_config_file(str(reports[-1])) if reports else {}
 
     def _fetch_datalist(self, request: Mapping[str, Any], datastore: Datastore) -> list[dict[str, Any]]:
-        """The unlabelled images that the bundle takes, without labels; in MONAI Label it is the labelled ones."""
+        """The unlabelled images that the bundle takes. MONAI Label's own method lists the labelled ones."""
         loads = ConfigParser()
         loads.read_config(self.bundle_config_path)
         loads["bundle_root"] = self.bundle_path
@@ -112,7 +112,7 @@ class PriorTrainTask(BundleTrainTask):
             raise DataError(
                 "the datastore",
                 expected=f"at least one unlabelled image that {self.served.name} takes",
-                got=f"{len(datastore.list_images())} images, {len(problems)} of them not to be used",
+                got=f"{len(datastore.list_images())} images, {len(problems)} of them unusable",
                 remedy="Add images of its kind.",
             )
         return images
@@ -127,17 +127,17 @@ class PriorTrainTask(BundleTrainTask):
         return report
 
     def fine_tune(self, request: Mapping[str, Any], cases: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Trains on the cases; returns what became of it."""
-        asked = {**self._defaults(), **self.check(request)}
+        """Trains on the cases; returns a report."""
+        settings = {**self._defaults(), **self.check(request)}
         folder = self.folder / self.served.name / time.strftime("%Y%m%d-%H%M%S")
-        train, validation = split_by_subject(cases, asked["validation_share"], slabs=True)
+        train, validation = split_by_subject(cases, settings["validation_share"], slabs=True)
         logger.info(f"training {self.served.name} on {len(train)} images, {len(validation)} held out, in {folder}")
         workflow = ConfigWorkflow(
             self.bundle_config_path,
             meta_file=self.bundle_metadata_path,
             logging_file=False,
             workflow_type="train",
-            **self._update_overrides(self._overrides(asked, folder, [train, validation])),
+            **self._update_overrides(self._overrides(settings, folder, [train, validation])),
         )
         workflow.initialize()
         parser = workflow.parser
@@ -145,7 +145,7 @@ class PriorTrainTask(BundleTrainTask):
         best = BestWeights(parser.get_parsed_content("ema").network, folder / "best.pt")
         best.attach(validator)
         EarlyStopHandler(
-            asked["patience"],
+            settings["patience"],
             lambda engine: -engine.state.metrics["denoising_error"],
             trainer=trainer,
             epoch_level=True,
@@ -156,7 +156,7 @@ class PriorTrainTask(BundleTrainTask):
             "images": len(train),
             "held_out": len(validation),
             "iterations": trainer.state.iteration,
-            "stopped_early": trainer.state.epoch < asked["max_epochs"],
+            "stopped_early": trainer.state.epoch < settings["max_epochs"],
             "error_before": best.errors[0],
             "error_best": min(best.errors),
             "served": min(best.errors) < best.errors[0],
@@ -164,16 +164,16 @@ class PriorTrainTask(BundleTrainTask):
         if report["served"]:
             self.serve(folder / "best.pt")
         else:
-            logger.warning("the weights served before are better on the held-out images, and stay")
+            logger.warning("the served weights are better on the held-out images, and stay")
         write_json(folder / "report.json", report)
         logger.info(f"training of {self.served.name}: {report}")
         return report
 
-    def _overrides(self, asked: Mapping[str, Any], folder: Path, cases: list[Any]) -> dict[str, Any]:
+    def _overrides(self, settings: Mapping[str, Any], folder: Path, cases: list[Any]) -> dict[str, Any]:
         configuration = ConfigParser.load_config_file(self.bundle_config_path)
         weights = self.served.weights
-        chosen = {name: asked[name] for name in ("max_epochs", "learning_rate", "batch_size", "val_interval")}
-        patches = {name: asked["patches"] for name in _PATCHES if name in configuration}
+        chosen = {name: settings[name] for name in ("max_epochs", "learning_rate", "batch_size", "val_interval")}
+        patches = {name: settings["patches"] for name in _PATCHES if name in configuration}
         return {
             **chosen,
             **patches,
@@ -186,12 +186,14 @@ class PriorTrainTask(BundleTrainTask):
             "network": {
                 "_target_": "lib.training.loaded", "network": "@network_def", "path": str(weights), "device": "@device"
             },
-            # no pictures of samples: nobody looks at them here
-            "train#handlers": [one for one in configuration["train"]["handlers"] if "Gallery" not in one["_target_"]],
+            # without pictures of samples, which nobody sees here
+            "train#handlers": [
+                handler for handler in configuration["train"]["handlers"] if "Gallery" not in handler["_target_"]
+            ],
         }  # fmt: skip
 
     def serve(self, weights: Path) -> None:
-        """Puts weights in the place of those that are served, which are kept beside them."""
+        """Replaces the served weights, and keeps them beside the new ones."""
         shutil.copyfile(self.served.weights, self.served.weights.with_name("model_before.pt"))
         with whole_file(self.served.weights) as file:
             file.write(weights.read_bytes())
@@ -208,8 +210,8 @@ class BestWeights:
     """Keeps the weights of the best validation.
 
     Args:
-        network: that is validated.
-        path: where they go.
+        network: the validated network.
+        path: file of the weights.
     """
 
     def __init__(self, network: nn.Module, path: Path) -> None:

@@ -1,7 +1,7 @@
-"""One image through a bundle and the overlay of a task, as ``python -m monai.bundle run`` takes it.
+"""One image through a bundle and the overlay of a task, as ``python -m monai.bundle run`` runs it.
 
-The configurations are those of the bundle, and everything is done by what they name; here the case is put in, the
-results are read from the folder that the overlay writes, and the time of each stage is taken.
+The components of the bundle's configurations do the work. This module inserts the case, reads the results from the
+overlay's output folder, and times each stage.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ class LoggedBar(tqdm):
 
 @dataclass
 class Outcome:
-    """What a task found in one image.
+    """The result of a task for one image.
 
-    ``row`` are its numbers, ``folder`` holds its files by the case's name, ``image`` [C, *S] is the preprocessed image,
+    ``row`` has its numbers, ``folder`` holds its files by the case's name, ``image`` [C, *S] is the preprocessed image,
     and ``seconds`` the time of each stage.
     """
 
@@ -64,9 +64,9 @@ class Outcome:
     seconds: dict[str, float]
 
     def file(self, kind: str) -> Path:
-        """The file of the case with this ending, whatever its format."""
-        (found,) = self.folder.glob(f"{self.row['case']}_{kind}.*")
-        return found
+        """The file of the case with this ending, in any format."""
+        (file,) = self.folder.glob(f"{self.row['case']}_{kind}.*")
+        return file
 
 
 def configure(bundle: ServedBundle, task: str, changes: Mapping[str, Any] | None = None) -> ConfigParser:
@@ -81,7 +81,7 @@ def configure(bundle: ServedBundle, task: str, changes: Mapping[str, Any] | None
 
 
 def use_device(parser: ConfigParser, device: str | None) -> None:
-    """Sets the device that a request asks for, if it does."""
+    """Sets the device of a request; None keeps that of the configuration."""
     if device:
         parser["device"] = torch.device(device)
 
@@ -90,13 +90,13 @@ def run_case(parser: ConfigParser, image: str, folder: Path) -> Outcome:
     """Runs the evaluator of a configuration on one image; results go to ``folder``.
 
     Raises:
-        DataError: if the image cannot be used.
+        DataError: if the image is unusable.
     """
     parser["dataset#data"] = [{"image": image, "seed": 0}]
     parser["output_dir"] = str(folder)
-    # no record of each request: the weights, and no more
+    # only the handler that loads the weights: requests have no record
     parser["handlers"] = ["@load_weights"]
-    # a class among the arguments would be taken for one to construct
+    # the parser would instantiate a class among the arguments
     parser["inferer#progress"] = {"_target_": "lib.workflow.LoggedBar", "_mode_": "callable"}
     begin = time.perf_counter()
     try:
@@ -111,7 +111,7 @@ def run_case(parser: ConfigParser, image: str, folder: Path) -> Outcome:
 
 
 class StageClock:
-    """The seconds that an evaluator takes to set up, load and preprocess, infer, and make and write the results."""
+    """The seconds of an evaluator for setup, loading and preprocessing, inference, and results."""
 
     def __init__(self, evaluator: SupervisedEvaluator, begin: float) -> None:
         self.begin = self.last = begin
@@ -132,18 +132,18 @@ class StageClock:
 
 
 def plain(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row as JSON takes it: NaN and infinity become None."""
+    """A row for JSON: NaN and infinity become None."""
     return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Where healthy scores come from, for bundles that were not calibrated with these settings and weights.
+    """Calibration of bundles without healthy scores for these settings and weights.
 
     Args:
-        folder: where they are kept.
-        healthy_dir: healthy images; "" takes the studies themselves, of which most should be healthy.
-        cases: at most so many images.
+        folder: folder of the scores.
+        healthy_dir: folder of healthy images; "" takes the studies themselves, most of which should be healthy.
+        cases: number of images at most.
     """
 
     folder: Path
@@ -151,10 +151,10 @@ class Calibration:
     cases: int = 4
 
     def provide(self, parser: ConfigParser, studies: Sequence[str], image: str) -> str:
-        """Makes the calibration of a configuration, unless there is one; returns what it was made of.
+        """Calibrates a configuration unless it is calibrated; returns the source of the calibration.
 
         Raises:
-            DataError: before that, if ``image``, for which it is made, cannot be read.
+            DataError: if ``image`` is unreadable, before the calibration.
         """
 
         def choose(source: str) -> None:
@@ -164,7 +164,7 @@ class Calibration:
         return self._provide(parser, choose)
 
     def provide_slides(self, parser: ConfigParser, studies: Sequence[str]) -> str:
-        """The same for bundles of slides, by tiles of them."""
+        """Like :meth:`provide`, for bundles of slides, by their tiles."""
         return self._provide(parser, lambda source: self._slides(parser, studies, source))
 
     def _provide(self, parser: ConfigParser, choose: Callable[[str], None]) -> str:
@@ -187,7 +187,7 @@ class Calibration:
             except Exception as error:
                 raise_cause(error)
             finally:
-                parser.parse(reset=True)  # the run gets an evaluator of its own
+                parser.parse(reset=True)  # the run needs an evaluator of its own
         return f"calibrated on {json.loads(path.read_text())['cases']} of {source}"
 
     def _slides(self, parser: ConfigParser, studies: Sequence[str], source: str) -> None:
@@ -208,8 +208,8 @@ class Calibration:
         return DataError(
             self.healthy_dir or "the studies",
             expected="at least one image that the bundle can be calibrated on",
-            got=f"{count} images, none of which it takes",
-            remedy="Give a folder of healthy images: --conf healthy_dir FOLDER.",
+            got=f"{count} images, all refused",
+            remedy="Name a folder of healthy images: --conf healthy_dir FOLDER.",
         )
 
     def _volumes(self, parser: ConfigParser, studies: Sequence[str], source: str) -> None:
