@@ -1,7 +1,7 @@
-"""Numbers that compare models, and sets of images.
+"""Metrics of models and of sets of images.
 
-``denoising`` compares models on held-out data while they train. The rest is the quality panel of what they generate: a
-module for each metric, ``controls`` that the metrics must see, and the ``panel`` that sets all side by side. Profiles
+``denoising`` compares models on held-out data during a training. The other modules are the quality panel of generated
+data: a module for each metric, ``controls`` that the metrics must detect, and the ``panel`` of all metrics. Profiles
 (cells, samples, rows of a table) have metrics of their own in ``two_sample``, ``overlap``, ``marginals``, ``markers``,
 ``usefulness`` and ``privacy``, and ``baselines`` to beat.
 """

@@ -1,4 +1,4 @@
-r"""Generators without a network, that a model must beat: rows of T in, synthetic rows out, one for each label.
+r"""Generators without a network, which a model must beat: from rows of T to a synthetic row for each label.
 
 ============  =========================================================================================================
 copies        training rows of the type, drawn with replacement
@@ -33,7 +33,7 @@ _DISPERSION = (0.02, 100.0)
 
 
 def held_in(train: Profiles, labels: np.ndarray, random: np.random.Generator) -> Profiles:
-    """Training rows without replacement, at most as many of a type as there are: the distance of real from real."""
+    """Training rows without replacement, at most all of a type: the distance of real from real."""
     parts = [random.permutation(rows)[: len(places)] for rows, places in _types(train, labels)]
     return train.rows(np.concatenate(parts))
 
@@ -47,7 +47,7 @@ def copies(train: Profiles, labels: np.ndarray, random: np.random.Generator) -> 
 
 
 def smote(train: Profiles, labels: np.ndarray, random: np.random.Generator) -> Profiles:
-    """Between a training row and one of its 5 nearest of the type. No totals: what it makes are no counts."""
+    """Between a training row and one of its 5 nearest of the type. No totals: the rows are no counts."""
     values = np.empty((len(labels), train.values.shape[1]))
     for rows, places in _types(train, labels):
         own = train.dense[rows]
@@ -78,13 +78,13 @@ def negative_binomial(train: Profiles, labels: np.ndarray, random: np.random.Gen
         mean, variance = own.mean(0), own.var(0, ddof=min(1, len(rows) - 1))
         theta = np.clip(mean**2 / np.maximum(variance - mean, 1e-8), *_DISPERSION)
         libraries[places] = random.choice(library, len(places))
-        wanted = libraries[places, None] * (own / library[:, None]).mean(0)
-        drawn[places] = random.poisson(random.gamma(theta, np.maximum(wanted, 1e-12) / theta))
+        expected = libraries[places, None] * (own / library[:, None]).mean(0)
+        drawn[places] = random.poisson(random.gamma(theta, np.maximum(expected, 1e-12) / theta))
     return log_profiles(drawn, libraries, labels, train.names)
 
 
 def copula(train: Profiles, labels: np.ndarray, random: np.random.Generator) -> Profiles:
-    """Marginals of each type as they are in T, joined by one Gaussian copula of the scores within types; the totals of
+    """Marginals of each type in T, joined by one Gaussian copula of the scores within types; the totals of
     counts are a further column."""
     values = train.dense if train.library is None else np.c_[train.dense, train.library]
     scores = np.empty_like(values)
@@ -109,7 +109,7 @@ def copula(train: Profiles, labels: np.ndarray, random: np.random.Generator) -> 
 
 def pca_gmm(train: Profiles, labels: np.ndarray, random: np.random.Generator) -> Profiles:
     """A mixture of Gaussians (two more than types, at most one for 20 rows) on 30 components, plus normal noise of each
-    gene. It does not know the types: the labels asked for are attached."""
+    gene. It does not use the types: the requested labels are attached."""
     dense = train.dense
     seed = int(random.integers(2**31))
     pca = PCA(min(30, *(size - 1 for size in dense.shape)), random_state=0).fit(dense)
@@ -124,7 +124,7 @@ def pca_gmm(train: Profiles, labels: np.ndarray, random: np.random.Generator) ->
     return _synthetic(train, values if train.library is None else np.maximum(values, 0), labels)
 
 
-#: for the table of a report; the negative binomial where there are counts
+#: baselines of a report; the negative binomial needs counts
 BASELINES: dict[str, Generate] = {
     "negative binomial": negative_binomial,
     "Gaussian copula": copula,
@@ -138,7 +138,7 @@ def counts_of(profiles: Profiles) -> tuple[np.ndarray, np.ndarray]:
     """Counts [N, G] behind log profiles, and the totals [N].
 
     Raises:
-        ValueError: if there are no totals.
+        ValueError: if the profiles have no totals.
     """
     if profiles.library is None:
         raise ValueError("Counts need the totals of the cells; these profiles have none.")
@@ -149,7 +149,7 @@ def _types(train: Profiles, labels: np.ndarray) -> Iterator[tuple[np.ndarray, np
     """For each requested type: rows of T, and the places of ``labels``; all of them if T has no types.
 
     Raises:
-        ValueError: for a type that T has not.
+        ValueError: for a type that T lacks.
     """
     if train.labels is None:
         yield np.arange(len(train)), np.arange(len(labels))

@@ -1,10 +1,10 @@
-r"""Spoilt real images: each metric sees the damage, or its ``blind_to`` names it.
+r"""Spoilt real images: each metric detects the damage, or its ``blind_to`` names it.
 
-A metric that cannot tell real images from blurred ones says nothing about a model that blurs. So each stands beside the
-same metric of spoilt real images; a reader of images notices the amounts:
+A metric that does not separate real from blurred images is no evidence about a model that blurs. So each metric has its
+value for spoilt real images beside it. A reader of images notices the amounts:
 
 =========  ==================================================================  ==================================
-control    what is done to real images                                         what fails like that
+control    damage to real images                                               model with this fault
 =========  ==================================================================  ==================================
 blurred    Gaussian filter, standard deviation of one voxel                    short training, over-smooth sampler
 noisy      normal noise, 5 % of the range (100 HU of a window of 2000 HU)      too few steps, no final denoising
@@ -23,7 +23,7 @@ import torch
 from monai.networks.layers import GaussianFilter
 from torch import Tensor
 
-#: the controls that are made of real images alone; "copied" needs training images
+#: controls from real images alone; "copied" needs training images
 CONTROLS = ("blurred", "noisy", "shifted", "shuffled", "collapsed")
 
 

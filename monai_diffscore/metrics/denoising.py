@@ -53,7 +53,7 @@ class PredictionMean(Metric):
         return self.scale * float(self._total) / self._count
 
     def values(self, prediction: Tensor) -> Tensor:
-        """The numbers whose mean is taken."""
+        """The values whose mean is the metric."""
         return prediction if self.column is None else prediction[:, self.column]
 
 
@@ -79,7 +79,7 @@ def level_errors(sigmas: Sequence[float]) -> dict[str, PredictionMean]:
 
 
 def lower_is_better(current: float, best: float) -> bool:
-    """For MONAI's ``metric_cmp_fn``, whose default takes an error for a score."""
+    """For MONAI's ``metric_cmp_fn``, whose default prefers larger values."""
     return current < best
 
 

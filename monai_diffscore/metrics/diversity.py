@@ -1,8 +1,8 @@
-"""Diversity: how alike two images of one set are.
+"""Diversity: the similarity of two images of a set.
 
 Mean multi-scale structural similarity (Wang et al., Asilomar 2003) of pairs *within* the set, by MONAI: near 1 if all
-images are one. Real images have a value of their own; a set that is more alike than they are has collapsed, and one
-that is much less alike is noise.
+images are one. Real images have a value of their own. A set with a larger similarity has collapsed, and a set with a
+much smaller similarity is noise.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ _KERNEL = 7
 
 
 class PairSimilarity(ImageMetric):
-    """Mean MS-SSIM of pairs of the set, over the same mean of the real images: 1 is as various as they are.
+    """Mean MS-SSIM of pairs of the set, over the same mean of the real images: 1 is the diversity of real images.
 
-    Each image is in one pair, so that the pairs, which are the rows of this metric, are independent and its intervals
-    true. As many of the five scales as the image has room for, their weights made to sum to 1; a kernel of 7 voxels
-    (less in smaller images).
+    Each image is in one pair, so that the pairs, the rows of this metric, are independent and its intervals true. It
+    uses as many of the five scales as fit into the image, with weights that sum to 1, and a kernel of 7 voxels (less in
+    smaller images).
 
     Args:
-        seed: of the random order that makes the pairs.
+        seed: seed of the random order of the pairs.
     """
 
     name = "diversity"
@@ -56,7 +56,7 @@ class PairSimilarity(ImageMetric):
 def _similarity(ours: Tensor, theirs: Tensor) -> Tensor:
     """MS-SSIM [N] of the pairs of images [N, C, *S] in normalised units."""
     dims = ours.ndim - 2
-    if dims == 1:  # MONAI knows two and three dimensions: a signal as a picture of 7 equal rows would be another thing
+    if dims == 1:  # MONAI has two and three dimensions, and a picture of 7 equal rows is no signal
         raise ValueError("Similarity within a set is defined for pictures and volumes, got signals.")
     shortest = min(ours.shape[2:])
     kernel = min(_KERNEL, shortest - 1 + shortest % 2)

@@ -1,8 +1,7 @@
 r"""Frechet distance of the features of a random network.
 
-A convolutional network with random weights, made from a seed, has features that no one trained on photographs; it
-needs no download and takes any number of channels and dimensions. Two Gaussians fitted to the features of two sets
-differ by
+A convolutional network with random weights from a seed has features without a training on photographs. It needs no
+download and takes any number of channels and dimensions. Two Gaussians fitted to the features of two sets differ by
 
 .. math::  m = \lVert \mu - \mu' \rVert^2 + \operatorname{tr} C + \operatorname{tr} C'
     - 2 \operatorname{tr} (C C')^{1/2}.
@@ -26,7 +25,7 @@ from monai_diffscore.metrics.image_metric import ImageMetric
 def random_features(images: Tensor, seed: int = 0, widths: tuple[int, ...] = (32, 64, 64)) -> Tensor:
     """Features [N, widths[-1]] of a fixed random network: convolutions of 3 with stride 2, ReLU, global average.
 
-    The weights are normal with variance 2 / fan-in, from ``seed``; the same on every machine.
+    The weights are normal with variance 2 / fan-in, from ``seed``. They are the same on every machine.
     """
     generator = torch.Generator().manual_seed(seed)
     dims = images.ndim - 2
@@ -50,7 +49,7 @@ def frechet_distance(rows: Tensor, reference: Tensor) -> float:
     means, roots = [], []
     for part in (rows.double(), reference.double()):
         means.append(part.mean(0))
-        # the triangular factor stands for all rows: its size is that of the features, not of the set
+        # the triangular factor replaces all rows: its size is that of the features, not of the set
         roots.append(torch.linalg.qr((part - means[-1]) / math.sqrt(max(1, len(part) - 1)), mode="r").R)
     cross = torch.linalg.matrix_norm(roots[0] @ roots[1].T, "nuc")
     spread = roots[0].square().sum() + roots[1].square().sum() - 2 * cross
@@ -58,10 +57,10 @@ def frechet_distance(rows: Tensor, reference: Tensor) -> float:
 
 
 class RandomFeatureFrechet(ImageMetric):
-    """Frechet distance of :func:`random_features`, in units that mean nothing outside one report.
+    """Frechet distance of :func:`random_features`, in units without a meaning outside of one report.
 
     Args:
-        seed: of the network.
+        seed: seed of the network.
     """
 
     name = "random_features"

@@ -22,23 +22,23 @@ from torch import Tensor
 
 
 class Caption:
-    """What stands beside a metric of any kind of data.
+    """The texts and properties of a metric, for any kind of data.
 
-    ``two_sided``: real data stand at a value of their own, and both more and less are wrong. ``higher_is_better``: less
+    ``two_sided``: real data have a value of their own, and both more and less are wrong. ``higher_is_better``: less
     than real data is wrong. Otherwise the metric is a distance, and 0 is perfect.
     """
 
-    #: in file names and in the record: a word or two with underscores
+    #: name in files and in the record: a word or two with underscores
     name: ClassVar[str]
     title: ClassVar[str]
-    #: what it sees, and what it cannot see: a metric without the second is an advertisement
+    #: faults that it detects, and faults that it misses: a metric without the second is an advertisement
     sees: ClassVar[str]
     blind_to: ClassVar[str]
     two_sided: ClassVar[bool] = False
     higher_is_better: ClassVar[bool] = False
-    #: what it can be, for the ends of intervals
+    #: range of its values, which limits intervals
     bounds: ClassVar[tuple[float, float]] = (-np.inf, np.inf)
-    #: whether a chart of it begins at 0
+    #: whether its chart begins at 0
     from_zero: ClassVar[bool] = True
     unit: str = ""
 
@@ -46,7 +46,7 @@ class Caption:
 class ImageMetric(Caption, ABC):
     """A number for two sets of images [N, C, *S] in normalised units, -1 to 1.
 
-    ``labelled``: it is of images with their labels.
+    ``labelled``: it needs the labels of the images.
     """
 
     bounds = (0, np.inf)
@@ -61,10 +61,10 @@ class ImageMetric(Caption, ABC):
         """The number for two sets of rows."""
 
     def rows(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        """What ``compare`` takes: a row for each image, which ends with its label [N] if the metric is of labels.
+        """The rows for ``compare``: one for each image, which ends with its label for a labelled metric.
 
         Raises:
-            ValueError: if the metric needs labels and gets none.
+            ValueError: if a labelled metric gets no labels.
         """
         described = self.describe(images)
         if not self.labelled:
@@ -77,10 +77,10 @@ class ImageMetric(Caption, ABC):
     def __call__(
         self, samples: Tensor, reference: Tensor, labels: tuple[Tensor, Tensor] | tuple[None, None] = (None, None)
     ) -> float:
-        """The number for two sets of images [N, C, *S] and [M, C, *S], and their labels where it needs them.
+        """The number for two sets of images [N, C, *S] and [M, C, *S], and their labels for a labelled metric.
 
         Raises:
-            ValueError: if the images differ in size or channels, or labels are needed and not given.
+            ValueError: if the images differ in size or channels, or a labelled metric gets no labels.
         """
         check_images(samples, reference)
         return self.compare(self.rows(samples, labels[0]), self.rows(reference, labels[1]))
@@ -104,12 +104,12 @@ class SetMetric(Metric):
     """An :class:`ImageMetric` of an evaluator's samples, for its ``additional_metrics``.
 
     Collects ``engine.state.output["pred"]`` [B, C, *S] over the run (and over processes) and compares it with real
-    images. An evaluator with postprocessing hands over what comes out of that: give the reference in the same units.
+    images. An evaluator with postprocessing passes postprocessed samples: the reference needs the same units.
 
     Args:
-        metric: to compute.
+        metric: the metric.
         reference: real images [N, C, *S].
-        key: of the samples in the output.
+        key: key of the samples in the output.
     """
 
     required_output_keys = None

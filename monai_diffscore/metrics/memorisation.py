@@ -1,14 +1,14 @@
 r"""Memorisation: are the samples copies of the training data?
 
-A model that trains on random patches may copy a patch at *any* place of a training volume, also mirrored, so a list of
-patches is not enough to compare with. The distance of a sample g to a volume T is that to its nearest window,
+A model that trains on random patches may copy a patch at *any* place of a training volume, also mirrored, so a
+comparison with a list of patches is not enough. The distance of a sample g to a volume T is that to its nearest window,
 
 .. math::  d(g, T)^2 = \min_o \frac{1}{n} \sum_v \big(g(v) - T(v + o)\big)^2
            = \min_o \frac{1}{n} \Big( \lVert g \rVert^2 + \big(1 * T^2\big)(o) - 2\,(g \star T)(o) \Big),
 
 all offsets o at once by the Fourier transform. The metric is the median of d over samples divided by the median of d
-over real images *that were not trained on*: 1 is as new as real, 0 is a copy. (Dividing by distances within the
-training set, as is often done, compares with neighbouring patches of one subject.)
+over real images *outside of the training*: 1 is as new as real, 0 is a copy. (The common division by distances within
+the training set compares with neighbouring patches of one subject.)
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ def nearest_windows(
     """Finds for each image [N, C, *S] the nearest window of the training ``volumes`` (each [C, *V], V >= S).
 
     Args:
-        images: normalised, as the network saw its data.
+        images: images in the normalised units of the network.
         volumes: training volumes after the same preprocessing, whole.
-        mirrored: look at volumes mirrored along the first spatial axis too (as ``RandFlipd`` does while training).
+        mirrored: also search volumes mirrored along the first spatial axis (``RandFlipd`` mirrors them in a training).
         coarse: search at this many times fewer voxels an axis, then at all voxels around the best ``candidates``. 1 is
             exact; 2 is 8 times faster in three dimensions, and may miss a copy of an image without low frequencies.
-        candidates: coarse places to look at more closely.
+        candidates: coarse places that the fine search refines.
     Raises:
-        ValueError: if there are no volumes, or one is smaller than the images or has other channels.
+        ValueError: if ``volumes`` is empty, or one is smaller than the images or has other channels.
     """
     _check_volumes(images, volumes)
     images = images.float()
@@ -66,12 +66,12 @@ def nearest_windows(
 
 
 class MemorisationRatio(ImageMetric):
-    """Median distance to the training data over that of real images that were not trained on; 1 is as new as real.
+    """Median distance to the training data over that of unseen real images; 1 is as new as real.
 
     Args:
         volumes: training volumes [C, *V], preprocessed.
         scale: data units in a normalised unit, for the distances that :meth:`neighbours` reports.
-        mirrored, coarse: as for :func:`nearest_windows`.
+        mirrored, coarse: see :func:`nearest_windows`.
     """
 
     name = "memorisation"
@@ -100,10 +100,10 @@ class MemorisationRatio(ImageMetric):
 
 
 def suspected_copies(images: Tensor, distance: Tensor, unseen: Tensor, unseen_distance: Tensor) -> Tensor:
-    """Which images are nearer to the training data than any unseen real image, by a factor of two: booleans [N].
+    """Booleans [N]: whether an image is nearer to the training data than half the distance of any unseen real image.
 
-    The distances are taken relative to the contrast of the image, so that a window of air, which is near to every other
-    window of air, does not pass for a copy; images of (nearly) no contrast are never suspected.
+    The distances are relative to the contrast of the image. A window of air is near to every other window of air, and
+    is no copy. An image with (nearly) no contrast is never suspected.
     """
 
     def relative(of: Tensor, distances: Tensor) -> tuple[Tensor, Tensor]:
@@ -135,7 +135,7 @@ def _check_volumes(images: Tensor, volumes: Sequence[Tensor]) -> None:
 def _offsets(images: Tensor, volume: Tensor, coarse: int, candidates: int) -> list[list[tuple[int, ...]]]:
     """The most promising first voxels in the volume for each image."""
     dims = images.ndim - 2
-    if volume.shape == images.shape[1:]:  # one window alone
+    if volume.shape == images.shape[1:]:  # a single window
         return [[(0,) * dims]] * len(images)
     pool = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[dims - 1]
     if coarse > 1:

@@ -1,12 +1,11 @@
 r"""The quality panel: metrics of a model, beside the same metrics of real images and of spoilt ones.
 
-All sets have the same number of images n, because a distance between finite sets is never 0 and its bias depends on
-n. **The floor** is the metric of n real images against n others, over random splits of the real images in two: its
-median, and the interval that holds 95 % of the splits. That is the distribution of the metric if the model were
-perfect. **The other rows** compare with one half of the real images; their 95 % interval is a bootstrap over images
-of both sets, centred on the estimate, because drawing with replacement makes duplicates and with them a bias. Images
-cut from one subject are not independent: with few subjects the intervals are too narrow, and the number of subjects
-belongs beside N.
+All sets have the same number of images n, because a distance between finite sets is never 0 and its bias depends on n.
+**The floor** is the metric of n real images against n others, over random splits of the real images in two: its median,
+and the interval that holds 95 % of the splits. A perfect model has this distribution. **The other rows** compare with
+one half of the real images. Their 95 % interval is a bootstrap over images of both sets, centred on the estimate,
+because draws with replacement have duplicates, which bias it. Images cut from one subject are not independent: with few
+subjects the intervals are too narrow, and the number of subjects belongs beside N.
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ class Row:
     sets: dict[str, Estimate]
 
     def beyond_floor(self, name: str) -> bool:
-        """Whether a set lies outside the interval of the floor, on the side that is worse: the test, at 5 %, of the
+        """Whether a set lies outside the interval of the floor, on the worse side: the test, at 5 %, of the
         hypothesis that its images are real."""
         ours, floor = self.sets[name], self.sets[FLOOR]
         above, below = ours.value > floor.high, ours.value < floor.low

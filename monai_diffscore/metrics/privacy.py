@@ -1,13 +1,13 @@
-r"""Privacy: are synthetic rows nearer to the training rows than other people are?
+r"""Privacy: are synthetic rows nearer to the training rows than rows of other people?
 
 **Distance to the closest record**, as a ratio in the embedding E,
 
 .. math::  \frac{\mathrm{median}_j \min_k \lVert E(s_j) - E(t_k) \rVert}
     {\mathrm{median}_i \min_k \lVert E(r_i) - E(t_k) \rVert}:
 
-1 if a synthetic row is as new as a real one that was held out, 0 if most are copies. A median cannot see the copies of
-a few, so rows nearer than half the distance of **any** held-out row are counted beside it. The **share** whose nearest
-real row is a training row, p, is brought to sets of one size by its odds, :math:`o = \frac{p}{1-p} \frac{n}{n_T}`, as
+1 if a synthetic row is as new as a held-out row, 0 if most are copies. A median misses a few copies, so the gate also
+counts rows nearer than half the distance of **any** held-out row. The **share** p of rows whose nearest real row is a
+training row is corrected for the sizes of the sets by its odds, :math:`o = \frac{p}{1-p} \frac{n}{n_T}`, as
 :math:`o / (1 + o)`: of rows drawn from one distribution each is the nearest equally often, so .5 is chance.
 """
 
@@ -19,9 +19,9 @@ import numpy as np
 
 from monai_diffscore.metrics.profiles import Comparison, ProfileMetric, Statistic, nearest_distance
 
-#: a set of samples with a lower ratio has no other metric that counts
+#: a lower ratio voids all other metrics of a set of samples
 DCR_LIMIT = 0.85
-#: nor has one of which more are suspected copies
+#: so does a larger share of suspected copies
 COPIES_LIMIT = 0.01
 
 

@@ -1,10 +1,10 @@
 r"""The panel of profiles: each metric of the model, of real data among themselves, and of the baselines.
 
-**The floor** is the metric of fresh real rows: R and T are pooled and split anew, label by label, into rows that stand
-for R, as many that stand for S (or what two thirds of the rest hold), and a remainder that stands for T, so that no row
-is in two sets. Its value is the mean over draws, its interval 1.96 standard deviations to either side: there a perfect
-model lies. **The other intervals** are a bootstrap over rows of R and S with all that is fitted (folds, neighbours,
-kernels) held, centred on the estimate, because drawing with replacement makes duplicates and with them a bias.
+**The floor** is the metric of fresh real rows: a draw pools R and T and splits them, label by label, into rows in place
+of R, as many in place of S (at most two thirds of the rest), and the remainder in place of T, so that no row is in two
+sets. Its value is the mean over draws, its interval 1.96 standard deviations to either side. A perfect model lies
+there. **The other intervals** are a bootstrap over rows of R and S with fixed folds, neighbours and kernels, centred on
+the estimate, because draws with replacement have duplicates, which bias it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from monai_diffscore.metrics.two_sample import ForestTwoSample, LogisticTwoSampl
 from monai_diffscore.metrics.usefulness import TrainOnSyntheticAccuracy, TrainOnSyntheticF1
 
 MODEL = "model"
-_WANTED = {
+_REQUIREMENTS = {
     "labels": "not all three sets have labels",
     "counts": "not both real and synthetic rows are counts with totals of whole cells",
     "expression": "the columns of a table have units of their own",
@@ -45,13 +45,13 @@ _WANTED = {
 
 @dataclass(frozen=True)
 class ProfilePanel:
-    """All that was measured of one set of samples.
+    """The measurements of a set of samples.
 
     Args:
-        rows: of each metric: the model, the floor, the baselines.
+        rows: a row for each metric: the model, the floor, the baselines.
         gates: privacy of the model and of each baseline.
         by_type: type -> name of a metric -> (model, mean of the floor).
-        left_out: title of a metric -> why it was not taken.
+        left_out: title of a metric -> the reason for its omission.
     """
 
     rows: list[Row]
@@ -108,11 +108,11 @@ def profile_panel_metrics() -> list[ProfileMetric]:
 
 
 def reason_against(metric: ProfileMetric, comparison: Comparison, table: bool = False) -> str:
-    """Why a metric cannot be taken of a comparison; "" if it can.
+    """The reason against a metric of a comparison; "" without one.
 
     Args:
-        metric, comparison: which of what.
-        table: the columns are of a table, in units of their own, and not genes.
+        metric, comparison: the metric and its data.
+        table: the columns are those of a table, in units of their own, not genes.
     """
     has = {
         "labels": comparison.labelled,
@@ -120,7 +120,7 @@ def reason_against(metric: ProfileMetric, comparison: Comparison, table: bool = 
         "expression": not table,
         "pairs": comparison.real.values.shape[1] > 2,
     }
-    return "; ".join(_WANTED[need] for need in metric.needs if not has[need])
+    return "; ".join(_REQUIREMENTS[need] for need in metric.needs if not has[need])
 
 
 def assess_profiles(
@@ -133,16 +133,16 @@ def assess_profiles(
     table: bool = False,
     progress: Callable[[str], None] | None = None,
 ) -> ProfilePanel:
-    """Takes every metric that the data allow, of the model, of fresh real rows, and of baselines fitted to T.
+    """Every metric that the data allow, of the model, of fresh real rows, and of baselines fitted to T.
 
     Args:
         reference: R and T.
         synthetic: S; the labels of R, row by row as many of each, make it comparable with published tables.
-        baselines: asked for the labels of S.
-        draws: of each bootstrap; a quarter for baselines, and where a draw takes long.
-        floor_draws: splits of the floor; a third where a metric takes long.
-        seed: of all draws.
-        table: the columns are of a table, and not genes.
+        baselines: generators, called with the labels of S.
+        draws: draws of each bootstrap; a quarter for baselines and costly metrics.
+        floor_draws: splits of the floor; a third for costly metrics.
+        seed: seed of all draws.
+        table: the columns are those of a table, not genes.
         progress: called with the name of each set.
     """
     say = progress or (lambda name: None)
@@ -187,7 +187,7 @@ def _generated(
 
 
 def _fresh(reference: Reference, count: int, random: np.random.Generator) -> Comparison:
-    """Real rows in the place of synthetic ones, others held out, the rest trained on; shares of types as they are."""
+    """Real rows in place of synthetic rows, other rows held out, the rest for training, with the shares of types."""
     pooled, size = reference.pooled, len(reference.real)
     labels = np.zeros(len(pooled), dtype=int) if pooled.labels is None else pooled.labels
     order = random.permutation(len(pooled))
@@ -197,8 +197,8 @@ def _fresh(reference: Reference, count: int, random: np.random.Generator) -> Com
         rows = order[labels[order] == label]
         place[rows] = (np.arange(len(rows)) + random.uniform()) / len(rows)
     order = np.argsort(place, kind="stable")
-    wanted = min(count, 2 * (len(pooled) - size) // 3)
-    held_out, synthetic, train = np.split(order, [size, size + wanted])
+    size_of_synthetic = min(count, 2 * (len(pooled) - size) // 3)
+    held_out, synthetic, train = np.split(order, [size, size + size_of_synthetic])
     points = np.concatenate([reference.real_points, reference.train_points])
     fresh = Comparison(reference.split(held_out, train), pooled.rows(synthetic))
     vars(fresh).update(synthetic_points=points[synthetic])

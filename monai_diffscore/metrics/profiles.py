@@ -1,11 +1,11 @@
 r"""Sets of profiles (cells, samples, rows of a table) and metrics that compare them.
 
-R are real rows that the model was not trained on, S synthetic ones, T the rows that it was trained on; all in log space
-for expression, :math:`\log(1 + 10^4 x_g / l)` with l the total of the **whole** cell. Neighbours and kernels live in
-E(.), the first principal components (at most 30, unscaled) of all real rows, R and T.
+R are real rows outside of the training, S synthetic rows, T the training rows. Expression is in log space,
+:math:`\log(1 + 10^4 x_g / l)` with l the total of the **whole** cell. Neighbours and kernels live in E(.), the first
+principal components (at most 30, unscaled) of all real rows, R and T.
 
-A :class:`ProfileMetric` does what costs time once (folds, distances, kernels) and gives a :data:`Statistic`, a number
-for rows i of R and rows j of S. So intervals by bootstrap and the metric of each type are written once, for all.
+A :class:`ProfileMetric` does the costly work once (folds, distances, kernels) and returns a :data:`Statistic`, a number
+for rows i of R and rows j of S. Bootstrap intervals and the metric of each type then share one implementation.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from sklearn.decomposition import PCA
 
 from monai_diffscore.metrics.image_metric import Caption
 
-#: a number for rows of R and rows of S, given by their places; places may be there more than once
+#: a number for rows of R and rows of S by their places; a place may occur several times
 Statistic = Callable[[np.ndarray, np.ndarray], float]
-#: rows that the principal components are fitted on, at most
+#: rows at most in the fit of the principal components
 _FITTED = 5000
 
 
@@ -49,9 +49,9 @@ class Profiles:
 
     def __post_init__(self) -> None:
         shape = self.values.shape
-        for what, part in (("labels", self.labels), ("totals", self.library)):
+        for name, part in (("labels", self.labels), ("totals", self.library)):
             if part is not None and len(part) != shape[0]:
-                raise ValueError(f"Expected {shape[0]} {what}, one for each row, got {len(part)}.")
+                raise ValueError(f"Expected {shape[0]} {name}, one for each row, got {len(part)}.")
         if self.names and len(self.names) != shape[1]:
             raise ValueError(f"Expected {shape[1]} names of columns, got {len(self.names)}.")
         stored = self.values.data if sparse.issparse(self.values) else self.values
@@ -244,12 +244,12 @@ class ProfileMetric(Caption, ABC):
     """A number for synthetic and held-out rows, beside the training rows."""
 
     from_zero = False
-    #: what the data must have: "labels", "counts" (and with them totals), "expression" (columns of one unit),
+    #: requirements of the data: "labels", "counts" (and with them totals), "expression" (columns of one unit),
     #: "pairs" (three columns or more)
     needs: ClassVar[tuple[str, ...]] = ()
-    #: too much work to be drawn many times
+    #: too costly for many draws
     costly: ClassVar[bool] = False
-    #: rows of a type, in each set, that it takes to say something of the type; None: it is of all types together
+    #: rows of a type that each set needs for the metric of the type; None: the metric needs all types together
     rows_of_a_type: ClassVar[int | None] = 8
 
     @abstractmethod

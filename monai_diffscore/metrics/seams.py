@@ -1,4 +1,4 @@
-"""Whether a volume that was sampled in windows shows where they meet."""
+"""Seams of a volume that is sampled in windows."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ def seam_ratio(volume: Tensor, window: Sequence[int], overlap: float, moved: int
 
     For each axis, :math:`(x_i - x_{i-1})^2` is averaged over the places i where a window of
     :class:`~monai_diffscore.tiling.TiledDenoiser` begins or ends, and over the others. Half a window
-    at either end is left out: the rim of a volume is no seam, but networks that pad are rougher there, and so are the
-    samples. The ratio is of the sums over the axes. An image whose structure happens to lie at a border has a ratio
-    other than 1 too: average over several, or compare with the ratio of borders that are moved.
+    at either end is left out: the rim of a volume is no seam, but samples of networks with padding are rougher there.
+    The ratio is of the sums over the axes. A structure of the image at a border also changes the ratio: average over
+    several images, or compare with the ratio of moved borders.
 
     Args:
         volume: [B, C, *S].
-        window, overlap: as the tiling's.
-        moved: borders are looked for this many voxels further on, where none is.
+        window, overlap: those of the tiling.
+        moved: shift of the borders in voxels, to places without seams.
     Raises:
         ValueError: if no window begins or ends in the inner part of the volume, or the volume is constant.
     """

@@ -1,7 +1,7 @@
-"""Train on synthetic, test on real: what labelled samples are good for.
+"""Train on synthetic, test on real: the use of labelled samples.
 
-A simple classifier is trained on labelled samples and tested on real cases. Beside it stands the same classifier
-trained on as many real cases: the difference is what the samples lack. Images are described by the features of a random
+A simple classifier is trained on labelled samples and tested on real cases. The floor is the same classifier trained on
+as many real cases: the difference is the deficit of the samples. Images are described by the features of a random
 network, profiles and tables by their standardised columns (Esteban et al., arXiv:1706.02633, section 5.1, who named the
 test).
 """
@@ -23,11 +23,11 @@ from monai_diffscore.metrics.profiles import Comparison, ProfileMetric, Statisti
 class TrainOnSyntheticImages(ImageMetric):
     r"""Balanced accuracy on labelled real images of a classifier that was trained on labelled samples.
 
-    A ridge classifier (alpha = 10) on the standardised features of a random network: no better network is asked for,
-    because the difference to the floor, the same classifier trained on as many real images, is what the samples lack.
+    A ridge classifier (alpha = 10) on the standardised features of a random network: a better network is not
+    needed, because the result is the difference to the floor, the same classifier trained on as many real images.
 
     Args:
-        seed: of the network.
+        seed: seed of the network.
     """
 
     name = "tstr"
@@ -94,11 +94,11 @@ class TrainOnSyntheticF1(_TrainOnSynthetic):
 
 
 def _predictions(comparison: Comparison) -> tuple[np.ndarray, np.ndarray]:
-    """Labels of R, and what a classifier trained on S says; the one label of S if it has one."""
-    asked, truth = comparison.synthetic.labels, comparison.real.labels
-    if asked is None or truth is None:
+    """Labels of R, and their prediction by a classifier trained on S; a single label of S predicts itself."""
+    labels, truth = comparison.synthetic.labels, comparison.real.labels
+    if labels is None or truth is None:
         raise ValueError("Train on synthetic, test on real needs the labels of synthetic and real rows.")
-    if len(np.unique(asked)) == 1:
-        return truth, np.repeat(asked[:1], len(truth))
+    if len(np.unique(labels)) == 1:
+        return truth, np.repeat(labels[:1], len(truth))
     classifier = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=1000))
-    return truth, classifier.fit(comparison.synthetic.dense, asked).predict(comparison.real.dense)
+    return truth, classifier.fit(comparison.synthetic.dense, labels).predict(comparison.real.dense)
