@@ -1,8 +1,8 @@
 """BIDS: ``sub-<label>/ses-<label>/anat/sub-<label>_ses-<label>[_<key>-<value>]_<suffix>.nii.gz``.
 
-The role is the suffix (``T1w`` is ``t1``). Entities other than the subject, session and run that differ between files
-of one suffix make roles of their own (``t1_acq-highres``). Runs are cases of their own. ``derivatives/``,
-``sourcedata/`` and ``code/`` are read only as the root. ``participants.tsv`` and ``sessions.tsv`` give the facts.
+The role is the suffix (``T1w`` is ``t1``). Other entities than subject, session and run that differ between files of
+one suffix extend the role (``t1_acq-highres``). Each run is a case. ``derivatives/``, ``sourcedata/`` and ``code/`` are
+read only as the root. ``participants.tsv`` and ``sessions.tsv`` give the facts.
 Source: K. Gorgolewski et al., The brain imaging data structure, Scientific Data 3 (2016); its specification 1.8.
 """
 
@@ -45,7 +45,7 @@ class _File:
 
 
 def is_bids(folder: Path, files: set[Path]) -> bool:
-    """Whether files ``sub-<label>_..._<suffix>`` lie in folders of their subject."""
+    """Whether files ``sub-<label>_..._<suffix>`` lie in the folders of their subjects."""
     return any(
         _parse(file) is not None and file.relative_to(folder).parts[0] == f"sub-{_entities(file)['sub']}"
         for file in files
@@ -54,7 +54,7 @@ def is_bids(folder: Path, files: set[Path]) -> bool:
 
 
 def read_bids(tree: Tree) -> Cases:
-    """The cases of a data set; what lies in ``func``, ``dwi``, ``fmap`` and the like is left out by name."""
+    """The cases of a data set; leaves out the files of ``func``, ``dwi``, ``fmap`` and the like."""
     book, images = Casebook(), list[_File]()
     for path in tree.files:
         inside = path.relative_to(tree.top)

@@ -19,7 +19,7 @@ _SESSION = re.compile(r"(BraTS-[A-Za-z]+-\d+)-(\d{3})", re.IGNORECASE)
 
 
 def is_brats(files: Iterable[Path]) -> bool:
-    """Whether the names end in the suffixes of BraTS: at least two contrasts of one patient, and hardly another."""
+    """Whether all names end in suffixes of BraTS, with at least two contrasts of one patient."""
     names = [_parts(stem(file)) for file in files if is_volume(file)]
     suffixes = [suffix for _, suffix in names if suffix not in MASK_WORDS]
     contrasts: dict[str, set[str]] = {}
@@ -28,7 +28,7 @@ def is_brats(files: Iterable[Path]) -> bool:
     return (
         bool(suffixes)
         and set(suffixes) <= _SUFFIXES
-        and any(len(found & _SUFFIXES) > 1 for found in contrasts.values())
+        and any(len(suffixes_of_one & _SUFFIXES) > 1 for suffixes_of_one in contrasts.values())
     )
 
 

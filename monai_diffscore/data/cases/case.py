@@ -19,10 +19,10 @@ class Case:
 
     Args:
         subject: name of the patient or animal; all cases of one subject stay on one side of a split.
-        session: of the subject, "" where the layout knows of none.
+        session: of the subject; "" if the layout has no sessions.
         images: path by role (``t1``, ``flair``, ``ct``, ...), as :class:`~monai_diffscore.data.LoadVolumed` takes it.
         masks: path by name: label maps, probability maps, regions. A mask is never an image.
-        facts: what else the layout tells: ``run``, ``split`` (of the data set's own), ``dataset``, conditions.
+        facts: further facts of the layout: ``run``, ``split`` (of the data set itself), ``dataset``, conditions.
     """
 
     subject: str
@@ -34,14 +34,14 @@ class Case:
 
 @dataclass(frozen=True)
 class Cases:
-    """The cases of a folder, and what is left out of it.
+    """The cases of a folder, and the files that are left out.
 
     Args:
-        root: the path that was asked for.
-        layout: how the folder is read.
+        root: the requested path.
+        layout: name of the folder's layout.
         cases: sorted by their first image.
         left_out: files and folders that are not read, with the reason.
-        notes: what the layout assumes, one line each.
+        notes: assumptions of the layout, one line each.
     """
 
     root: str
@@ -58,12 +58,12 @@ class Cases:
 
     @property
     def roles(self) -> dict[str, int]:
-        """How many cases have an image of each role, the commonest first."""
+        """Number of cases with an image of each role, the commonest role first."""
         return _by_count(role for case in self.cases for role in case.images)
 
     @property
     def masks(self) -> dict[str, int]:
-        """How many cases have a mask of each name, the commonest first."""
+        """Number of cases with a mask of each name, the commonest name first."""
         return _by_count(name for case in self.cases for name in case.masks)
 
     @property
@@ -73,7 +73,7 @@ class Cases:
 
     @property
     def reasons(self) -> dict[str, int]:
-        """How many files and folders are left out for each reason, the commonest first."""
+        """Number of files and folders that are left out for each reason, the commonest reason first."""
         return _by_count(one.reason for one in self.left_out)
 
     def images(self, image: str | Sequence[str] = "", key: str = "image", pooled: bool = False) -> list[dict[str, Any]]:
@@ -81,11 +81,11 @@ class Cases:
 
         Args:
             image: role, or roles with commas between them, which become the channels of one image. "" takes the only
-                role that there is.
+                role.
             key: of the path, or of the list of paths of several channels.
-            pooled: take each of the roles as an image of its own, with its name under "contrast", to be a condition.
+            pooled: make an image of each role, with the role under "contrast", as a condition.
         Raises:
-            DataError: for several roles of which none is chosen; for a role that no case has.
+            DataError: for several roles and no choice of one; for a role without a case.
         """
         roles = _names(image) if isinstance(image, str) else list(image)
         if not roles:
@@ -133,14 +133,14 @@ def _names(text: str) -> list[str]:
 
 
 def counts_text(counts: Mapping[str, int]) -> str:
-    """Names with their counts, ``t1 (5), t2 (3)``; a long list is cut."""
+    """Names with their counts, ``t1 (5), t2 (3)``; shortens a long list."""
     shown = [f"{name} ({count})" for name, count in list(counts.items())[:_SHOWN]]
     more = len(counts) - len(shown)
     return ", ".join(shown) + (f" and {more} more" if more else "")
 
 
 def _channels(paths: Sequence[str]) -> str | list[str]:
-    """One path, or the list of several; all channels of one file in their order are the file."""
+    """One path, or the list of several; the file itself for all of its channels in order."""
     if len(paths) == 1:
         return paths[0]
     files = {path.rpartition("/channel:")[0] for path in paths}
@@ -152,7 +152,7 @@ def _channels(paths: Sequence[str]) -> str | list[str]:
 class Casebook:
     """Collects images and masks while a layout reads its files.
 
-    A second image of one role in one session is another run of it: a case of its own, of the same subject.
+    A second image of a role in a session is another run: another case of the same subject.
     """
 
     def __init__(self) -> None:
@@ -163,7 +163,7 @@ class Casebook:
     def add_image(
         self, subject: str, session: str, role: str, path: str, facts: Mapping[str, str] | None = None
     ) -> None:
-        """Puts an image under its role."""
+        """Adds an image under its role."""
         facts = dict(facts or {})
         run = facts.get("run", "")
         number = 1
@@ -178,7 +178,7 @@ class Casebook:
         )
 
     def add_mask(self, subject: str, session: str, name: str, path: str, run: str = "") -> None:
-        """Puts a mask under its name."""
+        """Adds a mask under its name."""
         case, number, own = self._case(subject, session, run), 1, name
         while own in case.masks:
             number += 1
@@ -186,21 +186,21 @@ class Casebook:
         self._cases[subject, session, run] = replace(case, masks={**case.masks, own: path})
 
     def leave_out(self, path: object, reason: str) -> None:
-        """Notes that a file is not read."""
+        """Records that a file is not read."""
         self._left_out.append(LeftOut(str(path), reason))
 
     def note(self, text: str) -> None:
-        """Adds a line on what the layout assumes."""
+        """Adds a line on an assumption of the layout."""
         self._notes.append(text)
 
     def close(self, root: object, layout: str) -> Cases:
-        """All that was collected; masks of a subject without images are left out."""
+        """The collected cases; leaves out masks of a case without images."""
         for case in self._cases.values():
             if not case.images:
                 self._left_out += [LeftOut(path, "mask without an image") for path in case.masks.values()]
-        kept = [case for case in self._cases.values() if case.images]
-        kept.sort(key=lambda case: min(case.images.values()))
-        return Cases(str(root), layout, tuple(kept), tuple(self._left_out), tuple(self._notes))
+        cases = [case for case in self._cases.values() if case.images]
+        cases.sort(key=lambda case: min(case.images.values()))
+        return Cases(str(root), layout, tuple(cases), tuple(self._left_out), tuple(self._notes))
 
     def _case(self, subject: str, session: str, run: str) -> Case:
         return self._cases.get((subject, session, run), Case(subject, session))

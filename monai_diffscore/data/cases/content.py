@@ -1,11 +1,11 @@
-r"""What the content of files says that their names do not: headers, equal images, label maps.
+r"""Compares and classifies files by their content: headers, equal images, label maps.
 
-**Equal**: two files hold the same bytes once they are unpacked. Files of different unpacked size differ; gzip writes
-the size and the CRC-32 of its content at its end, so that most files are told apart without reading them. What has the
-same CRC-32 is read, and compared by SHA-256.
+**Equal**: two files have the same bytes after unpacking. Files of different unpacked size differ; gzip writes the size
+and the CRC-32 of its content at its end, so that most comparisons need not read the files. Files of the same CRC-32 are
+compared by SHA-256.
 
-**Label map**: integers alone, at most 256 of them, and neighbours that are equal nearly everywhere. With the pairs
-(u, v) of neighbours along the axes of which neither is background,
+**Label map**: only integers, at most 256 different ones, and neighbours that are equal nearly everywhere. With the
+pairs (u, v) of neighbours along the axes without background,
 
 .. math::  \text{share} = \frac{\#\{u = v\}}{\#\{(u, v)\}} \ge 0.7 ,
 
@@ -37,7 +37,7 @@ _SIMPLE_ITK = (".nrrd", ".nhdr", ".mha", ".mhd")
 
 
 def shape_of(path: str | Path) -> tuple[int, ...] | None:
-    """The size of a volume by its header; None if that cannot be read, which reading the file will tell."""
+    """The size of a volume by its header; None for an unreadable header, which raises an error on loading."""
     file, _ = split_channel(path)
     try:
         if ending(file) in _SIMPLE_ITK:
@@ -53,7 +53,7 @@ def shape_of(path: str | Path) -> tuple[int, ...] | None:
 
 
 def equal_files(paths: Iterable[str | Path]) -> list[list[Path]]:
-    """Groups of files of the same unpacked content, each sorted; a file without a twin is in none.
+    """Groups of files with the same unpacked content, each sorted; a file without a copy is in no group.
 
     Two names of one file on the disk are equal without reading.
     """
@@ -114,13 +114,13 @@ def _sha(path: Path) -> str:
         with gzip.open(path, "rb") if _packed(path) else open(path, "rb") as file:
             while block := file.read(_BLOCK):
                 digest.update(block)
-    except (OSError, EOFError, zlib.error):  # a damaged file is equal to itself alone
+    except (OSError, EOFError, zlib.error):  # a damaged file equals only itself
         return f"{path}: damaged"
     return digest.hexdigest()
 
 
 def is_label_map(values: np.ndarray) -> bool:
-    """Whether an array [*S] is a label map by its values. A constant is none."""
+    """Whether an array [*S] is a label map by its values; false for a constant."""
     values = np.asarray(values)
     if values.size < 8 or values.dtype.kind not in "buif":
         return False
@@ -147,7 +147,7 @@ def is_label_map(values: np.ndarray) -> bool:
 
 
 def holds_label_map(path: str | Path) -> bool:
-    """Whether a volume is a label map. Packed files whose size rules it out, and unreadable ones, are not read."""
+    """Whether a volume is a label map; false, without reading, for packed files that are too large for one."""
     file, channel = split_channel(path)
     if channel is not None or not is_volume(file):
         return False

@@ -34,13 +34,13 @@ def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file.
 
     Raises:
-        DataError: if it cannot be read or holds no object.
+        DataError: for an unreadable file, or another content.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(
-            path, expected="a JSON file", got=f"{type(error).__name__}: {error}", remedy="Correct it, or take it away."
+            path, expected="a JSON file", got=f"{type(error).__name__}: {error}", remedy="Correct or remove the file."
         ) from error
     if not isinstance(content, dict):
         raise DataError(
@@ -56,10 +56,10 @@ def is_datalist(path: Path) -> bool:
 
 
 def read_datalist(tree: Tree) -> Cases:
-    """The cases that ``dataset.json`` of a folder, or the JSON file that the tree's root is, lists.
+    """The cases in ``dataset.json`` of a folder, or in a JSON file as the root.
 
     Raises:
-        DataError: for an entry without an image, or an image that is missing.
+        DataError: for an entry without an image, or a missing image.
     """
     path = tree.root if tree.root.is_file() else tree.root / "dataset.json"
     content, book = read_json(path), Casebook()
@@ -115,6 +115,6 @@ def _existing(path: Path, where: str, key: str, name: str) -> Path:
     if not file.is_file():
         raise DataError(
             path, key=key, expected=f"the file that {where} names", got=f"no {file}",
-            remedy="Fetch it, or take the entry out of the list.",
+            remedy="Fetch the file, or remove the entry from the list.",
         )  # fmt: skip
     return file

@@ -1,4 +1,4 @@
-"""Which layout a folder has: by the files that only one layout has, and by names where there are none."""
+"""Detects the layout of a folder: by files that only one layout has, else by the names of files."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ _DICOM = (".dcm", ".ima", ".dicom")
 def find_parts(tree: Tree) -> tuple[list[tuple[str, Tree]], list[LeftOut]]:
     """The parts of a tree, each with its layout, and the files that no layout reads.
 
-    The folder of a ``dataset.json`` or ``imagesTr``, and that of ``sub-<label>`` folders, are data sets of their own;
-    what remains is one more, by the names of its files. DICOM files are a part of theirs.
+    A folder with ``dataset.json`` or ``imagesTr``, or with ``sub-<label>`` folders, is one data set. The other files
+    are one more data set, whose layout their names tell. DICOM files are another part.
     """
     parts: list[tuple[str, Tree]] = []
     remaining = list(tree.files)
@@ -62,7 +62,7 @@ def find_parts(tree: Tree) -> tuple[list[tuple[str, Tree]], list[LeftOut]]:
 
 
 def _folders(tree: Tree) -> list[Path]:
-    """The folders of the tree, from the outside to the inside."""
+    """The folders of the tree, outer folders first."""
     if tree.root.is_file():
         return []
     above = {
@@ -89,6 +89,6 @@ def _layout_of_names(top: Path, volumes: list[Path]) -> str:
 
 
 def _may_be_dicom(file: Path) -> bool:
-    """Whether the file is DICOM, or is called so: then the reader of series says what is wrong with it."""
+    """Whether the file is DICOM, or has its ending; the reader of series reports a file with only the ending."""
     suffix = file.suffix.lower()
     return suffix in _DICOM or (suffix not in _NO_DICOM and not ending(file) and is_dicom(file))

@@ -1,8 +1,8 @@
 """DICOM studies: the subject is the PatientID, a study is a session, a series is an image.
 
-The role of an MR series is the contrast that its SeriesDescription names; other modalities are a role each where the
-folder holds several, else ``image``. Series of one study whose descriptions differ and name no contrast are roles by
-their description. Scouts, documents and what was derived from other series are left out by name.
+The role of an MR series is the contrast in its SeriesDescription; the role of another series is its modality if the
+folder has several modalities, else ``image``. Series of one study with different descriptions and no contrast have
+their description as the role. Scouts, documents and derived series are left out, with their reasons.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from monai_diffscore.data.dicom import Series, find_series, volume_series
 from monai_diffscore.data.tree import Tree
 from monai_diffscore.errors import DataError
 
-#: what de-identification writes in place of a PatientID
+#: texts that de-identification writes in place of a PatientID
 _PLACEHOLDER = re.compile(
     r"anon\w*|none|unknown|patient|subject|test|phantom|de-?id\w*|removed|redacted|x+|0+|\W*", re.IGNORECASE
 )
 
 
 def read_dicom(tree: Tree, subject: str = "") -> Cases:
-    """The cases of all series below a folder; the path of a series is its folder if that holds no other series.
+    """The cases of all series below a folder; the path of a series is its folder, if that has no other series.
 
     Args:
-        tree: files of other formats are passed over.
-        subject: what identifies a subject in place of PatientID: "folder" or "study".
+        tree: the files; those of other formats are ignored.
+        subject: identifier of a subject in place of PatientID: "folder" or "study".
     Raises:
-        DataError: if one placeholder stands for the PatientID of several studies, and ``subject`` does not help.
+        DataError: for several studies with the same placeholder as PatientID, without ``subject``.
     """
     book = Casebook()
-    found = find_series(tree.files)
-    chosen, others = volume_series(found)
+    series_of_tree = find_series(tree.files)
+    chosen, others = volume_series(series_of_tree)
     for series in others:
         scout = all(plane.is_localizer for plane in series.planes)
         derived = series.is_volume
@@ -46,7 +46,7 @@ def read_dicom(tree: Tree, subject: str = "") -> Cases:
     ids = {series.planes[0].patient for series in chosen}
     studies = {series.planes[0].study_uid for series in chosen}
     if len(ids) == 1 and len(studies) > 1 and ids != {""} and not subject:
-        book.note(f"all {len(studies)} studies are of one PatientID: one subject (--subject folder says otherwise)")
+        book.note(f"all {len(studies)} studies have one PatientID: one subject (--subject folder separates them)")
     roles = _roles(chosen)
     numbers: dict[str, list[str]] = defaultdict(list)
     for series in chosen:
@@ -56,15 +56,15 @@ def read_dicom(tree: Tree, subject: str = "") -> Cases:
         if first.study_uid not in numbers[name]:
             numbers[name].append(first.study_uid)
         session = str(numbers[name].index(first.study_uid) + 1) if len(studies) > len(ids) else ""
-        book.add_image(name, session, roles[series.uid], path_of(series, found))
+        book.add_image(name, session, roles[series.uid], path_of(series, series_of_tree))
     return book.close(tree.root, "dicom")
 
 
-def path_of(series: Series, found: Sequence[Series]) -> str:
-    """The folder of a series, or its only file, with ``/series:UID`` where that holds another series too."""
+def path_of(series: Series, candidates: Sequence[Series]) -> str:
+    """The folder of a series, or its only file, with ``/series:UID`` if the folder or file has another series too."""
     files = {Path(plane.file) for plane in series.planes}
     place = files.pop() if len(files) == 1 else series.folder
-    shared = any(Path(p.file).is_relative_to(place) for other in found if other is not series for p in other.planes)
+    shared = any(Path(p.file).is_relative_to(place) for s in candidates if s is not series for p in s.planes)
     return f"{place}/series:{series.uid}" if shared else str(place)
 
 
@@ -98,6 +98,6 @@ def _refuse_placeholders(tree: Tree, chosen: Sequence[Series]) -> None:
                 tree.root,
                 expected="a PatientID for each patient",
                 got=f"{patient!r} in {len(own)} studies, in {len(folders[patient])} folders",
-                remedy="Say what tells patients apart: --subject folder, --subject study, or a regular expression of "
+                remedy="State what identifies a patient: --subject folder, --subject study, or a regular expression of "
                 "the path such as --subject 'case\\d+'.",
             )

@@ -1,9 +1,9 @@
-"""A folder of files, each named for its subject and, where there are several, for its role: ``a_t1.nii.gz``, ``a_t2``.
+"""A folder of files whose names give the subject and, if it has several images, the role: ``a_t1.nii.gz``, ``a_t2``.
 
-The words of contrasts and masks (:mod:`~monai_diffscore.data.cases.names`) are taken away; what remains is the subject.
-Where a name is another one with more words (``case1``, ``case1_brain``), and where several names that hold a number end
-in the same few words (``case1_fixed``, ``case1_moving``), the last words are roles, or sessions if they are numbers. So
-two images of one patient are never two patients.
+A name without its words of contrasts and masks (:mod:`~monai_diffscore.data.cases.names`) is the subject. The last
+words of a name are a role, or a session if they are a number, in two cases: the rest of the name is another name
+(``case1``, ``case1_brain``), or several names with a number end in the same few words (``case1_fixed``,
+``case1_moving``). So two images of one patient are never two patients.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ def read_flat(tree: Tree) -> Cases:
             (masks if name.is_mask or in_mask_folder(inside) else names)[file] = name
     wholes = {file: _whole(file.relative_to(tree.top), name) for file, name in names.items()}
     subjects = _subjects(sorted(set(wholes.values())))
-    known = sorted({subject for subject, _, _ in subjects.values()}, key=len, reverse=True)
+    names_of_subjects = sorted({subject for subject, _, _ in subjects.values()}, key=len, reverse=True)
     for file, whole in wholes.items():
         subject, session, extra = subjects[whole]
         role = "_".join(part for part in (names[file].role, extra) if part) or "image"
         book.add_image(bids_label(file.relative_to(tree.top)) or subject, session, role, str(file))
     for file, name in masks.items():
         whole = _whole(file.relative_to(tree.top), name)
-        subject, session, _ = subjects.get(whole, (_owner(whole, known), "", ""))
+        subject, session, _ = subjects.get(whole, (_owner(whole, names_of_subjects), "", ""))
         extra = whole.removeprefix(subject).strip("_-. ") if whole not in subjects else ""
         label = bids_label(file.relative_to(tree.top)) or subject
         book.add_mask(label, session, extra or _word(file, tree.top), str(file))
@@ -57,7 +57,7 @@ def read_flat(tree: Tree) -> Cases:
 
 
 def _whole(inside: Path, name: Name) -> str:
-    """The folders that say more than that they hold images or masks, and the rest of the name."""
+    """The folders without those of images or masks in general (``images``, ``masks``), and the rest of the name."""
     folders = [
         part for part in inside.parts[:-1] if part.lower() not in PLAIN_FOLDERS and not set(words(part)) & MASK_WORDS
     ]
@@ -72,20 +72,20 @@ def _subjects(wholes: Sequence[str]) -> dict[str, tuple[str, str, str]]:
         if match := re.fullmatch(r"(.*[^-_. /])[-_. ]+([A-Za-z0-9]+)", whole):
             split[whole] = match.groups()
             ends.setdefault(match[1], set()).add(match[2])
-    several = {prefix: found for prefix, found in ends.items() if len(found) > 1 and re.search(r"\d", prefix)}
+    several = {prefix: tails for prefix, tails in ends.items() if len(tails) > 1 and re.search(r"\d", prefix)}
     endings = set[str]().union(*several.values()) if several else set()
     are_ends = len(several) > 1 and len(endings) <= _MOST_ENDINGS
-    result = {}
+    parts = {}
     for whole in wholes:
         prefix, end = split.get(whole, ("", ""))
         base = next((other for other in _prefixes(whole) if other in set(wholes) and re.search(r"\d", other)), "")
         if base:
-            result[whole] = _part(base, whole[len(base) :].strip("-_. "))
+            parts[whole] = _part(base, whole[len(base) :].strip("-_. "))
         elif are_ends and prefix in several:
-            result[whole] = _part(prefix, end)
+            parts[whole] = _part(prefix, end)
         else:
-            result[whole] = (whole, "", "")
-    return result
+            parts[whole] = (whole, "", "")
+    return parts
 
 
 def _part(subject: str, end: str) -> tuple[str, str, str]:
@@ -93,7 +93,7 @@ def _part(subject: str, end: str) -> tuple[str, str, str]:
 
 
 def _prefixes(whole: str) -> list[str]:
-    """What a name begins with, cut at its gaps, the shortest first."""
+    """The beginnings of a name, cut at its gaps, the shortest first."""
     return [whole[: match.start()] for match in re.finditer(r"[-_. ]+", whole) if match.start() and "/" not in
             whole[match.start() :]]  # fmt: skip
 
@@ -104,6 +104,6 @@ def _owner(whole: str, subjects: Sequence[str]) -> str:
 
 
 def _word(file: Path, top: Path) -> str:
-    """The word that says that a file is a mask."""
+    """The word that marks a file as a mask."""
     places = [stem(file), *reversed(file.relative_to(top).parts[:-1])]
     return next((word for place in places for word in words(place) if word in MASK_WORDS), "mask")

@@ -1,8 +1,8 @@
 """A folder for each subject, perhaps with one for each session in it: ``P001/T1.nii.gz``, ``P001/visit2/T1.nii.gz``.
 
 The first folder whose names differ between files is the subject's. A folder below it is a session's if its names recur
-below several subjects, or if it is called so (``visit``, ``baseline``, a date). Folders that say only that they hold
-images or masks (``anat``, ``segmentations``) count as neither.
+below several subjects, or name a session (``visit``, ``baseline``, a date). Folders of images or masks in general
+(``anat``, ``segmentations``) count as neither.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _SESSION = re.compile(
 
 
 def is_folders(top: Path, files: Iterable[Path]) -> bool:
-    """Whether images lie in at least two folders, at most one of each name's words in each."""
+    """Whether images lie in at least two folders, with at most one image of each role in a folder."""
     images = [file for file in files if is_volume(file) and not _is_mask(file.relative_to(top)) and not _is_scout(file)]
     places = Counter((_chain(file.relative_to(top)), _role(file, top)) for file in images)
     folders = {chain for chain, _ in places}
@@ -52,7 +52,7 @@ def read_folders(tree: Tree) -> Cases:
     chains = {file: _chain(file.relative_to(tree.top)) for file in volumes}
     depth, has_sessions = _levels(set(chains.values()))
     if has_sessions:
-        book.note("the folders below those of the subjects are sessions of theirs (--subject PATTERN says otherwise)")
+        book.note("the folders below those of the subjects are their sessions (--subject PATTERN changes this)")
     for file, chain in chains.items():
         subject = bids_label(file.relative_to(tree.top)) or "/".join(chain[: depth + 1]) or stem(file)
         session = "/".join(chain[depth + 1 :])
@@ -72,14 +72,14 @@ def _is_mask(inside: Path) -> bool:
 
 
 def _chain(inside: Path) -> tuple[str, ...]:
-    """The folders of a file that may be those of a subject or session."""
+    """The folders of a file that may name a subject or a session."""
     return tuple(
         part for part in inside.parts[:-1] if part.lower() not in PLAIN_FOLDERS and not set(words(part)) & MASK_WORDS
     )
 
 
 def _role(file: Path, top: Path) -> str:
-    """The role in the name, else what the name says beyond its folders', else "image"."""
+    """The role in the name, else the words of the name that its folders lack, else "image"."""
     name = read_name(stem(file))
     rest = name.rest
     for part in sorted(_chain(file.relative_to(top)), key=len, reverse=True):

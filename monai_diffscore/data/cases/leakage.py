@@ -1,8 +1,7 @@
-r"""What is on both sides of a split: subjects, files of one content, and images that are nearly the same.
+r"""Finds leaks between the sides of a split: shared subjects, files of one content, and nearly equal images.
 
-Nearly the same: each image is turned to RAS, averaged on 16 equal steps along each axis, and freed of its mean. With
-three or more images the mean image of all is taken away as well, because all heads look alike. Then with the features
-u, v
+The features of an image are its means on 16 equal steps along each axis, in RAS, minus their mean. With three or more
+images the mean of all features is subtracted as well, because all heads look alike. Then for the features u, v
 
 .. math::  r = \frac{u \cdot v}{|u| |v|}
 
@@ -26,14 +25,14 @@ from monai_diffscore.data.cases.names import ending
 from monai_diffscore.data.paths import split_channel
 from monai_diffscore.data.volumes import LoadVolumed
 
-#: correlation of features from which two images count as nearly the same
+#: smallest correlation of features of two images that count as nearly the same
 NEAR = 0.98
 _STEPS = 16
 
 
 @dataclass(frozen=True)
 class Leak:
-    """A pair of images, one a side, that makes the held-out error too good.
+    """A pair of images on the two sides of a split that makes the held-out error too small.
 
     Args:
         kind: "subject", "same content" or "nearly the same".
@@ -57,18 +56,18 @@ def leaks(
     key: str = "image",
     near: bool = True,
 ) -> list[Leak]:
-    """The leaks between two lists of images, as :meth:`Cases.images` gives them; the surest kind of a pair alone.
+    """The leaks between two lists of images of :meth:`Cases.images`, one leak a pair, of the surest kind.
 
-    One subject that is cut into slabs is none.
+    The two slabs of a single subject are no leak.
 
     Args:
-        train: images trained on.
-        held_out: images held out.
+        train: the training images.
+        held_out: the held-out images.
         key: of the path, or paths.
         near: compare the voxels too, which reads all images.
     """
     slabs = all("slab" in item for item in (*train, *held_out))
-    here, there = _paths(train, key), _paths(held_out, key)
+    train_paths, held_out_paths = _paths(train, key), _paths(held_out, key)
     pairs: dict[tuple[str, str], Leak] = {}
     if not slabs:
         subjects = {str(item["subject"]): _first(item[key]) for item in train}
@@ -77,14 +76,14 @@ def leaks(
                 pair = subjects[name], _first(item[key])
                 pairs[pair] = Leak("subject", *pair)
         for group in equal_files(
-            {split_channel(path)[0] for path in (*here, *there) if ending(split_channel(path)[0])}
+            {split_channel(path)[0] for path in (*train_paths, *held_out_paths) if ending(split_channel(path)[0])}
         ):
-            for one in here:
-                for other in there:
+            for one in train_paths:
+                for other in held_out_paths:
                     if {split_channel(one)[0], split_channel(other)[0]} <= set(group):
                         pairs.setdefault((one, other), Leak("same content", one, other, 1.0))
         if near:
-            for leak in _near(here, there):
+            for leak in _near(train_paths, held_out_paths):
                 pairs.setdefault((leak.train, leak.held_out), leak)
     return list(pairs.values())
 
@@ -95,19 +94,19 @@ def _near(train: Sequence[str], held_out: Sequence[str]) -> list[Leak]:
     if len(readable) > 2:
         mean = np.mean(list(readable.values()), axis=0)
         readable = {path: vector - mean for path, vector in readable.items()}
-    found = []
+    pairs = []
     for one in train:
         for other in held_out:
             if one in readable and other in readable and one != other:
                 u, v = readable[one], readable[other]
                 r = float(u @ v / max(float(np.linalg.norm(u) * np.linalg.norm(v)), 1e-12))
                 if r >= NEAR:
-                    found.append(Leak("nearly the same", one, other, r))
-    return found
+                    pairs.append(Leak("nearly the same", one, other, r))
+    return pairs
 
 
 def image_features(path: str | Path) -> np.ndarray | None:
-    """The features [16^3] of a volume, of mean 0 and length 1; None if it cannot be read, which training will tell."""
+    """The features [16^3] of a volume, of mean 0 and length 1; None for an unreadable file, which training reports."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -1,7 +1,7 @@
-"""The cases of a path: its layout, and what the guards of content take away from it.
+"""Lists the cases of a path: reads them by its layout, then removes images by their content.
 
-In this order: images of one slice beside volumes, images whose content stands under another name too, label maps, and
-DICOM series beside the NIfTI files that they were converted to.
+It removes, in this order: images of one slice beside volumes, copies of another image, label maps, and DICOM series
+beside their converted NIfTI files.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ TABLES = (".csv", ".tsv")
 def list_cases(
     path: str | Path, layout: str = "auto", subject: str = "", left_out: Sequence[str] = (), cases: str | Path = ""
 ) -> Cases:
-    r"""The cases of a folder, a file, a table or a datalist, and what is left out of it.
+    r"""Lists the cases of a folder, a file, a table or a datalist, and the files that are left out.
 
     Args:
         path: folder; image; table (.csv, .tsv); datalist (.json).
         layout: "auto", or one of :data:`~monai_diffscore.data.cases.LAYOUTS`.
-        subject: what tells subjects apart in place of the layout's own rule: "folder" (the folder of the file or
-            series), "study" (DICOM), or a regular expression of the path below ``path``, whose first group, or whole
-            match, is the subject.
+        subject: rule that replaces the layout's rule for subjects: "folder" (the folder of the file or series), "study"
+            (DICOM), or a regular expression of the path below ``path``, whose first group, or whole match, is the
+            subject.
         left_out: files and folders below ``path`` (also ``FOLDER/series:UID``) that are not read.
         cases: a table to read in place of the layout.
     Raises:
-        DataError: if there is nothing at the path, or no image; for an unknown layout; as the layouts.
+        DataError: for a missing path, a path without images, or an unknown layout; as the layouts.
     """
     if cases:
         return read_table_of_cases(locate(cases))
@@ -53,14 +53,14 @@ def list_cases(
         return read_table_of_cases(root)
     tree = _without_halves(walk_without(root, left_out))
     if root.suffix.lower() == ".json" and root.is_file():
-        found = read_datalist(tree)
+        listing = read_datalist(tree)
     elif layout != "auto":
-        found = _read(tree, layout, subject)
+        listing = _read(tree, layout, subject)
     else:
-        found = _detect(tree, subject)
-    found = replace(found, root=str(root), left_out=(*tree.left_out, *found.left_out))
-    found = _without_series(found, root, left_out, uid)
-    return _guarded(_by_pattern(found, tree, subject))
+        listing = _detect(tree, subject)
+    listing = replace(listing, root=str(root), left_out=(*tree.left_out, *listing.left_out))
+    listing = _without_series(listing, root, left_out, uid)
+    return _guarded(_by_pattern(listing, tree, subject))
 
 
 _PAIR = (".hdr", ".img")
@@ -68,15 +68,15 @@ _EXPECTED = "NIfTI files or other volumes, or DICOM series"
 
 
 def _without_halves(tree: Tree) -> Tree:
-    """The tree with the header alone of each pair .hdr/.img; half a pair is left out."""
+    """The tree with only the header of each pair .hdr/.img; leaves out a file without its partner."""
     halves: dict[Path, list[Path]] = defaultdict(list)
     for file in tree.files:
         if ending(file) in _PAIR and not tree.root.is_file():
             halves[file.with_suffix("")].append(file)
     gone = [file for pair in halves.values() for file in pair if len(pair) == 1 or ending(file) == ".img"]
     alone = tuple(LeftOut(str(pair[0]), "half of a pair .hdr/.img") for pair in halves.values() if len(pair) == 1)
-    kept = tree.without(gone) if gone else tree
-    return replace(kept, left_out=(*kept.left_out, *alone))
+    remaining = tree.without(gone) if gone else tree
+    return replace(remaining, left_out=(*remaining.left_out, *alone))
 
 
 def _read(tree: Tree, layout: str, subject: str) -> Cases:
@@ -92,13 +92,13 @@ def _detect(tree: Tree, subject: str) -> Cases:
     parts, left_out = find_parts(tree)
     if len(parts) == 1:
         ((layout, part),) = parts
-        found = _read(part, layout, subject)
-        return replace(found, left_out=(*found.left_out, *left_out))
+        listing = _read(part, layout, subject)
+        return replace(listing, left_out=(*listing.left_out, *left_out))
     cases: list[Case] = []
     notes: list[str] = []
     places = Counter(part.root for _, part in parts)
     for layout, part in parts:
-        found = _read(part, layout, subject)
+        listing = _read(part, layout, subject)
         inside = part.root.relative_to(tree.root)
         name = str(inside) if places[part.root] == 1 else f"{inside}: {layout}"
         own = layout not in ("bids", "dicom") and part.root != tree.root
@@ -106,56 +106,56 @@ def _detect(tree: Tree, subject: str) -> Cases:
             replace(
                 case, subject=f"{inside}/{case.subject}" if own else case.subject, facts={"dataset": name, **case.facts}
             )
-            for case in found
+            for case in listing
         ]
-        left_out += found.left_out
-        notes += [f"{inside or '.'}: layout {layout}, {len(found)} cases", *found.notes]
+        left_out += listing.left_out
+        notes += [f"{inside or '.'}: layout {layout}, {len(listing)} cases", *listing.notes]
     layouts = "+".join(sorted({layout for layout, _ in parts})) or "flat"
     cases.sort(key=lambda case: min(case.images.values()))
     return Cases(str(tree.root), layouts, tuple(cases), tuple(left_out), tuple(notes))
 
 
-def _without_series(found: Cases, root: Path, left_out: Sequence[str], uid: str | None) -> Cases:
-    """The cases without series that ``left_out`` names, or with the series ``uid`` alone."""
+def _without_series(listing: Cases, root: Path, left_out: Sequence[str], uid: str | None) -> Cases:
+    """The cases without the series of ``left_out``, or with only the series ``uid``."""
     gone = {str(root / name) for name in left_out if "/series:" in name}
     cases = []
-    for case in found:
+    for case in listing:
         images = {role: path for role, path in case.images.items() if path not in gone}
         if uid is not None:
             images = {role: path for role, path in images.items() if split_series(path)[1] in (uid, None)}
         if images:
             cases.append(replace(case, images=images))
-    return replace(found, cases=tuple(cases))
+    return replace(listing, cases=tuple(cases))
 
 
-def _by_pattern(found: Cases, tree: Tree, subject: str) -> Cases:
-    """The cases with the subjects that a pattern or the folders name."""
+def _by_pattern(listing: Cases, tree: Tree, subject: str) -> Cases:
+    """The cases with subjects from a pattern or from the folders."""
     if not subject or subject == "study":
-        return found
+        return listing
     cases = []
-    for case in found:
+    for case in listing:
         inside = Path(next(iter(case.images.values()))).relative_to(tree.top)
         name = str(inside.parent)
         if subject != "folder":
             match = re.search(subject, str(inside))
             if match is None:
                 raise DataError(
-                    found.root, key="subject", expected=f"paths that match {subject!r}", got=str(inside),
+                    listing.root, key="subject", expected=f"paths that match {subject!r}", got=str(inside),
                     remedy="Give another --subject; its first group, or the whole match, names the subject.",
                 )  # fmt: skip
             name = match[1] if match.groups() else match[0]
         elif split_series(inside)[1] is None and not is_volume(inside):
-            name = str(inside)  # the folder of a series itself
+            name = str(inside)  # the path is the folder of a series
         cases.append(replace(case, subject=name))
-    return replace(found, cases=tuple(cases))
+    return replace(listing, cases=tuple(cases))
 
 
 # ---- guards ----
 
 
-def _guarded(found: Cases) -> Cases:
-    """The cases without what is no image of its own by its content."""
-    paths = [path for case in found for path in case.images.values()]
+def _guarded(listing: Cases) -> Cases:
+    """The cases without images of one slice, copies, label maps, and converted series."""
+    paths = [path for case in listing for path in case.images.values()]
     gone: dict[str, str] = {}
     files = [path for path in paths if is_volume(split_channel(path)[0])]
     shapes = {path: shape_of(path) for path in files}
@@ -170,21 +170,23 @@ def _guarded(found: Cases) -> Cases:
     }
     gone |= _converted([path for path in paths if path not in gone])
     if not gone:
-        return found
-    kept = [replace(case, images={r: p for r, p in case.images.items() if p not in gone}) for case in found]
+        return listing
+    remaining = [replace(case, images={r: p for r, p in case.images.items() if p not in gone}) for case in listing]
     left_out = [LeftOut(path, reason) for path, reason in gone.items()]
-    return replace(found, cases=tuple(case for case in kept if case.images), left_out=(*found.left_out, *left_out))
+    return replace(
+        listing, cases=tuple(case for case in remaining if case.images), left_out=(*listing.left_out, *left_out)
+    )
 
 
 def _twins(paths: Sequence[str]) -> dict[str, str]:
-    """The images whose content stands under an earlier name."""
+    """The images with the same content as an earlier image."""
     files = {split_channel(path)[0] for path in paths}
     later = {str(file) for group in equal_files(files) for file in group[1:]}
     return {path: "same content as another file" for path in paths if str(split_channel(path)[0]) in later}
 
 
 def _converted(paths: Sequence[str]) -> dict[str, str]:
-    """The DICOM series whose folder holds NIfTI files: what dcm2niix converts lies beside its result."""
+    """The DICOM series in a folder with NIfTI files: dcm2niix writes its results beside the series."""
     folders = {split_channel(path)[0].parent for path in paths if is_volume(split_channel(path)[0])}
     series = {path: split_series(path)[0] for path in paths if not is_volume(split_channel(path)[0])}
     return {

@@ -1,7 +1,7 @@
-"""What the name of a file says: its format, its role, whether it is a mask, and whose it is.
+"""Reads names of files: the format, the role, the subject, and whether the file is a mask.
 
-Names are split into words at everything but letters and digits. A word of the table below is a contrast or modality,
-and its role; what remains of the name when these words are taken away is the subject.
+The words of a name are its runs of letters and digits. A word of the table below is a contrast or modality, and gives
+the role; the name without these words is the subject.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-#: endings of volumes, the longest first; a file's own may be in capitals
+#: endings of volumes, the longest first, in lower case
 VOLUMES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".mgz", ".mgh", ".hdr", ".img")
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 _WORDS_OF_ROLE = {
@@ -43,18 +43,18 @@ _MASKS = """mask masks seg segs segmentation segmentations label labels labelmap
 MASK_WORDS = set(_MASKS.split())
 _SCOUT_WORDS = {"localizer", "localiser", "scout", "topogram", "survey"}
 _AFTER_CONTRAST = {"ce", "gd", "gad", "gado", "post", "postcontrast", "contrast"}
-#: folders that say only that they hold images
+#: names of folders of images in general
 PLAIN_FOLDERS = {"images", "image", "imgs", "img", "nifti", "nii", "volumes", "scans", "raw", "anat", "mri", "data"}
 
 
 @dataclass(frozen=True)
 class Name:
-    """A file's name, read.
+    """The parts of a file's name.
 
     Args:
         rest: the name without the words of roles and masks: the subject, perhaps with more.
-        role: of an image, "" where no word tells.
-        is_mask, is_scout: whether a word says so.
+        role: of an image; "" without a word for it.
+        is_mask, is_scout: whether a word marks a mask or a scout.
     """
 
     rest: str
@@ -86,7 +86,7 @@ def words(text: str) -> list[str]:
 
 
 def role_of(text: str) -> str:
-    """The role that the words of a text name; "" where none does."""
+    """The role in the words of a text; "" without one."""
     present = words(text)
     roles = [ROLES[word] for word in present if word in ROLES]
     if "flair" in roles:
@@ -97,12 +97,12 @@ def role_of(text: str) -> str:
 
 
 def role_or_word(text: str) -> str:
-    """The role that a text names, else the text as one word in lower case."""
+    """The role in a text, else the text as one word in lower case."""
     return role_of(text) or "-".join(words(text)) or "image"
 
 
 def read_name(text: str) -> Name:
-    """What a name without its ending says."""
+    """The parts of a name without its ending."""
     role = role_of(text)
     present = set(words(text))
     own = {word for word in present if word in ROLES or word in MASK_WORDS}
@@ -118,14 +118,14 @@ def read_name(text: str) -> Name:
 
 
 def in_mask_folder(path: Path) -> bool:
-    """Whether a folder of a relative path says that it holds masks."""
+    """Whether a folder of a relative path has a word for masks."""
     return any(set(words(part)) & MASK_WORDS for part in path.parts[:-1])
 
 
 def paired_masks(files: Iterable[Path], top: Path) -> list[Path]:
-    """The files that are called masks and have the name of an image beside them: ``masks/a.png``, ``a_mask.png``.
+    """The files with a word for masks and the name of an image beside them: ``masks/a.png``, ``a_mask.png``.
 
-    A folder of pictures may be called so for another reason (``with_mask``), hence the image.
+    The name of the image is required, because the word may describe a picture (the class folder ``with_mask``).
     """
     listed = list(files)
     names = {file: read_name(stem(file)) for file in listed}
@@ -136,17 +136,17 @@ def paired_masks(files: Iterable[Path], top: Path) -> list[Path]:
 
 
 def bids_label(path: str | Path) -> str:
-    """The last ``sub-<label>`` of a path, as in BIDS; "" where there is none."""
+    """The last ``sub-<label>`` of a path, as in BIDS; "" without one."""
     labels = re.findall(r"sub-[A-Za-z0-9]+", str(path))
     return labels[-1] if labels else ""
 
 
 def subject_of(path: Path) -> str:
-    """The last ``sub-<label>`` of a path, as in BIDS; else all of the path."""
+    """The last ``sub-<label>`` of a path, as in BIDS; else the whole path."""
     return bids_label(path) or str(path)
 
 
 def is_numbered(names: Iterable[str]) -> bool:
-    """Whether all of several names hold a number, as those of patients do."""
+    """Whether all names contain a number, as those of patients do."""
     listed = list(names)
     return bool(listed) and all(re.search(r"\d", name) for name in listed)

@@ -20,17 +20,17 @@ _LABELS = {"labelsTr", "labelsTs", "labelsVal"}
 
 
 def is_nnunet(folder: Path, files: set[Path]) -> bool:
-    """Whether the images in a folder's ``imagesTr`` end in the number of a channel."""
+    """Whether the names of all images in ``imagesTr`` end in the number of a channel."""
     images = [file for file in files if file.parent == folder / "imagesTr" and ending(file)]
     return bool(images) and all(re.search(r"_\d{4}$", stem(file)) for file in images)
 
 
 def read_nnunet(tree: Tree) -> Cases:
-    """The cases of one data set; a case is a subject unless its name holds ``sub-<label>``."""
+    """The cases of one data set; the subject is ``sub-<label>`` in the name of the case, else the name."""
     book = Casebook()
     channels = _channel_names(tree.top / "dataset.json")
     if not channels:
-        book.note("no dataset.json names the channels: a role is the number of a channel")
+        book.note("no dataset.json names the channels: the role is the number of the channel")
     for file in tree.files:
         folder = file.parent.name
         if not ending(file):

@@ -1,4 +1,4 @@
-"""The cases as a page for people: what is read as what, what is left out, and who would be held out."""
+"""Describes cases for people: the role of each file, the files that are left out, and the held-out subjects."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ _ROWS = 40
 
 
 def describe_cases(cases: Cases, image: str = "", validation_share: float | None = None) -> str:
-    """The page: one line on the layout, the table, one line for each reason of what is left out.
+    """The page: one line on the layout, the table, one line for each reason to leave files out.
 
     Args:
         cases: to describe.
-        image: the roles to take, as :meth:`Cases.images` does.
-        validation_share: if given, also the subjects that a training with this share holds out, and the leaks.
+        image: roles, for :meth:`Cases.images`.
+        validation_share: adds the subjects that a training with this share holds out, and the leaks; None adds nothing.
     Raises:
-        DataError: for roles that are not there.
+        DataError: for unknown roles.
     """
     sessions = len({(case.subject, case.session) for case in cases})
     lines = [
@@ -35,8 +35,8 @@ def describe_cases(cases: Cases, image: str = "", validation_share: float | None
         first = next(one.path for one in cases.left_out if one.reason == reason)
         lines.append(f"left out: {count} x {reason} (first: {first.removeprefix(cases.root).lstrip('/')})")
     if image:
-        taken = cases.images(image)
-        lines.append(f"--image {image}: {len(taken)} images of {len({item['subject'] for item in taken})} subjects")
+        items = cases.images(image)
+        lines.append(f"--image {image}: {len(items)} images of {len({item['subject'] for item in items})} subjects")
     elif len(cases.roles) > 1:
         lines.append("choose: --image ROLE takes one of them, --image ROLE,ROLE several as channels of one image")
     if validation_share is not None:

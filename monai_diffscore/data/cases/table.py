@@ -1,13 +1,13 @@
-"""A table of cases, the layout that always works: a row a session, a column a role.
+"""A table of cases describes any data set: a row for each session, a column for each role.
 
 ==========================  ===============================================================================
-column                      what it is
+column                      content
 ==========================  ===============================================================================
 ``subject``                 name of the patient or animal (also ``participant_id`` and the like); required
 ``session``                 of the subject; optional
-with paths of images        a role, named as the column: ``t1``, ``ct``; relative to the table's folder
+name of a role (``t1``)     paths of images of this role, relative to the table's folder
 ``mask:NAME``, ``label``    paths of masks
-any other                   a fact: a condition, the data set's own split
+any other                   a fact: a condition, the split of the data set itself
 ==========================  ===============================================================================
 
 A DICOM series is ``FOLDER/series:UID`` or ``FOLDER/series:DESCRIPTION``, or a folder that holds it alone.
@@ -34,7 +34,8 @@ def read_table_of_cases(path: str | Path) -> Cases:
     """The cases of a table, .csv or .tsv.
 
     Raises:
-        DataError: without a column of subjects or of images, or for a row without subject or with a missing file.
+        DataError: for a table without a column of subjects or of images; for a row without a subject, or with a
+            missing file.
     """
     path = Path(path)
     try:
@@ -42,7 +43,7 @@ def read_table_of_cases(path: str | Path) -> Cases:
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
             path, key="cases", expected="a readable table, .csv or .tsv in UTF-8", got=f"{error}",
-            remedy="Write one with `python -m monai_diffscore cases FOLDER --write cases.csv`.",
+            remedy="Write a table with `python -m monai_diffscore cases FOLDER --write cases.csv`.",
         ) from error  # fmt: skip
     delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
     rows = [
@@ -64,7 +65,7 @@ def read_table_of_cases(path: str | Path) -> Cases:
         if not row[subject]:
             raise DataError(
                 path, key="cases", expected=f"a name in the column {subject}", got=f"none in line {number}",
-                remedy="Name the subject: it decides the side of the split.",
+                remedy="Name the subject: the split needs it.",
             )  # fmt: skip
         facts = {c: row[c] for c in columns if c not in {*images, subject, session} and row[c]}
         for column in images:
@@ -79,7 +80,7 @@ def read_table_of_cases(path: str | Path) -> Cases:
 
 
 def write_table_of_cases(path: str | Path, cases: Cases) -> None:
-    """Writes a table that :func:`read_table_of_cases` reads to the same cases. Paths below its folder are relative."""
+    """Writes a table that :func:`read_table_of_cases` reads as the same cases; paths below its folder are relative."""
     path = Path(path)
     roles, masks = list(cases.roles), sorted({name for case in cases for name in case.masks})
     facts = sorted({name for case in cases for name in case.facts})
@@ -104,7 +105,7 @@ def _is_mask(column: str) -> bool:
 
 
 def _place(name: str) -> str:
-    """The file or folder of a path that may name a part of it."""
+    """The file or folder of a path, without ``/series:`` and ``/channel:``."""
     for mark in ("/series:", "/channel:"):
         name = name.partition(mark)[0]
     return name

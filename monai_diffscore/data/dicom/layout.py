@@ -1,4 +1,4 @@
-r"""Where the planes of a series lie, and whether they make a volume.
+r"""Arranges the planes of a series in space, and checks that they make a volume.
 
 With the unit vectors r and c of ImageOrientationPatient (along a row and along a column), the spacing (s_c between
 columns, s_r between rows) and the position p_k of plane k, voxel (i, j) of that plane lies at (PS3.3 C.7.6.2.1.1)
@@ -7,7 +7,7 @@ columns, s_r between rows) and the position p_k of plane k, voxel (i, j) of that
 
 Planes are ordered by their height :math:`h_k = p_k \cdot n` along the normal :math:`n = r \times c`, never by
 InstanceNumber, and make a volume if :math:`p_k = p_0 + k\,d` with one step d, which is parallel to n unless the gantry
-was tilted. The step is measured from the positions: SliceThickness and SpacingBetweenSlices may say something else.
+was tilted. The step comes from the positions; SliceThickness and SpacingBetweenSlices may differ from it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from monai_diffscore.data.dicom.rules import ReadingRules
 from monai_diffscore.errors import DataError
 
 Array = NDArray[np.float64]
-_SAME_PLACE = 0.05  # of the usual step: closer planes are at one position
+_SAME_PLACE = 0.05  # share of the usual step; closer planes have one position
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ class Layout:
         offsets_mm: [Z, 2] along a row and along a column, relative to the first plane; 0 without tilt.
         affine_lps: [4, 4] of indices (column, row, slice) to mm, by the mean step.
         tilt_degrees: angle between the step and the normal.
-        has_gaps, is_tilted: whether the planes must be resampled, which the rules allow then.
-        repairs: what was done so far because the rules allow it.
+        has_gaps, is_tilted: whether the reader must resample the planes; true only if the rules allow it.
+        repairs: the repairs so far, which the rules allow.
     """
 
     planes: tuple[Plane, ...]
@@ -55,11 +55,11 @@ class Layout:
 
 
 def arrange(source: object, planes: Sequence[Plane], rules: ReadingRules) -> Layout:
-    """The planes as a volume.
+    """Arranges planes as a volume.
 
     Raises:
-        DataError: if the planes are not alike, do not say where they are or what they measure, or do not make a
-            volume, and the rules do not allow for it.
+        DataError: for planes of different kinds, planes without position or unit, or planes that make no volume,
+            unless the rules allow it.
     """
     _check_each(source, planes, rules)
     _check_alike(source, planes)
@@ -100,9 +100,9 @@ _Requirement = tuple[str, Callable[[Plane, ReadingRules], bool], Callable[[Plane
 
 
 def _lacks_rescale(plane: Plane, rules: ReadingRules) -> bool:
-    given = [plane.slope is not None, plane.intercept is not None]
-    assumed = plane.modality == "CT" and rules.assume_intercept is not None and not any(given)
-    return not all(given) and not assumed and (any(given) or plane.modality in ("CT", "PT"))
+    stated = [plane.slope is not None, plane.intercept is not None]
+    assumed = plane.modality == "CT" and rules.assume_intercept is not None and not any(stated)
+    return not all(stated) and not assumed and (any(stated) or plane.modality in ("CT", "PT"))
 
 
 def _bad_orientation(plane: Plane, rules: ReadingRules) -> bool:
@@ -110,7 +110,7 @@ def _bad_orientation(plane: Plane, rules: ReadingRules) -> bool:
     return not np.allclose(vectors @ vectors.T, np.eye(2), atol=1e-3)
 
 
-# (expected, is it wrong, what is there, remedy), in the order in which they are checked
+# (expected, whether a plane is wrong, its value, remedy), in the order of the checks
 _REQUIREMENTS: list[_Requirement] = [
     (
         "whole files",
@@ -128,7 +128,7 @@ _REQUIREMENTS: list[_Requirement] = [
         "one image in a file, or an enhanced multi-frame file",
         lambda p, r: p.frame is None and p.frames > 1,
         lambda p: f"{p.frames} frames without functional groups",
-        "Nothing says where the frames lie: export the series as single or enhanced images.",
+        "The frames have no position: export the series as single or enhanced images.",
     ),
     (
         "grey values that grow with the signal (PhotometricInterpretation MONOCHROME2)",
@@ -147,14 +147,14 @@ _REQUIREMENTS: list[_Requirement] = [
         "RescaleSlope and RescaleIntercept",
         _lacks_rescale,
         lambda p: f"slope {_or_none(p.slope)}, intercept {_or_none(p.intercept)}",
-        "Without them a CT may be off by 1024 HU: export the series anew; or, if you know it of this scanner, give "
-        "assume_intercept=-1024 (CT without either).",
+        "Without them a CT may be off by 1024 HU: export the series anew; or give assume_intercept=-1024, if you know "
+        "that this scanner uses it (CT without either).",
     ),
     (
         "a finite RescaleSlope and RescaleIntercept, slope not 0",
         lambda p, r: p.slope is not None and not (np.isfinite([p.slope, p.intercept or 0.0]).all() and p.slope),
         lambda p: f"slope {p.slope:g}, intercept {_or_none(p.intercept)}",
-        "Export the series anew, or take it out of the folder.",
+        "Export the series anew, or remove it from the folder.",
     ),
     (
         "CT in Hounsfield units",
@@ -166,13 +166,13 @@ _REQUIREMENTS: list[_Requirement] = [
         "PixelSpacing, two positive numbers",
         lambda p, r: p.spacing_mm is None or not all(0 < s < np.inf for s in p.spacing_mm),
         lambda p: "none" if p.spacing_mm is None else str(p.spacing_mm),
-        "Readers would take 1 mm: export the series anew with its geometry.",
+        "Readers would assume 1 mm: export the series anew with its geometry.",
     ),
     (
         "ImagePositionPatient, three finite numbers",
         lambda p, r: p.position is None or not np.isfinite(p.position).all(),
         lambda p: "none" if p.position is None else str(p.position),
-        "The order and the distance of the slices are unknown without it: export the series anew with its geometry.",
+        "Without it the order and the distance of the slices are unknown: export the series anew with its geometry.",
     ),
     (
         "ImageOrientationPatient, two perpendicular unit vectors",
@@ -201,7 +201,7 @@ def _check_alike(source: object, planes: Sequence[Plane]) -> None:
         "Units": lambda p: p.units or "none",
         "FrameOfReferenceUID": lambda p: p.frame_of_reference,
         "StudyInstanceUID": lambda p: p.study_uid,
-        # its number, not its value, goes into a message
+        # a message must not show the value
         "PatientID": lambda p: "the first" if p.patient == first.patient else "another",
         "PixelSpacing": lambda p: (
             first.spacing_mm if np.allclose(p.spacing_mm or 0, first.spacing_mm or 0, rtol=1e-4) else p.spacing_mm
@@ -217,14 +217,14 @@ def _check_alike(source: object, planes: Sequence[Plane]) -> None:
                 source,
                 expected=f"one {noun} in a series",
                 got=" and ".join(f"{value} ({count} images)" for value, count in counts.most_common(4)),
-                remedy="Mixed images make no volume: keep one kind, by select or in a folder of its own.",
+                remedy="Mixed images make no volume: keep one kind, by select or in its own folder.",
             )
 
 
 def _without_duplicates(
     source: object, planes: list[Plane], normal: Array, rules: ReadingRules
 ) -> tuple[list[Plane], list[str]]:
-    """The sorted planes with one for each position."""
+    """Drops copies of sorted planes, so that one plane stays at each position."""
     heights = np.array([np.dot(p.position or (), normal) for p in planes])
     steps = np.diff(heights)
     usual = float(np.median(steps[steps > 1e-4])) if (steps > 1e-4).any() else np.inf
@@ -252,12 +252,12 @@ def _crowd(source: object, groups: list[list[Plane]], crowded: list[list[Plane]]
         if pair[0].traits.get(name) != pair[1].traits.get(name)
     ]
     if copies:
-        nature, remedy = "duplicate slices, the same to the byte", "Take the copies out, or give on_duplicate='drop'."
+        nature, remedy = "duplicate slices, the same to the byte", "Remove the copies, or give on_duplicate='drop'."
     elif differing:
         nature = f"images that differ in {', '.join(differing)}"
         remedy = f"Choose one kind, for instance select={{{differing[0].split()[0]!r}: ...}}."
     else:
-        nature, remedy = "duplicate slices with different pixels", "Find out which ones are meant and keep those."
+        nature, remedy = "duplicate slices with different pixels", "Find out which slices are right, and keep those."
     return DataError(
         source,
         expected="one image at each position",
@@ -267,7 +267,7 @@ def _crowd(source: object, groups: list[list[Plane]], crowded: list[list[Plane]]
 
 
 def _check_tilt(source: object, heights: Array, offsets: Array, rules: ReadingRules) -> tuple[float, bool]:
-    """The angle between the step and the normal in degrees, and whether that is a tilt."""
+    """The angle between the step and the normal in degrees, and whether it counts as a tilt."""
     slope = offsets[-1] / heights[-1]
     tilt = float(np.degrees(np.arctan(np.linalg.norm(slope))))
     stray = float(np.abs(offsets - heights[:, None] * slope).max())
@@ -277,7 +277,7 @@ def _check_tilt(source: object, heights: Array, offsets: Array, rules: ReadingRu
             source,
             expected="slices stacked along a line",
             got=f"slices up to {stray:.3g} mm beside it",
-            remedy="The series holds several stacks: keep one in a folder of its own.",
+            remedy="The series contains several stacks: keep one of them in its own folder.",
         )
     is_tilted = tilt > rules.tilt_tolerance_degrees
     if is_tilted and rules.on_tilt == "refuse":
@@ -285,13 +285,13 @@ def _check_tilt(source: object, heights: Array, offsets: Array, rules: ReadingRu
             source,
             expected="slices stacked along their normal",
             got=f"a gantry tilt of {tilt:.2f} degrees",
-            remedy="Readers drop the shear without a word. Give on_tilt='resample' to interpolate to straight slices.",
+            remedy="Other readers drop the shear silently. Give on_tilt='resample' to interpolate to straight slices.",
         )
     return tilt, is_tilted
 
 
 def _check_steps(source: object, heights: Array, rules: ReadingRules) -> bool:
-    """Whether the steps differ by more than the tolerance, if the rules allow that."""
+    """Whether the steps differ by more than the tolerance; an error if the rules forbid that."""
     steps = np.diff(heights)
     if np.abs(steps / steps.mean() - 1).max() <= rules.spacing_tolerance:
         return False

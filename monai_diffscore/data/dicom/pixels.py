@@ -1,7 +1,7 @@
-"""Pixels of planes in the unit of the series: classic files decoded by ITK, frames of enhanced files by pydicom.
+"""Decodes the pixels of planes in the unit of the series: ITK for classic files, pydicom for enhanced files.
 
-Both give slope * stored + intercept of the plane itself (slopes may differ from slice to slice), as float32, which
-holds every integer of 16 bits and its rescale to better than 1e-3 units.
+Both give slope * stored + intercept of the plane (slopes may differ from slice to slice), as float32, which is exact to
+1e-3 units for every integer of 16 bits and its rescale.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from monai_diffscore.errors import DataError
 
 Volume = NDArray[np.float32]
 Mask = NDArray[np.bool_]
-AIR_FLOOR_HU = -1024.0  # no tissue and no air lies below; what does at the corners of CT slices is padding
+AIR_FLOOR_HU = -1024.0  # no tissue and no air is below; lower values in the corners of CT slices are padding
 
 
 def read_pixels(planes: Sequence[Plane]) -> tuple[Volume, Mask]:
-    """Values [X, Y, Z] in the order of the planes, and where their headers declare padding.
+    """Values [X, Y, Z] in the order of the planes, and the mask of the padding that their headers declare.
 
     Raises:
-        DataError: naming the file, if it cannot be decoded or has another size than its header says.
+        DataError: for a file that cannot be decoded, or whose size differs from its header's; names the file.
     """
     first = planes[0]
     volume = np.empty((len(planes), first.rows, first.columns), dtype=np.float32)
@@ -48,7 +48,7 @@ def read_pixels(planes: Sequence[Plane]) -> tuple[Volume, Mask]:
 
 
 def pixels_equal(first: Plane, second: Plane) -> bool:
-    """Whether two planes hold the same stored values, with the same rescale, to the byte."""
+    """Whether two planes have the same stored bytes and the same rescale."""
     if (first.slope, first.intercept, first.transfer_syntax) != (
         second.slope,
         second.intercept,
@@ -62,7 +62,7 @@ def pixels_equal(first: Plane, second: Plane) -> bool:
 
 
 def undeclared_padding(volume: Volume, declared: Mask) -> float | None:
-    """The value below -1024 HU that stands in at least half of the corners of the slices, if there is one."""
+    """The value below -1024 HU in at least half of the corners of the slices; None without such a value."""
     corners = volume[[0, 0, -1, -1], [0, -1, 0, -1]]
     low = corners[(corners < AIR_FLOOR_HU) & ~declared[[0, 0, -1, -1], [0, -1, 0, -1]]]
     if low.size == 0:
@@ -72,7 +72,7 @@ def undeclared_padding(volume: Volume, declared: Mask) -> float | None:
 
 
 def blurred_padding(volume: Volume, declared: Mask) -> Mask:
-    """Voxels nearer to the declared padding than to -1024 HU: lossy compression smears its edge over its neighbours."""
+    """The mask of voxels nearer to the declared padding than to -1024 HU; lossy compression blurs its edge."""
     value = float(volume[declared].min(initial=AIR_FLOOR_HU))
     return declared | (volume < (value + AIR_FLOOR_HU) / 2)
 

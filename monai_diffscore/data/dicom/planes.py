@@ -1,7 +1,7 @@
-"""Image planes: what the header of a DICOM file says about each image in it, read by pydicom and not yet believed.
+"""Reads image planes: the header of each image in a DICOM file, by pydicom, without checking its values.
 
-A classic file holds one plane, an enhanced multi-frame file one for each frame, with its attributes in functional
-groups (PS3.3 C.7.6.16). Both become the same :class:`Plane`, so that what judges a series does not ask which it was.
+A classic file has one plane, an enhanced multi-frame file one for each frame, with its attributes in functional groups
+(PS3.3 C.7.6.16). Both become the same :class:`Plane`, so that the checks of a series do not depend on the kind of file.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ VOLUME_CLASSES = {
     "1.2.840.10008.5.1.4.1.1.130",
     "1.2.840.10008.5.1.4.1.1.128.1",
 }
-# attributes by which several images of one position differ: echoes, phases, b-values, contrasts
+# attributes that distinguish images of one position: echoes, phases, b-values, contrasts
 TRAITS = (
     "ImageType",
     "EchoNumbers",
@@ -55,7 +55,7 @@ _HEADER = """SOPClassUID SOPInstanceUID Modality SeriesInstanceUID StudyInstance
     RescaleSlope RescaleIntercept RescaleType ModalityLUTSequence PixelPaddingValue PixelPaddingRangeLimit Units
     SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence LossyImageCompression"""
 _LOSSY = {"1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.81"}
-_DIRECTORY = "1.2.840.10008.1.3.10"  # a DICOMDIR, which lists files and is none of them
+_DIRECTORY = "1.2.840.10008.1.3.10"  # a DICOMDIR lists files and is no image
 _GROUPS = """PixelMeasuresSequence PlanePositionSequence PlaneOrientationSequence PixelValueTransformationSequence
     FrameContentSequence CTImageFrameTypeSequence MRImageFrameTypeSequence PETFrameTypeSequence MREchoSequence
     MRDiffusionSequence MRTimingAndRelatedParametersSequence"""
@@ -63,11 +63,11 @@ _GROUPS = """PixelMeasuresSequence PlanePositionSequence PlaneOrientationSequenc
 
 @dataclass(frozen=True)
 class Plane:
-    """One image of a series, as its header describes it. None is: the header does not say.
+    """One image of a series, as its header describes it. None means that the header lacks the attribute.
 
     ``position`` and ``orientation`` are ImagePositionPatient [3] and ImageOrientationPatient [6] in LPS and mm,
     ``spacing_mm`` is PixelSpacing (between rows, between columns), ``padding`` a range of stored values, ``frame`` the
-    number among the ``frames`` of an enhanced file. ``damage`` tells what is wrong with the file, if anything is.
+    number among the ``frames`` of an enhanced file. ``damage`` describes damage of the file; it is empty without any.
     """
 
     file: str
@@ -102,31 +102,31 @@ class Plane:
 
     @property
     def is_localizer(self) -> bool:
-        """Whether ImageType calls the image a scout."""
+        """Whether ImageType marks the image as a scout."""
         return any(part in ("LOCALIZER", "SCOUT", "TOPOGRAM") for part in self.image_type)
 
     @property
     def is_derived(self) -> bool:
-        """Whether ImageType calls the image computed from others: reformatted, projected, synthetic."""
+        """Whether ImageType marks the image as computed from others: reformatted, projected, synthetic."""
         return self.image_type[:2] == ("DERIVED", "SECONDARY")
 
 
 def list_files(paths: Sequence[str | Path]) -> list[Path]:
-    """The files that ``paths`` name or hold at any depth, sorted, without hidden ones."""
+    """The files of ``paths``, and those below folders of ``paths``, sorted, without hidden files."""
     return sorted({file for path in paths for file in walk(path).files if not file.name.startswith(".")})
 
 
 def is_dicom(path: str | Path) -> bool:
-    """Whether the file begins as PS3.10 7.1 asks: 128 bytes, then DICM."""
+    """Whether the file begins with 128 bytes, then DICM (PS3.10 7.1)."""
     with open(path, "rb") as file:
         return file.read(132)[128:] == b"DICM"
 
 
 def read_planes(path: str | Path) -> list[Plane]:
-    """The planes of a DICOM file, without their pixels; none if it is a DICOMDIR or holds no image.
+    """The planes of a DICOM file, without their pixels; empty for a DICOMDIR or a file without an image.
 
     Raises:
-        DataError: if the header cannot be read.
+        DataError: for an unreadable header.
     """
     with open(path, "rb") as file:
         try:
@@ -142,15 +142,15 @@ def read_planes(path: str | Path) -> list[Plane]:
                 _plane(str(path), number, frame, syntax, damage)
                 for number, frame in enumerate(_frames(header, header.PerFrameFunctionalGroupsSequence))
             ]
-        except Exception as error:  # pydicom decodes values late, and raises whatever its converters raise
+        except Exception as error:  # pydicom decodes values lazily, and its converters raise errors of many types
             expected = "a readable DICOM header"
-            remedy = "The file is cut off or damaged: copy it again, or take it out of the folder."
+            remedy = "The file is cut off or damaged: copy it again, or remove it from the folder."
             got = str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
             raise DataError(path, expected=expected, got=got, remedy=remedy) from error
 
 
 def _check_complete(header: Dataset) -> None:
-    """pydicom reads a header that breaks off as one that ends."""
+    """Refuses a header that breaks off; pydicom reads it as a complete one."""
     needed = ["SOPClassUID", "SeriesInstanceUID"]
     if header.get("SOPClassUID") in VOLUME_CLASSES:
         needed += ["Rows", "Columns"]
@@ -162,7 +162,7 @@ def _check_complete(header: Dataset) -> None:
 
 
 def _frames(header: Dataset, groups: Sequence[Dataset]) -> Iterator[Dataset]:
-    """The header as each frame sees it: its own functional groups over the shared ones over the file's attributes."""
+    """The header of each frame: its own functional groups override the shared ones, which override the file's."""
     shared = header.get("SharedFunctionalGroupsSequence") or [Dataset()]
     for group in groups:
         frame = Dataset()
@@ -234,7 +234,7 @@ def _number(header: Dataset, keyword: str) -> float | None:
 
 
 def _padding(header: Dataset) -> tuple[int, int] | None:
-    """PixelPaddingValue and PixelPaddingRangeLimit in the signedness of the pixels, however they are written."""
+    """PixelPaddingValue and PixelPaddingRangeLimit in the signedness of the pixels, from any encoding."""
     ends = [_stored(header, name) for name in ("PixelPaddingValue", "PixelPaddingRangeLimit") if name in header]
     return (min(ends), max(ends)) if ends else None
 
@@ -249,11 +249,11 @@ def _stored(header: Dataset, keyword: str) -> int:
 
 
 def _damage(file: BinaryIO, header: Dataset, syntax: UID) -> str:
-    """What is wrong with the pixel data, of which ``file`` stands at the beginning; empty if they are all there."""
+    """The damage of the pixel data that begin at the position of ``file``; empty if the data are complete."""
     if syntax == DeflatedExplicitVRLittleEndian:
-        return ""  # the header would not have been inflated
+        return ""  # pydicom could not have inflated the header of a damaged file
     if not header.get("Rows") or not header.get("Columns"):
-        return ""  # no image, and no part of one
+        return ""  # the file has no image
     start, size = file.tell(), os.fstat(file.fileno()).st_size
     prefix = 8 if syntax.is_implicit_VR else 12
     opening = file.read(prefix)
@@ -269,7 +269,7 @@ def _damage(file: BinaryIO, header: Dataset, syntax: UID) -> str:
 
 
 def _fragments_damage(file: BinaryIO, size: int) -> str:
-    """Walks over the fragments of compressed pixel data to their end mark (PS3.5 A.4)."""
+    """The damage of compressed pixel data: walks over the fragments to their end mark (PS3.5 A.4)."""
     while len(item := file.read(8)) == 8:
         group, element, length = struct.unpack("<HHI", item)
         if (group, element) == (0xFFFE, 0xE0DD):

@@ -1,9 +1,9 @@
-r"""DICOM series to volumes with a known unit and a known place, or not at all.
+r"""Reads DICOM series strictly: as volumes with a known unit and a known position, or not at all.
 
-Every common reader takes an ordinary series in some ordinary situation for something else without a word: the scout
-for the volume, a missing slice for a larger spacing, the file numbers for the order in space. Here a series is read if
-its headers prove that it is a volume, and refused with the cause otherwise (:mod:`~monai_diffscore.data.dicom.layout`).
-What headers cannot show is not found either: slices that are missing at the ends, or every second one.
+Every common reader silently misreads some ordinary series: it takes the scout for the volume, a missing slice for a
+larger spacing, or the file numbers for the order in space. This reader reads a series only if its headers prove that it
+is a volume, and else states the cause (:mod:`~monai_diffscore.data.dicom.layout`). It cannot detect faults that headers
+do not show: slices that are missing at the ends, or every second one.
 """
 
 from __future__ import annotations
@@ -37,25 +37,25 @@ Paths = str | Path | Sequence[str | Path]
 
 
 def read_dicom_series(path: Paths, *, series_uid: str | None = None, **rules: Any) -> MetaTensor:
-    r"""The volume [1, X, Y, Z] of a CT, MR or PET series, float32, in HU or in stored units after their rescale.
+    r"""Reads the volume [1, X, Y, Z] of a CT, MR or PET series, float32, in HU or in stored units after their rescale.
 
-    X runs along a row, Y along a column, Z along the normal; the affine maps voxels to RAS and mm, as for NIfTI, and is
-    the one of MONAI's ITKReader where that is right. Padding outside the field of view (PixelPaddingValue, and in CT a
-    value below -1024 in the corners of the slices) is replaced by air.
+    X runs along a row, Y along a column, Z along the normal; the affine maps voxels to RAS and mm, as for NIfTI, and
+    equals that of MONAI's ITKReader where that is right. Air replaces padding outside the field of view
+    (PixelPaddingValue, and in CT a value below -1024 in the corners of the slices).
 
     Args:
         path: a folder with the series at any depth, 'folder/series:UID', an enhanced multi-frame file, or a list
             of the files.
-        series_uid: SeriesInstanceUID, if there are several. Scouts, and series derived from others, are passed over
-            with a warning.
+        series_uid: SeriesInstanceUID, to choose one of several series. The reader skips scouts, and series derived from
+            others, with a warning.
         rules: opt-ins and tolerances of :class:`~monai_diffscore.data.dicom.rules.ReadingRules`, none by default:
             ``on_gap="resample"``, ``on_duplicate="drop"``, ``on_tilt="resample"``, ``assume_intercept=-1024``,
             ``spacing_tolerance``, ``tilt_tolerance_degrees``, ``padding_hu``, ``air_hu``, ``select``.
     Returns:
         The volume, whose ``meta["dicom_report"]`` holds the :class:`DicomReport`.
     Raises:
-        DataError: for anything but one whole, regular, upright series in a known unit; it names the cause, the files
-            and the remedy.
+        DataError: for any path without exactly one complete, regular, upright series in a known unit; states the cause,
+            the files and the remedy.
     """
     values, _, meta = _read(path, series_uid, ReadingRules.of(rules))
     return MetaTensor(torch.from_numpy(values)[None], meta=meta)
@@ -64,7 +64,7 @@ def read_dicom_series(path: Paths, *, series_uid: str | None = None, **rules: An
 def read_with_field_of_view(
     path: Paths, *, series_uid: str | None = None, **rules: Any
 ) -> tuple[MetaTensor, MetaTensor]:
-    """The volume of :func:`read_dicom_series`, and the mask [1, X, Y, Z] of voxels that were imaged, 1 or 0."""
+    """The volume of :func:`read_dicom_series`, and the mask [1, X, Y, Z] of its field of view, 1 or 0."""
     values, inside, meta = _read(path, series_uid, ReadingRules.of(rules))
     mask = torch.from_numpy(inside.astype(np.float32))
     return MetaTensor(torch.from_numpy(values)[None], meta=meta), MetaTensor(mask[None], meta=dict(meta))
@@ -73,11 +73,11 @@ def read_with_field_of_view(
 class StrictDicomReader(ImageReader):
     """The strict reader for MONAI: ``LoadImaged(keys, reader=StrictDicomReader(...), ensure_channel_first=True)``.
 
-    It refuses in :meth:`get_data`: an exception in ``read`` would make MONAI go on to its other readers.
+    It raises its errors in :meth:`get_data`: after an exception in ``read`` MONAI would try its other readers.
 
     Args:
-        series_uid: SeriesInstanceUID, if there are several.
-        content: "volume", or "field_of_view" for the mask of voxels that were imaged.
+        series_uid: SeriesInstanceUID, to choose one of several series.
+        content: "volume", or "field_of_view" for its mask.
         rules: as in :func:`read_dicom_series`.
     """
 
@@ -97,19 +97,19 @@ class StrictDicomReader(ImageReader):
         return all(holds_dicom(name) for name in ensure_tuple(filename))
 
     def read(self, data: Sequence[PathLike] | PathLike, **kwargs: Any) -> tuple[str, ...]:
-        """The paths, untouched."""
+        """The paths, unchanged."""
         return tuple(str(name) for name in ensure_tuple(data))
 
     def get_data(self, img: Sequence[str]) -> tuple[NDArray, dict[str, Any]]:
-        """Values [X, Y, Z] and their metadata. Raises DataError as :func:`read_dicom_series` does."""
+        """Values [X, Y, Z] and their metadata; raises errors as :func:`read_dicom_series`."""
         values, inside, meta = _read(img, self.series_uid, self.rules)
         return (values if self.content == "volume" else inside.astype(np.float32)), meta
 
 
 def holds_dicom(path: PathLike) -> bool:
-    """Whether the strict reader is the one for this path: a folder, 'folder/series:UID', or a DICOM file."""
-    found, _ = split_series(locate(path))
-    return found.is_dir() or (found.is_file() and is_dicom(found))
+    """Whether the strict reader reads this path: a folder, 'folder/series:UID', or a DICOM file."""
+    place, _ = split_series(locate(path))
+    return place.is_dir() or (place.is_file() and is_dicom(place))
 
 
 def _read(path: Paths, series_uid: str | None, rules: ReadingRules) -> tuple[Volume, Mask, dict[str, Any]]:
@@ -119,8 +119,8 @@ def _read(path: Paths, series_uid: str | None, rules: ReadingRules) -> tuple[Vol
         series_uid = uid or series_uid
         if not place.exists():
             raise DataError(source, expected="a DICOM series", got=f"no {place}", remedy="Give an existing path.")
-    found = find_series([place for place, _ in places])
-    series, passed_over = choose_series(source, found, series_uid, rules.select)
+    series_of_paths = find_series([place for place, _ in places])
+    series, passed_over = choose_series(source, series_of_paths, series_uid, rules.select)
     layout = arrange(source, series.planes, rules)
     repairs, remarks = list(layout.repairs), []
     layout, assumed = _assume(layout, rules)
@@ -150,7 +150,7 @@ def _read(path: Paths, series_uid: str | None, rules: ReadingRules) -> tuple[Vol
 
 
 def _assume(layout: Layout, rules: ReadingRules) -> tuple[Layout, list[str]]:
-    """The layout with slope 1 and the assumed intercept in planes of CT that have neither."""
+    """Sets slope 1 and the assumed intercept in planes of CT that have neither; also returns the repairs."""
     first = layout.planes[0]
     if first.modality != "CT" or first.slope is not None or rules.assume_intercept is None:
         return layout, []
@@ -161,7 +161,7 @@ def _assume(layout: Layout, rules: ReadingRules) -> tuple[Layout, list[str]]:
 def _replace_padding(
     values: Volume, padding: Mask, fill: float, layout: Layout, rules: ReadingRules
 ) -> tuple[float, ...]:
-    """Adds undeclared padding to the mask, sets all of it to ``fill``, both in place; returns the values replaced."""
+    """Adds undeclared padding to the mask and sets padding to ``fill``, in place; returns the range of its values."""
     is_ct, more = layout.planes[0].modality == "CT", rules.padding_hu
     if is_ct and more is None:
         more = undeclared_padding(values, padding)
@@ -177,15 +177,15 @@ def _replace_padding(
 def _regular(
     values: Volume, inside: Mask, layout: Layout, fill: float
 ) -> tuple[Volume, Mask, NDArray[np.float64], list[str]]:
-    """The volume, mask and affine in LPS, resampled where the layout needs it, and what was done."""
-    affine, done = layout.affine_lps, []
+    """The volume, mask and affine in LPS, resampled if the layout needs it, and the repairs."""
+    affine, repairs = layout.affine_lps, []
     if layout.is_tilted:
         values, inside, affine = straighten(values, inside, layout, fill)
-        done.append(f"on_tilt='resample': slices of a gantry tilted by {layout.tilt_degrees:.2f} degrees moved back")
+        repairs.append(f"on_tilt='resample': slices of a gantry tilted by {layout.tilt_degrees:.2f} degrees moved back")
     if layout.has_gaps:
         values, inside, affine, count = even_out(values, inside, layout.heights_mm, affine)
-        done.append(f"on_gap='resample': {count} of {values.shape[2]} slices interpolated")
-    return values, inside, affine, done
+        repairs.append(f"on_gap='resample': {count} of {values.shape[2]} slices interpolated")
+    return values, inside, affine, repairs
 
 
 def _report(source: object, layout: Layout, values: Volume, inside: Mask, affine: NDArray[np.float64]) -> DicomReport:
@@ -216,7 +216,7 @@ def _report(source: object, layout: Layout, values: Volume, inside: Mask, affine
 
 
 def _meta(report: DicomReport, affine_lps: NDArray[np.float64]) -> dict[str, Any]:
-    """Metadata as MONAI's readers give them. Strings and arrays of fixed size alone: loaders join these to batches."""
+    """Metadata as MONAI's readers give them: strings and arrays of fixed size, which loaders can join to batches."""
     affine = LPS_TO_RAS @ affine_lps
     return {
         MetaKeys.AFFINE: affine,

@@ -1,4 +1,4 @@
-"""What a strict reading found and did, without a word about the patient."""
+"""The report of a strict reading: facts and repairs of a series, without data of the patient."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ META_KEY = "dicom_report"  # in MetaTensor.meta, as one string, which any loader
 
 @dataclass(frozen=True)
 class DicomReport:
-    """Facts of one series as it was read. Lengths in mm, intensities in ``unit``.
+    """Facts of one series. Lengths in mm, intensities in ``unit``.
 
     Args:
-        source, series_uid, modality, kind: where it is from and what it is (the name of its SOP class).
+        source, series_uid, modality, kind: path, UID, modality, and the name of the SOP class.
         unit: "HU" for CT, the Units of PET, else RescaleType or "arbitrary".
-        transfer_syntax: how the pixels were stored.
-        slices: number of images that were read.
-        shape, spacing_mm: of the volume that was returned, (column, row, slice).
+        transfer_syntax: encoding of the pixels.
+        slices: number of images.
+        shape, spacing_mm: of the volume, (column, row, slice).
         step_range_mm: smallest and largest distance between slices along their normal.
-        slice_thickness_mm: as the header says, which is used for nothing.
+        slice_thickness_mm: of the header; the reader does not use it.
         tilt_degrees: angle between the step and the normal.
         rescale: smallest and largest (slope, intercept).
-        padding: smallest and largest value that was replaced by air, or the one.
+        padding: smallest and largest value of padding; one value if they are equal.
         padding_share: share of the voxels outside the field of view.
-        repairs: what was done because an option asked for it.
-        passed_over: series and images that were left out.
-        remarks: what is unusual and was left as it is.
+        repairs: repairs by options.
+        passed_over: series and images that the reader skipped.
+        remarks: unusual facts that the reader did not change.
     """
 
     source: str
@@ -56,10 +56,10 @@ class DicomReport:
 
     @classmethod
     def of(cls, meta: Mapping[str, Any]) -> DicomReport:
-        """The report in the ``meta`` of a volume that the strict reader gave.
+        """The report in the ``meta`` of a volume of the strict reader.
 
         Raises:
-            KeyError: if another reader did.
+            KeyError: for a volume of another reader.
         """
         facts = json.loads(meta[META_KEY])
         return cls(**{name: _tuples(value) for name, value in facts.items()})

@@ -1,8 +1,8 @@
-r"""Slices that lie unevenly or aslant, brought onto a straight grid by linear interpolation.
+r"""Resamples unevenly spaced or tilted slices to a straight grid by linear interpolation.
 
 A slice at height h between the heights of its neighbours is their weighted mean; a slice that a tilt has moved by
-(a, b) within its plane is moved back by the bilinear weights of its fraction of a pixel. Both reproduce an image that
-is linear in space exactly.
+(a, b) within its plane moves back by the bilinear weights of the fraction of a pixel. Both reproduce an image that is
+linear in space exactly.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from monai_diffscore.data.dicom.pixels import Mask, Volume
 
 
 def straighten(volume: Volume, inside: Mask, layout: Layout, fill: float) -> tuple[Volume, Mask, NDArray[np.float64]]:
-    """Slices [X, Y, Z] of a tilted gantry moved over each other, the mask likewise, and the affine (LPS) of both.
+    """Moves slices [X, Y, Z] of a tilted gantry over each other, and their mask; also returns the new affine (LPS).
 
-    The grid grows in plane by the shift of the last slice; what no slice covers is ``fill``, outside the mask.
+    The grid grows in plane by the shift of the last slice; voxels without a slice are ``fill``, outside the mask.
     """
     affine = layout.affine_lps.copy()
     spacing = np.linalg.norm(affine[:3, :2], axis=0)
@@ -45,9 +45,10 @@ def straighten(volume: Volume, inside: Mask, layout: Layout, fill: float) -> tup
 def even_out(
     volume: Volume, inside: Mask, heights_mm: NDArray[np.float64], affine: NDArray[np.float64]
 ) -> tuple[Volume, Mask, NDArray[np.float64], int]:
-    """Slices [X, Y, Z] on a grid of the smallest step between them, the mask, the affine, and how many are new.
+    """Interpolates slices [X, Y, Z] on a grid of their smallest step; also the mask, the affine, and the number of
+    interpolated slices.
 
-    The first slice keeps its place; the last lies at most a step above the last one of the grid.
+    The first slice keeps its position; the last slice lies less than a step above the last one of the grid.
     """
     step = float(np.diff(heights_mm).min())
     grid = np.arange(int(heights_mm[-1] / step + 1e-3) + 1) * step

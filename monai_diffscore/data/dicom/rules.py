@@ -1,4 +1,4 @@
-"""What the reader may do with a series that is not quite right: nothing, unless it is asked to by name."""
+"""The repairs that the strict reader may make: none, unless an option names them."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ _CHOICES = {"on_gap": ("refuse", "resample"), "on_duplicate": ("refuse", "drop")
 
 @dataclass(frozen=True)
 class ReadingRules:
-    """Opt-ins and tolerances of the strict reader; each that took effect is named in the report.
+    """Opt-ins and tolerances of the strict reader; its report names each that takes effect.
 
     Args:
         on_gap: "resample" interpolates missing or unevenly spaced slices linearly, on a grid of the smallest step.
-        on_duplicate: "drop" keeps one of several slices of one position if their pixels are the same, byte by byte.
+        on_duplicate: "drop" keeps one of several slices of one position if their pixels are equal, byte by byte.
         on_tilt: "resample" moves the slices of a tilted gantry back over each other by linear interpolation.
         assume_intercept: RescaleIntercept (with slope 1) of a CT whose files have none, in HU; often -1024.
-        spacing_tolerance: by what share of their mean the steps between slices may differ. 0.02 takes scanners that
-            round their positions (a clinical MR of 7 mm: 6.96 to 7.07) and refuses every missing slice.
-        tilt_tolerance_degrees: largest angle between the step and the normal of the slices that is no tilt; below it,
-            the affine keeps the true step, shear and all.
-        padding_hu: a value of voxels outside the field of view that no header declares, in HU.
-        air_hu: what padding in CT is replaced by, in HU. Other modalities get 0.
+        spacing_tolerance: largest difference between the steps of slices, as a share of their mean. 0.02 accepts
+            scanners that round their positions (a clinical MR of 7 mm: 6.96 to 7.07) and refuses every missing slice.
+        tilt_tolerance_degrees: largest angle between the step and the normal of the slices that is no tilt; the affine
+            of a smaller angle keeps the true step, with its shear.
+        padding_hu: value of undeclared padding outside the field of view, in HU.
+        air_hu: value that replaces padding in CT, in HU. In other modalities 0 replaces it.
         select: attributes of the images to read if a series holds several at each position, such as
             ``{"EchoTime": 30.0}``.
     Raises:
@@ -49,8 +49,12 @@ class ReadingRules:
 
     @classmethod
     def of(cls, rules: Mapping[str, object]) -> ReadingRules:
-        """The rules with these names, or a TypeError that lists the names there are."""
-        known = [f.name for f in fields(cls)]
-        if unknown := sorted(set(rules) - set(known)):
-            raise TypeError(f"The DICOM reader has no option {', '.join(unknown)}; it has {', '.join(known)}.")
+        """The rules with these values.
+
+        Raises:
+            TypeError: for an unknown rule; lists the rules.
+        """
+        names = [f.name for f in fields(cls)]
+        if unknown := sorted(set(rules) - set(names)):
+            raise TypeError(f"The DICOM reader has no option {', '.join(unknown)}; it has {', '.join(names)}.")
         return cls(**rules)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Label maps as DICOM segmentations on the grid of the series that they belong to, by highdicom."""
+"""Writes label maps as DICOM segmentations on the grid of their source series, by highdicom."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from monai_diffscore.data.dicom.series import choose_series, find_series
 from monai_diffscore.data.paths import locate, split_series
 from monai_diffscore.errors import DataError
 
-# type 2 attributes, which a source may have left out though they may be empty
+# type 2 attributes: they may be empty, and some sources lack them
 _MAY_BE_EMPTY = """PatientName PatientBirthDate PatientSex StudyDate StudyTime StudyID AccessionNumber
     ReferringPhysicianName"""
 
@@ -34,18 +34,18 @@ def write_dicom_seg(
 ) -> Path:
     """Writes a label map as one binary DICOM SEG, whole or not at all; returns the file.
 
-    It is filed under the patient and the study of its source, as a segmentation must be, and references its images.
+    It has the patient and the study of its source, as a segmentation must, and references its images.
 
     Args:
-        labels: [1, X, Y, Z] whole numbers with an affine; 0 is background. Axes may run otherwise than the source's.
+        labels: [1, X, Y, Z] whole numbers with an affine; 0 is background. The axes may differ from the source's.
         file: to write.
         source: folder (or 'folder/series:UID', or enhanced file) of the series that the labels belong to.
         names: of the labels 1, 2, ..., N.
-        model_hash: names the model that made the labels.
+        model_hash: of the model that made the labels.
     Raises:
-        DataError: if the labels lie on another grid than the source, are not whole numbers with names, or the source
-            is refused as in :func:`~monai_diffscore.data.dicom.reader.read_dicom_series`.
-        ValueError: for names that do not count from 1, or no model_hash.
+        DataError: for labels on another grid, labels without a name, or a source that
+            :func:`~monai_diffscore.data.dicom.reader.read_dicom_series` refuses.
+        ValueError: for names that do not count from 1, or an empty model_hash.
     """
     if sorted(names) != list(range(1, len(names) + 1)) or not names or not model_hash.strip():
         raise ValueError(f"Expected names of labels 1, 2, ... and a model_hash, got {dict(names)} and {model_hash!r}.")
@@ -80,14 +80,14 @@ def _on_grid(labels: MetaTensor, layout: Layout, source: object, names: Mapping[
     """The labels [X, Y, Z] turned and flipped onto the grid of the source."""
     array = np.asarray(torch.as_tensor(labels).detach().cpu())
     array = array[0] if array.ndim == 4 and len(array) == 1 else array
-    found = set(np.unique(array).tolist())
-    if array.ndim != 3 or not found <= {0, *names}:
+    values = set(np.unique(array).tolist())
+    if array.ndim != 3 or not values <= {0, *names}:
         raise DataError(
             source,
             key="labels",
             expected=f"[1, X, Y, Z] of labels 0 and {sorted(names)}",
-            got=f"shape {tuple(labels.shape)} with values {sorted(found)[:8]}",
-            remedy="Discretise it, and name every label.",
+            got=f"shape {tuple(labels.shape)} with values {sorted(values)[:8]}",
+            remedy="Round the labels to whole numbers, and name every label.",
         )
     target = LPS_TO_RAS @ layout.affine_lps
     shape = (layout.planes[0].columns, layout.planes[0].rows, len(layout.planes))
@@ -101,7 +101,7 @@ def _on_grid(labels: MetaTensor, layout: Layout, source: object, names: Mapping[
             key="labels",
             expected=f"labels on the grid of the source, {shape} voxels with the affine {target.round(3).tolist()}",
             got=f"{array.shape} with {labels.affine.numpy().round(3).tolist()}",
-            remedy="Bring them back to it first: Invertd, or ResampleToMatchd with mode 'nearest'.",
+            remedy="Resample them to this grid first: Invertd, or ResampleToMatchd with mode 'nearest'.",
         )
     return turned.astype(np.uint8)
 
@@ -121,7 +121,7 @@ def _images(layout: Layout, frames: NDArray, source: object) -> tuple[list[Datas
             source,
             expected="an enhanced source of one file and one image at each position",
             got=f"{len(files)} files",
-            remedy="Write the phase as a series of its own first.",
+            remedy="Write the phase as its own series first.",
         )
     return images, frames[np.argsort([plane.frame or 0 for plane in layout.planes])]
 

@@ -1,4 +1,4 @@
-"""Series: the planes of a folder grouped by SeriesInstanceUID, and the one that is meant."""
+"""Groups the planes of a folder into series by SeriesInstanceUID, and chooses the series to read."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ class Series:
 
     @property
     def is_volume(self) -> bool:
-        """Whether all of it is of a class of images that make a volume, and not all of it is a scout."""
+        """Whether all planes are of a class of images that make a volume, and at least one is no scout."""
         return all(p.sop_class in VOLUME_CLASSES for p in self.planes) and not all(p.is_localizer for p in self.planes)
 
     @property
     def is_derived(self) -> bool:
-        """Whether all of it was computed from other images."""
+        """Whether all planes are computed from other images."""
         return all(p.is_derived for p in self.planes)
 
     @property
     def folder(self) -> Path:
-        """The deepest folder that holds all files."""
+        """The deepest folder with all files."""
         parents = [Path(file).parent for file in {p.file for p in self.planes}]
         common = parents[0]
         while not all(parent.is_relative_to(common) for parent in parents):
@@ -50,10 +50,10 @@ class Series:
 
 
 def find_series(paths: Sequence[str | Path]) -> list[Series]:
-    """All series in files and below folders, ordered by their first file. Files that are not DICOM are passed over.
+    """All series in files and below folders, ordered by their first file; ignores files that are not DICOM.
 
     Raises:
-        DataError: if a file that is named as DICOM is not, or a header cannot be read.
+        DataError: for a file with the ending of DICOM that is none, or an unreadable header.
     """
     planes: dict[str, list[Plane]] = {}
     for file in list_files(paths):
@@ -64,42 +64,42 @@ def find_series(paths: Sequence[str | Path]) -> list[Series]:
             raise DataError(
                 file,
                 expected="a DICOM file (128 bytes, then 'DICM')",
-                got=f"{file.stat().st_size} bytes without that mark",
+                got=f"{file.stat().st_size} bytes without 'DICM'",
                 remedy="The file is damaged or older than the format: copy it again, rewrite it with pydicom "
-                "(dcmread(force=True), save_as(enforce_file_format=True)), or take it out of the folder.",
+                "(dcmread(force=True), save_as(enforce_file_format=True)), or remove it from the folder.",
             )
     return [Series(uid, tuple(members)) for uid, members in planes.items()]
 
 
-def volume_series(found: Sequence[Series]) -> tuple[list[Series], list[Series]]:
-    """Series that are volumes to read, and those passed over: scouts, documents, and what was derived from the former.
+def volume_series(candidates: Sequence[Series]) -> tuple[list[Series], list[Series]]:
+    """Splits series into volumes to read, and others: scouts, documents, and series derived from the volumes.
 
-    A derived series (ImageType DERIVED\\SECONDARY) is passed over only beside an original of its study.
+    A derived series (ImageType DERIVED\\SECONDARY) is among the others only beside an original of its study.
     """
-    volumes = [series for series in found if series.is_volume]
+    volumes = [series for series in candidates if series.is_volume]
     studies = {series.planes[0].study_uid for series in volumes if not series.is_derived}
     chosen = [s for s in volumes if not s.is_derived or s.planes[0].study_uid not in studies]
-    return chosen, [series for series in found if series not in chosen]
+    return chosen, [series for series in candidates if series not in chosen]
 
 
 def choose_series(
-    source: object, found: Sequence[Series], uid: str | None = None, select: Mapping[str, object] | None = None
+    source: object, candidates: Sequence[Series], uid: str | None = None, select: Mapping[str, object] | None = None
 ) -> tuple[Series, list[str]]:
-    """The one series that is meant, without scouts, and a list of what was passed over (also given as warnings).
+    """Chooses the one series to read, without its scouts; also returns, and warns of, the skipped series and images.
 
     Args:
-        source: what the messages call the data.
-        found: all series there are.
-        uid: SeriesInstanceUID or SeriesDescription of the one to take.
+        source: name of the data, for messages.
+        candidates: all series.
+        uid: SeriesInstanceUID or SeriesDescription of the series to read.
         select: attributes that its planes must have, as in :class:`~monai_diffscore.data.dicom.rules.ReadingRules`.
     Raises:
-        DataError: if there is none, or several.
+        DataError: for no series, or several.
     """
-    volumes, others = volume_series(found)
+    volumes, others = volume_series(candidates)
     if uid is not None:
-        volumes, others = [s for s in found if uid in (s.uid, s.planes[0].description)], []
+        volumes, others = [s for s in candidates if uid in (s.uid, s.planes[0].description)], []
     if len(volumes) != 1:
-        raise _no_single_series(source, found, volumes, uid)
+        raise _no_single_series(source, candidates, volumes, uid)
     series = volumes[0]
     skipped = [f"series {other}" for other in others]
     scouts = [p for p in series.planes if p.is_localizer]
@@ -133,13 +133,15 @@ def _equal(text: str, value: object) -> bool:
         return text == str(value)
 
 
-def _no_single_series(source: object, found: Sequence[Series], volumes: Sequence[Series], uid: str | None) -> DataError:
-    lines = "".join(f"\n  {series}" for series in (volumes or found))
-    if not found:
+def _no_single_series(
+    source: object, candidates: Sequence[Series], volumes: Sequence[Series], uid: str | None
+) -> DataError:
+    lines = "".join(f"\n  {series}" for series in (volumes or candidates))
+    if not candidates:
         remedy = "Point at the folder that holds the files of one series."
         return DataError(source, expected="a DICOM series", got="no DICOM file", remedy=remedy)
     if uid is not None:
-        got = f"{len(found)} series with other SeriesInstanceUIDs:{lines}\n"
+        got = f"{len(candidates)} series with other SeriesInstanceUIDs:{lines}\n"
         return DataError(source, expected=f"the series {uid}", got=got, remedy="Give one of these as series_uid.")
     if not volumes:
         return DataError(
@@ -147,11 +149,11 @@ def _no_single_series(source: object, found: Sequence[Series], volumes: Sequence
             expected="a CT, MR or PET series",
             got=f"no image volume:{lines}\n",
             remedy="Radiographs, ultrasound, scouts and documents are not volumes; "
-            "name a scout's series_uid to read it all the same.",
+            "name a scout's series_uid to read it.",
         )
     return DataError(
         source,
         expected="one series",
         got=f"{len(volumes)} series:{lines}\n",
-        remedy="Choose one with series_uid, or as 'folder/series:UID' where a path is asked for.",
+        remedy="Choose one with series_uid, or give the path 'folder/series:UID'.",
     )

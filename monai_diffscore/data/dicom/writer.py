@@ -1,12 +1,12 @@
-r"""Synthetic volumes as CT and MR series that every viewer opens, and that nobody takes for a patient.
+r"""Writes synthetic volumes as CT and MR series that every viewer opens, and that nobody mistakes for a patient.
 
-A file holds what is written here and nothing else: no attribute is copied from anywhere (an allow-list, not a
-block-list). All say that they are synthetic: ImageType DERIVED\SECONDARY, SyntheticData YES (0008,001C), PatientID
-SYNTH-<uuid>, SeriesDescription, and the hash of the model in DerivationDescription. Values are stored as int16 with
+A file contains only the attributes that this module writes; it copies none from another file (an allow-list, not a
+block-list). Each file states that it is synthetic: ImageType DERIVED\SECONDARY, SyntheticData YES (0008,001C),
+PatientID SYNTH-<uuid>, SeriesDescription, and the hash of the model in DerivationDescription. Values are int16 with
 
 .. math::  value = slope \cdot stored,
 
-slope 1 for CT, whose unit is 1 HU, and for whole numbers; else the finest power of ten that fits 16 bits.
+slope 1 for CT, in units of 1 HU, and for whole numbers; else the finest power of ten that fits 16 bits.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _INT16 = (-(2**15), 2**15 - 1)
 
 @dataclass(frozen=True)
 class WrittenSeries:
-    """What was written: files in the order of space, UIDs, and ``rounding``, the largest change of a value."""
+    """A written series: files in their order in space, UIDs, and ``rounding``, the largest change of a value."""
 
     folder: Path
     files: tuple[Path, ...]
@@ -63,24 +63,24 @@ def write_dicom_series(
     unit: str | None = None,
     description: str = "",
 ) -> WrittenSeries:
-    r"""Writes a synthetic volume as a DICOM series, all of it or nothing, and returns what was written.
+    r"""Writes a synthetic volume as a DICOM series, whole or not at all.
 
-    The slices are axial as far as the volume's axes allow: they are turned and flipped, without interpolation, so that
-    rows run to the left and columns to the back of the patient.
+    The slices are axial as far as the volume's axes allow: the writer turns and flips them, without interpolation, so
+    that rows run to the left and columns to the back of the patient.
 
     Args:
-        volume: [1, X, Y, Z] or [X, Y, Z], in HU for CT. Whole HU come back exactly; others are rounded to them.
+        volume: [1, X, Y, Z] or [X, Y, Z], in HU for CT, which are rounded to whole numbers.
         folder: new or empty.
         modality: "CT" or "MR".
         model_hash: names the model that made the volume, such as "sha256:...".
         affine: [4, 4], voxels to RAS in mm; default is that of a MetaTensor.
-        unit: of MR, if its values have one (such as "ms" in a T1 map); else they are marked arbitrary.
+        unit: unit of the values of an MR (such as "ms" in a T1 map); None marks them as arbitrary.
         description: for SeriesDescription, after SYNTHETIC.
     Raises:
-        DataError: if values are not finite, do not fit 16 bits, or are not HU (a CT within [-1, 1]); or if the affine
-            is missing or sheared.
-        FileExistsError: if the folder has something in it.
-        ValueError: for another modality, or no model_hash.
+        DataError: for values that are not finite, exceed 16 bits, or are not HU (a CT within [-1, 1]); for a missing or
+            sheared affine.
+        FileExistsError: for a folder that is not empty.
+        ValueError: for another modality, or an empty model_hash.
     """
     if modality not in _CLASSES or not model_hash.strip():
         raise ValueError(f"Expected modality CT or MR and a model_hash, got {modality!r} and {model_hash!r}.")
@@ -100,7 +100,8 @@ def write_dicom_series(
 class SaveDicomd(MapTransform):
     """Writes synthetic volumes as DICOM series, after ``Invertd`` in the postprocessing of a bundle.
 
-    Each goes to a folder ``output_dir/sample_<number>``, by the number of ``name_key``, else in the order of the calls.
+    Each volume has its own folder ``output_dir/sample_<number>``; ``name_key`` gives the number, else the order of the
+    calls.
 
     Args:
         keys: keys of volumes [1, X, Y, Z].
@@ -149,7 +150,7 @@ def upright(
     """Values [X, Y, Z] turned so that X, Y and Z run to the left, the back and the head, and their affine (RAS).
 
     Raises:
-        DataError: if the volume is not one, has no affine, or its axes are not perpendicular.
+        DataError: for another shape, a missing affine, or axes that are not perpendicular.
     """
     array = np.asarray(torch.as_tensor(volume).detach().cpu().double())
     if array.ndim == 4 and len(array) == 1:
@@ -175,13 +176,13 @@ def upright(
             "a volume to write",
             expected="perpendicular axes",
             got=f"the affine {matrix[:3, :3].round(4).tolist()}",
-            remedy="Resample it to a straight grid first (Spacingd), DICOM series cannot be sheared.",
+            remedy="Resample it to a straight grid first (Spacingd): DICOM series cannot be sheared.",
         )
     return turned, matrix
 
 
 def _stored(values: NDArray[np.float64], modality: str) -> tuple[NDArray[np.int16], float]:
-    """The int16 to store, and the slope of their rescale."""
+    """The stored int16 values, and the slope of their rescale."""
     bad = int((~np.isfinite(values)).sum())
     low, high = (float(values.min()), float(values.max())) if not bad else (0.0, 0.0)
     whole = modality == "CT" or bool((values == values.round()).all())
@@ -195,12 +196,12 @@ def _stored(values: NDArray[np.float64], modality: str) -> tuple[NDArray[np.int1
         expected, got = "CT in HU", f"values in [{low:g}, {high:g}], the range of a network"
     else:
         return np.round(values / slope).astype(np.int16), slope
-    remedy = "Invert the normalisation first (Invertd), and clip on purpose what does not fit."
+    remedy = "Invert the normalisation first (Invertd), and clip the values that do not fit."
     raise DataError("a volume to write", expected=expected, got=got, remedy=remedy)
 
 
 def _common(modality: str, model_hash: str, unit: str | None, description: str) -> Dataset:
-    """The attributes that all slices share and that do not depend on the voxels."""
+    """The attributes that all slices share, without those that depend on the voxels."""
     ds, today, version = Dataset(), datetime.datetime.now(), importlib.metadata.version("monai_diffscore")
     ds.SpecificCharacterSet = "ISO_IR 192"
     ds.SOPClassUID, ds.Modality = _CLASSES[modality], modality
@@ -248,7 +249,7 @@ def _put_intensities(ds: Dataset, values: NDArray[np.float64], modality: str, sl
 
 
 def _put_geometry(ds: Dataset, affine_lps: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Sets what is the same in all slices, and the first position; returns the step in mm between slices."""
+    """Sets the geometry that all slices share, and the first position; returns the step in mm between slices."""
     spacing = np.linalg.norm(affine_lps[:3, :3], axis=0)
     ds.PixelSpacing = [_decimal(spacing[1]), _decimal(spacing[0])]
     ds.ImageOrientationPatient = [_decimal(v) for v in (affine_lps[:3, :2] / spacing[:2]).T.ravel()]
@@ -275,5 +276,5 @@ def _slice(common: Dataset, stored: NDArray[np.int16], k: int, step: NDArray[np.
 
 
 def _decimal(value: float) -> DSfloat:
-    """A decimal string of at most 16 characters, as DICOM has them: 1e-9 mm in any position that occurs."""
+    """A decimal string of DICOM, at most 16 characters, exact to 1e-9 mm."""
     return DSfloat(round(float(value), 9) + 0.0, auto_format=True)
