@@ -63,10 +63,7 @@ class ServedBundle:
     @property
     def modality(self) -> str | None:
         """Modality of its DICOM series; None if it takes no DICOM."""
-        cases = self.folder / "configs/cases.json"
-        if not cases.is_file():
-            return None
-        return json.loads(cases.read_text())["preprocessing"]["transforms"][0].get("modality")
+        return json.loads((self.folder / "configs/inference.json").read_text()).get("modality")
 
     def configurations(self, task: str) -> list[str]:
         """The configuration files of ``python -m monai.bundle run``, in order."""
