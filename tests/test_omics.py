@@ -509,7 +509,7 @@ def test_genes_are_told_by_their_names_and_turned(name, turned, corner, tmp_path
     assert (found.kind, found.cases, found.channels) == ("expression", 40, len(GENE_NAMES[name]))
     plan = make_plan(found, Budget(4.0, 1.0))
     assert plan["transposed"] is turned
-    assert ("turned" in plan.choices["transposed"].reason) is turned
+    assert ("is transposed" in plan.choices["transposed"].reason) is turned
 
 
 @pytest.mark.parametrize("name", OTHER_NAMES)

@@ -357,5 +357,5 @@ def test_landmarks_that_cannot_be_fitted_are_refused(tmp_path):
         NyulStandardize.fit([torch.zeros(1, 5, 5)])
     with pytest.raises(DataError, match="at least one"):
         NyulStandardize.fit([])
-    with pytest.raises(DataError, match=r"no such file.*Fit them"):
+    with pytest.raises(DataError, match=r"no such file.*Fit the landmarks"):
         NyulStandardize(tmp_path / "none.json")

@@ -1,4 +1,4 @@
-"""Preprocessed data kept where it fits: in memory, else on the disk."""
+"""Caches preprocessed data in memory if it fits, else on the disk."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ def cached_dataset(
     measured: int = 3,
     copy_cache: bool = True,
 ) -> Dataset:
-    """A data set that runs its deterministic transforms once for each distinct case and keeps what they give.
+    """A data set that runs its deterministic transforms once for each distinct case and caches the results.
 
-    In memory (``CacheDataset``) if all cases together are estimated to take no more than ``memory_gb``; else in files
-    (``PersistentDataset``), which later trainings with the same cases and transforms find again. Worker processes
-    share the memory; each rank has its own.
+    The cache is in memory (``CacheDataset``) if the estimated size of all cases is at most ``memory_gb``, else in files
+    (``PersistentDataset``), which later trainings with the same cases and transforms reuse. Worker processes share the
+    memory; each rank has its own.
 
     Args:
-        data: cases; equal ones are kept once.
+        data: cases; equal ones have one entry.
         transform: the deterministic transforms come first.
-        folder: where the files go, if it comes to files.
-        memory_gb: largest size in memory, in 10^9 bytes; 0 always takes files.
-        measured: number of cases, evenly spread, that the size is estimated from.
+        folder: of the files.
+        memory_gb: largest size in memory, in 10^9 bytes; 0 always uses files.
+        measured: number of cases, evenly spread, for the estimate of the size.
         copy_cache: copy a case before its random transforms. False is faster, if none of them writes into its input.
     """
     distinct = list({pickle_hashing(case): case for case in data}.values())
@@ -49,20 +49,20 @@ def cached_dataset(
             return CacheDataset(data=data, transform=transform, hash_as_key=True, copy_cache=copy_cache)
         logger.info(
             f"{len(distinct)} preprocessed cases take about {estimated_gb:.1f} GB, more than cache_memory_gb "
-            f"{memory_gb:g}: they are kept in {folder}"
+            f"{memory_gb:g}: their cache is {folder}"
         )
     return _FileDataset(
         data=data,
         transform=transform,
         cache_dir=folder,
-        hash_transform=pickle_hashing,  # other transforms find no files of these
+        hash_transform=pickle_hashing,  # other transforms have other files
         track_meta=True,
-        weights_only=False,  # files of our own; the geometry in a MetaTensor is more than weights
+        weights_only=False,  # we wrote the files; a MetaTensor has geometry beside its values
     )
 
 
 class _FileDataset(PersistentDataset):
-    """Gives a case just prepared as it gives one from a file, arrays as tensors: or the two do not collate."""
+    """Returns new cases with tensors for arrays, like cases from a file; otherwise the two do not collate."""
 
     def _cachecheck(self, item_transformed: Any) -> Any:
         return convert_to_tensor(

@@ -1,7 +1,7 @@
-"""What expression data is, declared once: where its values are, which genes in which order, what its rows are labelled.
+"""The declaration of expression data: its layer, its genes in order, and the labels of its rows.
 
-Saved beside the weights and looked at again when the model meets other data: a gene or a category that the model knows
-and the data lacks, or the reverse, is an error that names it; another order is put right; nothing is ever filled in.
+The declaration is saved beside the weights, and checks other data of the model: a missing gene or an unknown category
+is an error that names it. It corrects the order of genes, and never fills in values.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ CONTENTS = ("counts", "continuous")
 
 @dataclass(frozen=True)
 class GeneFields:
-    """What expression data is, declared once and saved with the model.
+    """The declaration of expression data, saved with the model.
 
     Args:
-        layer: "X", "raw" or a name in ``layers``. None takes the first of ``layers['counts']``, ``raw`` and ``X`` that
-            holds what ``content`` says.
-        label: column of ``obs`` with the class to be conditioned on, such as the cell type; None for none.
+        layer: "X", "raw" or a name in ``layers``. None takes the first of ``layers['counts']``, ``raw`` and ``X`` with
+            the declared ``content``.
+        label: column of ``obs`` with the class as a condition, such as the cell type; None for none.
         batch: column of ``obs`` with the batch; None for none.
         covariates: columns of ``obs`` with numbers; NaN is missing.
         total: column of ``obs`` with the total count of each whole cell; None sums all genes of the file.
         gene_key: column of ``var`` with the names; None takes ``var_names``.
         subject: column of ``obs`` with the donor or patient, whose rows stay on one side of a split; None for none.
-        content: "counts" (integers from 0; all else is refused) or "continuous" (RMA, log-CPM, ...).
+        content: "counts" (integers from 0; others are an error) or "continuous" (RMA, log-CPM, ...).
         genes, labels, batches: names in the order of the model; :meth:`measured` takes them from the data.
     Raises:
-        ValueError: for another content.
+        ValueError: for an unknown content.
     """
 
     layer: str | None = None
@@ -67,20 +67,22 @@ class GeneFields:
         return [*roles, *self.covariates]
 
     def measured(self, obs: pd.DataFrame, genes: Sequence[str], source: object = "AnnData") -> GeneFields:
-        """The same with the order of genes, and of the categories of label and batch: as stored in a categorical
-        column, else sorted. What is set already stays."""
-        found: dict[str, Any] = {
+        """The fields with the names of genes, labels and batches from the data, where the fields lack them.
+
+        Categories keep the order of a categorical column; others are sorted.
+        """
+        categories: dict[str, Any] = {
             name: getattr(self, name) or tuple(_categories(column_of(obs, getattr(self, role), role, source)))
             for role, name in (("label", "labels"), ("batch", "batches"))
             if getattr(self, role)
         }
-        return replace(self, genes=self.genes or tuple(genes), **found)
+        return replace(self, genes=self.genes or tuple(genes), **categories)
 
     def gene_places(self, genes: Sequence[str], source: object = "AnnData") -> np.ndarray:
-        """Where each gene of the model is among ``genes`` [G]; others there may be.
+        """Places [G] of the model's genes in ``genes``, which may contain others.
 
         Raises:
-            DataError: names the genes that are missing, or there twice.
+            DataError: for missing or repeated genes; names them.
         """
         refuse_repeated(list(genes), source, "gene")
         places = pd.Index(genes).get_indexer(list(self.genes))
@@ -97,15 +99,15 @@ class GeneFields:
                 remedy=f"{alike} differ in upper and lower case alone (mouse and human symbols?)."
                 if alike
                 else "Map the names to those of the model (symbols or Ensembl ids: gene_key), or impute genes that "
-                "were not measured: the task impute takes them as unobserved, where a zero would be a measurement.",
+                "were not measured: the task impute treats them as unobserved; a zero would be a measurement.",
             )
         return places
 
     def codes(self, obs: pd.DataFrame, role: str, source: object = "AnnData") -> np.ndarray:
-        """Number [N] of the category of each row, -1 where it is missing; ``role`` is "label" or "batch".
+        """Numbers [N] of the categories of all rows, -1 for a missing one; ``role`` is "label" or "batch".
 
         Raises:
-            DataError: for a category that the model does not know, or a column that is not there.
+            DataError: for an unknown category, or a missing column.
         """
         categories = self.labels if role == "label" else self.batches
         column = column_of(obs, getattr(self, role), role, source)
@@ -123,19 +125,19 @@ class GeneFields:
         return codes
 
     def as_dict(self) -> dict[str, Any]:
-        """Its arguments, for JSON."""
+        """The arguments, for JSON."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
     def save(self, path: str | Path) -> None:
-        """Writes it as JSON, whole or not at all."""
+        """Writes the fields as JSON, whole or not at all."""
         write_json(path, self.as_dict())
 
     @classmethod
     def load(cls, path: str | Path) -> GeneFields:
-        """Reads what :meth:`save` wrote.
+        """Reads a file of :meth:`save`.
 
         Raises:
-            DataError: if there is none, or it is something else.
+            DataError: for a missing file, or another content.
         """
         expected, remedy = "the gene fields that training writes beside the weights", "Train first, or give its path."
         if not Path(path).is_file():
@@ -147,9 +149,9 @@ class GeneFields:
 
 
 def find_fields(path: str | Path | None = None, **given: Any) -> GeneFields:
-    """The fields in a file, if there is a path; what is ``given`` otherwise than None or empty takes their place.
+    """The fields of a file, or the defaults without a path; values of ``given`` that are not empty override them.
 
-    Names of columns stand in such a file, and not in a configuration, which would run some of them as programs.
+    Names of columns belong in such a file: a configuration would run some names as programs.
 
     Args:
         path: of :meth:`GeneFields.save`.

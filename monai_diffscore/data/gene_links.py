@@ -1,4 +1,4 @@
-"""Links between names of genes, as they stand in files: tables of edges, STRING, SIF, and gene sets in GMT."""
+"""Reads links between names of genes: tables of edges, STRING, SIF, and gene sets in GMT."""
 
 from __future__ import annotations
 
@@ -46,16 +46,16 @@ def read_links(
     minimum_weight: float | None = None,
     complex_separator: str | None = None,
 ) -> Links:
-    """The links of a file, by its ending; see :func:`~monai_diffscore.data.gene_graph.read_gene_graph`.
+    """Reads the links of a file, by its ending; see :func:`~monai_diffscore.data.gene_graph.read_gene_graph`.
 
     Raises:
-        DataError: for another file, columns that are not there, rows that are cut, weights that are none.
+        DataError: for another file, missing columns, incomplete rows, or invalid weights.
     """
     file = Path(path)
     name = file.name.lower().removesuffix(".gz")
     if not file.is_file():
         raise DataError(
-            file, key="graph", expected="a file of links or gene sets", got="no such file", remedy="Give its path."
+            file, key="graph", expected="a file of links or gene sets", got="no such file", remedy="Correct the path."
         )
     if name.endswith(".gmt"):
         return _read_gmt(file)
@@ -66,7 +66,7 @@ def read_links(
 
 
 def read_aliases(path: str | Path) -> dict[str, str]:
-    """Alias to gene, from a table whose first two columns are they, with names of columns in the first row.
+    """Reads aliases and their genes, from the first two columns of a table with a header.
 
     Raises:
         DataError: for another file.
@@ -164,15 +164,15 @@ def _read_sif(file: Path) -> Links:
 def _read_gmt(file: Path) -> Links:
     genes: list[str] = []
     sets: list[str] = []
-    seen: set[str] = set()
+    names_of_sets: set[str] = set()
     for number, cells in _lines(file, "\t"):
-        if len(cells) < 3 or cells[0] in seen:
-            got = f"the set {cells[0]!r} again" if cells[0] in seen else f"{len(cells)} cells"
+        if len(cells) < 3 or cells[0] in names_of_sets:
+            got = f"the set {cells[0]!r} again" if cells[0] in names_of_sets else f"{len(cells)} cells"
             raise _problem(
                 file, "name, description and at least one gene between tabulators, each name once",
                 f"{got} in row {number}", "Look at the file: GMT has one set in each row.",
             )  # fmt: skip
-        seen.add(cells[0])
+        names_of_sets.add(cells[0])
         members = dict.fromkeys(gene.split(",")[0] for gene in cells[2:] if gene)  # GMT may have "gene,weight"
         genes += members
         sets += [cells[0]] * len(members)
@@ -180,7 +180,7 @@ def _read_gmt(file: Path) -> Links:
 
 
 def _members(links: Links, separator: str) -> Links:
-    """Complexes taken apart: each member of a source with each of a target."""
+    """Splits complexes: links each member of a source with each member of a target."""
     parts = [
         (a, b, place)
         for place, ends in enumerate(zip(links.sources, links.targets, strict=True))
@@ -192,7 +192,7 @@ def _members(links: Links, separator: str) -> Links:
 
 
 def _lines(file: Path, delimiter: str | None = None) -> Iterator[tuple[int, list[str]]]:
-    """Numbers from 1, and the cells of rows that are not empty; without a delimiter, tabulators if there are any."""
+    """Line numbers from 1 and cells of rows that are not empty; the default delimiter is the tabulator, else blanks."""
     with _opened(file) as text:
         for number, line in enumerate(text, start=1):
             if line.strip():

@@ -1,4 +1,4 @@
-"""Names of genes: what tells a matrix of expression from a table of other numbers."""
+"""Recognises names of genes, which distinguish an expression matrix from a table of other numbers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-#: fewer names than these are no matrix of expression by themselves
+#: smallest number of names that are recognised as genes
 MANY_GENES = 100
 _ACCESSION = re.compile(
     r"ENS[A-Z]*[GT]\d{6,}(\.\d+)?|\d+(_[a-z])?_at|AFFX-.*|ILMN_\d+|NM_\d+(\.\d+)?|FBgn\d+|AT\dG\d{5}"
@@ -16,12 +16,12 @@ _SYMBOL = re.compile(
     r"[A-Z][A-Z0-9]*(orf\d+)?([-.][A-Z0-9]+)*|[A-Z][a-z]{1,7}\d+[a-z]?\d*(-\w+)?|gene[_-]?\d+", re.ASCII
 )
 _NUMBERED = re.compile(r"(.*?)[_.-]?\d+")
-#: what numbered names begin with when they are genes
+#: beginnings of numbered names of genes
 _GENE_STEMS = ("g", "gene")
 
 
 def are_genes(names: Sequence[str]) -> bool:
-    """Whether at least nine of ten names, of a hundred or more, are those of genes.
+    """Whether at least nine of ten names are names of genes; false for fewer than a hundred names.
 
     Names that are one word with rising numbers (``feature_1``, ``V2``) are not, unless the word is "gene" or "G".
     """

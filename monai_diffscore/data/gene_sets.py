@@ -1,7 +1,7 @@
-"""Gene sets as what the modules of a gene attention see: a GMT file over the genes of the data.
+"""Reads gene sets from a GMT file as the modules of a gene attention.
 
-Each set is a module. Genes that are in no set are seen by one module more, so that nothing that was measured is lost.
-Names are matched as for a graph (:mod:`~monai_diffscore.data.gene_graph`), and what does not match is in the log.
+Each set is a module. One more module has the genes of no set, so that the network sees every gene. Names match as for a
+graph (:mod:`~monai_diffscore.data.gene_graph`); the log has the numbers of matched names.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from monai_diffscore.errors import DataError
 
 logger = logging.getLogger(__name__)
 
-#: name of the module of the genes that are in no set
+#: name of the module of the genes of no set
 REST = "genes in no set"
 
 
@@ -31,7 +31,7 @@ class GeneSets:
     Args:
         num_genes: G, of the data.
         members: name of each module to the places of its genes in the order of the data.
-        matching: how the names met.
+        matching: numbers of matched names.
     """
 
     num_genes: int
@@ -44,32 +44,32 @@ class GeneSets:
 
     @property
     def mask(self) -> Tensor:
-        """Boolean [M, G]: which genes each module sees."""
+        """Boolean [M, G]: the genes of each module."""
         mask = torch.zeros(len(self), self.num_genes, dtype=torch.bool)
         for row, places in zip(mask, self.members.values(), strict=True):
             row[list(places)] = True
         return mask
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON: the inverse of :meth:`of`."""
+        """The sets for JSON; see :meth:`of`."""
         return {"num_genes": self.num_genes, "members": {name: list(places) for name, places in self.members.items()}}
 
     @classmethod
     def of(cls, content: Mapping[str, Any] | None) -> GeneSets | None:
-        """The inverse of :meth:`as_dict`; None, of a model without sets, stays None."""
+        """The inverse of :meth:`as_dict`; None for a model without sets."""
         return None if content is None else cls(content["num_genes"], content["members"])
 
 
 def read_gene_sets(source: str | Path | None, genes: Sequence[str], smallest_set: int = 2) -> GeneSets | None:
-    """The modules that a GMT file makes of ``genes``; None without a file.
+    """Reads the modules of ``genes`` from a GMT file; None without a file.
 
     Args:
         source: the file.
         genes: names in the order of the data.
-        smallest_set: sets with fewer genes in the data are left out.
+        smallest_set: smallest number of genes of the data in a set.
     Raises:
-        DataError: if the file is no GMT, no set meets the genes, or all genes are in one set: a single module has
-            nothing to attend to.
+        DataError: for a file of another kind, no set with genes of the data, or a single module, which has nothing to
+            attend to.
     """
     if source is None:
         return None

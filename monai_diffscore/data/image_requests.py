@@ -1,4 +1,4 @@
-"""What is asked of samples of images: seeds, labels, surroundings."""
+"""Requests for samples of images: seeds, labels, surroundings."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def requested_labels(num_classes: int | None, label: int | Sequence[int], count: int) -> list[dict[str, int]]:
-    """A request a sample: its seed, and its class label where the model has classes.
+    """A request for each sample: its seed, and its class label if the model has classes.
 
     Args:
         num_classes: of the model; None has none.
@@ -24,11 +24,11 @@ def requested_labels(num_classes: int | None, label: int | Sequence[int], count:
 
 
 def requested_tiles(count: int, tiles: Sequence[Mapping[str, Any]] | None) -> list[dict[str, Any]]:
-    """A request a sample: its seed, and the low-power surroundings of a tile where tiles are given.
+    """A request for each sample: its seed, and the low-power surroundings of a tile.
 
     Args:
-        count: number of samples; no more than there are tiles.
-        tiles: with ``context``; None asks for samples without surroundings.
+        count: number of samples; at most the number of tiles.
+        tiles: items with ``context``; None requests samples without surroundings.
     """
     if tiles is None:
         return [{"seed": number} for number in range(count)]
@@ -38,7 +38,7 @@ def requested_tiles(count: int, tiles: Sequence[Mapping[str, Any]] | None) -> li
 def labels_in_turn(
     num_classes: int | None, classes: Sequence[str] | None, count: int, device: torch.device
 ) -> dict[str, Tensor]:
-    """The condition of a gallery: each class in turn [count]; -1, any class, where the data has no labels.
+    """The condition of a gallery: each class in turn [count]; -1 (any class) for data without labels.
 
     Args:
         num_classes: of the model; None has none, and no condition.

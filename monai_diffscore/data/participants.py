@@ -1,16 +1,16 @@
-"""What is known of a subject besides its images: a table with a row each, as BIDS's participants.tsv.
+"""Reads conditions of subjects from a table with a row for each subject, as BIDS's participants.tsv.
 
-A **field** is a column that a model is conditioned on, declared once and kept in the bundle:
+A **field** is a column that conditions a model; the bundle declares it:
 
 ==========================================  ==================================  ====================
-declared as                                 value in a case                     missing is
+declaration                                 value in a case                     missing value
 ==========================================  ==================================  ====================
 ``{"mean": 61.0, "std": 14.0}``             the number, in its own unit         NaN
 ``{"categories": ["F", "M"]}``              the place in the list               -1
 ==========================================  ==================================  ====================
 
-Subjects are matched by name, with or without ``sub-``. A subject without a row, and a cell that is empty or ``n/a``, is
-missing, for which :class:`~monai_diffscore.networks.ConditionEncoder` has a token.
+Subjects match by name, with or without ``sub-``. The value is missing for a subject without a row, and for a cell that
+is empty or ``n/a``; :class:`~monai_diffscore.networks.ConditionEncoder` has a token for it.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from typing import Any
 from monai_diffscore.errors import DataError
 
 Field = Mapping[str, Any]
-#: a column of numbers with at most so many values is taken as categories
+#: a column of numbers with at most so many different values is categorical
 FEW_VALUES = 5
 _MISSING = {"", "n/a", "na", "nan", "none", "null", "unknown"}
-#: names of the column that names the subject
+#: names of the column of subjects
 SUBJECT_COLUMNS = (
     "participant_id",
     "subject_id",
@@ -54,10 +54,10 @@ def find_participants(data: str | Path) -> Path | None:
 
 
 def read_participants(path: str | Path) -> dict[str, dict[str, str]]:
-    """The rows of a table of subjects: name without ``sub-`` to the cells by column, in lower case.
+    """Reads a table of subjects: name without ``sub-`` to the cells by column, in lower case.
 
     Raises:
-        DataError: if it cannot be read, names no subject column, or holds a subject twice.
+        DataError: for an unreadable table, a table without a column of subjects, or a repeated subject.
     """
     path = Path(path)
     try:
@@ -90,7 +90,7 @@ def read_participants(path: str | Path) -> dict[str, dict[str, str]]:
 
 
 def plain_name(subject: str) -> str:
-    """A subject's name as both a path and a table may write it."""
+    """A subject's name without folder, ``sub-`` and endings: equal for a path and a table."""
     name = Path(subject).name.removeprefix("sub-")
     for suffix in (".gz", ".nii", ".npy", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".svs"):
         name = name.removesuffix(suffix)
@@ -100,10 +100,10 @@ def plain_name(subject: str) -> str:
 def declare_fields(
     table: Mapping[str, Mapping[str, str]], names: Sequence[str], path: str | Path = "the table"
 ) -> dict[str, dict[str, Any]]:
-    """The fields ``names`` of a table: numbers by mean and standard deviation, anything else by its categories.
+    """Declares the fields ``names`` of a table: numbers by mean and standard deviation, others by their categories.
 
     Raises:
-        DataError: for a column that is not there, or holds one value alone.
+        DataError: for a missing column, or a column with a single value.
     """
     columns = sorted({column for row in table.values() for column in row})
     return {name: _declare(name, [row.get(name.lower()) for row in table.values()], columns, path) for name in names}
@@ -115,14 +115,14 @@ def _declare(name: str, cells: Sequence[str | None], columns: Sequence[str], pat
             path, key=name, expected="a column of that name", got=f"the columns {list(columns)}",
             remedy="Name one of these in --condition.",
         )  # fmt: skip
-    known = [cell for cell in cells if cell is not None and cell.lower() not in _MISSING]
-    levels = sorted(set(known))
+    present = [cell for cell in cells if cell is not None and cell.lower() not in _MISSING]
+    levels = sorted(set(present))
     if len(levels) < 2:
         raise DataError(
             path, key=name, expected="at least two different values to learn a difference from",
-            got=f"{len(known)} values {levels[:3]}", remedy="Leave it out of --condition.",
+            got=f"{len(present)} values {levels[:3]}", remedy="Leave it out of --condition.",
         )  # fmt: skip
-    numbers = [_number(cell) for cell in known]
+    numbers = [_number(cell) for cell in present]
     if all(number is not None for number in numbers) and len(levels) > FEW_VALUES:
         values = [float(number) for number in numbers if number is not None]
         mean = sum(values) / len(values)
@@ -140,16 +140,16 @@ def _number(cell: str) -> float | None:
 
 
 def continuous_fields(fields: Mapping[str, Field]) -> dict[str, list[float]]:
-    """Mean and standard deviation of each field of numbers, as a ``ConditionEncoder`` declares it."""
+    """Mean and standard deviation of each numeric field, for a ``ConditionEncoder``."""
     return {name: [field["mean"], field["std"]] for name, field in fields.items() if "mean" in field}
 
 
 def categorical_fields(fields: Mapping[str, Field], **classes: int | None) -> dict[str, int]:
-    """Number of categories of each other field, as a ``ConditionEncoder`` declares it.
+    """Number of categories of each categorical field, for a ``ConditionEncoder``.
 
     Args:
-        fields: as they are declared.
-        classes: numbers of categories of further conditions by name, such as ``label``; None leaves one out.
+        fields: the declarations.
+        classes: numbers of categories of further conditions by name, such as ``label``; None omits one.
     """
     counts = {name: len(field["categories"]) for name, field in fields.items() if "categories" in field}
     return {**{name: count for name, count in classes.items() if count is not None}, **counts}
@@ -158,14 +158,14 @@ def categorical_fields(fields: Mapping[str, Field], **classes: int | None) -> di
 def attach_participants(
     cases: Sequence[Mapping[str, Any]], path: str | Path | None, fields: Mapping[str, Field]
 ) -> list[dict[str, Any]]:
-    """The cases, each with the values of the ``fields`` of its subject; without fields as they are.
+    """Adds the values of the ``fields`` of its subject to each case.
 
     Args:
         cases: dictionaries with ``subject``.
         path: the table of the subjects.
         fields: by name, as a bundle declares them.
     Raises:
-        DataError: as :func:`read_participants`; if no subject of the data has a row, or for a value not declared.
+        DataError: as :func:`read_participants`; for a table without a subject of the data, or an undeclared value.
     """
     if path is None:
         return [dict(case) for case in cases]
@@ -183,23 +183,23 @@ def attach_participants(
     ]  # fmt: skip
 
 
-def encode_conditions(given: Mapping[str, Any], fields: Mapping[str, Field]) -> dict[str, float | int]:
-    """What a sample is asked to be, as values of the declared fields: ``{"sex": "F"}`` to ``{"sex": 0, "age": nan}``.
+def encode_conditions(conditions: Mapping[str, Any], fields: Mapping[str, Field]) -> dict[str, float | int]:
+    """Encodes the requested conditions of a sample: ``{"sex": "F"}`` becomes ``{"sex": 0, "age": nan}``.
 
     Raises:
-        DataError: for a name or a value that is not declared.
+        DataError: for an undeclared name or value.
     """
-    unknown = sorted(set(given) - set(fields))
+    unknown = sorted(set(conditions) - set(fields))
     if unknown:
         raise DataError(
             "condition", key=unknown[0], expected=f"one of the fields {list(fields)}", got=f"{unknown}",
-            remedy="Leave it out: the model was not trained on it.",
+            remedy="Omit it: the model was not trained on it.",
         )  # fmt: skip
-    return {name: encode(name, given.get(name), field, "condition") for name, field in fields.items()}
+    return {name: encode(name, conditions.get(name), field, "condition") for name, field in fields.items()}
 
 
 def encode(name: str, value: Any, field: Field, source: str | Path) -> float | int:
-    """A value of a field as a number; NaN or -1 if it is missing."""
+    """Encodes a value of a field as a number; a missing value as NaN or -1."""
     text = "" if value is None else str(value).strip()
     missing = text.lower() in _MISSING
     if "categories" in field:

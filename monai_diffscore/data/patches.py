@@ -1,7 +1,7 @@
-r"""Patches of volumes: which part of one may train, a fixed set to validate on, where each is, what they measure.
+r"""Patches of volumes: held-out slabs, fixed patches for validation, positions, and statistics.
 
-Preconditioning needs :math:`\sigma_{data}`, the standard deviation of the data *as the network sees it*, after
-normalisation. It is measured on the training set, never assumed.
+Preconditioning needs :math:`\sigma_{data}`, the standard deviation of the network's input, after normalisation. It is
+measured on the training set, never assumed.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from monai_diffscore.tensors import per_channel
 
 
 class HeldOutSlabd(MapTransform):
-    """Cuts a volume in two along an axis and keeps the part that its ``slab`` entry names.
+    """Cuts a volume in two along an axis and keeps the part of its ``slab`` entry.
 
     A data set of one subject has nothing else to hold out. Cases without the entry pass unchanged. Neighbouring
-    voxels on both sides of the cut are alike, so the error on the held-out slab flatters a model; a real
-    validation set is made of other subjects.
+    voxels on both sides of the cut are alike, so the error on the held-out slab is too small; a real validation set has
+    other subjects.
 
     Args:
         keys: keys of volumes [C, *S].
         axis: spatial axis; 1 of a RAS volume runs from posterior to anterior. (Left and right are near mirror images.)
-        share: share of the axis, at its upper end, that is held out.
+        share: share of the axis to hold out, at its upper end.
         slab_key: key of "train" or "validation".
     """
 
@@ -60,15 +60,15 @@ class HeldOutSlabd(MapTransform):
 class GridPatchesd(MapTransform):
     """Cuts each volume into a **fixed** list of patches, spread evenly over the grid that tiles it.
 
-    The deterministic twin of ``RandSpatialCropd``: validation sees the same patches at every epoch. Returns a list of
+    Deterministic, unlike ``RandSpatialCropd``: validation has the same patches at every epoch. Returns a list of
     dictionaries, which MONAI's loaders join.
 
     Args:
         keys: keys of volumes [C, *S] of equal size.
         patch_size: spatial size; no axis of the volume may be shorter.
-        count: at most this many patches of a volume.
+        count: largest number of patches of a volume.
     Raises:
-        DataError: if the volume is smaller than a patch.
+        DataError: for a volume smaller than a patch.
     """
 
     def __init__(self, keys: KeysCollection, patch_size: Sequence[int], count: int = 8) -> None:
@@ -98,23 +98,22 @@ class GridPatchesd(MapTransform):
 
 
 class PositionChannelsd(MapTransform):
-    r"""Adds where each voxel is in the patient: world coordinates, as channels beside the image.
+    r"""Adds the position of each voxel in the patient: world coordinates, as channels beside the image.
 
     .. math::  p(i) = \bigl(A\,(i, 1) - o\bigr) / scale_{mm}
 
-    with the affine A that a ``MetaTensor`` keeps up to date through crops, flips, rotations and resampling. Put it
-    after the last spatial transform; behind ``RandSpatialCropd`` and :class:`GridPatchesd` alike it says which part of
-    the whole a patch is. A model that takes it as a condition is declared
-    ``ConditionEncoder(concat={"position": 3})``.
+    with the affine A that a ``MetaTensor`` updates through crops, flips, rotations and resampling. Apply it after the
+    last spatial transform, such as ``RandSpatialCropd`` or :class:`GridPatchesd`: it then gives the position of a patch
+    in the whole. Declare the condition as ``ConditionEncoder(concat={"position": 3})``.
 
     Args:
-        keys: key of the volume [C, *S] whose geometry counts.
-        position_key: where the positions go, float32 [D, *S]; D is 3 for an affine of 4 x 4, also in a 2-D slice.
-        scale_mm: 1 stands for so many mm; about half of what the training volumes measure.
-        origin: "world" takes the scanner's origin, right for registered images; "volume" the centre of the file
-            that the patch was cut from (the patch's own centre, where that is not known), right for others.
+        keys: key of the volume [C, *S] with the geometry.
+        position_key: key for the positions, float32 [D, *S]; D is 3 for an affine of 4 x 4, also in a 2-D slice.
+        scale_mm: the length that becomes 1, in mm; about half of the extent of the training volumes.
+        origin: "world" takes the scanner's origin, for registered images; "volume" takes the centre of the patch's
+            file (or of the patch, if the file is unknown), for others.
     Raises:
-        ValueError: for a scale that is not positive, or another origin.
+        ValueError: for a scale that is not positive, or an unknown origin.
         DataError: in the call, for an image without an affine.
     """
 
@@ -135,9 +134,9 @@ class PositionChannelsd(MapTransform):
             raise DataError(
                 "a patch",
                 key=str(self.keys[0]),
-                expected="a MetaTensor, whose affine says where it is",
+                expected="a MetaTensor, whose affine gives its position",
                 got=type(image).__name__,
-                remedy="Load it with LoadVolumed, and keep tracking of metadata on.",
+                remedy="Load it with LoadVolumed, and leave the tracking of metadata on.",
             )
         affine, sizes = torch.as_tensor(image.affine, dtype=torch.float64), image.shape[1:]
         dims = len(sizes)
@@ -148,7 +147,7 @@ class PositionChannelsd(MapTransform):
         return {**data, self.position_key: MetaTensor(position.float(), affine=image.affine)}
 
     def _centre(self, image: MetaTensor) -> torch.Tensor:
-        """World coordinates of the middle of the file that the image was cut from."""
+        """World coordinates of the middle of the image's file."""
         affine = torch.as_tensor(image.meta.get("original_affine", image.affine), dtype=torch.float64)
         sizes = image.meta.get("spatial_shape", image.shape[1:]) if "original_affine" in image.meta else image.shape[1:]
         rows = len(image.affine) - 1
@@ -164,7 +163,7 @@ def evenly_spaced(items: Sequence[Any], count: int) -> list[Any]:
 
 
 def measure_statistics(cases: Sequence[Mapping[str, Any]], key: str = "image") -> dict[str, Any]:
-    r"""Facts of the normalised training data that the model and its users need.
+    r"""Measures the statistics of the normalised training data that a model and its users need.
 
     Args:
         cases: preprocessed cases, each with a volume [C, *S] whose last traced intensity transform recorded its range.
@@ -203,10 +202,10 @@ def save_statistics(statistics: Mapping[str, Any], path: str | Path) -> None:
 
 
 def load_statistics(path: str | Path) -> dict[str, Any]:
-    """Reads what :func:`save_statistics` wrote.
+    """Reads a file of :func:`save_statistics`.
 
     Raises:
-        DataError: if there is no such file.
+        DataError: for a missing file.
     """
     if not Path(path).is_file():
         raise DataError(

@@ -1,7 +1,7 @@
 """Paths of parts of files: a series in a folder of DICOM, a channel of a 4-D image.
 
-``FOLDER/series:UID`` and ``FILE/channel:2`` look like a file in a folder, hold no sign that a shell or a MONAI
-configuration reads, and are below the same root as what they are part of.
+``FOLDER/series:UID`` and ``FILE/channel:2`` look like a file in a folder. They have no character that is special in a
+shell or in a MONAI configuration, and lie below the root of their folder or file.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ _SERIES, _CHANNEL = "series:", "channel:"
 def locate(path: str | os.PathLike[str]) -> Path:
     """The path with ``~`` expanded.
 
-    MONAI's configurations write ``::`` for every ``#`` of a text. A path with ``::`` that does not exist is taken with
-    ``#`` if it exists so.
+    MONAI's configurations replace every ``#`` in a text by ``::``. If a path with ``::`` does not exist and the one
+    with ``#`` does, this returns the latter.
     """
     place = Path(path).expanduser()
     if "::" in str(place) and not place.exists():
@@ -38,5 +38,5 @@ def split_channel(path: str | Path) -> tuple[Path, int | None]:
 
 
 def _split(path: Path, mark: str) -> tuple[Path, str | None]:
-    folder, found, name = str(path).rpartition(f"/{mark}")
-    return (Path(folder), name) if found else (path, None)
+    folder, separator, name = str(path).rpartition(f"/{mark}")
+    return (Path(folder), name) if separator else (path, None)

@@ -1,4 +1,4 @@
-"""Ordinary pictures: decoded whole into memory, and written as the pyramids that slide readers open."""
+"""Decodes ordinary pictures into memory, and writes pyramids that slide readers open."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ _GREY_MODES = ("1", "L", "LA", "I;16", "I;16B", "I", "F")
 
 
 def unreadable(path: object, error: Exception) -> DataError:
-    """The problem of a file that does not open."""
+    """The error for a file that does not open."""
     return DataError(
         path,
         expected="a readable slide or picture",
         got=f"{type(error).__name__}: {error}",
-        remedy="The file is missing, damaged or of another kind: replace it or take it out of the folder.",
+        remedy="The file is missing, damaged or of another kind: replace it, or remove it from the folder.",
     )
 
 
 def read_picture(
     path: str | Path, channels: int, value_range: tuple[float, float] | None = None, key: str = "image"
 ) -> np.ndarray:
-    """A picture of 1 or 3 channels decoded whole, float32 [channels, H, W] in 0 to 255.
+    """Decodes a picture of 1 or 3 channels, float32 [channels, H, W] in 0 to 255.
 
-    A colour file whose three channels are equal is grey. Grey of more than 8 bits keeps its steps; colours have 8 bits.
+    A colour file with three equal channels is grey. Grey of more than 8 bits keeps its steps; colours have 8 bits.
 
     Raises:
-        DataError: as :func:`read_rgb`; for a grey file where colours are expected, and the other way.
+        DataError: as :func:`read_rgb`; for a grey file and 3 channels, or a colour file and 1 channel.
     """
     if channels not in (1, 3):
         raise DataError(
@@ -86,11 +86,11 @@ def _decode_grey(path: str) -> np.ndarray:
 
 
 def read_rgb(path: str | Path, value_range: tuple[float, float] | None = None) -> np.ndarray:
-    """A picture (PNG, JPEG, BMP, any TIFF) decoded whole, uint8 [3, H, W].
+    """Decodes a picture (PNG, JPEG, BMP, any TIFF), uint8 [3, H, W].
 
     Raises:
-        DataError: if it cannot be read, is no colour picture, is larger than 64 million pixels, or has more than 8 bits
-            and no ``value_range``.
+        DataError: for an unreadable file, a picture without colours, more than 64 million pixels, or more than 8 bits
+            without ``value_range``.
     """
     read = _read_tiff if Path(path).suffix.lower() in (".tif", ".tiff") else _read_picture
     try:
@@ -133,7 +133,7 @@ def _read_picture(path: str) -> np.ndarray:
 
 
 def _upright(file: Image.Image) -> Image.Image:
-    """The picture as a viewer shows it: turned and mirrored as its EXIF orientation says."""
+    """The picture as a viewer shows it: turned and mirrored by its EXIF orientation."""
     return ImageOps.exif_transpose(file)
 
 
@@ -141,7 +141,7 @@ def _too_many_bits(path: str) -> DataError:
     return DataError(
         path,
         expected="8 bits a colour",
-        got="a picture of 16 bits, of which the decoder would drop half without a word",
+        got="a picture of 16 bits, half of which the decoder would drop silently",
         remedy="Convert it to TIFF and state its value_range.",
     )
 
@@ -157,9 +157,9 @@ def _check_picture_size(path: str, pixels: int) -> None:
 
 
 def tiff_mpp(path: str) -> tuple[float | None, float | None]:
-    """Micrometres a pixel along x and y that a TIFF states in its tags or its OME-XML; None where it states none.
+    """The pixel size along x and y in micrometres, from the tags or the OME-XML of a TIFF; None if it states none.
 
-    Source: OME data model, PhysicalSizeX and PhysicalSizeXUnit (micrometres where no unit stands).
+    Source: OME data model, PhysicalSizeX and PhysicalSizeXUnit (micrometres without a unit).
     """
     import tifffile
 
@@ -198,7 +198,7 @@ def write_pyramid(
         path: of the file.
         mpp_um: size of a pixel; None states none.
         tile: side of a tile, a multiple of 16.
-        levels: at most this many; none smaller than a tile.
+        levels: largest number of levels; no level is smaller than a tile.
         description: for the file's ImageDescription.
     """
     import tifffile

@@ -1,4 +1,4 @@
-"""The stains of slides, each fitted once on pixels from all over its tissue."""
+"""Fits the stains of each slide once, on pixels from all over its tissue."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def fit_slide(path: str | Path, method: str = "macenko", mpp_um: float = 1.0, **
     Args:
         path: of the slide.
         method: "macenko", "vahadane" or "reinhard".
-        mpp_um: pixel size to look at.
+        mpp_um: pixel size of the tissue pixels.
         options: of :func:`~monai_diffscore.data.tiles.tissue_pixels`.
     Raises:
-        DataError: names the slide if it has no tissue, or one stain.
+        DataError: for a slide without tissue, or of one stain; names the slide.
     """
     if method not in METHODS:
         raise ValueError(f"Expected one of the methods {sorted(METHODS)}, got {method!r}.")
@@ -56,18 +56,18 @@ def fit_slides(
     Args:
         cases: dictionaries with the file at ``key``.
         method, mpp_um, options: as for :func:`fit_slide`.
-        path: a JSON file that keeps them; slides found there are not fitted again.
+        path: a JSON file of records; its slides are not fitted again.
         key: of the files.
     """
-    kept: dict[str, Any] = json.loads(Path(path).read_text()) if path and Path(path).is_file() else {}
+    stored_records: dict[str, Any] = json.loads(Path(path).read_text()) if path and Path(path).is_file() else {}
     records: dict[str, Stains | LabStatistics] = {}
     for file in dict.fromkeys(str(case[key]) for case in cases):
-        stored = kept.get(file)
+        stored = stored_records.get(file)
         if stored is not None and stored["method"] == method:
             records[file] = (LabStatistics if method == "reinhard" else Stains)(**stored)
         else:
             records[file] = fit_slide(file, method, mpp_um, **options)
             logger.info(f"fitted the stains of {file}: {records[file]}")
-    if path and any(file not in kept or kept[file]["method"] != method for file in records):
-        write_json(path, {**kept, **{file: asdict(record) for file, record in records.items()}})
+    if path and any(file not in stored_records or stored_records[file]["method"] != method for file in records):
+        write_json(path, {**stored_records, **{file: asdict(record) for file, record in records.items()}})
     return records

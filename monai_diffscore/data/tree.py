@@ -1,7 +1,7 @@
-"""The files below a folder as people have them: with links, hidden folders and the traces of desktops.
+"""Lists the files below a folder, with links, and without hidden folders and files of desktops.
 
-A hidden folder (``.git``, ``.datalad``) is never entered. A linked folder is followed once, and a cycle of links ends.
-What the walk does not read has a name and a reason.
+The walk does not enter a hidden folder (``.git``, ``.datalad``). It follows a link to a folder once, so that a cycle of
+links ends. It records each file and folder that it leaves out, with a reason.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class LeftOut:
 
     Args:
         path: of the file or folder.
-        reason: the same words for all of one kind.
+        reason: the same words for all files of one kind.
     """
 
     path: str
@@ -32,7 +32,7 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Tree:
-    """The files below ``root``, sorted, and what the walk left out."""
+    """The files below ``root``, sorted, and the files and folders that the walk left out."""
 
     root: Path
     files: tuple[Path, ...]
@@ -40,7 +40,7 @@ class Tree:
 
     @property
     def top(self) -> Path:
-        """The folder that paths are relative to."""
+        """The folder of relative paths."""
         return self.root.parent if self.root.is_file() else self.root
 
     def below(self, folder: Path) -> Tree:
@@ -48,14 +48,14 @@ class Tree:
         return Tree(folder, tuple(file for file in self.files if folder in file.parents))
 
     def without(self, paths: Sequence[Path]) -> Tree:
-        """The tree without these files and what lies below these folders."""
-        gone = set(paths)
-        kept = tuple(file for file in self.files if not gone & {file, *file.parents})
-        return Tree(self.root, kept, self.left_out)
+        """The tree without these files, and without the files below these folders."""
+        removed = set(paths)
+        files = tuple(file for file in self.files if not removed & {file, *file.parents})
+        return Tree(self.root, files, self.left_out)
 
 
 def walk(root: str | Path) -> Tree:
-    """All files below a folder, or the one file that ``root`` is; none if there is nothing."""
+    """All files below a folder, or the file ``root`` itself; empty for a missing path."""
     root = Path(root)
     if not root.is_dir():
         return Tree(root, (root,) if root.is_file() else ())
@@ -65,7 +65,7 @@ def walk(root: str | Path) -> Tree:
     visited: set[str] = set()
     folders, links = [root], list[Path]()
     while folders or links:
-        # links wait until all real folders are read: the real name of a folder wins over a link to it
+        # real folders come before links, so that a folder has its real name
         folder = folders.pop() if folders else links.pop(0)
         place = os.path.realpath(folder)
         if place in visited or place in above:
@@ -97,12 +97,12 @@ def _reason(entry: os.DirEntry[str]) -> str:
 
 
 def walk_without(root: str | Path, left_out: Sequence[str], key: str = "image") -> Tree:
-    """The tree without what ``left_out`` names, by paths relative to ``root``.
+    """The tree without the files and folders of ``left_out``, which are relative to ``root``.
 
-    A name may end in ``/series:UID``, which is the business of the reader of DICOM.
+    A name may end in ``/series:UID``; the reader of DICOM handles these.
 
     Raises:
-        DataError: for a name that is not there: a list that no longer fits the data is no list to train by.
+        DataError: for a missing file or folder: the list must fit the data.
     """
     tree = walk(root)
     gone = [tree.root / name for name in left_out if "/series:" not in name]

@@ -1,10 +1,10 @@
-r"""The smooth multiplicative field of MR coils, estimated, taken out, and put back.
+r"""Estimates the smooth multiplicative field of MR coils, divides by it, and multiplies it back.
 
 .. math::  v(x) = u(x)\, e^{f(x)}, \qquad u = v\, e^{-f},
 
-with f a B-spline, estimated by SimpleITK's N4 on a shrunken image. The record holds f on a coarse grid, because it
-travels with every patch that is cut from the volume; forward and inverse interpolate that one grid linearly, so that
-they are inverse to each other whatever the interpolation costs in accuracy.
+with f a B-spline, estimated by SimpleITK's N4 on a shrunken image. The record has f on a coarse grid, because every
+patch of the volume carries it. Forward and inverse interpolate the same grid linearly, so that they are exact inverses
+for any accuracy of the interpolation.
 
 Source: Tustison et al. 2010, N4ITK: improved N3 bias correction, IEEE Trans. Med. Imaging 29:1310-1320.
 """
@@ -24,17 +24,17 @@ from monai_diffscore.transforms.intensity import IntensityTransform, IntensityTr
 
 
 class N4BiasCorrect(IntensityTransform):
-    """The image divided by its N4 bias field, in its own unit: scale to [-1, 1] afterwards. For MR.
+    """Divides the image by its N4 bias field and keeps its unit: scale it to [-1, 1] afterwards. For MR.
 
-    The foreground is what Otsu's threshold keeps. Channels are corrected one by one.
+    Otsu's threshold gives the foreground. Each channel has its own field.
 
     Args:
-        shrink: the field is estimated on every ``shrink``-th voxel, and kept on a grid as coarse.
-        iterations: at most so many at each level of resolution.
+        shrink: the field is estimated on every ``shrink``-th voxel, and recorded on a grid of the same step.
+        iterations: largest number of iterations at each level of resolution.
         nan_policy: see :class:`~monai_diffscore.transforms.intensity.IntensityTransform`.
     Raises:
         ValueError: unless shrink >= 1 and iterations > 0.
-        DataError: in the call, for an image that is constant, or has no positive intensity.
+        DataError: in the call, for a constant image, or an image without a positive intensity.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class N4BiasCorrect(IntensityTransform):
                 key=key,
                 expected="positive intensities with contrast",
                 got=f"values from {low:g} to {high:g}",
-                remedy="Take the image out, or correct the field before the intensities are scaled.",
+                remedy="Remove the image, or correct the field before scaling the intensities.",
             )
         spacing = getattr(image, "pixdim", torch.ones(image.ndim - 1)).tolist()
         return {"log_field": torch.stack([self._log_field(channel, spacing) for channel in torch.as_tensor(image)])}
@@ -65,7 +65,7 @@ class N4BiasCorrect(IntensityTransform):
         return image * torch.exp(_expand(record["log_field"], image))
 
     def _log_field(self, channel: torch.Tensor, spacing: Sequence[float]) -> torch.Tensor:
-        """f on a grid whose corners are those of the image, [*coarse]."""
+        """f on a coarse grid with the corners of the image, [*coarse]."""
         volume = sitk.GetImageFromArray(channel.cpu().numpy().T)  # ITK's axes run x, y, z; numpy's the other way
         volume.SetSpacing([float(size) for size in spacing])
         shrunk = sitk.Shrink(volume, [min(self.shrink, size) for size in volume.GetSize()])

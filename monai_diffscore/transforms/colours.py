@@ -1,4 +1,4 @@
-r"""Colours: 8-bit red, green and blue, made explicitly (what is not certain is refused), and their optical density.
+r"""Converts colours to 8-bit red, green and blue, with an error for ambiguous values, and to optical density.
 
 Stains absorb light: they add in optical density (Beer and Lambert), not in brightness. For 8-bit intensities I and the
 colour w of the empty glass,
@@ -21,7 +21,7 @@ from monai_diffscore.tensors import per_channel
 
 
 def optical_density(intensity: Tensor, white: float | Sequence[float] = 255.0) -> Tensor:
-    """Optical density of intensities [3, ...] in 0 to 255; negative where they are brighter than ``white``."""
+    """Optical density of intensities [3, ...] in 0 to 255; negative for intensities brighter than ``white``."""
     glass = _for_channels(white, intensity)
     return -torch.log((intensity + 1) / (glass + 1))
 
@@ -44,15 +44,14 @@ def as_rgb8(
 ) -> np.ndarray:
     r"""The image as uint8 [3, H, W].
 
-    ``round(255 (v - low)/(high - low))`` for values v of a stated ``value_range``; 8-bit values as they are. A fourth
-    channel is alpha: without effect if all of it is opaque, else the image is composed on white,
-    :math:`a v + (1 - a)\,255`.
+    Values v of a stated ``value_range`` become ``round(255 (v - low)/(high - low))``; 8-bit values stay. A fourth
+    channel is alpha a: the image is composed on white, :math:`a v + (1 - a)\,255`; an opaque channel has no effect.
 
     Args:
         image: [3, H, W] or [4, H, W].
-        source: named in errors, as is ``key``.
-        value_range: (low, high) of black and white, needed for any type but uint8: 16 bits may hold 12, and float may
-            mean [0, 1] or [0, 255].
+        source, key: names of the image, for messages.
+        value_range: (low, high) of black and white, required for other types than uint8: 16 bits may contain 12, and
+            float may mean [0, 1] or [0, 255].
     Raises:
         DataError: for another shape, another type without ``value_range``, values outside of it, NaN or infinity.
     """
@@ -71,7 +70,7 @@ def as_rgb8(
 
 
 def on_white(image: np.ndarray) -> np.ndarray:
-    r"""8-bit [C, H, W] of [C + 1, H, W] with alpha a: :math:`a v + (1 - a)\,255`; 1 or 3 channels as they are."""
+    r"""8-bit [C, H, W] of [C + 1, H, W] with alpha a: :math:`a v + (1 - a)\,255`; keeps an image of 1 or 3 channels."""
     if len(image) in (1, 3):
         return image
     colours, alpha = image[:-1], image[-1:]
@@ -84,12 +83,12 @@ def on_white(image: np.ndarray) -> np.ndarray:
 def as_brightness(
     image: np.ndarray, source: object, key: str = "image", value_range: tuple[float, float] | None = None
 ) -> np.ndarray:
-    r"""The values v as float64 in 0 to 255: :math:`255 (v - low)/(high - low)`, or 8-bit ones as they are.
+    r"""The values v as float64 in 0 to 255: :math:`255 (v - low)/(high - low)`; 8-bit values stay.
 
     Args:
         image: of any shape.
-        source: named in errors, as is ``key``.
-        value_range: (low, high) of black and white, needed for any type but uint8.
+        source, key: names of the image, for messages.
+        value_range: (low, high) of black and white, required for other types than uint8.
     Raises:
         DataError: for another type without ``value_range``, values outside of it, NaN or infinity.
     """
@@ -100,7 +99,7 @@ def as_brightness(
     if bad:
         raise DataError(
             source, key=key, expected="finite colours", got=f"{bad} of {image.size} values NaN or infinite",
-            remedy="Take the image out, or fill these pixels on purpose.",
+            remedy="Remove the image, or fill these pixels first.",
         )  # fmt: skip
     if value_range is None:
         raise DataError(
@@ -108,13 +107,13 @@ def as_brightness(
             key=key,
             expected="8 bits a colour (uint8), or a stated value_range",
             got=f"{image.dtype} from {low:g} to {high:g}",
-            remedy="Say what is black and what is white: value_range=(0, 65535), (0, 4095), (0, 1) ...",
+            remedy="State the values of black and white: value_range=(0, 65535), (0, 4095), (0, 1) ...",
         )
     black, white = value_range
     if image.dtype == np.uint8 and white > 255:
         raise DataError(
             source, key=key, expected=f"more than 8 bits, for the value_range {value_range}", got="8 bits (uint8)",
-            remedy="Give files of 8 bits and of more folders of their own: here they would turn black.",
+            remedy="Put files of 8 bits and files of more bits in separate folders: with this range 8 bits are black.",
         )  # fmt: skip
     if not black < white or low < black or high > white:
         raise DataError(
@@ -122,7 +121,7 @@ def as_brightness(
             key=key,
             expected=f"values in the value_range {value_range}, which increases",
             got=f"{low:g} to {high:g}",
-            remedy="Give the range of the scanner or of the file format, not that of one image.",
+            remedy="Give the range of the scanner or of the file format, not the range of one image.",
         )
     brightness: np.ndarray = (image.astype(np.float64) - black) * (255 / (white - black))
     return brightness

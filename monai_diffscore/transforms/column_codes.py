@@ -1,10 +1,10 @@
-r"""One column of a table as axes of a vector, and back: normal scores, standard units, corners of a cube.
+r"""Encodes one column of a table as axes of a vector: normal scores, standard units, corners of a cube.
 
-The distribution F of a column of numbers is linear between **quantiles** of its training values. Evenly spaced ones are
-right in the middle; in a heavy tail the line from the last but one to the largest value has a mean far above that of
-the rows beneath it (five times, for incomes). Where normal draws would not come back with the mean and the standard
-deviation of the training values, both tails therefore get the values of rank 1, 2, 3, ... from the end, ever further
-apart (by :data:`RATIO`), as quantiles of their own.
+The distribution F of a column of numbers is linear between **quantiles** of its training values. Evenly spaced
+quantiles are accurate in the middle. In a heavy tail the line from the last but one to the largest value has a mean far
+above that of its rows (five times, for incomes). If decoded normal draws would not have the mean and the standard
+deviation of the training values, both tails therefore get more quantiles: the values of rank 1, 2, 3, ... from the end,
+with gaps that grow by :data:`RATIO`.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from scipy.special import ndtri
 from monai_diffscore.transforms.normal_scores import level_of_score, score_of_level
 from monai_diffscore.transforms.table_schema import Column
 
-#: of the ranks of neighbouring quantiles in a tail of its own
+#: ratio of the ranks of neighbouring quantiles in a tail
 RATIO = 1.15
-#: what evenly spaced quantiles may be off by: the mean by a share of the mean size, the standard deviation by a share
+#: largest errors of evenly spaced quantiles: of the mean, as a share of the mean size; of the standard deviation
 MEAN_OFF, STD_OFF = 0.05, 0.1
 _DRAWS = 20_000
 
@@ -45,12 +45,12 @@ class Quantiles:
 
 
 def measure_column(values: np.ndarray, count: int, rows: int) -> Quantiles:
-    """The quantiles of a column of training values, each the value of a row: ``count`` evenly spaced ones, and more in
-    its tails if these alone would misplace its mean or its standard deviation.
+    """Measures the quantiles of a column of training values, each the value of a row: ``count`` evenly spaced ones, and
+    more in its tails if these alone would misplace its mean or its standard deviation.
 
     Args:
-        values: of the rows that have one.
-        count: at least 2, the smallest and the largest value among them.
+        values: the values of the column, without missing ones.
+        count: number of evenly spaced quantiles, at least 2; they include the smallest and the largest value.
         rows: number of training rows.
     """
     if not len(values):
@@ -67,11 +67,11 @@ def measure_column(values: np.ndarray, count: int, rows: int) -> Quantiles:
 
 
 def _misplaces(quantiles: Quantiles, values: np.ndarray, rows: int) -> bool:
-    """Whether normal draws would come back with another mean or standard deviation than the values have."""
+    """Whether decoded normal draws would have another mean or standard deviation than the values."""
     level = level_of_score(ndtri((np.arange(_DRAWS) + 0.5) / _DRAWS), rows)
-    found = quantiles.values_at(level)
-    mean_off = abs(found.mean() - values.mean()) > MEAN_OFF * np.abs(values).mean()
-    return bool(mean_off or abs(found.std() - values.std()) > STD_OFF * values.std())
+    decoded = quantiles.values_at(level)
+    mean_off = abs(decoded.mean() - values.mean()) > MEAN_OFF * np.abs(values).mean()
+    return bool(mean_off or abs(decoded.std() - values.std()) > STD_OFF * values.std())
 
 
 class Scores:
@@ -89,7 +89,7 @@ class Scores:
     def encode(self, values: np.ndarray) -> np.ndarray:
         low = np.interp(-values, -self.nodes[::-1], self.levels[::-1])  # ties: the first level
         high = np.interp(values, self.nodes, self.levels)  # ties: the last
-        # numpy takes either end of a step, not always the same: order them
+        # numpy returns either end of a step: order them
         low, high = np.minimum(low, high), np.maximum(low, high)
         ends = score_of_level(np.stack([low, high], 1), self.rows)
         beyond = (values - np.clip(values, self.nodes[0], self.nodes[-1])) / self.slope
@@ -118,7 +118,7 @@ class Units:
 
 
 class Corners:
-    """Corners of a cube, one for each category; two categories take one axis, one takes none."""
+    """Corners of a cube, one for each category; two categories need one axis, a single one none."""
 
     filler = 0.0
 

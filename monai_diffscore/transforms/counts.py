@@ -1,18 +1,18 @@
-r"""What counts are, and how to tell them from what has been made of them.
+r"""Checks that a matrix has counts, and recovers counts from log-normalised values.
 
-A count matrix x holds the molecules of each gene in each cell: integers :math:`x \ge 0`. What is made of it is not x
-any more, and a model of counts that is trained on it learns something else without a word:
+A count matrix x has the molecules of each gene in each cell: integers :math:`x \ge 0`. A model of counts that is
+trained on transformed values silently learns something else:
 
 ==============  ====================================================  ========================
-matrix          formula                                               told by
+matrix          formula                                               sign
 ==============  ====================================================  ========================
 counts          x                                                     integers, none negative
 log-normalised  :math:`\log(1 + s x / l)`, l the total of the cell    fractions, none negative
 z-scored        :math:`(y - \bar y_g) / s_g`                          negative values
 ==============  ====================================================  ========================
 
-The second is undone exactly where the total l of each **whole** cell is known (:func:`recover_counts`); the third is
-not.
+:func:`recover_counts` inverts the second exactly if the total l of each **whole** cell is known; the third cannot be
+inverted.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from monai_diffscore.errors import DataError
 
 
 def describe_values(matrix: Any) -> str:
-    """What a matrix holds, in words: "counts" for non-negative integers, else how it fails to."""
+    """The content of a matrix, in words: "counts" for non-negative integers, else the difference from counts."""
     values = np.asarray(matrix.data if sparse.issparse(matrix) else matrix).ravel()
     if not values.size:
         return "counts"
@@ -37,16 +37,16 @@ def describe_values(matrix: Any) -> str:
     if low < 0:
         return f"negative values, from {low:.4g} to {high:.4g}: z-scored or centred, which cannot be undone"
     if values.dtype.kind == "f" and not np.array_equal(values, np.rint(values)):
-        made = "log-normalised" if high < 20 else "scaled"
-        return f"fractions from {low:.4g} to {high:.4g}: {made}"
+        kind = "log-normalised" if high < 20 else "scaled"
+        return f"fractions from {low:.4g} to {high:.4g}: {kind}"
     return "counts"
 
 
 def refuse_other_than_counts(matrix: Any, source: object, key: str = "image") -> None:
     """Raises a DataError unless all values of a dense or sparse matrix are integers >= 0."""
-    found = describe_values(matrix)
-    if found != "counts":
-        raise DataError(source, key=key, expected="raw counts, integers from 0", got=found, remedy=COUNTS_REMEDY)
+    description = describe_values(matrix)
+    if description != "counts":
+        raise DataError(source, key=key, expected="raw counts, integers from 0", got=description, remedy=COUNTS_REMEDY)
 
 
 COUNTS_REMEDY = (
@@ -60,20 +60,20 @@ COUNTS_REMEDY = (
 def recover_counts(
     log_normalised: Any, totals: Any, target_sum: float = 1e4, tolerance: float = 0.2, source: object = "the matrix"
 ) -> sparse.csr_matrix:
-    r"""The counts that a log-normalised matrix was made of, int32 CSR.
+    r"""Recovers the counts of a log-normalised matrix, int32 CSR.
 
     .. math::  x = \mathrm{rint}\bigl((e^y - 1)\, l / s\bigr)
 
-    in float64, where all lie within ``tolerance`` of an integer: one proof that l and s are the right ones.
+    in float64. All values must lie within ``tolerance`` of an integer, which proves that l and s are right.
 
     Args:
         log_normalised: y [cells, genes] = log(1 + s x / l), dense or sparse.
-        totals: l [cells], of all genes that were counted, not of those that are left in y.
+        totals: l [cells], of all counted genes, not only of the genes of y.
         target_sum: s.
         tolerance: largest distance to an integer, below 0.5.
         source: for messages.
     Raises:
-        DataError: if a value lies further away, or y or l cannot be what they are said to be.
+        DataError: for a value further from an integer, or invalid y or l.
     """
     rows = sparse.csr_matrix(log_normalised, dtype=np.float64)
     library = np.asarray(totals, dtype=np.float64)

@@ -14,12 +14,12 @@ from torch import Tensor
 
 
 def recording(image: Any) -> MetaTensor:
-    """The image as a ``MetaTensor``, which keeps what the inverse of a transform needs."""
+    """The image as a ``MetaTensor``, which records the arguments of the inverse of a transform."""
     return image if isinstance(image, MetaTensor) else MetaTensor(torch.as_tensor(image))
 
 
 class InvertibleDictionary(MapTransform, InvertibleTransform):
-    """Applies ``transform`` to each key, and its ``inverse`` on the way back; subclasses name the arguments of one."""
+    """Applies ``transform`` to each key, and its ``inverse`` in the inverse; subclasses name the arguments."""
 
     backend = [TransformBackends.TORCH]  # noqa: RUF012  # MONAI's form
 
@@ -45,7 +45,7 @@ class InvertibleDictionary(MapTransform, InvertibleTransform):
 
 
 class RecordingDictionary(InvertibleDictionary):
-    """One whose transform records what its inverse needs, whatever it was given."""
+    """An :class:`InvertibleDictionary` that always records the arguments of the inverse, for any type of input."""
 
     def call(self, image: Tensor, key: Hashable, data: Mapping[Hashable, Any]) -> Tensor:
         return self.transform(recording(image))

@@ -1,10 +1,10 @@
-r"""Profiles without the mean of their group, gene by gene, and back.
+r"""Subtracts the mean of its group from each profile, gene by gene, and adds it back.
 
 .. math::  y = x - m_k, \qquad x = y + m_k,
 
-for a row of the group k, with :math:`m_k` the mean of its training rows. What tells the groups apart on average is then
-in no need of being learned, and no network or principal component takes from it: with far more genes than rows, most
-genes that differ do so in no leading component.
+for a row of the group k, with :math:`m_k` the mean of its training rows. The model then need not learn the mean
+differences between groups, and neither a network nor principal components can lose them: with far more genes than rows,
+the leading components miss most genes that differ.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def measure_group_means(rows: Any, groups: Any, names: Sequence[str]) -> np.ndar
 
     Args:
         rows, groups: of the training.
-        names: K, of the groups, for the error.
+        names: names of the K groups, for messages.
     Raises:
         DataError: for a row without a group (-1), or a group without a row.
     """
@@ -46,7 +46,7 @@ def measure_group_means(rows: Any, groups: Any, names: Sequence[str]) -> np.ndar
 
 
 def refuse_unlabelled(groups: np.ndarray, source: object) -> None:
-    """Means of groups are for rows that have one: raises a DataError for groups [N] with a -1, or of no rows."""
+    """Raises a DataError for groups [N] with a missing one (-1), or for no groups."""
     missing = int((groups < 0).sum())
     if missing or not len(groups):
         raise DataError(
@@ -57,12 +57,12 @@ def refuse_unlabelled(groups: np.ndarray, source: object) -> None:
 
 
 class GroupMeans(InvertibleTransform):
-    """x [..., G] of groups [...] to x without their means, and back.
+    """Subtracts the means of groups [...] from x [..., G], and adds them back.
 
     Args:
         means: [K, G], of :func:`measure_group_means`.
     Raises:
-        ValueError: for another shape, and in the call for another number of genes or a group that there is not.
+        ValueError: for another shape; in the call, for another number of genes or an unknown group.
     """
 
     backend = [TransformBackends.TORCH]  # noqa: RUF012  # MONAI's form
@@ -73,7 +73,7 @@ class GroupMeans(InvertibleTransform):
             raise ValueError(f"GroupMeans needs means [K, G], got {tuple(self.means.shape)}.")
 
     def __call__(self, image: Any, group: Any = None) -> Tensor:
-        """``group``: numbers [...] from 0; needed."""
+        """``group``: numbers [...] from 0; required."""
         x: Tensor = convert_to_tensor(image, track_meta=isinstance(image, MetaTensor))
         mapped = (x.double() - self._means(group, x)).float()
         if isinstance(mapped, MetaTensor):
@@ -81,7 +81,7 @@ class GroupMeans(InvertibleTransform):
         return mapped
 
     def inverse(self, image: Tensor, group: Any = None) -> Tensor:
-        """x; the group is the recorded one, or ``group`` where none was."""
+        """x, by ``group``, else by the recorded group."""
         if isinstance(image, MetaTensor) and group is None:
             group = self.pop_transform(image)["extra_info"]["group"]
         if group is None:

@@ -1,9 +1,9 @@
-r"""Computed tomography in Hounsfield units: are they, what is padding, and which window of them a model sees.
+r"""Computed tomography in Hounsfield units: checks the unit, replaces padding, and maps a window to [-1, 1].
 
 Hounsfield units are :math:`1000\,(\mu - \mu_{water})/\mu_{water}` of the attenuation :math:`\mu`: air -1000, water 0. A
-window of width W about level L is the range [L - W/2, L + W/2]. Order of use: :class:`HounsfieldUnits` and
-:class:`ReplacePadding` on the whole volume, **before** resampling mixes padding into the anatomy; :class:`WindowHU` at
-the end.
+window of width W about level L is the range [L - W/2, L + W/2]. Apply :class:`HounsfieldUnits` and
+:class:`ReplacePadding` to the whole volume **before** resampling, which mixes padding into the anatomy, and
+:class:`WindowHU` last.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def window_range(window_hu: str | Sequence[float]) -> tuple[float, float]:
     """(low, high) in HU of a name in ``WINDOWS_HU``, or of a pair.
 
     Raises:
-        ValueError: for another name, and unless low < high.
+        ValueError: for an unknown name, and unless low < high.
     """
     if isinstance(window_hu, str):
         if window_hu not in WINDOWS_HU:
@@ -59,11 +59,11 @@ def window_range(window_hu: str | Sequence[float]) -> tuple[float, float]:
 
 
 class WindowHU(WindowIntensity):
-    """A window of Hounsfield units to [-1, 1]; exact back to HU inside the window.
+    """Maps a window of Hounsfield units to [-1, 1]; the inverse is exact inside the window.
 
     Args:
-        window_hu: (low, high), or a name in ``WINDOWS_HU``. What a viewer shows is narrower than what a model should
-            keep: outside the window everything is lost, also to the user of its samples.
+        window_hu: (low, high), or a name in ``WINDOWS_HU``. Choose it wider than the window of a viewer: the model, and
+            the user of its samples, lose all values outside.
         nan_policy: see :class:`~monai_diffscore.transforms.intensity.IntensityTransform`.
     Raises:
         ValueError: for an unknown name or an empty window.
@@ -79,19 +79,18 @@ class WindowHU(WindowIntensity):
 
 
 class HounsfieldUnits(IntensityTransform):
-    """The image, if its values are Hounsfield units; else an error. Readers return stored values without a word.
+    """Checks that the values of an image are Hounsfield units; some readers silently return stored values.
 
-    A CT holds air at about -1000, or at least fat or noise below 0. A volume without any negative value was most
-    likely written without its rescale intercept, 1024 HU too high.
+    A CT contains air at about -1000, or at least fat or noise below 0. A volume without a negative value most likely
+    lacks its rescale intercept, and is 1024 HU too high.
 
     Args:
-        assume_intercept: added to an image that has no negative value; the way to say that the files hold
-            stored values, usually -1024.
-        allow_no_air: accept images without a negative value as they are, such as crops of bone.
+        assume_intercept: added to an image without a negative value, for files of stored values; usually -1024.
+        allow_no_air: accept images without a negative value, such as crops of bone.
         nan_policy: see :class:`~monai_diffscore.transforms.intensity.IntensityTransform`.
     Raises:
-        DataError: in the call, for an image without a negative value unless it is allowed; with one although
-            ``assume_intercept`` is given; and for MR.
+        DataError: in the call, for an image without a negative value, unless an argument allows it; for an image with a
+            negative value and ``assume_intercept``; and for MR.
     """
 
     def __init__(
@@ -110,16 +109,16 @@ class HounsfieldUnits(IntensityTransform):
                 key=key,
                 expected="Hounsfield units, in which air is about -1000",
                 got=f"values from {low:g} to {high:g}",
-                remedy="The rescale intercept is probably missing: convert the series again, or say "
-                "assume_intercept=-1024; allow_no_air=True if the image truly holds nothing below 0 HU.",
+                remedy="The rescale intercept is probably missing: convert the series again, or give "
+                "assume_intercept=-1024; give allow_no_air=True if the image truly has no value below 0 HU.",
             )
         if not stored and self.assume_intercept is not None:
             raise DataError(
                 source_of(image),
                 key=key,
-                expected="stored values, none below 0, as assume_intercept says",
+                expected="stored values, none below 0, because assume_intercept is set",
                 got=f"values from {low:g} to {high:g}",
-                remedy="These are Hounsfield units already: leave out assume_intercept for them.",
+                remedy="These are Hounsfield units already: do not set assume_intercept for them.",
             )
         return {"intercept": float(self.assume_intercept or 0.0)}
 
@@ -131,18 +130,18 @@ class HounsfieldUnits(IntensityTransform):
 
 
 class ReplacePadding(IntensityTransform):
-    """Air in place of what lies outside the scanner's field of view (-2000, -3024 and the like).
+    """Replaces padding outside the scanner's field of view (-2000, -3024 and the like) by air.
 
-    The inverse leaves the air: a generated image has no field of view. ``meta["padding_voxels"]`` says how many
-    were replaced; :meth:`field_of_view` is the mask of the others, for a weight of the loss.
+    The inverse keeps the air, because a generated image has no field of view. ``meta["padding_voxels"]`` is the number
+    of replaced voxels; :meth:`field_of_view` is the mask of the others, for a weight of the loss.
 
     Args:
-        at_or_below: values that no tissue has, in HU.
-        value: what is put there, in HU.
+        at_or_below: largest value of padding, in HU; no tissue is this low.
+        value: value that replaces padding, in HU.
         nan_policy: see :class:`~monai_diffscore.transforms.intensity.IntensityTransform`.
     Raises:
         ValueError: unless at_or_below < value.
-        DataError: in the call, if all is padding.
+        DataError: in the call, for an image of only padding.
     """
 
     def __init__(self, at_or_below: float = -1500.0, value: float = -1000.0, nan_policy: str = "raise") -> None:
@@ -152,7 +151,7 @@ class ReplacePadding(IntensityTransform):
         self.at_or_below, self.value = float(at_or_below), float(value)
 
     def field_of_view(self, image: torch.Tensor) -> torch.Tensor:
-        """True where the image is no padding; of its shape."""
+        """The mask of voxels that are no padding, of the image's shape."""
         values: torch.Tensor = convert_to_tensor(image, track_meta=False)
         return values > self.at_or_below
 
@@ -164,7 +163,7 @@ class ReplacePadding(IntensityTransform):
                 key=key,
                 expected=f"values above {self.at_or_below:g} HU inside the field of view",
                 got=f"none in {padding} voxels",
-                remedy="Choose at_or_below for this data, or take the image out.",
+                remedy="Choose at_or_below for this data, or remove the image.",
             )
         return {"padding_voxels": padding}
 
@@ -212,7 +211,7 @@ class ReplacePaddingd(IntensityTransformd):
     """Dictionary form of :class:`ReplacePadding`.
 
     Args:
-        mask_key: where the field of view goes, as a float mask [C, *S] with the geometry of the image; None keeps none.
+        mask_key: key for the field of view, a float mask [C, *S] with the geometry of the image; None adds none.
     """
 
     transform: ReplacePadding
@@ -229,7 +228,7 @@ class ReplacePaddingd(IntensityTransformd):
         super().__init__(keys, ReplacePadding(at_or_below, value, nan_policy), allow_missing_keys)
         self.mask_key = mask_key
         if mask_key is not None and len(self.keys) != 1:
-            raise ValueError(f"One mask_key goes with one key, got {self.keys} and {mask_key!r}.")
+            raise ValueError(f"A mask_key needs exactly one key, got {self.keys} and {mask_key!r}.")
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         replaced = super().__call__(data)

@@ -1,29 +1,29 @@
-r"""Intensities of radiological images to [-1, 1] and back.
+r"""Maps intensities of radiological images to [-1, 1] and back.
 
-A transform **measures** an image, applies a map that its measurement alone defines, and **records** the measurement in
-the ``MetaTensor``. ``Invertd`` can so give a generated or restored image its units back, in another process, without
-the first image: ``inverse(forward(x)) == clip(x)``. (MONAI's own intensity transforms are not invertible.)
+A transform **measures** an image, applies a map that only its measurement defines, and **records** the measurement in
+the ``MetaTensor``. ``Invertd`` therefore restores the units of a generated or restored image, in another process,
+without the first image: ``inverse(forward(x)) == clip(x)``. (MONAI's own intensity transforms are not invertible.)
 
 The maps of this module are affine on a range [low, high] after clipping,
 
 .. math::  y = 2\,\frac{\mathrm{clip}(x, low, high) - low}{high - low} - 1,
            \qquad x = low + (y + 1)(high - low)/2,
 
-and differ in where the range comes from:
+and differ in the source of the range:
 
 =========================  =========================================  ======================================
 transform                  range                                      for
 =========================  =========================================  ======================================
-:class:`WindowIntensity`   fixed                                      units that mean something
+:class:`WindowIntensity`   fixed                                      intensities in a physical unit
 :class:`PercentileScale`   two percentiles of the image               MR, arbitrary units
 :class:`ForegroundZScore`  mean -/+ ``limit`` standard deviations     MR, compared across scanners
 =========================  =========================================  ======================================
 
-The output never leaves [-1, 1]. The inverse clips to [-1, 1], which a model may leave slightly, and says so in
-``meta["clipped_share"]``. A **generated** image has nothing to measure: a :class:`WindowIntensity` gives it the
-cohort's range, the medians that :func:`~monai_diffscore.data.patches.measure_statistics` takes of the records.
+The output never leaves [-1, 1]. Samples of a model may leave it slightly: the inverse clips them to [-1, 1] and records
+the share in ``meta["clipped_share"]``. A **generated** image has no measurement of its own: a :class:`WindowIntensity`
+gives it the cohort's range, the medians of the records (:func:`~monai_diffscore.data.patches.measure_statistics`).
 
-All compute in float32 whatever comes in, so integers neither overflow nor round.
+All transforms compute in float32, so that integers neither overflow nor round.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ NAN_POLICIES = ("raise", "fill")
 
 
 class IntensityTransform(InvertibleTransform):
-    """A map of intensities that a record defines: subclasses give :meth:`measure`, :meth:`apply` and :meth:`restore`.
+    """A map of intensities that a record defines; subclasses implement :meth:`measure`, :meth:`apply`, :meth:`restore`.
 
     Args:
-        nan_policy: "raise" refuses NaN and infinity; "fill" puts the smallest finite value of the image in place of
-            NaN and -inf, the largest in place of +inf, and says how many in ``meta["filled_voxels"]``.
+        nan_policy: "raise" refuses NaN and infinity; "fill" replaces NaN and -inf by the smallest finite value of the
+            image, +inf by the largest, and records their number in ``meta["filled_voxels"]``.
     Raises:
         ValueError: for another policy.
-        DataError: in the call, for NaN or infinity unless they are to be filled, and if nothing is finite.
+        DataError: in the call, for NaN or infinity with "raise", and for an image without a finite value.
     """
 
     backend = [TransformBackends.TORCH]  # noqa: RUF012  # MONAI's form
@@ -68,7 +68,7 @@ class IntensityTransform(InvertibleTransform):
         raise NotImplementedError
 
     def apply(self, image: torch.Tensor, record: Mapping[str, Any]) -> torch.Tensor:
-        """The image mapped as the record says."""
+        """The image after the map of the record."""
         raise NotImplementedError
 
     def restore(self, image: torch.Tensor, record: Mapping[str, Any]) -> torch.Tensor:
@@ -83,7 +83,7 @@ class IntensityTransform(InvertibleTransform):
         return mapped
 
     def inverse(self, image: torch.Tensor) -> torch.Tensor:
-        """The image as it was before, as far as the map keeps it; takes the record off."""
+        """The image before the map, except for clipped values; removes the record."""
         return self.restore(image, self.pop_transform(image)["extra_info"])
 
     def _finite(self, image: Any, key: str) -> torch.Tensor:
@@ -98,7 +98,7 @@ class IntensityTransform(InvertibleTransform):
                 key=key,
                 expected="finite intensities",
                 got=f"{bad} of {values.numel()} voxels NaN or infinite in float32",
-                remedy='Mask or refill them beforehand, or fill them knowingly with nan_policy="fill".',
+                remedy='Mask or fill these voxels first, or give nan_policy="fill".',
             )
         low, high = float(values[finite].min()), float(values[finite].max())
         filled = torch.nan_to_num(values, nan=low, posinf=high, neginf=low)
@@ -108,12 +108,12 @@ class IntensityTransform(InvertibleTransform):
 
 
 def source_of(image: Any) -> str:
-    """The file that an image was loaded from, for messages."""
+    """The file of an image, for messages."""
     return str(getattr(image, "meta", {}).get("filename_or_obj", "an image"))
 
 
 def refuse_modality(image: Any, modality: str, key: str, *, remedy: str) -> None:
-    """Raises a DataError if the metadata says that the image is of this modality ("CT", "MR"), under ``modality``."""
+    """Raises a DataError if the metadata of an image states this ``modality`` ("CT", "MR")."""
     if str(getattr(image, "meta", {}).get("modality", "")).upper() == modality:
         raise DataError(
             source_of(image), key=key, expected=f"another modality than {modality}", got=modality, remedy=remedy
@@ -121,11 +121,11 @@ def refuse_modality(image: Any, modality: str, key: str, *, remedy: str) -> None
 
 
 class RangeScale(IntensityTransform):
-    """The affine map of a range, and its inverse; subclasses say where the range comes from."""
+    """The affine map of a range, and its inverse; subclasses measure the range."""
 
     def apply(self, image: torch.Tensor, record: Mapping[str, Any]) -> torch.Tensor:
         low, high = (_each(record[name], image) for name in ("low", "high"))
-        # clipped again: the last bit of the float product may leave the interval
+        # a second clip, because rounding of the product may leave the interval
         return ((image.clip(low, high) - low) * (2 / (high - low)) - 1).clip(-1, 1)
 
     def restore(self, image: torch.Tensor, record: Mapping[str, Any]) -> torch.Tensor:
@@ -134,7 +134,7 @@ class RangeScale(IntensityTransform):
 
 
 def _each(limit: Any, image: torch.Tensor) -> Any:
-    """A limit for all of an image [C, *S] as it is; one for each of its channels as a tensor [C, 1, ...]."""
+    """A limit of an image [C, *S]: a number for all channels, or a tensor [C, 1, ...] of one for each channel."""
     if not isinstance(limit, Sequence):
         return limit
     return per_channel(torch.as_tensor(limit, dtype=torch.float32, device=image.device), image)
@@ -148,7 +148,7 @@ def clipped_to_unit(image: torch.Tensor, restored: torch.Tensor) -> torch.Tensor
 
 
 class WindowIntensity(RangeScale):
-    """A fixed range [low, high] to [-1, 1]. For images whose unit means something, and for synthetic ones.
+    """Maps a fixed range [low, high] to [-1, 1]. For images in a physical unit, and for synthetic ones.
 
     Args:
         low, high: the range, in the unit of the image; lists give each channel its own.
@@ -177,16 +177,16 @@ class WindowIntensity(RangeScale):
 
 
 class PercentileScale(RangeScale):
-    """The range between two percentiles of the image itself to [-1, 1]. For MR, whose unit is arbitrary.
+    """Maps the range between two percentiles of the image to [-1, 1]. For MR, whose unit is arbitrary.
 
     Args:
-        lower, upper: percentiles, 0 to 100, over all voxels: crop the air away first.
+        lower, upper: percentiles, 0 to 100, over all voxels: crop the air first.
         nan_policy: see :class:`IntensityTransform`.
-        allow_ct: CT has a unit, which a range for each image destroys; it is refused unless this is set.
-        channel_wise: each channel by its own percentiles, as sequences of MR need that were acquired apart.
+        allow_ct: accept CT, whose unit a range for each image destroys.
+        channel_wise: measure the percentiles of each channel, for MR sequences of separate acquisitions.
     Raises:
         ValueError: unless 0 <= lower < upper <= 100.
-        DataError: in the call, if both percentiles are equal (nearly all of the image is one value), and for CT.
+        DataError: in the call, for equal percentiles (nearly all voxels have one value), and for CT.
     """
 
     def __init__(
@@ -219,16 +219,16 @@ class PercentileScale(RangeScale):
                 key=key,
                 expected=f"different percentiles {self.lower} and {self.upper}",
                 got=f"{low:g} for both",
-                remedy="The image is nearly constant: take it out, or crop its foreground first.",
+                remedy="The image is nearly constant: remove it, or crop its foreground first.",
             )
         return low, high
 
 
 class ForegroundZScore(RangeScale):
-    r"""Mean :math:`\mu` and standard deviation s of the foreground to 0 and 1/``limit``, clipped to [-1, 1].
+    r"""Maps mean :math:`\mu` and standard deviation s of the foreground to 0 and 1/``limit``, clipped to [-1, 1].
 
-    A z-score has no bounds, diffusion on [-1, 1] needs them: the range is :math:`\mu \pm limit \cdot s`. What lies
-    beyond is clipped, and ``meta["clipped_share_forward"]`` says how much that was.
+    A z-score has no bounds, but diffusion on [-1, 1] needs them: the range is :math:`\mu \pm limit \cdot s`. The
+    transform clips values beyond it, and records their share in ``meta["clipped_share_forward"]``.
 
     Args:
         foreground_above: voxels above this value are foreground (0: brain-extracted images, as in MONAI's ``nonzero``).
@@ -266,7 +266,7 @@ class ForegroundZScore(RangeScale):
                 key=key,
                 expected=f"a foreground (voxels above {self.foreground_above:g}) with contrast",
                 got=f"{len(foreground)} of {values.numel()} voxels, standard deviation {std:g}",
-                remedy="Choose foreground_above for this data, or take the image out.",
+                remedy="Choose foreground_above for this data, or remove the image.",
             )
         return {"low": low, "high": high, "mean": mean, "std": std}
 
@@ -278,7 +278,7 @@ class ForegroundZScore(RangeScale):
         return scaled
 
 
-_CT_REMEDY = "Use WindowHU, which keeps Hounsfield units, or set allow_ct=True to give them up knowingly."
+_CT_REMEDY = "Use WindowHU, which keeps Hounsfield units, or set allow_ct=True to lose them."
 
 
 def percentiles_of(image: torch.Tensor, percentiles: Any) -> list[float]:
@@ -289,7 +289,7 @@ def percentiles_of(image: torch.Tensor, percentiles: Any) -> list[float]:
 
 
 class IntensityTransformd(InvertibleDictionary):
-    """The dictionary form of an :class:`IntensityTransform`, whose problems name the key."""
+    """The dictionary form of an :class:`IntensityTransform`; its errors name the key."""
 
     def __init__(self, keys: KeysCollection, transform: IntensityTransform, allow_missing_keys: bool) -> None:
         super().__init__(keys, transform, allow_missing_keys)

@@ -1,9 +1,9 @@
-r"""Normal scores: values to what a standard normal variable has at the same rank, and back.
+r"""Normal scores: maps values to those of a standard normal variable at the same rank, and back.
 
 .. math::  z = \Phi^{-1}\!\Bigl(\frac{(n - 1)\,\ell + 1/2}{n}\Bigr), \qquad \ell = F(x) \in [0, 1],
 
 with F the empirical distribution of n training rows, linear between its quantiles, so that n values get the scores of n
-normal draws. Beyond the range of the training rows z goes on linearly, a standard deviation of the values to one of z.
+normal draws. Beyond the range of the training rows z continues linearly: a standard deviation of the values is 1 in z.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def score_of_level(level: Any, rows: int) -> Any:
 
 
 def level_of_score(score: Any, rows: int) -> Any:
-    r""":math:`\ell` of z, the inverse; 0 and 1 beyond the scores of the ends."""
+    r"""The inverse, :math:`\ell` of z; 0 and 1 beyond the scores of the ends."""
     return np.clip((ndtr(score) * rows - 0.5) / (rows - 1), 0, 1)
 
 
@@ -45,7 +45,7 @@ class GeneQuantiles:
     rows: int
 
     def as_dict(self) -> dict[str, Any]:
-        """The arguments of :class:`NormalScores`, for JSON; nine digits tell one float32 from the next."""
+        """The arguments of :class:`NormalScores`, for JSON; nine digits are exact for float32."""
         return {
             "quantiles": [[float(f"{value:.9g}") for value in level] for level in self.quantiles],
             "std": [float(f"{value:.9g}") for value in self.std],
@@ -54,8 +54,8 @@ class GeneQuantiles:
 
 
 def measure_quantiles(rows: Any, most: int = 100) -> GeneQuantiles:
-    """The quantiles of training rows [N, G], ``most`` at most, as float32, which rows are when they are read: a value
-    meets its own quantile.
+    """Measures at most ``most`` quantiles of training rows [N, G], in float32 like the rows: so a value equals its own
+    quantile.
 
     Raises:
         DataError: for fewer than two rows, or a value that is not finite.
@@ -71,10 +71,10 @@ def measure_quantiles(rows: Any, most: int = 100) -> GeneQuantiles:
 
 
 class NormalScores(InvertibleTransform):
-    """x [..., G] to normal scores gene by gene, and back.
+    """Maps x [..., G] to normal scores gene by gene, and back.
 
-    A value that several training rows share gets the middle of their levels, and comes back; a constant gene has
-    score 0, and comes back as its constant.
+    A value of several training rows gets the middle of their levels. A constant gene has score 0. The inverse restores
+    both.
 
     Args:
         quantiles, std, rows: of :func:`measure_quantiles`: [Q, G], [G] and a number.
@@ -97,13 +97,13 @@ class NormalScores(InvertibleTransform):
                 f"NormalScores needs two or more rising quantiles of each gene [Q, G] and a std [G], got "
                 f"{tuple(nodes.shape)} and {tuple(self.std.shape)}."
             )
-        self.nodes = nodes.T.contiguous()  # [G, Q], as searchsorted takes them
+        self.nodes = nodes.T.contiguous()  # [G, Q], the layout of searchsorted
         self.end = float(score_of_level(1.0, self.rows))
 
     def __call__(self, image: Any) -> Tensor:
         x: Tensor = convert_to_tensor(image, track_meta=isinstance(image, MetaTensor))
         values = self._columns(x)
-        # rising at ties on either side: the first and the last of the levels that share a value
+        # the first and the last of the levels of a value with ties
         below = self._level(values, right=False)
         above = self._level(values, right=True)
         beyond = (values - values.clamp(self.nodes[:, :1], self.nodes[:, -1:])) / self.std.clamp_min(1e-300)[:, None]
@@ -116,7 +116,7 @@ class NormalScores(InvertibleTransform):
         return mapped
 
     def inverse(self, image: Tensor) -> Tensor:
-        """x; takes the record off a ``MetaTensor``."""
+        """x; removes the record of a ``MetaTensor``."""
         score = self._columns(image)
         if isinstance(image, MetaTensor):
             self.pop_transform(image)
@@ -137,7 +137,7 @@ class NormalScores(InvertibleTransform):
         upper = torch.searchsorted(self.nodes, values, right=right).clamp(1, last)
         low, high = self.nodes.gather(1, upper - 1), self.nodes.gather(1, upper)
         step = high - low
-        # within a step of F (high = low): its upper end seen from the right, its lower one from the left
+        # at a step of F (high = low): its upper end from the right, its lower end from the left
         share = torch.where(step > 0, (values - low) / step.clamp_min(1e-300), float(right))
         level = (upper - 1 + share) / last
         return torch.where(values < self.nodes[:, :1], 0.0, torch.where(values > self.nodes[:, -1:], 1.0, level))

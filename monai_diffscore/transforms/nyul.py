@@ -1,9 +1,9 @@
-r"""Standardisation of MR intensities by landmarks of the histogram, after Nyul and Udupa.
+r"""Standardises MR intensities by landmarks of the histogram, after Nyul and Udupa.
 
-Percentiles :math:`k_0 < \dots < k_n` of an image (its knots) go to standard positions
-:math:`s_0 = -1 < \dots < s_n = 1`, piecewise linearly between them and clipped outside. The positions are learnt: each
-training image's knots, affinely brought to [-1, 1], averaged over the images. The map is invertible because both
-sequences increase strictly; knots that coincide in an image (few grey levels) are left out for it.
+Percentiles :math:`k_0 < \dots < k_n` of an image (its knots) map to standard positions
+:math:`s_0 = -1 < \dots < s_n = 1`, piecewise linearly between them and clipped outside. The positions are means over
+the training images of their knots, scaled to [-1, 1]. The map is invertible because both sequences increase strictly;
+an image with equal knots (few grey levels) drops the repeated ones.
 
 Source: Nyul and Udupa 1999, Magn. Reson. Med. 42:1072-1081; Nyul, Udupa and Zhang 2000, IEEE Trans. Med. Imaging
 19:143-150.
@@ -35,17 +35,17 @@ KNOTS = ("image", "cohort")
 
 
 class NyulStandardize(IntensityTransform):
-    """Piecewise linear map of an image's histogram landmarks to standard ones in [-1, 1]; :meth:`fit` learns those.
+    """Maps an image's histogram landmarks piecewise linearly to standard ones in [-1, 1]; :meth:`fit` measures these.
 
     Args:
-        landmarks: what :meth:`fit` made, or its JSON file: ``percentiles``, ``standard`` positions in [-1, 1] and the
+        landmarks: of :meth:`fit`, or its JSON file: ``percentiles``, ``standard`` positions in [-1, 1] and the
             ``cohort``'s median knots in raw intensities, all of one length.
-        knots: "image" measures the knots of each image. "cohort" takes the cohort's medians: for **generated** images,
-            which have no histogram of their own before they exist.
+        knots: "image" measures the knots of each image. "cohort" takes the cohort's medians, for **generated** images,
+            which have no histogram before they exist.
         nan_policy: see :class:`~monai_diffscore.transforms.intensity.IntensityTransform`.
     Raises:
         ValueError: for landmarks that do not increase, or another choice of knots.
-        DataError: in the call, for an image that is nearly constant; for a file that is not there.
+        DataError: in the call, for a nearly constant image; for a missing file.
     """
 
     def __init__(
@@ -65,10 +65,10 @@ class NyulStandardize(IntensityTransform):
     def fit(
         cls, images: Iterable[torch.Tensor], percentiles: Sequence[float] = PERCENTILES, nan_policy: str = "raise"
     ) -> NyulStandardize:
-        """Learns the standard positions from training images (crop the air away first).
+        """Measures the standard positions on training images (crop the air first).
 
         Raises:
-            DataError: if there is no image; for one whose landmarks coincide.
+            DataError: for no image, or an image with equal landmarks.
         """
         rows = []
         for image in images:
@@ -78,7 +78,7 @@ class NyulStandardize(IntensityTransform):
                     source_of(image),
                     expected=f"percentiles {tuple(percentiles)} that increase strictly",
                     got=f"{[float(f'{knot:g}') for knot in knots]}",
-                    remedy="Crop the background away, fit on other images, or choose fewer percentiles.",
+                    remedy="Crop the background, fit on other images, or choose fewer percentiles.",
                 )
             rows.append(knots)
         if not rows:
@@ -110,11 +110,11 @@ class NyulStandardize(IntensityTransform):
                 expected=f"different percentiles {self.landmarks['percentiles'][0]:g} and "
                 f"{self.landmarks['percentiles'][-1]:g}",
                 got=f"{knots[0]:g} for both",
-                remedy="The image is nearly constant: take it out, or crop its foreground first.",
+                remedy="The image is nearly constant: remove it, or crop its foreground first.",
             )
-        kept = np.concatenate([[True], np.diff(knots) > 0])
-        knots, standard = knots[kept], standard[kept]
-        # a coincidence at the upper end leaves out the last position: the ends stay -1 and 1
+        distinct = np.concatenate([[True], np.diff(knots) > 0])
+        knots, standard = knots[distinct], standard[distinct]
+        # equal knots at the upper end drop the last position: set the ends to -1 and 1
         standard[0], standard[-1] = -1.0, 1.0
         return {
             "low": float(knots[0]),
@@ -146,7 +146,7 @@ def _read(path: str | Path) -> dict[str, Any]:
             path,
             expected="landmarks that NyulStandardize.fit(images).save(path) wrote",
             got="no such file",
-            remedy="Fit them on the training images first.",
+            remedy="Fit the landmarks on the training images first.",
         )
     landmarks: dict[str, Any] = json.loads(Path(path).read_text())
     return landmarks

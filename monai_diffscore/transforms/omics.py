@@ -1,4 +1,4 @@
-r"""Expression to what a score model learns, and back.
+r"""Maps expression to the input of a score model, and back.
 
 =============================  ===============================================  =====================================
 transform                      y                                                inverse
@@ -7,8 +7,8 @@ transform                      y                                                
 :class:`StandardizeGenes`      :math:`(x - m_g) / s_g`                           :math:`x = m_g + s_g\,y`
 =============================  ===============================================  =====================================
 
-l is the total of the **whole** cell and is kept: without it the depth of a cell is lost, and no count comes back. All
-work on one row [G] and on a batch [B, G]; a ``MetaTensor`` carries what the inverse needs.
+l is the total of the **whole** cell; the inverse needs it to restore counts. All transforms take one row [G] or a batch
+[B, G]; a ``MetaTensor`` records the arguments of the inverse.
 """
 
 from __future__ import annotations
@@ -33,14 +33,15 @@ from monai_diffscore.transforms.intensity import source_of
 
 
 class LogNormalize(InvertibleTransform):
-    r"""Counts x [..., G] to :math:`\log(1 + s\,x / l)`.
+    r"""Maps counts x [..., G] to :math:`\log(1 + s\,x / l)`.
 
     Args:
-        target_sum: s, the total that all cells are brought to.
-        counts: x must be, and comes back as, integers from 0; else any numbers from 0 (TPM, intensities).
+        target_sum: s, the total of every cell after scaling.
+        counts: x is integers from 0, and the inverse rounds to integers; false takes any numbers from 0 (TPM,
+            intensities).
     Raises:
         ValueError: unless target_sum > 0.
-        DataError: in the call, for anything but counts (z-scored, log-normalised), and for a total that is not > 0.
+        DataError: in the call, for values that are no counts (z-scores, logarithms), and for a total that is not > 0.
     """
 
     backend = [TransformBackends.TORCH]  # noqa: RUF012  # MONAI's form
@@ -51,7 +52,7 @@ class LogNormalize(InvertibleTransform):
         self.target_sum, self.counts = float(target_sum), counts
 
     def __call__(self, image: Any, library: Any = None, key: str = "image") -> Tensor:
-        """``library``: l [...], the totals of whole cells; None sums the genes of ``image``, if they are all."""
+        """``library``: l [...], the totals of whole cells; None sums ``image``, which must have all genes."""
         x: Tensor = convert_to_tensor(image, dtype=torch.float32, track_meta=isinstance(image, MetaTensor))
         values = convert_to_tensor(x, track_meta=False)
         if self.counts:
@@ -63,7 +64,7 @@ class LogNormalize(InvertibleTransform):
                 key=key,
                 expected=f"a total > 0 for each cell, of shape {tuple(x.shape[:-1])}",
                 got=f"shape {tuple(total.shape)}, from {float(total.min()):g}",
-                remedy="Take empty cells out; give the totals of whole cells as library.",
+                remedy="Remove empty cells; give the totals of whole cells as library.",
             )
         scale = (self.target_sum / total).to(x).unsqueeze(-1)
         mapped: Tensor = torch.log1p(x * scale)
@@ -72,7 +73,7 @@ class LogNormalize(InvertibleTransform):
         return mapped
 
     def inverse(self, image: Tensor, library: Any = None) -> Tensor:
-        """x; the totals are the recorded ones, or ``library`` where generated rows have none recorded."""
+        """x, by ``library``, else by the recorded totals; generated rows have no record."""
         if isinstance(image, MetaTensor) and library is None:
             library = self.pop_transform(image)["extra_info"]["library"]
         if library is None:
@@ -103,12 +104,12 @@ class LogNormalized(InvertibleDictionary):
 
 @dataclass(frozen=True)
 class GeneScale:
-    """Mean and standard deviation of each gene in the training rows, and what is left to the network.
+    """Mean and standard deviation of each gene in the training rows, and of all standardised values.
 
     Args:
-        mean, std: [G]; a gene that is constant has std 0, and is kept at its mean.
-        sigma_data: standard deviation of all standardised values: 1 but for constant genes.
-        rows: number that they were measured on.
+        mean, std: [G]; a constant gene has std 0, and keeps its mean.
+        sigma_data: standard deviation of all standardised values; below 1 only because of constant genes.
+        rows: number of training rows.
     """
 
     mean: tuple[float, ...]
@@ -117,16 +118,16 @@ class GeneScale:
     rows: int
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON: the arguments of :class:`StandardizeGenes`, with sigma_data and rows."""
+        """The arguments of :class:`StandardizeGenes`, with sigma_data and rows, for JSON."""
         return {"mean": list(self.mean), "std": list(self.std), "sigma_data": self.sigma_data, "rows": self.rows}
 
 
 def measure_gene_scale(batches: Iterable[Any]) -> GeneScale:
-    """Mean and standard deviation (population) of each gene, in one pass over batches [n, G] of **training** rows,
-    dense or sparse; float64, merged pairwise (Chan et al. 1979), so that large means lose nothing.
+    """Measures mean and standard deviation (population) of each gene in one pass over batches [n, G] of **training**
+    rows, dense or sparse; in float64, merged pairwise (Chan et al. 1979), which is accurate for large means.
 
     Raises:
-        DataError: if there are fewer than two rows, or a value is not finite.
+        DataError: for fewer than two rows, or a value that is not finite.
     """
     count, mean, squares = 0, np.zeros(1), np.zeros(1)
     for batch in batches:
@@ -145,19 +146,17 @@ def measure_gene_scale(batches: Iterable[Any]) -> GeneScale:
     std[std <= 1e-7 * np.maximum(1, np.abs(mean))] = 0
     sigma_data = float(np.sqrt(np.mean(std > 0)))
     if sigma_data == 0:
-        raise DataError(
-            "the training rows", expected="genes that vary", got="constant ones", remedy="Look at what was read."
-        )
+        raise DataError("the training rows", expected="genes that vary", got="constant genes", remedy="Check the data.")
     return GeneScale(tuple(mean.tolist()), tuple(std.tolist()), sigma_data, count)
 
 
 class StandardizeGenes(InvertibleTransform):
-    """x [..., G] to :math:`(x - m_g) / s_g`; a constant gene (:math:`s_g = 0`) to 0, and back to its mean.
+    """Maps x [..., G] to :math:`(x - m_g) / s_g`; a constant gene (:math:`s_g = 0`) to 0, and back to its mean.
 
     Args:
         mean, std: m and s [G], of :func:`measure_gene_scale`.
     Raises:
-        ValueError: if they differ in length or a std is negative; in the call, for another number of genes.
+        ValueError: for different lengths or a negative std; in the call, for another number of genes.
     """
 
     backend = [TransformBackends.TORCH]  # noqa: RUF012  # MONAI's form
@@ -180,7 +179,7 @@ class StandardizeGenes(InvertibleTransform):
         return mapped
 
     def inverse(self, image: Tensor) -> Tensor:
-        """x; takes the record off a ``MetaTensor``."""
+        """x; removes the record of a ``MetaTensor``."""
         self._check(image)
         if isinstance(image, MetaTensor):
             self.pop_transform(image)

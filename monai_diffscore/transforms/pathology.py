@@ -1,7 +1,7 @@
-r"""Colours of pathology tiles: to [-1, 1] and back, from one slide's stains to another's, and randomly varied.
+r"""Transforms colours of pathology tiles: to [-1, 1] and back, to another slide's stains, and at random.
 
-Tiles are [3, H, W] with values 0 to 255. All but :class:`ToRGB` are invertible, and record in the ``MetaTensor`` what
-they did.
+Tiles are [3, H, W] with values 0 to 255. All transforms except :class:`ToRGB` are invertible, and record their
+parameters in the ``MetaTensor``.
 
 - :class:`ScaleRGB`: :math:`x = I/127.5 - 1`.
 - :class:`NormalizeStains`: linear in optical density, with the bases M of two slides (residual direction included),
@@ -14,8 +14,8 @@ they did.
   After Tellez et al. 2018, "Whole-slide mitosis detection in H&E breast histology using PHH3 as a reference", IEEE TMI
   37(9).
 
-The records come from :mod:`monai_diffscore.transforms.pathology_stains`, fitted once a slide. NaN stands for "not seen"
-in a context beyond the slide; it is refused unless ``allow_nan``, and then passes through.
+The records come from :mod:`monai_diffscore.transforms.pathology_stains`, fitted once a slide. NaN marks unseen pixels
+of a context beyond the slide; ``allow_nan`` lets it pass, else it is an error.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _BACKEND = [TransformBackends.TORCH]
 
 
 class ToRGB(Transform):
-    """8-bit RGB, explicitly: see :func:`~monai_diffscore.transforms.colours.as_rgb8`.
+    """Converts to 8-bit RGB, see :func:`~monai_diffscore.transforms.colours.as_rgb8`.
 
     Args:
         value_range: values of black and white, needed for 16-bit and float tiles.
@@ -55,7 +55,7 @@ class ToRGB(Transform):
 
 
 class _Invertible(InvertibleTransform):
-    """Checks a tile, maps it in float32, records how, and maps it back; subclasses say how."""
+    """Checks a tile, maps it in float32, records the parameters, and maps it back; subclasses implement the maps."""
 
     backend = _BACKEND
 
@@ -68,15 +68,15 @@ class _Invertible(InvertibleTransform):
     def backward(self, image: Tensor, record: dict[str, Any]) -> Tensor:
         raise NotImplementedError
 
-    def __call__(self, image: Tensor, **given: Any) -> Tensor:  # type: ignore[override]
+    def __call__(self, image: Tensor, **parameters: Any) -> Tensor:  # type: ignore[override]
         _check(image, self.allow_nan)
-        record = {"dtype": str(image.dtype).removeprefix("torch."), **given}
+        record = {"dtype": str(image.dtype).removeprefix("torch."), **parameters}
         mapped = _like(self.forward(torch.as_tensor(image).as_subclass(Tensor).float(), record), image)
         self.push_transform(mapped, extra_info=record)
         return mapped
 
     def inverse(self, image: Tensor) -> Tensor:
-        """The tile as it was, in its own type: rounded and clipped if that was integer."""
+        """The tile before the map, in its own type; an integer type is rounded and clipped."""
         record = self.pop_transform(image)["extra_info"]
         restored = self.backward(torch.as_tensor(image).as_subclass(Tensor).float(), record)
         dtype = getattr(torch, record["dtype"])
@@ -88,12 +88,12 @@ class _Invertible(InvertibleTransform):
 
 
 class ScaleRGB(_Invertible):
-    """0..255 to [-1, 1]: ``x = I/127.5 - 1``, exactly undone for 8-bit tiles.
+    """Maps 0..255 to [-1, 1]: ``x = I/127.5 - 1``; the inverse is exact for 8-bit tiles.
 
-    The inverse clips to [-1, 1], which a model may leave slightly, and says so in ``meta["clipped_share"]``.
+    Samples of a model may leave [-1, 1] slightly: the inverse clips them and records ``meta["clipped_share"]``.
 
     Args:
-        allow_nan: let NaN (pixels that were not seen) pass.
+        allow_nan: let NaN (unseen pixels) pass.
     Raises:
         DataError: for another shape, values outside 0..255, NaN, or float tiles that look like [0, 1].
     """
@@ -108,10 +108,10 @@ class ScaleRGB(_Invertible):
 
 
 class _MappedColours(_Invertible):
-    """A map of colours that may leave 0..255, where it is clipped; the record says how much of the tile that was."""
+    """A map of colours that may leave 0..255; clips them, and records the clipped share of the tile."""
 
     def _clip(self, image: Tensor, record: dict[str, Any]) -> Tensor:
-        # 1e-3 grey levels: rounding of the map itself
+        # rounding of the map alone gives up to 1e-3 grey levels
         record["clipped_share"] = float(((image < -1e-3) | (image > 255 + 1e-3)).float().mean())
         return image.clip(0, 255)
 
@@ -134,11 +134,11 @@ class _MappedDensity(_MappedColours):
 
 
 class NormalizeStains(_MappedDensity):
-    """From the stains of one slide to those of a target.
+    """Maps the stains of one slide to those of a target.
 
     Args:
-        target: stains to have.
-        source: stains of the slide; may be given in the call instead.
+        target: stains of the result.
+        source: stains of the slide; an argument of the call overrides them.
         allow_nan: let NaN pass.
     """
 
@@ -149,7 +149,7 @@ class NormalizeStains(_MappedDensity):
     def __call__(self, image: Tensor, source: Stains | None = None) -> Tensor:  # type: ignore[override]
         source = source or self.source
         if source is None:
-            raise ValueError("NormalizeStains needs the stains of the slide (source): fit_slide(path) finds them.")
+            raise ValueError("NormalizeStains needs the stains of the slide (source): fit_slide(path) fits them.")
         return super().__call__(image, matrix=self._matrix(source).tolist(), white=source.white, new=self.target.white)
 
     def _matrix(self, source: Stains) -> Tensor:
@@ -189,7 +189,7 @@ class JitterStains(_MappedDensity):
     def __call__(self, image: Tensor, stains: Stains | None = None) -> Tensor:  # type: ignore[override]
         stains = stains or self.stains
         if stains is None:
-            raise ValueError("JitterStains needs the stains of the slide: fit_slide(path) finds them.")
+            raise ValueError("JitterStains needs the stains of the slide: fit_slide(path) fits them.")
         basis = stains.basis()
         scale = torch.diag(torch.tensor([*self.scale, 1.0], dtype=torch.float64))
         matrix = torch.linalg.inv(basis) @ scale @ basis
@@ -207,10 +207,10 @@ class RandJitterStains(RandomizableTransform, InvertibleTransform):
     """:class:`JitterStains` with random numbers: scale from 1 - s to 1 + s, shift from -b to b, for each stain.
 
     Args:
-        stains: of the slide; may be given in the call instead.
+        stains: of the slide; an argument of the call overrides them.
         scale_range: s, below 1.
         shift_range: b, in optical density.
-        prob: probability to do anything.
+        prob: probability of a change.
         allow_nan: let NaN pass.
     """
 
@@ -233,7 +233,7 @@ class RandJitterStains(RandomizableTransform, InvertibleTransform):
         self.jitter = JitterStains(stains, allow_nan=allow_nan)
 
     def randomize(self, data: Any = None) -> None:
-        """Draws whether, and how much; the deterministic twin is :attr:`jitter`."""
+        """Draws whether to jitter, and the numbers; :attr:`jitter` is the deterministic transform."""
         super().randomize(data)
         scale = self.R.uniform(1 - self.scale_range, 1 + self.scale_range, 2)
         shift = self.R.uniform(-self.shift_range, self.shift_range, 2)
@@ -251,19 +251,19 @@ class RandJitterStains(RandomizableTransform, InvertibleTransform):
         if not record["jittered"]:
             return image
         recorded = JitterStains()
-        # the record of the twin holds all that its inverse needs; its own name and id belong to another object
+        # the record is complete for the inverse, but has the id of another object
         image.applied_operations[-1]["id"] = id(recorded)  # type: ignore[attr-defined]
         return recorded.inverse(image)
 
 
 class NormalizeReinhard(_MappedColours):
-    """Mean and standard deviation in CIELAB of one slide to those of a target.
+    """Maps mean and standard deviation of one slide in CIELAB to those of a target.
 
-    Glass is moved with the tissue: look at the result where there is much of it.
+    The map moves the colour of glass too: check the result on tiles with much glass.
 
     Args:
-        target: statistics to have.
-        source: statistics of the slide; may be given in the call instead.
+        target: statistics of the result.
+        source: statistics of the slide; an argument of the call overrides them.
     """
 
     def __init__(self, target: LabStatistics, source: LabStatistics | None = None) -> None:
@@ -273,7 +273,7 @@ class NormalizeReinhard(_MappedColours):
     def __call__(self, image: Tensor, source: LabStatistics | None = None) -> Tensor:  # type: ignore[override]
         source = source or self.source
         if source is None:
-            raise ValueError("NormalizeReinhard needs the statistics of the slide (source): fit_slide finds them.")
+            raise ValueError("NormalizeReinhard needs the statistics of the slide (source): fit_slide fits them.")
         scale = [new / old for new, old in zip(self.target.std, source.std, strict=True)]
         return super().__call__(image, scale=scale, mean=source.mean, new_mean=self.target.mean)
 
@@ -287,12 +287,12 @@ class NormalizeReinhard(_MappedColours):
 
 
 def _through_lab(image: Tensor, change: Any) -> Tensor:
-    """The tile after ``change`` in CIELAB; not clipped at white, at black by the gamut of XYZ."""
+    """The tile after ``change`` in CIELAB; clipped only at black, by the gamut of XYZ."""
     from skimage.color import lab2xyz, rgb2lab
 
     lab = rgb2lab(image.double().permute(1, 2, 0).numpy() / 255)
     xyz = lab2xyz(change(lab))
-    # skimage's xyz2rgb clips to [0, 1] without a word; clipping is recorded by the caller
+    # not skimage's xyz2rgb, which clips to [0, 1] silently; the caller clips, and records the share
     linear = xyz @ _XYZ_TO_RGB.T
     encoded = np.where(linear > 0.0031308, 1.055 * np.abs(linear) ** (1 / 2.4) - 0.055, 12.92 * linear)
     return torch.from_numpy(255 * encoded).permute(2, 0, 1).float()
@@ -318,13 +318,13 @@ def _like(mapped: Tensor, image: Tensor) -> Tensor:
 
 
 def _check(image: Tensor, allow_nan: bool) -> None:
-    """Raises a DataError unless the tile is [3, H, W] in 0..255: conversion is the business of :class:`ToRGB`."""
+    """Raises a DataError unless the tile is [3, H, W] in 0..255; :class:`ToRGB` converts others."""
     plain = torch.as_tensor(image).as_subclass(Tensor)
     finite = plain.isfinite() if plain.is_floating_point() else None
     bad = 0 if finite is None else int((~(finite | plain.isnan()) if allow_nan else ~finite).sum())
     values = plain if finite is None else plain[finite]
     low, high = (float(values.min()), float(values.max())) if values.numel() else (0.0, 0.0)
-    # no 8-bit tile that is not black is darker than 1; a float tile of [0, 1] is what MONAI's readers may give
+    # only a black 8-bit tile stays below 1; a float tile in [0, 1] may come from MONAI's readers
     unit = finite is not None and 0 < high <= 1 and bool((values % 1 != 0).any())
     if plain.ndim != 3 or len(plain) != 3 or plain.dtype == torch.bool or bad or low < 0 or high > 255 or unit:
         raise DataError(

@@ -1,4 +1,4 @@
-"""The dictionary forms of :mod:`monai_diffscore.transforms.pathology`; stains are looked up by the tile's slide."""
+"""The dictionary forms of :mod:`monai_diffscore.transforms.pathology`; they look stains up by the tile's slide."""
 
 from __future__ import annotations
 
@@ -74,9 +74,9 @@ class _OfSlide(InvertibleDictionary):
             raise DataError(
                 slide,
                 key=self.slide_key,
-                expected=f"a slide whose stains were fitted, one of {len(self.records)}",
+                expected=f"a slide with fitted stains, one of {len(self.records)}",
                 got="none of them",
-                remedy="Fit it: fit_slides(cases).",
+                remedy="Fit its stains: fit_slides(cases).",
             )
         return self.records[str(slide)]
 
@@ -89,7 +89,7 @@ class NormalizeStainsd(_OfSlide):
 
     Args:
         keys: of tiles.
-        target: stains to have.
+        target: stains of the result.
         records: stains of each slide, from ``fit_slides``.
         slide_key: key of the tile's slide.
         allow_nan: let NaN pass.
@@ -122,12 +122,12 @@ class NormalizeReinhardd(_OfSlide):
 
 
 class RandJitterStainsd(_OfSlide, RandomizableTransform):
-    """Dictionary form of :class:`RandJitterStains`: all keys of an item are jittered alike.
+    """Dictionary form of :class:`RandJitterStains`; jitters all keys of an item alike.
 
     Args:
         keys: of tiles, such as ``["image", "context"]``.
         records: stains of each slide, from ``fit_slides``.
-        scale_range, shift_range, prob: as there.
+        scale_range, shift_range, prob: of :class:`RandJitterStains`.
         slide_key: key of the tile's slide.
         allow_nan: let NaN pass.
     """

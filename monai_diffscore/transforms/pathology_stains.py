@@ -1,20 +1,20 @@
-r"""The stains of a slide: what colours they have and how strong they are, fitted **once a slide**, never a tile.
+r"""Fits the stains of a slide, their colours and concentrations, **once a slide**, never a tile.
 
 In optical density (:mod:`monai_diffscore.transforms.colours`) a pixel is a sum of stains,
 
 .. math::  OD = c\,M, \qquad M = \text{rows of unit length: stain 1, stain 2, residual},
 
-with concentrations c. The third row is orthogonal to both stains, so M is square, and nothing of a pixel is lost. The
-first stain is the one that takes more red (haematoxylin).
+with concentrations c. The third row is orthogonal to both stains, so that M is invertible and keeps every colour. The
+first stain absorbs more red (haematoxylin).
 
 - :func:`fit_macenko`: the extreme directions of the OD in the plane of its two largest singular vectors. Macenko et
   al. 2009, "A method for normalizing histology slides for quantitative analysis", ISBI, section 2.
 - :func:`fit_vahadane`: sparse non-negative factorisation, the minimum over c >= 0 and M >= 0 of
   :math:`\tfrac12 \lVert OD - cM\rVert^2 + \lambda\lVert c\rVert_1`, by scikit-learn's online dictionary learning,
-  started at Macenko's answer. After Vahadane et al. 2016, "Structure-preserving color normalization and sparse stain
+  started at Macenko's stains. After Vahadane et al. 2016, "Structure-preserving color normalization and sparse stain
   separation for histological images", IEEE TMI 35(8).
 - :func:`fit_reinhard`: mean and standard deviation in CIELAB. After Reinhard et al. 2001, "Color transfer between
-  images", IEEE CG&A 21(5), who take another opponent colour space.
+  images", IEEE CG&A 21(5), who use another opponent colour space.
 
 A record is a frozen dataclass of plain numbers: ``json.dumps(asdict(record))`` writes it, and
 ``Stains(**json.loads(text))`` reads it.
@@ -36,7 +36,7 @@ from monai_diffscore.transforms.colours import optical_density
 logger = logging.getLogger(__name__)
 
 _WHITE = (255.0, 255.0, 255.0)
-#: below these two stains cannot be told from one: squared singular values, and degrees between the vectors
+#: two stains are not distinct below this ratio of squared singular values, or this angle between vectors in degrees
 _LEAST_RATIO, _LEAST_ANGLE = 1e-3, 5.0
 _LEAST_PIXELS = 100
 
@@ -54,7 +54,7 @@ class Stains:
         matrix: their optical density of red, green and blue, two rows of unit length.
         concentrations: the 99th percentile of each, over the tissue.
         white: colour of the glass, 0 to 255.
-        method: how they were found.
+        method: name of the fit.
     """
 
     matrix: tuple[tuple[float, float, float], tuple[float, float, float]]
@@ -74,7 +74,7 @@ class Stains:
                 got=f"{self.matrix}, {apart:.1f} degrees apart, with concentrations {self.concentrations}",
                 remedy="A slide of one stain has no second to normalise: use Reinhard, or leave it as it is.",
             )
-        # JSON gives lists, and a user may not normalise; what is normalised keeps its last bit
+        # rows of a user may lack unit length; rows of unit length keep their last bit
         norms = np.where(np.abs(norms - 1) < 1e-12, 1.0, norms)
         object.__setattr__(self, "matrix", tuple(map(tuple, (rows / norms[:, None]).tolist())))
         object.__setattr__(self, "concentrations", tuple(self.concentrations))
@@ -114,15 +114,15 @@ REFERENCE_HE = Stains(((0.65, 0.70, 0.29), (0.07, 0.99, 0.11)), (1.9705, 1.0308)
 def fit_macenko(
     pixels: np.ndarray, white: Sequence[float] = _WHITE, least_density: float = 0.15, percentile: float = 1.0
 ) -> Stains:
-    """The two stains of tissue pixels.
+    """The two stains of tissue pixels, by Macenko's method.
 
     Args:
         pixels: uint8 [N, 3], of the whole slide.
         white: colour of its glass.
-        least_density: fainter pixels (in any colour) do not vote; Macenko's beta.
+        least_density: smallest optical density, in each colour, of the pixels in the fit; Macenko's beta.
         percentile: share of outliers on either side, in percent; Macenko's alpha.
     Raises:
-        DataError: if there are fewer than 100 pixels dense enough, or the slide has one stain.
+        DataError: for fewer than 100 pixels of this density, or a slide of one stain.
     """
     density = _density(pixels, white)
     stained = _stained(density, least_density)
@@ -148,13 +148,13 @@ def fit_vahadane(
     sparsity: float = 0.02,
     most: int = 20_000,
 ) -> Stains:
-    """The two stains of tissue pixels by sparse non-negative factorisation: most pixels hold mainly one of them.
+    """The two stains of tissue pixels by sparse non-negative factorisation: most pixels contain mainly one stain.
 
     Args:
         pixels, white, least_density: as for :func:`fit_macenko`.
         sparsity: weight of the sum of concentrations beside half the squared error, for vectors of unit length. The
             paper's 0.1 draws the vectors together: 4 to 6 degrees off on a synthetic slide, 2 to 3 with 0.02.
-        most: at most this many pixels, evenly chosen.
+        most: largest number of pixels in the fit, evenly chosen.
     Raises:
         DataError: as :func:`fit_macenko`.
     """
@@ -172,10 +172,10 @@ def fit_vahadane(
 
 
 def fit_reinhard(pixels: np.ndarray, white: Sequence[float] = _WHITE) -> LabStatistics:
-    """Mean and standard deviation of tissue pixels uint8 [N, 3] in CIELAB; ``white`` is not looked at.
+    """Mean and standard deviation of tissue pixels uint8 [N, 3] in CIELAB; ignores ``white``.
 
     Raises:
-        DataError: if there are fewer than 100 pixels, or they have one colour.
+        DataError: for fewer than 100 pixels, or pixels of one colour.
     """
     from skimage.color import rgb2lab
 
@@ -207,7 +207,7 @@ def _enough(count: int, what: str) -> None:
             "the slide",
             expected=f"at least {_LEAST_PIXELS} pixels {what}",
             got=f"{count}",
-            remedy="A blank slide has no stain: take it out. Fit on the whole slide, never on a tile.",
+            remedy="A blank slide has no stain: remove it. Fit on the whole slide, never on a tile.",
         )
 
 
@@ -220,7 +220,7 @@ def _plane(stained: np.ndarray) -> tuple[np.ndarray, float]:
 
 def _record(vectors: np.ndarray, density: np.ndarray, white: Sequence[float], method: str) -> Stains:
     vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True).clip(1e-12)
-    vectors = vectors[np.argsort(-vectors[:, 0])]  # the first takes more red
+    vectors = vectors[np.argsort(-vectors[:, 0])]  # the first absorbs more red
     strongest = np.percentile(density @ np.linalg.pinv(vectors), 99, axis=0)
     first, second = (tuple(map(float, row.round(6))) for row in vectors)
     red, green, blue = map(float, white)

@@ -1,11 +1,11 @@
-r"""Profiles in the space of a few principal components, for data with far more genes than samples.
+r"""Maps profiles to a few principal components, and back, for data with far more genes than samples.
 
 .. math::  z_k = v_k^\top (x - m) / s_k, \qquad x = m + \sum_k s_k z_k v_k + r \odot \epsilon, \quad
            \epsilon \sim N(0, I),
 
-with the axes :math:`v_k` and standard deviations :math:`s_k` of the training rows, and r the standard deviation of what
-the components leave of each gene. What generated rows get back is the **distribution** of that rest, so that every gene
-keeps its variance; a row that was measured does not get its own rest back.
+with the axes :math:`v_k` and standard deviations :math:`s_k` of the training rows, and r the standard deviation of the
+rest of each gene, which the components do not explain. The inverse draws the rest from its **distribution**, so that
+every gene keeps its variance; it does not restore the rest of a measured row.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ class Components:
 
 
 def measure_components(rows: Any, count: int) -> Components:
-    """The first ``count`` principal components of training rows [N, G], genes unscaled.
+    """Measures the first ``count`` principal components of training rows [N, G], without scaling of genes.
 
     Raises:
-        DataError: unless 1 <= count <= N - 2, and the rows have as many: genes, or the groups whose means were taken
-            out, leave fewer.
+        DataError: unless 1 <= count <= N - 2 and the rows have rank ``count``, which few genes or subtracted group
+            means may lower.
     """
     values = np.asarray(rows, dtype=np.float64)
     mean = values.mean(0)
@@ -65,11 +65,11 @@ def measure_components(rows: Any, count: int) -> Components:
 
 
 class PrincipalComponents(InvertibleTransform):
-    """x [..., G] to z [..., K] and back.
+    """Maps x [..., G] to z [..., K] and back.
 
     Args:
         axes, scales, mean, rest: of :func:`measure_components`.
-        seed: of the rest that the inverse adds; it is a function of the seed and of z.
+        seed: of the rest that the inverse adds; the rest is a function of the seed and of z.
     Raises:
         ValueError: for sizes that do not fit, here and in the call.
     """
@@ -98,7 +98,7 @@ class PrincipalComponents(InvertibleTransform):
         return mapped
 
     def inverse(self, image: Tensor) -> Tensor:
-        """x with a rest drawn for it; takes the record off a ``MetaTensor``."""
+        """x with a random rest; removes the record of a ``MetaTensor``."""
         self._check(image, len(self.scales))
         if isinstance(image, MetaTensor):
             self.pop_transform(image)

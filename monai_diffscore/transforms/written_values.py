@@ -1,14 +1,14 @@
-r"""How values are written in the cells of a table, and the numbers that they stand for.
+r"""Reads the texts in the cells of a table as numbers, dates and times, and writes them again.
 
 ===============  ===============================  =====================================================
-written          such as                          stands for
+kind             examples                         value
 ===============  ===============================  =====================================================
 number           ``27.5``, ``27,5``, ``7,000``    27.5, 27.5, 7000
-censored number  ``<5``, ``> 100``                a number just beyond the limit; written as it came
+censored number  ``<5``, ``> 100``                a number just beyond the limit; the text stays
 date             ``2024-03-01``, ``1.3.2024``     days since 1970
 date and time    ``2024-03-01 07:45``             minutes, or seconds where these are written
 time of day      ``07:45``                        minutes, or seconds
-code             ``007``, ``02139``               itself: a text
+code             ``007``, ``02139``               the text
 ===============  ===============================  =====================================================
 """
 
@@ -19,11 +19,11 @@ import re
 import numpy as np
 import pandas as pd
 
-#: what stands for a missing value anywhere in a text file; "None" may be an answer
+#: marks of a missing value anywhere in a text file; not "None", which may be an answer
 MISSING = ("", "NA", "N/A", "n/a", "NaN", "nan", "<NA>", "null", "NULL", "#N/A", "#NA", "#N/A N/A", "NaT")
-#: what does so among numbers, dates and times alone: elsewhere "-" and "?" may be answers
+#: marks of a missing value only among numbers, dates and times; elsewhere "-" and "?" may be answers
 MISSING_AMONG_NUMBERS = (".", "..", "-", "--", "?", "*", "#VALUE!", "#DIV/0!", "#REF!", "#NUM!", "#NAME?", "#NULL!")
-#: how dates and times of day may be written; of two that fit, the first is taken
+#: formats of dates and times of day; the first that fits is used
 MOMENTS = (
     "%Y-%m-%d", "%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%Y/%m/%d", "%d-%m-%Y", "%d-%b-%Y", "%d %b %Y", "%d.%m.%y",
     "%d/%m/%y", "%m/%d/%y", "%H:%M", "%H:%M:%S", "%I:%M %p",
@@ -41,11 +41,11 @@ _LIMIT = re.compile(r"\s*(<=?|>=?|\u2264|\u2265)\s*(.+)")
 
 
 def writes_decimal_commas(columns: list[pd.Series], likely: bool) -> bool:
-    """Whether numbers have a decimal comma: in some column commas cannot separate thousands.
+    """Whether numbers have a decimal comma: the commas of some column cannot separate thousands.
 
     Args:
         columns: texts, without missing ones.
-        likely: what to say where nothing tells, such as of ``7,000`` alone.
+        likely: the answer for ambiguous columns, such as one of ``7,000`` only.
     """
     doubtful = False
     for column in columns:
@@ -59,7 +59,7 @@ def writes_decimal_commas(columns: list[pd.Series], likely: bool) -> bool:
 
 
 def number_of(text: str, decimal_comma: bool = False) -> float | None:
-    """The number that a text is, with separators of thousands or without; None for a code (``007``) and other text."""
+    """The number in a text, with or without separators of thousands; None for a code (``007``) and other text."""
     text = text.strip()
     if _CODE.fullmatch(text):
         return None
@@ -85,7 +85,7 @@ def limit_of(text: str, decimal_comma: bool = False) -> tuple[str, float] | None
 
 
 def find_moment(texts: pd.Series) -> str | None:
-    """The format in which all texts are dates or times of day and come back letter by letter; None if they are not."""
+    """The format that reads all texts as dates or times of day and writes them exactly; None without such a format."""
     first = str(texts.iloc[0])
     if not re.search(r"\d[-/:. ]\w", first) or pd.to_numeric(pd.Series([first]), errors="coerce").notna().all():
         return None
@@ -102,14 +102,14 @@ def find_moment(texts: pd.Series) -> str | None:
 
 
 def unit_of(form: str) -> str:
-    """The unit that moments of a format are counted in: "s", "min" or "D"."""
+    """The unit of the numbers of a format: "s", "min" or "D"."""
     if "[" in form:
         return form.split("[")[1].rstrip("]")
     return "s" if "%S" in form else "min" if "%H" in form or "%I" in form else "D"
 
 
 def moments_to_numbers(texts: pd.Series, form: str) -> np.ndarray:
-    """Days, minutes or seconds since 1970 (of a time of day, since midnight); NaN where a text is no such moment."""
+    """Days, minutes or seconds since 1970 (times of day: since midnight); NaN for a text of another format."""
     if form.startswith(("datetime64", "timedelta64")):
         convert = pd.to_datetime if form.startswith("datetime64") else pd.to_timedelta
         parsed = pd.Series(convert(texts, errors="coerce"))
@@ -130,7 +130,7 @@ def numbers_to_moments(numbers: np.ndarray, form: str) -> pd.Series:
 
 
 def unit_of_times(times: pd.Series) -> str:
-    """The largest of pandas' units that all times or durations are whole numbers of: "D", "h", "min", "s" or "ms"."""
+    """The largest unit in which all times or durations are whole numbers: "D", "h", "min", "s" or "ms"."""
     form = "timedelta64" if times.dtype.kind == "m" else "datetime64"
     for unit in ("D", "h", "min", "s"):
         numbers = moments_to_numbers(times, f"{form}[{unit}]")
