@@ -1,9 +1,9 @@
-"""Pictures of samples: what to look at before any number.
+"""Draws pictures of samples: look at them before any number.
 
-One picture for a batch [B, C, *S], by its number of dimensions: volumes as three orthogonal slices through the
-middle, images as they are, signals as curves, rows of two columns as a scatter plot, of more than 16 as a heat map.
-Grey values are those of the normalised data, -1 black and 1 white, the same in every picture. What was found in an
-image is a picture of its own: an outline on the image, and maps in colours with their scales.
+A batch [B, C, *S] is one picture, by its number of dimensions: volumes are three orthogonal slices through the middle,
+images are themselves, signals are curves, rows of few columns are a scatter plot, rows of more than 16 a heat map. Grey
+values are those of the normalised data, -1 black and 1 white, in every picture. The findings in an image are another
+picture: an outline on the image, and maps in colours with their scales.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ def save_gallery(
     """Writes a PNG of the samples and returns its path.
 
     Args:
-        samples: [B, C, *S] with 1 to 3 spatial dimensions, or [B, columns]; the first channel is shown (three
-            channels as RGB in two dimensions, [3, rows, columns] from the top). At most 16 are shown (all rows of a
-            table).
+        samples: [B, C, *S] with 1 to 3 spatial dimensions, or [B, columns]. The picture shows at most 16 samples (all
+            rows of a table) by their first channel; three channels in two dimensions are RGB [3, rows, columns] from
+            the top.
         path: of the PNG.
         title: heading.
-        reference: real data of the same kind, shown below (in a scatter plot behind) for comparison.
+        reference: real data of the same kind, below the samples (in a scatter plot behind them) for comparison.
         names: of the samples, instead of their numbers; for images and volumes.
-        at: voxel that the slices through volumes meet in, instead of the middle.
+        at: voxel where the slices of a volume meet, instead of the middle.
         pictures: grey images are [1, rows, columns] from the top too, not slices with the first axis to the right.
     Raises:
         ValueError: for another number of dimensions.
@@ -74,7 +74,7 @@ def save_gallery(
 
 @dataclass(frozen=True)
 class ColourMap:
-    """A map [*S] over an image, with the colours that its values from ``low`` to ``high`` are shown in."""
+    """A map [*S] over an image, with a colour map for its values from ``low`` to ``high``."""
 
     name: str
     values: Tensor
@@ -86,15 +86,15 @@ class ColourMap:
 def save_findings(
     image: Tensor, marked: Tensor, maps: Sequence[ColourMap], path: str | Path, title: str, at: Sequence[int]
 ) -> Path:
-    """Writes a PNG of an image with the outline of what is marked in it, beside maps; returns its path.
+    """Writes a PNG of an image with the outline of a mask, beside maps; returns its path.
 
     Args:
-        image: [C, *S] in two or three spatial dimensions; the first channel is shown.
+        image: [C, *S] in two or three spatial dimensions; the picture shows the first channel.
         marked: [*S], a mask.
         maps: each with a colour scale.
         path: of the PNG.
         title: heading.
-        at: voxel that the slices through volumes meet in.
+        at: voxel where the slices of a volume meet.
     """
     places = [(plane, at[plane]) for plane in range(3)] if marked.ndim == 3 else [(None, 0)]
     figure = Figure(layout="constrained")
@@ -122,7 +122,7 @@ def save_findings(
 
 
 def _slice(x: Tensor, plane: int | None, place: int) -> np.ndarray:
-    """Of a volume, or an image as it is; the first axis to the right."""
+    """A slice of a volume, or an image itself; the first axis runs to the right."""
     return (x if plane is None else x.select(plane, place)).detach().float().cpu().numpy().T
 
 
@@ -192,7 +192,7 @@ def _show(axis: object, picture: np.ndarray) -> None:
 
 
 def _profiles(figure: Figure, samples: np.ndarray, reference: np.ndarray | None) -> None:
-    """Rows by columns, in the order of the first principal axis: columns that vary together stand together."""
+    """A heat map of rows by columns, in the order of the first principal axis: correlated columns are neighbours."""
     groups = [("sample", samples)] + ([] if reference is None else [("real", reference)])
     centred = samples - samples.mean(0)
     order = np.argsort(np.linalg.svd(centred, full_matrices=False)[2][0])

@@ -1,4 +1,4 @@
-"""Sample data, so that every bundle runs with nothing downloaded: real data inside packages, or simulated data."""
+"""Sample data for every bundle, without a download: real data inside packages, or simulated data."""
 
 from monai_diffscore.exports import lazy_exports
 

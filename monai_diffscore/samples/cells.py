@@ -16,13 +16,13 @@ def pbmc68k() -> str:
     """700 blood cells x 765 genes of scanpy's sample with their **counts**: an .h5ad file in the cache.
 
     scanpy's file holds z-scores as X and :math:`\\log(1 + 10^4 x / l)`, rounded to three decimals, as ``raw``. The
-    counts x come back exactly, with the totals l in ``obs['n_counts']``
-    (:func:`~monai_diffscore.transforms.counts.recover_counts`). The file written has ``layers['counts']``, the
-    log-normalised     X, ``obs['bulk_labels']`` (10 cell types) and ``obs['n_counts']``, of which the 765 genes are
-    a fifth. Written at the first call. Override: ``MONAI_DIFFSCORE_PBMC68K_REDUCED``.
+    counts x are recovered exactly, with the totals l in ``obs['n_counts']``
+    (:func:`~monai_diffscore.transforms.counts.recover_counts`). The cached file has ``layers['counts']``, the
+    log-normalised X, ``obs['bulk_labels']`` (10 cell types) and ``obs['n_counts']``; the 765 genes are a fifth of these
+    totals. The first call writes the file. Override: ``MONAI_DIFFSCORE_PBMC68K_REDUCED``.
 
     Raises:
-        DataError: if scanpy is not installed, or the counts do not come back.
+        DataError: if scanpy is not installed, or the counts cannot be recovered.
     """
     import warnings
 

@@ -1,8 +1,8 @@
-"""A synthetic CT of the chest, for machines without any CT: drawn, not scanned, and never to be called data.
+"""Draws a synthetic CT of the chest, for machines without any CT; never call it data.
 
 Ellipses and tubes in Hounsfield units, in a patient's axes (x to the right, y to the front, z to the head, in mm):
 fat, muscle, ribs, spine, lungs with branching vessels, heart, aorta, trachea, liver, the table. Sizes and positions
-differ by subject; the same seed draws the same subject on every machine. Blur and noise are those of no scanner.
+differ by subject; the same seed draws the same subject on every machine. Blur and noise do not model a scanner.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Grid = list[np.ndarray]  # x, y, z in mm, broadcastable to the shape
 def ct_phantom(
     seed: int, shape: tuple[int, int, int] = (144, 112, 96), spacing_mm: float = 2.5
 ) -> tuple[np.ndarray, np.ndarray]:
-    """One subject: (HU as int16 [X, Y, Z], affine [4, 4] of RAS axes with the origin in the middle of the volume).
+    """One subject: HU as int16 [X, Y, Z], and an affine [4, 4] of RAS axes with the origin in the middle of the volume.
 
     Args:
         seed: of the subject.
@@ -51,7 +51,7 @@ def ct_phantom(
 
 
 def write_ct_phantoms(folder: str | Path, subjects: int = 6) -> Path:
-    """Writes each ``sub-<number>/ct.nii.gz`` below a folder that does not exist yet; returns the folder."""
+    """Writes missing files ``sub-<name>/ct.nii.gz`` below a folder; returns the folder."""
     for seed in range(subjects):
         path = Path(folder) / f"sub-phantom{seed:02d}" / "ct.nii.gz"
         if not path.is_file():
@@ -107,7 +107,7 @@ def _lungs(hu: np.ndarray, grid: Grid, body: np.ndarray, rng: np.random.Generato
 def _tube(
     hu: np.ndarray, grid: Grid, where: np.ndarray, start: np.ndarray, end: np.ndarray, radius: float, value: float
 ) -> None:
-    """Sets ``value`` within ``radius`` of a segment, inside the mask ``where``; looks at its bounding box alone."""
+    """Sets ``value`` within ``radius`` of a segment, inside the mask ``where``; computes only in its bounding box."""
     box = []
     for axis, low, high in zip(grid, np.minimum(start, end) - radius, np.maximum(start, end) + radius, strict=True):
         box.append(slice(*np.searchsorted(axis.ravel(), [low, high])))

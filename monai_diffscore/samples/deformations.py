@@ -48,10 +48,10 @@ class Grid:
         return affine
 
     def resampled(self, spacing_mm: float) -> Grid:
-        """The same field of view with voxels of another size; it must hold a whole number of them.
+        """The same field of view with voxels of another size.
 
         Raises:
-            ValueError: if it does not.
+            ValueError: if the field of view is not a whole number of voxels.
         """
         sizes = [size * self.spacing_mm / spacing_mm for size in self.shape]
         if any(abs(size - round(size)) > 1e-6 or size < 1 for size in sizes):
@@ -68,7 +68,7 @@ def sample_at(volume: torch.Tensor, grid: Grid, points_mm: torch.Tensor, padding
     Args:
         volume: values on ``grid``.
         grid: of the volume.
-        points_mm: where.
+        points_mm: the points.
         padding: outside the volume: "zeros", or the "border" value.
     """
     last = torch.tensor([size - 1 for size in grid.shape], dtype=points_mm.dtype)
@@ -122,7 +122,7 @@ def exponential(velocity_mm: torch.Tensor, grid: Grid) -> torch.Tensor:
 
 
 def moved(points_mm: torch.Tensor, displacements_mm: Sequence[torch.Tensor], grid: Grid) -> torch.Tensor:
-    """World coordinates [X, Y, Z, 3] after one map x + u(x) after the other.
+    """World coordinates [X, Y, Z, 3] after a sequence of maps x + u(x).
 
     Args:
         points_mm: [X, Y, Z, 3].

@@ -1,7 +1,7 @@
-"""Bioconductor's ExpressionSet in an .rda file, as AnnData.
+"""Reads Bioconductor's ExpressionSet from an .rda file.
 
-rdata parses the file; only the expression matrix and the table of the samples are converted, because the environments
-around them hold promises of R, which have no meaning outside of it.
+rdata parses the file. Only the expression matrix and the table of the samples are converted, because the environments
+around them contain promises, which have no meaning outside of R.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def read_expression_set(path: str | Path, name: str) -> tuple[np.ndarray, pd.Dat
         path: .rda file.
         name: of the object in it.
     Raises:
-        DataError: if rdata is not installed, or there is no such object.
+        DataError: if rdata is not installed; for a file without the object.
     """
     try:
         import rdata

@@ -1,8 +1,8 @@
-"""Projects of InVesalius (``.inv3``): the one CT volume of small voxels that a Debian package holds.
+"""Reads projects of InVesalius (``.inv3``): the only CT volume of small voxels in a Debian package.
 
 A project is a tar archive of a property list ``main.plist`` (shape z, y, x; type; spacing x, y, z in mm) and a raw file
-of the voxels in HU. It stores no directions. Those of the sample "Cranium" were read off the pictures: rows run from
-posterior to anterior, slices from inferior to superior; left and right cannot be told.
+of the voxels in HU. It stores no directions. The pictures of the sample "Cranium" show that rows run from posterior to
+anterior and slices from inferior to superior; they do not show left and right.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from monai_diffscore.errors import DataError
 
 
 def read_invesalius(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
-    """(voxels [X, Y, Z] in HU, affine [4, 4] that takes the axes for RAS, origin in the middle of the volume).
+    """Voxels [X, Y, Z] in HU, and an affine [4, 4] that assumes RAS axes and the origin in the middle of the volume.
 
     Raises:
-        DataError: if the file is no such project, or not whole.
+        DataError: for another or an incomplete file.
     """
     try:
         with tarfile.open(path) as archive:
@@ -46,7 +46,7 @@ def read_invesalius(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def convert_invesalius(path: str | Path, target: str | Path) -> Path:
-    """Writes the volume of a project as NIfTI, whole or not at all, if the file does not exist; returns its path."""
+    """Writes the volume of a project as NIfTI, whole or not at all, unless the file exists; returns its path."""
     if not Path(target).is_file():
         voxels, affine = read_invesalius(path)
         image = nib.Nifti1Image(np.ascontiguousarray(voxels.astype(np.int16)), affine)

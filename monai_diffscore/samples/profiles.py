@@ -22,7 +22,7 @@ def leukaemia() -> str:
 
     12625 probe sets (Affymetrix HG-U95Av2), RMA, log2; independent patients. ``obs['group']`` is B (95) or T (33), the
     first letter of ``BT``; other columns are those of the package. Source: Chiaretti et al. 2004, Blood 103, 2771.
-    Written at the first call. Override: ``MONAI_DIFFSCORE_ALL_LEUKAEMIA`` (an ALL.rda elsewhere).
+    The first call writes the file. Override: ``MONAI_DIFFSCORE_ALL_LEUKAEMIA`` (another ALL.rda).
 
     Raises:
         DataError: if the package or rdata is not installed.
@@ -44,10 +44,10 @@ def leukaemia() -> str:
 
 
 def simulated_profiles(file: str = "expression.h5ad") -> str:
-    """480 **simulated** expression profiles of 400 genes, or with ``file="links.tsv"`` the graph that they came from.
+    """480 **simulated** expression profiles of 400 genes, or with ``file="links.tsv"`` the graph of the simulation.
 
-    See :mod:`~monai_diffscore.samples.simulated_expression`. No package of Python holds a small set of bulk expression
-    with a free licence. Override: ``MONAI_DIFFSCORE_PROFILES``, a folder with both files.
+    See :mod:`~monai_diffscore.samples.simulated_expression`. No Python package contains a small set of bulk expression
+    under a free licence. Override: ``MONAI_DIFFSCORE_PROFILES``, a folder with both files.
     """
     override = os.environ.get("MONAI_DIFFSCORE_PROFILES")
     if override:

@@ -1,15 +1,15 @@
-r"""Expression simulated from a graph of genes, so that the true dependences are in the data.
+r"""Simulates expression from a graph of genes, so that the true dependences are known.
 
 A Gaussian Markov random field on the graph,
 
 .. math::  z \sim N(0, Q^{-1}), \qquad Q = (1 + r) I - D^{-1/2} A D^{-1/2},
 
-has a zero in its precision wherever two genes have no edge: given its neighbours, a gene depends on nothing else. Each
-gene is scaled to its own mean and spread, and shifted by its group (two biological ones, acting on connected genes) and
-its batch (three technical ones). Graph: preferential attachment (Barabasi and Albert 1999, Science 286, 509), so that a
-few genes regulate many.
+has a zero in its precision for two genes without an edge: a gene depends only on its neighbours. Each gene has its own
+mean and standard deviation, a shift for the sample's group (two biological groups, which act on connected genes) and
+one for its batch (three technical batches). The graph grows by preferential attachment (Barabasi and Albert 1999,
+Science 286, 509), so that a few genes regulate many.
 
-It is **simulated**: shapes of a data set, and no biology.
+The data is **simulated**: it has the shape of a data set, and no biology.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ GROUPS = ("control", "case")
 
 
 def attachment_edges(genes: int, links: int = 3, seed: int = 0) -> np.ndarray:
-    """Edges [2, E] of a graph grown by preferential attachment: each new gene is linked with ``links`` earlier ones."""
+    """Edges [2, E] of a graph that grows by preferential attachment: each new gene links to ``links`` earlier ones."""
     generator = np.random.default_rng(seed)
     ends = list(range(links))
     edges = []
@@ -37,7 +37,7 @@ def attachment_edges(genes: int, links: int = 3, seed: int = 0) -> np.ndarray:
 
 
 def field_precision(edges: np.ndarray, genes: int, ridge: float = 0.05) -> np.ndarray:
-    """Q [genes, genes]: dense, for the few thousand genes that are simulated."""
+    """Q [genes, genes], dense, for up to a few thousand genes."""
     adjacency = np.zeros((genes, genes))
     adjacency[edges[0], edges[1]] = adjacency[edges[1], edges[0]] = 1
     scale = 1 / np.sqrt(np.maximum(adjacency.sum(0), 1))
@@ -56,7 +56,7 @@ def draw_field(precision: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
 def simulate_expression(
     genes: int = 400, samples: int = 480, links: int = 3, seed: int = 0
 ) -> tuple[np.ndarray, pd.DataFrame, np.ndarray]:
-    """Values [samples, genes] as of log expression (0 to 16), ``obs`` with group and batch, edges [2, E]."""
+    """Values [samples, genes] in the range of log expression (0 to 16), ``obs`` with group and batch, edges [2, E]."""
     generator = np.random.default_rng(seed)
     edges = attachment_edges(genes, links, seed)
     field = draw_field(field_precision(edges, genes), samples, seed + 1)
@@ -76,7 +76,7 @@ def simulate_expression(
 
 
 def write_simulated(folder: Path) -> Path:
-    """A folder with expression.h5ad and links.tsv, simulated from those links; written at the first call."""
+    """A folder with expression.h5ad, and the links.tsv of its simulation; the first call writes it."""
     import anndata
 
     if not folder.is_dir():

@@ -1,8 +1,8 @@
-r"""A cohort of heads whose truth is known: real anatomy of one average head, simulated variation between subjects.
+r"""Simulates a cohort of heads with known truth: real anatomy of one average head, simulated variation of subjects.
 
-The anatomy is that of the MNI152 template, which comes inside nilearn: shares of grey and white matter in each voxel;
-the rest of the brain is cerebrospinal fluid (CSF), and the component of it around the middle is the **ventricles**. All
-that differs between subjects is simulated:
+The anatomy is that of the MNI152 template inside nilearn: shares of grey and white matter in each voxel. The rest of
+the brain is cerebrospinal fluid (CSF), and its component around the middle is the **ventricles**. All differences
+between subjects are simulated:
 
 - **Shape**: :math:`\phi = \exp(v_{40}) \circ \exp(v_{12}) \circ A`: random velocities of two correlation lengths (mm),
   and an affine map of size, proportions and pose. Heads of men are 3 % longer along each axis than heads of women.
@@ -17,7 +17,7 @@ that differs between subjects is simulated:
   noise of 2 % of the brightest tissue. Outside the brain it is 0, as after brain extraction.
 - **Lesions**: hyperintensities of the white matter around the ventricles, if asked for.
 
-Nothing of it is a statement about patients.
+The simulation makes no statement about patients.
 
 Sources: Fonov et al. 2009, doi:10.1016/S1053-8119(09)70884-5 (the template); Gudbjartsson and Patz 1995,
 doi:10.1002/mrm.1910340618, Eq. 1 (Rician noise).
@@ -89,7 +89,7 @@ class Head:
     sex: str
 
     def row(self) -> dict[str, str]:
-        """What participants.tsv says: age, sex, and volumes in ml counted in the labels."""
+        """The row of participants.tsv: age, sex, and volumes in ml from the counts of labels."""
         voxel_ml = self.grid.spacing_mm**3 / 1000
         counts = np.bincount(self.labels.ravel(), minlength=len(TISSUES) + 1)
         volumes = {f"{name}_ml": count * voxel_ml for name, count in zip(TISSUES, counts[1:], strict=True)}
@@ -105,22 +105,22 @@ def heads(
     spacing_mm: float = 2.0,
     folder: str | Path | None = None,
 ) -> str:
-    """A folder of simulated heads in the layout of BIDS, written once; see the text of the module.
+    """A folder of simulated heads in the layout of BIDS; the first call writes it. See the text of the module.
 
     ``sub-<number>/anat/sub-<number>_{T1w,T2w,FLAIR}.nii.gz`` (int16), beside them ``_dseg.nii.gz`` (tissues, see
     :data:`TISSUES`) and ``_label-lesion_mask.nii.gz``; ``participants.tsv`` with ``age_years``, ``sex`` and volumes in
-    ml. Subject n of a seed is the same in every cohort; with lesions, it is the same but for the lesions.
+    ml. Subject n of a seed is the same in every cohort, except for its lesions.
 
     Args:
         count: number of subjects.
         seed: of the cohort.
         contrasts: among "T1", "T2" and "FLAIR".
-        lesions: share of the subjects that have lesions of the white matter.
+        lesions: share of the subjects with lesions of the white matter.
         spacing_mm: edge of a voxel, 1, 2 or 4 mm. The field of view is 192 x 224 x 192 mm: 96 x 112 x 96 at 2 mm.
-        folder: where to; default is a folder in the user's cache named by these arguments.
+        folder: of the cohort; default is a folder in the user's cache, named by these arguments.
     Raises:
         ValueError: for arguments out of range.
-        FileExistsError: if ``folder`` holds anything but this cohort.
+        FileExistsError: if ``folder`` has another content.
         DataError: if nilearn is not installed.
     """
     unknown = [name for name in contrasts if name not in CONTRASTS]
@@ -187,13 +187,13 @@ def simulate_head(
 
 
 def _random_of(seed: int, number: int, contrast: str) -> np.random.Generator:
-    """A stream for each sequence: an image does not depend on which others there are."""
+    """A random stream for each sequence, so that an image does not depend on the other sequences."""
     return np.random.default_rng([seed, number, 2 + list(CONTRASTS).index(contrast)])
 
 
 @cache
 def _coarse_grid() -> Grid:
-    """Where displacements live: smooth fields need no finer one."""
+    """The grid of displacements: smooth fields need no finer one."""
     return _FIELD_OF_VIEW.resampled(4.0)
 
 
@@ -211,7 +211,7 @@ def _template() -> tuple[torch.Tensor, Grid]:
 
 
 def _read_shares(name: str) -> np.ndarray:
-    """Shares of a tissue, which the file holds as 0 to 255."""
+    """Shares of a tissue; the file has 0 to 255."""
     shares: np.ndarray = nib.Nifti1Image.from_filename(sample_path(name)).get_fdata(dtype=np.float32) / 255
     return shares
 
@@ -243,7 +243,7 @@ def _enlargements() -> torch.Tensor:
 
 
 def _enlargement(strength: float) -> torch.Tensor:
-    """The displacement of any strength in range, linear between those of the table."""
+    """The displacement of a strength in range, by linear interpolation of :func:`_enlargements`."""
     if not _STRENGTHS[0] <= strength <= _STRENGTHS[-1]:
         raise RuntimeError(f"no flow of strength {strength} mm; expected {_STRENGTHS[0]} to {_STRENGTHS[-1]}.")
     place = (strength - _STRENGTHS[0]) / _STRENGTHS.step
@@ -254,14 +254,14 @@ def _enlargement(strength: float) -> torch.Tensor:
 
 @cache
 def _coarse_template() -> tuple[torch.Tensor, Grid]:
-    """Ventricles and brain [2, X, Y, Z] without detail below 4 mm, to measure shares with."""
+    """Ventricles and brain [2, X, Y, Z] without detail below 4 mm, for the measurement of shares."""
     maps, grid = _template()
     smooth = [ndimage.gaussian_filter(volume, 1.7) for volume in (maps[3].numpy(), maps.sum(0).numpy())]
     return torch.from_numpy(np.stack(smooth)), grid
 
 
 def _shape(random: np.random.Generator, sex: str, share: float) -> torch.Tensor:
-    """Where in the template each point of the subject lies, [X, Y, Z, 3] mm on the coarse grid.
+    """The points of the template for the points of the subject, [X, Y, Z, 3] mm on the coarse grid.
 
     The flow of the ventricles is scaled, by secants, until their share of the brain is ``share``.
     """
@@ -300,7 +300,7 @@ def _affine(random: np.random.Generator, sex: str) -> torch.Tensor:
 def _draw_tissues(
     random: np.random.Generator, grid: Grid, points: torch.Tensor, spacing_mm: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The brain [X, Y, Z], and shares of the tissues in its voxels [4, N], drawn from those of the template."""
+    """The brain [X, Y, Z], and random shares of the tissues in its voxels [4, N] by the shares of the template."""
     maps, template_grid = _seen_template(spacing_mm)
     brain = sample_at(maps[4:], template_grid, points)[0] > 0.5
     shares = sample_at(maps[:4], template_grid, points[brain]).numpy()
@@ -319,7 +319,7 @@ def _seen_template(spacing_mm: float) -> tuple[torch.Tensor, Grid]:
 
 
 def _draw_lesions(random: np.random.Generator, grid: Grid, brain: np.ndarray, tissues: np.ndarray) -> np.ndarray:
-    """Which voxels of the brain [N] are in spots of the white matter near the ventricles."""
+    """The mask [N] of the voxels of the brain in spots of the white matter near the ventricles."""
     elsewhere = np.ones(grid.shape, bool)
     elsewhere[brain] = tissues[3] < 0.5
     away_mm = ndimage.distance_transform_edt(elsewhere)[brain] * grid.spacing_mm
@@ -356,7 +356,7 @@ def _image(
 
 
 def _write_head(folder: Path, number: int, head: Head) -> str:
-    """The files of one subject; its name."""
+    """Writes the files of one subject; returns its name."""
     name = f"sub-{number + 1:04d}"
     place = folder / name / "anat"
     place.mkdir(parents=True)
@@ -379,7 +379,7 @@ def _write_tables(folder: Path, rows: list[dict[str, str]]) -> None:
 
 
 def _describe(arguments: dict[str, object]) -> str:
-    """dataset_description.json: what the cohort is, and what it was made with."""
+    """The text of dataset_description.json: the cohort and its arguments."""
     description = {
         "Name": "SIMULATED heads: anatomy of the MNI152 template, simulated variation; no patients",
         "BIDSVersion": "1.9.0",
@@ -390,6 +390,6 @@ def _describe(arguments: dict[str, object]) -> str:
 
 
 def _description(folder: Path) -> str:
-    """What stands in a folder already, if anything."""
+    """The text of the folder's dataset_description.json; empty without one."""
     file = folder / "dataset_description.json"
     return file.read_text() if file.is_file() else ""

@@ -11,16 +11,16 @@ from monai_diffscore.samples.catalogue import sample_path
 logger = logging.getLogger(__name__)
 
 
-#: size of a pixel of the ihc sample: its source says none, and nuclei of about 7 um measure about 14 pixels
+#: size of a pixel of the ihc sample: its source states none; nuclei of about 7 um measure about 14 pixels
 IHC_NOMINAL_MPP_UM = 0.5
 
 
 def ihc_slide() -> str:
     """scikit-image's picture of colonic glands (DAB and haematoxylin) as a slide: a tiled pyramidal TIFF in the cache.
 
-    512 x 512 pixels and a level of half the size, written at the first call. Its source states no pixel size; the file
-    carries the **nominal** 0.5 um, and says so in its description. Override: ``MONAI_DIFFSCORE_IHC`` (an image of any
-    size in its place).
+    512 x 512 pixels and a level of half the size. The first call writes the file. Its source states no pixel size; the
+    file states the **nominal** 0.5 um, with a note in its description. Override: ``MONAI_DIFFSCORE_IHC`` (an image of
+    any size).
 
     Raises:
         DataError: if scikit-image is not installed.

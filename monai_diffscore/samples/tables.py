@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 def breast_cancer() -> str:
     """scikit-learn's breast-cancer table with names: a .csv file in the cache, 569 tumours x 30 numbers and
-    ``diagnosis`` (malignant or benign). Written at the first call.
+    ``diagnosis`` (malignant or benign). The first call writes the file.
 
     Raises:
         DataError: if scikit-learn is not installed.
@@ -31,7 +31,8 @@ def breast_cancer() -> str:
 
 def diabetes() -> str:
     """scikit-learn's diabetes table in its units: a .csv file in the cache, 442 patients x 10 columns (age, sex, body
-    mass index, blood pressure, six serum measurements) and ``progression`` after a year. Written at the first call.
+    mass index, blood pressure, six serum measurements) and ``progression`` after a year. The first call writes the
+    file.
 
     Raises:
         DataError: if scikit-learn is not installed.

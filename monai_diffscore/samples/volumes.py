@@ -17,20 +17,20 @@ logger = logging.getLogger(__name__)
 def mni152() -> str:
     """The MNI152 2009a symmetric T1 template: 197 x 233 x 189 voxels of 1 mm, uint8, in nilearn's wheel.
 
-    An **average** of 152 heads: smooth, one "subject", left and right mirrored. Good for showing that things work,
-    not for a claim about image quality. Terms: in the wheel. Override: ``MONAI_DIFFSCORE_MNI152``.
+    An **average** of 152 heads: smooth, one "subject", left and right mirrored. It shows that a bundle works, and
+    supports no claim about image quality. Terms: in the wheel. Override: ``MONAI_DIFFSCORE_MNI152``.
     """
     return sample_path("mni152")
 
 
 def ct() -> str:
-    """A CT in Hounsfield units: real if this machine has one, else **drawn**, which the log says.
+    """A CT in Hounsfield units: real if this machine has one, else **drawn**, with a warning.
 
     1. ``MONAI_DIFFSCORE_CT``: a NIfTI file, a folder, or an InVesalius project (``.inv3``).
     2. The head CT of the Debian package ``invesalius-examples`` (GPL-2; one subject).
-    3. Six chest phantoms of :mod:`~monai_diffscore.samples.chests`: shapes, not anatomy. They show that things run.
+    3. Six chest phantoms of :mod:`~monai_diffscore.samples.chests`: shapes, not anatomy. They show that a bundle runs.
 
-    Projects and phantoms are written as NIfTI once, in the cache folder.
+    The first call writes projects and phantoms as NIfTI to the cache folder.
     """
     override = os.environ.get("MONAI_DIFFSCORE_CT")
     if override and not override.endswith(".inv3"):
