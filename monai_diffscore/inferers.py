@@ -12,6 +12,9 @@ inferer                         inputs                                ``engine.s
 :class:`DenoisingErrorInferer`  clean data [B, ...]                   squared x0 error [B, levels]
 :class:`LikelihoodInferer`      clean data [B, ...]                   nats and standard error per dimension [B, 2]
 ==============================  ====================================  ================================================
+
+:class:`ScaleSamplingInferer`, :class:`ScaleErrorInferer` and :class:`ScaleLikelihoodInferer` do the same with a
+:class:`~monai_diffscore.multiscale.MultiScale`, on whole volumes.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ from tqdm import tqdm
 from monai_diffscore.interrupts import first_interrupt
 from monai_diffscore.likelihood import log_likelihood
 from monai_diffscore.losses import DenoisingLoss, FiniteWatch
+from monai_diffscore.multiscale import AtScale, MultiScale, log_likelihood_scales, sample_scales
 from monai_diffscore.sampling import Step, asinh_sigmas, sample_adams
 from monai_diffscore.tensors import noise_like, per_sample, random_stream
 
@@ -175,9 +179,8 @@ class SamplingInferer(Inferer):
     ) -> Tensor:
         generators = [random_stream(self.seed, number) for number in numbers]
         sigmas = self.sigmas if sigmas is None else sigmas
-        start = noise_like(like, generators) * float(sigmas[0]) if start is None else start
         self._cut = False
-        with progress_bar(self.progress, total=len(sigmas) - 1, desc=f"sampling {len(like)}") as bar:
+        with progress_bar(self.progress, total=self._steps(denoiser, sigmas), desc=f"sampling {len(like)}") as bar:
 
             def on_step(step: Step) -> bool:
                 bar.update(1)
@@ -185,11 +188,70 @@ class SamplingInferer(Inferer):
                 self._cut = (asked or self.stopped) and step.number + 1 < step.steps  # after the last it is whole
                 return self._cut
 
-            run = self.sampler if sampler is None else sampler
-            return run(partial(denoiser, **condition), start, sigmas, generator=generators, callback=on_step)
+            run = partial(self.sampler if sampler is None else sampler, generator=generators, callback=on_step)
+            return self._draw(denoiser, like, sigmas, run, start, generators, condition)
+
+    def _steps(self, denoiser: nn.Module, sigmas: Tensor) -> int:
+        """How many steps a sample takes."""
+        return len(sigmas) - 1
+
+    def _draw(
+        self,
+        denoiser: nn.Module,
+        like: Tensor,
+        sigmas: Tensor,
+        run: Callable[..., Tensor],
+        start: Tensor | None,
+        generators: list[torch.Generator],
+        condition: dict[str, Tensor],
+    ) -> Tensor:
+        """What the sampler ``run`` makes of the start, or of noise."""
+        start = noise_like(like, generators) * float(sigmas[0]) if start is None else start
+        return run(partial(denoiser, **condition), start, sigmas)
 
     def _stop(self) -> None:
         self.stopped = True
+
+
+class ScaleSamplingInferer(SamplingInferer):
+    """Whole volumes of a :class:`~monai_diffscore.multiscale.MultiScale`: each scale takes the grid of noise levels.
+
+    Arguments as of :class:`SamplingInferer`; ``wrap`` makes another ``MultiScale``. Ctrl-C ends the scale that is being
+    drawn with its current estimate, and each finer one with its first.
+
+    Raises:
+        ValueError: in :meth:`sample` for a ``start``, of which the scales have none in common.
+    """
+
+    def _steps(self, denoiser: nn.Module, sigmas: Tensor) -> int:
+        return (len(sigmas) - 1) * len(_scales_of(denoiser).scales)
+
+    def _draw(
+        self,
+        denoiser: nn.Module,
+        like: Tensor,
+        sigmas: Tensor,
+        run: Callable[..., Tensor],
+        start: Tensor | None,
+        generators: list[torch.Generator],
+        condition: dict[str, Tensor],
+    ) -> Tensor:
+        if start is not None:
+            raise ValueError("A model of scales starts each scale from its own noise: expected no start, got one.")
+        model = _scales_of(denoiser)
+
+        def sampler(denoise: nn.Module, noise: Tensor, grid: Tensor, **_options: Any) -> Tensor:
+            return run(denoise, noise, grid)
+
+        return sample_scales(
+            model, like.shape, sigmas.to(like.device), sampler, generator=generators, dtype=like.dtype, **condition
+        )
+
+
+def _scales_of(network: nn.Module) -> MultiScale:
+    if not isinstance(network, MultiScale):
+        raise TypeError(f"Expected a MultiScale, got {type(network).__name__}. Use the inferer of models of one scale.")
+    return network
 
 
 class DenoisingErrorInferer(Inferer):
@@ -222,6 +284,21 @@ class DenoisingErrorInferer(Inferer):
         return torch.stack(errors, dim=1)
 
 
+class ScaleErrorInferer(DenoisingErrorInferer):
+    """The error of each scale of a :class:`~monai_diffscore.multiscale.MultiScale`, [B, scales, levels].
+
+    Each scale is measured whole, on standardised coefficients, given the true coarser ones: sigma_data is 1.
+    """
+
+    def __call__(self, inputs: Tensor, network: nn.Module, **condition: Tensor) -> Tensor:  # type: ignore[override]
+        model = _scales_of(network)
+        errors = []
+        for number, part in enumerate(model.scales.split(convert_to_tensor(inputs, track_meta=False))):
+            denoiser = AtScale(model, number, {**part.given, **condition})
+            errors.append(super().__call__(part.coefficients, denoiser))
+        return torch.stack(errors, dim=1)
+
+
 class LikelihoodInferer(Inferer):
     """Log likelihood and its standard error, both in nats **per dimension** of the normalised data, [B, 2].
 
@@ -245,13 +322,27 @@ class LikelihoodInferer(Inferer):
                 bar.total = intervals
                 bar.update(done - bar.n)
 
-            nats, error = log_likelihood(
-                partial(network, **condition),
-                x0,
-                self.sigmas,
-                divergence="hutchinson" if self.probes else "exact",
-                probes=max(1, self.probes),
-                generator=generator,
-                callback=on_interval,
-            )
+            options: dict[str, Any] = {
+                "divergence": "hutchinson" if self.probes else "exact",
+                "probes": max(1, self.probes),
+                "generator": generator,
+                "callback": on_interval,
+            }
+            nats, error = self._nats(network, x0, condition, options)
         return torch.stack([nats, error], dim=1) / x0[0].numel()
+
+    def _nats(
+        self, network: nn.Module, x0: Tensor, condition: dict[str, Any], options: dict[str, Any]
+    ) -> tuple[Tensor, Tensor]:
+        """Log likelihood and standard error [B], in nats."""
+        return log_likelihood(partial(network, **condition), x0, self.sigmas, **options)
+
+
+class ScaleLikelihoodInferer(LikelihoodInferer):
+    """The log likelihood of whole volumes [B, 2]: the sum over the scales, per voxel. Arguments as there."""
+
+    def _nats(
+        self, network: nn.Module, x0: Tensor, condition: dict[str, Any], options: dict[str, Any]
+    ) -> tuple[Tensor, Tensor]:
+        nats, errors = log_likelihood_scales(_scales_of(network), x0, self.sigmas, **options, **condition)
+        return nats.sum(0), errors.square().sum(0).sqrt()

@@ -22,6 +22,7 @@ Sources: Guth et al. 2022, arXiv:2208.05003, Eq. 10 (the factorisation; scales o
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
@@ -29,8 +30,9 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from monai_diffscore.denoiser import Denoiser, Preconditioning, ScriptableDenoiser
 from monai_diffscore.likelihood import log_likelihood
-from monai_diffscore.losses import DenoisingLoss
+from monai_diffscore.losses import DenoisingLoss, NoiseDistribution, Weight
 from monai_diffscore.pyramid import Pyramid
 from monai_diffscore.sampling import sample_adams
 from monai_diffscore.tensors import Generators, noise_like, per_channel
@@ -179,9 +181,24 @@ class MultiScale(nn.Module):
         self.scales = scales
         self.denoisers = nn.ModuleList(denoisers)
 
-    def forward(self, x: Tensor, sigma: Tensor | float, *, scale: int, **condition: Tensor) -> Tensor:
+    @classmethod
+    def of_networks(
+        cls,
+        scales: Scales,
+        networks: Sequence[nn.Module],
+        preconditioning: Preconditioning,
+        autocast_dtype: torch.dtype | None = None,
+    ) -> MultiScale:
+        """A denoiser of each network, with a preconditioning of its own for data of standard deviation 1."""
+        return cls(scales, [Denoiser(net, copy.deepcopy(preconditioning), autocast_dtype) for net in networks])
+
+    def forward(self, x: Tensor, sigma: Tensor | float | None = None, *, scale: int = 0, **condition: Tensor) -> Tensor:
         """The estimate of the denoiser of one scale."""
         return self.denoisers[scale](x, sigma, **condition)
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        """What ``torch.jit.script`` compiles instead: the denoiser of the coarse image."""
+        return ScriptableDenoiser(self.denoisers[0])  # type: ignore[arg-type]
 
     def wrapped(self, wrap: Callable[[nn.Module], nn.Module], details: bool = True) -> MultiScale:
         """The same model with each denoiser wrapped: in guidance, or in tiles.
@@ -245,6 +262,19 @@ class MultiScaleLoss(nn.Module):
         self.losses = nn.ModuleList(losses)
         self.windows = [None if window is None else tuple(window) for window in windows]
         self.counts = counts
+
+    @classmethod
+    def of_noise(
+        cls,
+        scales: Scales,
+        noise: NoiseDistribution | Sequence[NoiseDistribution],
+        weight: Weight,
+        windows: Sequence[Sequence[int] | None],
+        counts: Sequence[int] | None = None,
+    ) -> MultiScaleLoss:
+        """The losses with one noise distribution for all scales, or one for each, and one weight."""
+        each = [noise] * len(scales) if isinstance(noise, NoiseDistribution) else noise
+        return cls(scales, [DenoisingLoss(one, weight) for one in each], windows, counts)
 
     def forward(
         self, model: nn.Module, x0: Tensor, generator: torch.Generator | None = None, **condition: Tensor

@@ -38,6 +38,8 @@ def write_dataset(bundle: str, folder: Path) -> str:
         else:
             np.save(folder / "data/sequences.npy", 5 + np.cumsum(generator.normal(size=(3, 400)), axis=1))
         return str(folder / "data")
+    if bundle == "mri_whole3d":
+        return write_subjects(folder / "data")
     for seed in range(3):
         if bundle == "pathology_hierarchical_unet":
             write_slide(folder / f"data/slide-{seed}.tif", seed=seed)
@@ -57,6 +59,12 @@ def choices(bundle: str, dataset: str) -> dict:
         "scrna_attention": {},
         "bulk_expression_mlp": {"batch": "batch"},
         "tabular_mlp": {},
+        "mri_whole3d": {
+            "spacing_mm": [2.5] * 3,
+            "sample_size": [32] * 3,
+            "windows": [None, None, [8] * 3],
+            "passes_per_epoch": 1,
+        },
         "pathway_gnn": {"batch": "batch", "graph_files": str(Path(dataset).parent / "links.tsv")},
     }.get(bundle, {"spacing_mm": [2.5] * (2 if bundle.endswith("2d") else 3)})
 
@@ -73,6 +81,18 @@ def write_volume(
     path.parent.mkdir(parents=True, exist_ok=True)
     nib.save(nib.Nifti1Image(array.astype(np.float32), np.diag([2.0, 2.0, 2.0, 1.0])), path)
     return path
+
+
+def write_subjects(folder: Path) -> str:
+    """Three small heads in the layout of BIDS, each with a label map, and the table of their ages."""
+    rows = ["participant_id\tage_years"]
+    for seed in range(3):
+        name = f"sub-{seed + 1:02d}"
+        write_volume(folder / name / f"anat/{name}_T1w.nii.gz", seed=seed)
+        write_volume(folder / name / f"anat/{name}_dseg.nii.gz", array=np.eye(40).repeat(40, 0).reshape(40, 40, 40))
+        rows.append(f"{name}\t{30 + 20 * seed}")
+    (folder / "participants.tsv").write_text("\n".join(rows) + "\n")
+    return str(folder)
 
 
 def write_slide(

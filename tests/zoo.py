@@ -10,6 +10,7 @@ import torch
 from monai.bundle import ConfigParser, ckpt_export, verify_metadata, verify_net_in_out
 
 from monai_diffscore.inspection.publication import SCHEMA
+from monai_diffscore.multiscale import MultiScale
 
 
 def check_for_zoo(bundle: Path, tmp_path: Path) -> None:
@@ -38,6 +39,7 @@ def check_exported(folder: Path) -> None:
     network = parser.get_parsed_content("network_def")
     network.load_state_dict(torch.load(folder / "models/model.pt", weights_only=True))
     exported = torch.jit.load(folder / "models/model.ts")
-    x = torch.randn(2, *network.network.example_shape)
+    denoiser = network.denoisers[0] if isinstance(network, MultiScale) else network  # of the coarse image
+    x = torch.randn(2, *denoiser.network.example_shape)
     with torch.no_grad():
         torch.testing.assert_close(exported(x), network.eval()(x), rtol=2e-2, atol=2e-2)

@@ -20,7 +20,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "intake": "count_intake intake_lines report_intake",
         "loader": "ResumableLoader",
         "matrices": "read_matrix",
-        "participants": "attach_participants categorical_fields continuous_fields encode_conditions",
+        "participants": "find_participants attach_participants categorical_fields continuous_fields encode_conditions",
         "patches": (
             "GridPatchesd HeldOutSlabd PositionChannelsd evenly_spaced load_statistics measure_statistics "
             "save_statistics"

@@ -171,7 +171,7 @@ def _weights(files: BundleFiles) -> list[Finding]:
         weights = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
         return [Finding("models/model.pt", "weights that torch.load reads", f"{type(error).__name__}", "Train again.")]
-    sigma_data = weights.get("preconditioning.sigma_data")
+    sigma_data = next((value for name, value in weights.items() if name.endswith("preconditioning.sigma_data")), None)
     if sigma_data is None or math.isclose(float(sigma_data), stated, rel_tol=1e-3):
         return []
     return [

@@ -13,7 +13,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
     {
         "baselines": "BASELINES copies copula held_in negative_binomial pca_gmm smote",
         "controls": "CONTROLS blurred collapsed noisy shifted shuffled spoil",
-        "denoising": "DenoisingError PredictionMean level_errors lower_is_better",
+        "denoising": "DenoisingError PredictionMean level_errors lower_is_better scale_errors",
         "diversity": "PairSimilarity",
         "features": "RandomFeatureFrechet frechet_distance random_features",
         "image_metric": "ImageMetric SetMetric",

@@ -63,19 +63,31 @@ class DenoisingError(PredictionMean):
     Args:
         sigmas: the levels of the inferer.
         sigma_data: standard deviation of the data.
+        scale: of a ``ScaleErrorInferer``'s output, the scale that is taken; None takes the mean of all.
     """
 
-    def __init__(self, sigmas: Sequence[float], sigma_data: float, device: str | torch.device = "cpu") -> None:
+    def __init__(
+        self,
+        sigmas: Sequence[float],
+        sigma_data: float,
+        device: str | torch.device = "cpu",
+        scale: int | None = None,
+    ) -> None:
         self.weights = edm_weight(torch.tensor(list(sigmas), dtype=torch.float64), sigma_data)
-        super().__init__(device=device)
+        super().__init__(column=scale, device=device)
 
     def values(self, prediction: Tensor) -> Tensor:
-        return prediction * self.weights
+        return super().values(prediction) * self.weights
 
 
 def level_errors(sigmas: Sequence[float]) -> dict[str, PredictionMean]:
     """A metric for each noise level: the mean squared error there, in x0 units, named ``error_at_sigma_<level>``."""
     return {f"error_at_sigma_{sigma:g}": PredictionMean(column) for column, sigma in enumerate(sigmas)}
+
+
+def scale_errors(sigmas: Sequence[float], sigma_data: float, scales: int) -> dict[str, PredictionMean]:
+    """A metric for each scale of a ``ScaleErrorInferer``: its EDM-weighted error, ``denoising_error_of_scale_<n>``."""
+    return {f"denoising_error_of_scale_{n}": DenoisingError(sigmas, sigma_data, scale=n) for n in range(scales)}
 
 
 def lower_is_better(current: float, best: float) -> bool:
