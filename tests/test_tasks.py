@@ -17,18 +17,21 @@ import pydicom
 import pytest
 import torch
 from monai.bundle import ConfigWorkflow
-from monai.data import MetaTensor
+from monai.data import DataLoader, MetaTensor
 from monai.transforms import Compose, CropForegroundd, Orientationd, Spacingd, SpatialPadd
 from pictures import check_picture
 from torch import nn
 
 from monai_diffscore.anomaly import HealthyScores
-from monai_diffscore.command_line import find_cause
+from monai_diffscore.command_line import explain, find_cause
 from monai_diffscore.data import LoadVolumed, read_dicom_series, write_dicom_series
 from monai_diffscore.errors import DataError
 from monai_diffscore.operators import Downsample, Mask, Radon
 from monai_diffscore.sampling import asinh_sigmas, log_uniform_sigmas
 from monai_diffscore.tasks import (
+    CaseEvaluator,
+    Cases,
+    CaseTable,
     PatchLikelihoodInferer,
     RestorationInferer,
     SaveAnomaly,
@@ -156,6 +159,7 @@ def save_weights(bundle: str, folder: Path) -> Path:
     (folder / "models").mkdir()
     (folder / "models/data_statistics.json").write_text(json.dumps(facts))
     path = folder / "models/model.pt"
+    path.touch()  # sampling is refused without weights
     made = run(["inference"], folder, path, bundle, load=False)
     torch.save(made.parser.get_parsed_content("network").state_dict(), path)
     return path
@@ -252,6 +256,74 @@ def test_healthy_priors_run_from_their_configuration(bundle, task, tmp_path, wri
     history = client.get_metric_history(tracked.info.run_id, name)
     assert [metric.value for metric in history] == pytest.approx([float(row[name]) for row in rows])
     assert "cases.csv" in {file.path for file in client.list_artifacts(tracked.info.run_id)}
+
+
+def spoil(folder: Path, write_volume) -> list[str]:
+    """Three whole cases and three that cannot be read: truncated, not finite, constant. Names of the latter."""
+    for subject in (1, 3, 5):
+        write_volume(f"data/sub-{subject}_T1w.nii.gz", seed=subject)
+    truncated = write_volume("data/sub-2_T1w.nii.gz", seed=2)
+    truncated.write_bytes(truncated.read_bytes()[:5000])
+    write_volume("data/sub-4_T1w.nii.gz", array=np.full((40, 40, 40), np.nan))
+    write_volume("data/sub-6_T1w.nii.gz", array=np.ones((40, 40, 40)))
+    return ["sub-2_T1w", "sub-4_T1w", "sub-6_T1w"]
+
+
+@pytest.mark.parametrize("stop", [False, True])
+def test_bad_cases_fail_alone(stop, tmp_path, weights, write_volume):
+    bad = spoil(tmp_path, write_volume)
+    small = {"steps": 2, "posterior_samples": 2, "window": [16, 16, 16], "region_size": [16, 16, 16]}
+    with pytest.raises((RuntimeError, DataError)) as caught:
+        run(["inference", "cases", "super_resolve"], tmp_path, weights,
+            dataset_dir=str(tmp_path / "data"), stop_on_error=stop, **small)  # fmt: skip
+    message = explain(caught.value)
+    rows = {row["case"]: row for row in csv.DictReader((tmp_path / "out/cases.csv").open())}
+    if stop:
+        assert set(rows) == {"sub-1_T1w"}
+        assert "sub-2_T1w.nii.gz" in message
+        return
+    assert "expected results of 6 cases, got 3" in message
+    assert sorted(name for name, row in rows.items() if row["error"]) == bad
+    assert all(name in rows[name]["error"] and not rows[name]["rmse"] for name in bad)
+    for name in ("sub-1_T1w", "sub-3_T1w", "sub-5_T1w"):
+        assert float(rows[name]["rmse"]) > 0
+        assert (tmp_path / f"out/{name}_mean.nii.gz").is_file()
+
+
+class Fragile(WhitePrior):
+    """Fails for one image, as a device without memory does."""
+
+    def forward(self, x, sigma):
+        if bool((x == 7).any()):
+            raise RuntimeError("out of memory")
+        return super().forward(x, sigma)
+
+
+@pytest.mark.parametrize("values", [[1, 7, 2], [7, 1, 2], [7, 7, 7]])
+def test_cases_that_fail_in_the_network_fail_alone(values, tmp_path):
+    table = CaseTable(tmp_path)
+    cases = [{"image": f"/data/{n}.nii", "value": value} for n, value in enumerate(values)]
+
+    def read(case):
+        image = torch.full((1, 2, 2, 2), float(case["value"]))
+        return {"image": MetaTensor(image, meta={"filename_or_obj": case["image"]})}
+
+    def add(item):
+        table.add({"case": table.case_name(item["image"]), "mean": float(item["pred"].mean())})
+        return item
+
+    evaluator = CaseEvaluator(
+        table, device="cpu", val_data_loader=DataLoader(Cases(cases, read, table), batch_size=1),
+        network=Fragile(), inferer=lambda inputs, network: network(inputs, torch.ones(1)), postprocessing=add,
+        prepare_batch=lambda batch, *_, **__: (batch["image"], None),
+    )  # fmt: skip
+    with pytest.raises(DataError, match="out of memory"):
+        evaluator.run()
+    rows = list(csv.DictReader((tmp_path / "cases.csv").open()))
+    assert [row["case"] for row in rows] == ["0", "1", "2"]
+    for row, value in zip(rows, values, strict=True):
+        assert ("out of memory" in row["error"]) == (value == 7)
+        assert row.get("mean", "") == "" if value == 7 else float(row["mean"]) == pytest.approx(0.2 * value)
 
 
 def test_a_calibration_for_other_weights_is_refused(tmp_path):

@@ -26,7 +26,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
     {
         "anomaly": "AnomalyInferer CalibrateAnomaly ProposeAnomaly SaveAnomaly tissue",
         "case_tracking": "TrackCases",
-        "cases": "CaseTable WriteDicom WriteNifti intensity_range on_source_grid",
+        "cases": "CaseEvaluator CaseTable Cases WriteDicom WriteNifti intensity_range on_source_grid",
         "cell_likelihood": "SaveCellLikelihood",
         "imputation": "ImputationInferer SaveImputed",
         "likelihood": "PatchLikelihoodInferer SaveLikelihood",

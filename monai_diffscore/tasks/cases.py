@@ -6,21 +6,31 @@ import copy
 import csv
 import gzip
 import io
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 from monai.data import MetaTensor
+from monai.engines import SupervisedEvaluator
 from monai.transforms import Compose, InvertibleTransform
 from torch import Tensor
+from torch.utils.data import IterableDataset, get_worker_info
 
 from monai_diffscore.atomic_files import whole_file
+from monai_diffscore.command_line import explain
+from monai_diffscore.credentials import conceal
 from monai_diffscore.data.cases.names import is_volume, read_name, stem
 from monai_diffscore.data.dicom import holds_dicom, write_dicom_seg, write_dicom_series
 from monai_diffscore.data.paths import split_channel, split_series
+from monai_diffscore.errors import DataError
 from monai_diffscore.transforms.intensity import IntensityTransformd
+
+logger = logging.getLogger(__name__)
+#: column of the table that a case without result has
+ERROR = "error"
 
 
 class CaseTable:
@@ -29,10 +39,12 @@ class CaseTable:
     Args:
         folder: folder of the table.
         name: name of the file.
+        stop_on_error: the first case that fails ends all; else it has a row with its error, and the others go on.
     """
 
-    def __init__(self, folder: str | Path, name: str = "cases.csv") -> None:
+    def __init__(self, folder: str | Path, name: str = "cases.csv", stop_on_error: bool = False) -> None:
         self.path = Path(folder) / name
+        self.stop_on_error = stop_on_error
         self.rows: list[dict[str, Any]] = []
 
     def case_name(self, image: MetaTensor) -> str:
@@ -41,7 +53,9 @@ class CaseTable:
         The name of the folder precedes a name that states only the contrast (``T1``). A number follows a name that the
         table already has.
         """
-        path = str(getattr(image, "meta", {}).get("filename_or_obj", "case"))
+        return self._name_of(str(getattr(image, "meta", {}).get("filename_or_obj", "case")))
+
+    def _name_of(self, path: str) -> str:
         source = split_channel(split_series(path)[0])[0]
         name = stem(source) if is_volume(source) else source.name
         if is_volume(source) and not read_name(name).rest and source.parent.name:
@@ -54,15 +68,102 @@ class CaseTable:
         return {"case": self.case_name(image), "file": str(getattr(image, "meta", {}).get("filename_or_obj", ""))}
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Adds a row with the columns of the first."""
+        """Adds a row."""
         self.rows.append(dict(row))
         write_rows(self.path, self.rows)
 
+    def fail(self, source: str | Path, error: Exception) -> None:
+        """Adds the row of a case that has no result: its name and the error in one line.
+
+        Raises:
+            Exception: the error itself, if the first one is to stop all.
+        """
+        if self.stop_on_error:
+            raise error
+        row = {"case": self._name_of(str(source)), "file": str(source), ERROR: conceal(explain(error))}
+        logger.error(f"{row['case']} is left out, the other cases go on: {row[ERROR]}")
+        self.add(row)
+
+    def results(self) -> list[dict[str, Any]]:
+        """The rows of cases that did not fail."""
+        return [row for row in self.rows if ERROR not in row]
+
+    def refuse_failures(self) -> None:
+        """Says which cases failed.
+
+        Raises:
+            DataError: if any did.
+        """
+        failed = [row for row in self.rows if ERROR in row]
+        if failed:
+            names = ", ".join(row["case"] for row in failed[:5]) + (", ..." if len(failed) > 5 else "")
+            raise DataError(
+                self.path, key=ERROR, expected=f"results of {len(self.rows)} cases",
+                got=f"{len(self.rows) - len(failed)}; without: {names} ({failed[0][ERROR]})",
+                remedy="Repair or remove what failed; --stop_on_error True stops at the first.",
+            )  # fmt: skip
+
+
+class Cases(IterableDataset[Any]):
+    """Preprocessed cases, one after the other. One that cannot be read fails alone.
+
+    Args:
+        data: cases before preprocessing, with the key "image".
+        transform: the preprocessing.
+        table: takes the error of a case.
+    """
+
+    def __init__(self, data: Sequence[Mapping[str, Any]], transform: Callable[[Any], Any], table: CaseTable) -> None:
+        self.data, self.transform, self.table = data, transform, table
+
+    def __iter__(self) -> Iterator[Any]:
+        if get_worker_info() is not None:
+            raise ValueError("Cases are read in the process that keeps their table: give the loader num_workers 0.")
+        for case in self.data:
+            try:
+                preprocessed = self.transform(case)
+            except Exception as error:
+                self.table.fail(case["image"], error)
+                continue
+            yield preprocessed
+
+
+class CaseEvaluator(SupervisedEvaluator):
+    """MONAI's evaluator, in which one bad case ends alone; the run ends with an error that names all of them.
+
+    Args:
+        table: of the cases; takes the error of a case.
+        options: of MONAI's evaluator.
+    """
+
+    def __init__(self, table: CaseTable, **options: Any) -> None:
+        super().__init__(**options)
+        self.table = table
+
+    def run(self, global_epoch: int = 1) -> None:
+        """Works on all cases.
+
+        Raises:
+            DataError: at the end, if any failed.
+        """
+        super().run(global_epoch)
+        self.table.refuse_failures()
+
+    def _iteration(self, engine: SupervisedEvaluator, batchdata: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return super()._iteration(engine, batchdata)
+        except Exception as error:
+            names = getattr(batchdata.get("image"), "meta", {}).get("filename_or_obj", "case")
+            for name in [names] if isinstance(names, str) else names:
+                self.table.fail(name, error)
+            return {}
+
 
 def write_rows(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Rows of equal columns as CSV, whole or not at all."""
+    """Rows as CSV, whole or not at all; a cell that a row does not have is empty, errors stand last."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]))
+    names = dict.fromkeys(name for row in rows for name in row)
+    writer = csv.DictWriter(text, fieldnames=sorted(names, key=lambda name: name == ERROR))
     writer.writeheader()
     writer.writerows(rows)
     with whole_file(path) as file:

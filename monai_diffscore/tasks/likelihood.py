@@ -169,6 +169,6 @@ class SaveLikelihood:
         write_json(self.path, content)
 
     def _rank(self) -> None:
-        rows = self.table.rows
+        rows = self.table.results()
         order = sorted(rows, key=lambda row: -abs(row["z"]) if "z" in row else row["nats_per_dim"])
         write_rows(self.folder / "ranking.csv", [{"rank": place, **row} for place, row in enumerate(order, start=1)])
