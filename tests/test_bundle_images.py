@@ -84,10 +84,12 @@ def test_a_folder_of_colour_pictures_trains_and_samples(tmp_path):
 
 @pytest.mark.parametrize("bundle", ["natural_dit2d"])
 def test_a_class_is_sampled_by_its_label(bundle, tmp_path):
-    facts = {"sigma_data": 0.5, "low": 0, "high": 255, "image_size": [8, 8], "channels": 1, "num_classes": 10}
+    facts = {"sigma_data": 0.5, "low": 0, "high": 255, "image_size": [8, 8], "channels": 1, "num_classes": 3}
+    facts["classes"] = ["square", "circle", "star"]
     (tmp_path / "data_statistics.json").write_text(json.dumps(facts))
+    (tmp_path / "model.pt").touch()
     where = {"checkpoint": str(tmp_path / "model.pt"), "output_dir": str(tmp_path / "out")}
-    for chosen, expected in (({}, -1), ({"label": 3}, 3)):
+    for chosen, expected in (({}, -1), ({"label": 2}, 2), ({"label": "circle"}, 1)):
         samples = workflow(bundle, ["inference"], ["smoke"], kind="infer", **where, **chosen)
         network = samples.parser.get_parsed_content("network")
         torch.save(network.state_dict(), tmp_path / "model.pt")

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from monai_diffscore.data import infer_schema, requested_cells, requested_rows
+from monai_diffscore.data import infer_schema, requested_cells, requested_labels, requested_rows
 from monai_diffscore.data.gene_fields import GeneFields
 from monai_diffscore.data.profiles import profile_requests
 from monai_diffscore.errors import DataError
@@ -72,3 +72,36 @@ def test_no_rows_are_refused(make, count):
 def test_names_come_before_numbers():
     fields = GeneFields(label="cluster", labels=("2", "0", "1"), genes=("G1",), content="continuous")
     assert [one["label"] for one in profile_requests(fields, 0, {0: 1, "2": 1})] == [0, 1]
+
+
+SHAPES = ["square", "circle", "star"]
+
+
+@pytest.mark.parametrize(
+    ("label", "expected"),
+    [(None, [-1] * 4), (-1, [-1] * 4), ("circle", [1] * 4), (2, [2] * 4), (["star", 0], [2, 0, 2, 0]), (0, [0] * 4)],
+)
+def test_classes_of_images_are_asked_for_by_name_or_number(label, expected):
+    assert [one["label"] for one in requested_labels(3, label, 4, SHAPES)] == expected
+
+
+def test_a_name_that_is_a_number_comes_before_the_place():
+    """Folders 10, 2, 0: the class "2" has the number 1."""
+    assert requested_labels(3, 2, 1, ["10", "2", "0"])[0]["label"] == 1
+    assert requested_labels(3, 2, 1)[0]["label"] == 2  # without names
+
+
+@pytest.mark.parametrize(
+    ("num_classes", "label", "message"),
+    [
+        (3, "circel", r"expected one of \['square', 'circle', 'star'\]"),
+        (3, 3, "or its number, got 3"),
+        (3, ["star", 10], "got 10"),
+        (3, -2, "got -2"),
+        (None, "circle", "the model has no classes"),
+        (None, 4, "the model has no classes"),
+    ],
+)
+def test_classes_that_the_model_does_not_have_are_refused(num_classes, label, message):
+    with pytest.raises(DataError, match=message):
+        requested_labels(num_classes, label, 4, SHAPES)

@@ -8,19 +8,37 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from monai_diffscore.data.requests import place_of
+from monai_diffscore.errors import DataError
 
-def requested_labels(num_classes: int | None, label: int | Sequence[int], count: int) -> list[dict[str, int]]:
+
+def requested_labels(
+    num_classes: int | None,
+    label: Any | Sequence[Any],
+    count: int,
+    classes: Sequence[str] | None = None,
+) -> list[dict[str, int]]:
     """A request for each sample: its seed, and its class label if the model has classes.
 
     Args:
         num_classes: of the model; None has none.
-        label: of all samples, or several in turn; -1 is any class.
+        label: name or number of the class of all samples, or several in turn; None and -1 are any class.
         count: number of samples.
+        classes: names of the classes, in the order of their numbers; None: they have none.
+    Raises:
+        DataError: for a class that the model does not have, or any class where it has none.
     """
+    labels = list(label) if isinstance(label, list | tuple) else [label]
     if num_classes is None:
+        if any(one not in (None, -1) for one in labels):
+            raise DataError(
+                "the request", key="label", expected="none: the model has no classes", got=repr(label),
+                remedy="Leave --label out.",
+            )  # fmt: skip
         return [{"seed": number} for number in range(count)]
-    labels = [label] if isinstance(label, int) else list(label)
-    return [{"seed": number, "label": labels[number % len(labels)]} for number in range(count)]
+    names = list(classes or map(str, range(num_classes)))
+    numbers = [-1 if one in (None, -1) else place_of(one, names) for one in labels]
+    return [{"seed": number, "label": numbers[number % len(numbers)]} for number in range(count)]
 
 
 def requested_tiles(count: int, tiles: Sequence[Mapping[str, Any]] | None) -> list[dict[str, Any]]:
