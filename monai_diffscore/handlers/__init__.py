@@ -13,6 +13,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "expression": "SaveProfiles",
         "gallery": "SampleGallery SaveArray SaveGallery SaveRows",
         "gradients": "ClipGradients",
+        "manifest": "SaveManifest",
         "progress": "Progress TimeLimit ValidationLog epochs_of_best",
         "sharded_checkpoint": "ShardedCheckpoint",
         "tables": "SaveSchema SaveTable",

@@ -6,6 +6,7 @@ from monai_diffscore.handlers.ema import *
 from monai_diffscore.handlers.expression import *
 from monai_diffscore.handlers.gallery import *
 from monai_diffscore.handlers.gradients import *
+from monai_diffscore.handlers.manifest import *
 from monai_diffscore.handlers.progress import *
 from monai_diffscore.handlers.sharded_checkpoint import *
 from monai_diffscore.handlers.tables import *

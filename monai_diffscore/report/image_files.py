@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,13 +13,15 @@ from torch import Tensor
 
 from monai_diffscore.data import evenly_spaced
 from monai_diffscore.data.arrays import LABELS, read_labels
+from monai_diffscore.data.manifests import read_manifest
 from monai_diffscore.errors import DataError
 
+logger = logging.getLogger(__name__)
 _SUFFIXES = (".nii", ".nii.gz", ".npy")
 
 
 def find_samples(path: str | Path) -> list[Path]:
-    """The generated images of a run or folder, sorted.
+    """The generated images of a run or folder, sorted: those in the manifest beside them, if there is one.
 
     Raises:
         DataError: if there is no such file.
@@ -30,6 +33,12 @@ def find_samples(path: str | Path) -> list[Path]:
         for file in sorted(folder.rglob("*"))
         if file.name.endswith(_SUFFIXES) and not file.name.startswith(".") and file.name != LABELS
     ]
+    manifest = read_manifest(folder)
+    if manifest is not None:
+        own = [file for file in files if str(file.relative_to(folder)) in manifest["files"]]
+        if len(own) < len(files):
+            logger.warning(f"{folder}: left out {len(files) - len(own)} file(s) that the newest sampling did not write")
+        files = own
     if not files:
         raise DataError(
             folder,

@@ -1,0 +1,89 @@
+"""A record of what a sampling wrote, beside it: files are known by what made them, not by their names."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ignite.distributed as idist
+from ignite.engine import Engine, Events
+
+from monai_diffscore.atomic_files import write_json
+from monai_diffscore.configuration import choices
+from monai_diffscore.credentials import conceal_all
+from monai_diffscore.data.files import file_hash
+from monai_diffscore.data.manifests import MANIFEST
+from monai_diffscore.handlers.attach import attach_at_end
+
+logger = logging.getLogger(__name__)
+
+
+class SaveManifest:
+    """Writes ``manifest.json`` beside samples: weights, seed, number, configuration and the files of this command.
+
+    Files that were there before and are still as they were belong to another command: a warning tells, and a report
+    leaves them out.
+
+    Args:
+        folder: of the samples.
+        checkpoint: the weights.
+        configuration: as it is executed; its statements are hashed.
+        facts: such as seed and number of samples.
+    """
+
+    def __init__(
+        self, folder: str | Path, checkpoint: str | Path, configuration: Mapping[str, Any], **facts: Any
+    ) -> None:
+        self.folder, self.checkpoint, self.facts = Path(folder), Path(checkpoint), facts
+        stated = json.dumps(conceal_all(choices(configuration)), sort_keys=True, default=str)
+        self.configuration_hash = f"sha256:{hashlib.sha256(stated.encode()).hexdigest()}"
+        self._before: dict[str, tuple[int, int]] = {}
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self.look)
+        attach_at_end(engine, self.write)
+
+    def look(self, _engine: Engine) -> None:
+        """Notes the files that are there before."""
+        self._before = self._files()
+
+    def write(self, _engine: Engine) -> None:
+        """Writes the manifest and logs where things are."""
+        if idist.get_rank() != 0:
+            return
+        now = self._files()
+        files = sorted(name for name in now if now[name] != self._before.get(name))
+        if not files:
+            return
+        others = sorted(set(now) - set(files))
+        if others:
+            logger.warning(
+                f"{self.folder} holds {len(others)} file(s) of another command (such as {others[0]}). A report leaves "
+                f"them out; another --output_dir keeps each by itself."
+            )
+        weights = {"weights": str(self.checkpoint.absolute()), "weights_hash": file_hash(self.checkpoint)}
+        content = {**self.facts, **weights, "configuration_hash": self.configuration_hash, "files": files}
+        write_json(self.folder / MANIFEST, content)
+        pictures = [name for name in files if name.endswith(".png")]
+        parts = [f"samples: {_quoted(self.folder)} ({len(files)} files)"]
+        parts += [f"pictures: {_quoted(self.folder / pictures[0])}"] if pictures else []
+        logger.info("; ".join([*parts, f"record: {_quoted(self.folder / MANIFEST)}"]))
+
+    def _files(self) -> dict[str, tuple[int, int]]:
+        """Files of the folder but the record itself, and what changes when one is written anew."""
+        states = {}
+        for path in self.folder.rglob("*"):
+            if path.is_file() and path.name != MANIFEST and not path.name.startswith("."):
+                state = os.stat(path)
+                states[str(path.relative_to(self.folder))] = (state.st_mtime_ns, state.st_ino)
+        return states
+
+
+def _quoted(path: Path) -> str:
+    return shlex.quote(str(path.absolute()))

@@ -1,0 +1,105 @@
+"""The record beside samples: what made which files, and that a report takes those of the newest command alone."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from ignite.engine import Engine, Events
+from workflows import workflow
+
+from monai_diffscore.data.files import file_hash
+from monai_diffscore.data.manifests import MANIFEST, read_manifest
+from monai_diffscore.handlers import SaveManifest
+from monai_diffscore.report.image_files import find_samples
+
+
+def sample(folder, names, weights, seed=0, **facts):
+    """A sampling that writes files of these names."""
+
+    def write(_engine, _batch):
+        for name in names:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            np.save(folder / name, np.full(3, seed, np.float32))
+
+    engine = Engine(write)
+    SaveManifest(folder, weights, {"steps": 4, "seed": seed}, seed=seed, **facts).attach(engine)
+    engine.run([0])
+
+
+@pytest.fixture
+def weights(tmp_path):
+    path = tmp_path / "model.pt"
+    torch.save({}, path)
+    return path
+
+
+FOUR = [f"pred_{number}.npy" for number in range(4)]
+#: what the first and the second command write, and what is left of the first
+COMMANDS = {
+    "fewer": (FOUR, FOUR[:2], FOUR[2:]),
+    "other names": (FOUR, ["sub-1/image.npy"], FOUR),
+    "the same names": (FOUR, FOUR, []),
+    "more": (FOUR[:1], FOUR, []),
+}
+
+
+@pytest.mark.parametrize("case", COMMANDS)
+def test_a_report_takes_the_files_of_the_newest_command(case, tmp_path, weights, caplog):
+    first, second, left = COMMANDS[case]
+    folder = tmp_path / "samples"
+    sample(folder, first, weights, seed=0, num_samples=len(first))
+    with caplog.at_level("INFO"):
+        sample(folder, second, weights, seed=7, num_samples=len(second))
+    assert (f"holds {len(left)} file(s) of another command" in caplog.text) == bool(left)
+    assert f"samples: {folder} ({len(second)} files); record: {folder / MANIFEST}" in caplog.text
+    manifest = read_manifest(folder)
+    assert manifest["files"] == sorted(second)
+    assert (manifest["seed"], manifest["num_samples"]) == (7, len(second))
+    assert manifest["weights_hash"] == file_hash(weights)
+    caplog.clear()
+    assert [str(file.relative_to(folder)) for file in find_samples(tmp_path)] == sorted(second)
+    assert (f"left out {len(left)} file(s)" in caplog.text) == bool(left)
+
+
+def test_the_hash_tells_commands_apart_and_holds_no_secret(tmp_path, weights):
+    engine = Engine(lambda *_: None)
+    hashes = []
+    for configuration in ({"steps": 4}, {"steps": 4}, {"steps": 5}, {"steps": 4, "label": "circle"}):
+        manifest = SaveManifest(tmp_path, weights, configuration)
+        manifest.attach(engine)
+        hashes.append(manifest.configuration_hash)
+    assert hashes[0] == hashes[1]
+    assert len(set(hashes)) == 3
+
+
+def test_without_a_manifest_all_files_are_taken(tmp_path):
+    for name in FOUR:
+        np.save(tmp_path / name, np.zeros(3))
+    assert len(find_samples(tmp_path)) == 4
+
+
+def test_nothing_written_leaves_no_record(tmp_path, weights):
+    engine = Engine(lambda *_: None)
+    SaveManifest(tmp_path / "out", weights, {}).attach(engine)
+    engine.add_event_handler(Events.STARTED, lambda: None)
+    engine.run([0])
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_bundle_writes_it_beside_its_samples(tmp_path):
+    facts = {"sigma_data": 0.5, "low": 0.0, "high": 1000.0, "spacing_mm": [2.0, 2.0, 2.0]}
+    (tmp_path / "data_statistics.json").write_text(json.dumps(facts))
+    where = {"checkpoint": str(tmp_path / "model.pt"), "output_dir": str(tmp_path / "samples"), "steps": 2}
+    (tmp_path / "model.pt").touch()
+    for number, seed in ((3, 0), (2, 7)):
+        made = workflow("mri_unet3d", ["inference"], ["smoke"], kind="infer", **where, num_samples=number, seed=seed)
+        torch.save(made.parser.get_parsed_content("network").state_dict(), tmp_path / "model.pt")
+        made.run()
+    manifest = read_manifest(tmp_path / "samples")
+    assert (manifest["seed"], manifest["num_samples"]) == (7, 2)
+    assert manifest["weights_hash"] == file_hash(tmp_path / "model.pt")
+    assert len(list((tmp_path / "samples").glob("*.nii.gz"))) == 3
+    assert len(find_samples(tmp_path)) == 2
