@@ -7,6 +7,7 @@ latter imports its modules, because torch, MONAI and MLflow take seconds to impo
 from __future__ import annotations
 
 import argparse
+import ast
 import json
 import os
 import sys
@@ -41,12 +42,53 @@ def add_plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     parser.add_argument("--cases", type=Path, metavar="TABLE", help="table of volumes, written by the command cases")
     parser.add_argument("--kind", help="kind of the data: volumes, pictures, slides, ... (default: detected)")
     parser.add_argument("--modality", help="modality of volumes whose files do not state it: CT, MR, PT")
-    parser.add_argument("--mpp-um", type=float, help="pixel size of slides that do not state it")
+    parser.add_argument("--mpp-um", "--assume_mpp_um", type=float, help="pixel size of slides that do not state it")
+    _add_reading(parser)
     parser.add_argument("--from-plan", type=Path, metavar="PLAN", help="an edited plan.json instead of the rules")
     parser.add_argument(
         "--no-trial", action="store_true", help="do not measure: no real step, no schedule for the time"
     )
     parser.set_defaults(run_command=_plan)
+
+
+#: what the DICOM reader may do: :class:`~monai_diffscore.data.dicom.ReadingRules` has the same names
+DICOM_OPTIONS = (
+    "on_gap", "on_duplicate", "on_tilt", "assume_intercept", "spacing_tolerance", "tilt_tolerance_degrees",
+    "padding_hu", "air_hu", "select",
+)  # fmt: skip
+
+
+def _add_reading(parser: argparse.ArgumentParser) -> None:
+    """What the files do not say of their values: flags of the names that the planned bundle takes."""
+    group = parser.add_argument_group("reading")
+    group.add_argument(
+        "--value_range", "--value-range", dest="value_range", metavar="[LOW,HIGH]",
+        help="black and white of pictures of more than 8 bits",
+    )  # fmt: skip
+    group.add_argument("--assume_intercept", type=float, metavar="HU", help="of CT stored without it, often -1024")
+    group.add_argument("--allow_no_air", choices=("True", "False"), help="CT without a value below 0 HU is right")
+    for name in DICOM_OPTIONS:
+        group.add_argument(f"--dicom_options#{name}", dest=f"dicom_{name}", metavar="VALUE", help="of DICOM series")
+
+
+def _reading(chosen: argparse.Namespace) -> dict[str, Any]:
+    """The flags of :func:`_add_reading` that were given."""
+    dicom = {name: getattr(chosen, f"dicom_{name}") for name in DICOM_OPTIONS}
+    given = {
+        "value_range": _literal(chosen.value_range),
+        "assume_intercept": chosen.assume_intercept,
+        "allow_no_air": _literal(chosen.allow_no_air),
+        "dicom_options": {name: _literal(text) for name, text in dicom.items() if text is not None} or None,
+    }
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _literal(text: str | None) -> Any:
+    """A number, a list or a dictionary as MONAI's command line reads it; other texts as they are."""
+    try:
+        return None if text is None else ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
 
 
 def _plan(chosen: argparse.Namespace) -> int:
@@ -79,6 +121,7 @@ def _plan(chosen: argparse.Namespace) -> int:
             _names(chosen.missing),
             chosen.layout,
             chosen.image,
+            _reading(chosen),
         )
         plan = planning.make_plan(fingerprint, budget, graph)
     plan = edited or plan
@@ -128,6 +171,10 @@ def add_check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         metavar="ID",
         help="ids (also ID=VALUE) or overlays that a command overrides",
     )
+    parser.add_argument(
+        "--leaks", nargs="?", const="content", default="", choices=("content", "voxels"),
+        help="also compare both sides of the split of its volumes; 'voxels' reads all of them, else at most 64",
+    )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print a JSON list")
     parser.set_defaults(run_command=_check)
 
@@ -135,7 +182,7 @@ def add_check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 def _check(chosen: argparse.Namespace) -> int:
     from monai_diffscore.inspection import inspect_bundle
 
-    reports = {str(bundle): inspect_bundle(bundle, chosen.override) for bundle in chosen.bundle}
+    reports = {str(bundle): inspect_bundle(bundle, chosen.override, chosen.leaks) for bundle in chosen.bundle}
     if chosen.json:
         print(
             json.dumps({name: [vars(finding) for finding in findings] for name, findings in reports.items()}, indent=4)
@@ -198,10 +245,14 @@ def _report(chosen: argparse.Namespace) -> int:
     run = report.find_run(chosen.run)
     limits = tuple(chosen.range) if chosen.range else None
     real = chosen.real[0] if chosen.real else None
+    intake = report.read_intake(run)
+    if intake is not None:
+        print("\n".join([*intake.lines, *(f"leak: {leak}" for leak in intake.leaks)]), flush=True)
     material = report.gather(
         chosen.run, real, chosen.train, chosen.count or 64, limits, chosen.unit, chosen.seed,
         record=run, label_key=chosen.label_key or "label",
     )  # fmt: skip
+    material = material if intake is None else intake.added_to(material)
     title = chosen.title or (run.name if run else "") or chosen.run.resolve().name
     panel = report.report_images(title, material, chosen.draws, chosen.seed, lambda name: print(f"computing: {name}"))
     files = report.write_report(panel, chosen.out or chosen.run / "report")

@@ -142,7 +142,7 @@ def _too_many_bits(path: str) -> DataError:
         path,
         expected="8 bits a colour",
         got="a picture of 16 bits, half of which the decoder would drop silently",
-        remedy="Convert it to TIFF and state its value_range.",
+        remedy="Convert it to TIFF and state its --value_range.",
     )
 
 

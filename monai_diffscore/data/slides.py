@@ -111,7 +111,7 @@ class Slide:
                     self.path,
                     expected=f"a stated size of a pixel between {low} and {high} um",
                     got=f"{stated[0]} x {stated[1]}" if any(stated) else "none in the file",
-                    remedy="If you know it, give assume_mpp_um (an objective of 20x is often 0.5, 40x 0.25).",
+                    remedy="If you know it, say so: --assume_mpp_um 0.5 (an objective of 20x is often 0.5, 40x 0.25).",
                 )
             return self.assume_mpp_um
         if abs(plausible[0] / plausible[1] - 1) > MPP_TOLERANCE:

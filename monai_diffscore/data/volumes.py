@@ -248,7 +248,7 @@ class LoadVolumed(MapTransform):
                 key=key,
                 expected=self.expected,
                 got=f"{sizes[0]} channels of size {sizes[1:]}",
-                remedy="Select or split the channels first, or set the same channels for the network and LoadVolumed.",
+                remedy="Take one of them: --image ROLE (`python -m monai_diffscore cases FOLDER` lists the roles).",
             )
         bad = int((~torch.isfinite(volume)).sum())
         if bad:

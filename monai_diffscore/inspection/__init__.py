@@ -9,6 +9,7 @@ module                  finds
                         that fail
 ``components``          ``_target_`` that do not exist, keywords that they do not take or miss
 ``agreement``           training and inference that differ: network, precision, sigma_data, range, conditions
+``leakage``             (on request) subjects and images on both sides of the split of the data
 ``publication``         missing files, ids, metadata and versions that MONAI, its model zoo and MONAI Label need
 ``bundle``              all of these
 ======================  ==========================================================================================

@@ -8,16 +8,18 @@ from pathlib import Path
 from monai_diffscore.inspection.agreement import find_disagreements
 from monai_diffscore.inspection.components import find_wrong_components
 from monai_diffscore.inspection.files import BundleFiles, Finding
+from monai_diffscore.inspection.leakage import find_leaks
 from monai_diffscore.inspection.publication import find_missing
 from monai_diffscore.inspection.references import find_unknown_overrides, find_wrong_references
 
 
-def inspect_bundle(folder: str | Path, overrides: Sequence[str] = ()) -> list[Finding]:
+def inspect_bundle(folder: str | Path, overrides: Sequence[str] = (), leaks: str = "") -> list[Finding]:
     """The problems of a bundle, and of overrides that a command would apply to it.
 
     Args:
         folder: of the bundle.
         overrides: each an "id", an "id=value" (also with ``--``), or the path of an overlay.
+        leaks: "content" or "voxels" also compares both sides of the split of its data; "" does not.
     Returns:
         One finding for each problem; unreadable files alone where there are any.
     Raises:
@@ -32,5 +34,6 @@ def inspect_bundle(folder: str | Path, overrides: Sequence[str] = ()) -> list[Fi
         *find_unknown_overrides(files, overrides),
         *find_wrong_components(files),
         *find_disagreements(files),
+        *(find_leaks(files, leaks == "voxels") if leaks else []),
     ]
     return list(dict.fromkeys(findings))

@@ -140,6 +140,7 @@ def _volumes(plan: Plan) -> dict[str, Any]:
     data, listing = literal(plan.data), plan.details.get("listing", {})
     return {
         **{f"train/{name}, cases/{name}": literal(value) for name, value in listing.items()},
+        **_reading(plan),
         "train/spacing_mm": plan["spacing_mm"],
         "train/patch_size": plan["patch_size"],
         "train/patches_per_volume": plan["patches_per_volume"],
@@ -156,11 +157,19 @@ def _volumes(plan: Plan) -> dict[str, Any]:
     }
 
 
+def _reading(plan: Plan) -> dict[str, Any]:
+    """What the planner's user said of the values of the files."""
+    return {
+        f"train/{name}, inference/{name}": literal(value) for name, value in plan.details.get("reading", {}).items()
+    }
+
+
 def _pictures(plan: Plan) -> dict[str, Any]:
     return {
         "train/image_size": plan["image_size"],
         "train/image_channels": plan.channels,
         "train/fit": plan["fit"],
+        "train/value_range": plan.details.get("value_range"),
         "train/num_classes": len(plan.details.get("classes") or []) or None,
         "train/patches_per_image": plan["patches_per_image"] or None,
     }

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from monai_diffscore.planning.fingerprint import (
     shown_names,
     spans,
 )
+from monai_diffscore.transforms import HounsfieldUnits
 
 #: CT above this is tissue, as in the bundles
 AIR_HU = -500.0
@@ -53,7 +54,12 @@ class _Volume:
 
 
 def fingerprint_volumes(
-    root: Path, modality: str | None = None, layout: str = "auto", image: str = "", subject: str = ""
+    root: Path,
+    modality: str | None = None,
+    layout: str = "auto",
+    image: str = "",
+    subject: str = "",
+    reading: Mapping[str, Any] | None = None,
 ) -> Fingerprint:
     """The fingerprint of a folder of volumes and DICOM series, of a table of cases, or of one volume.
 
@@ -61,7 +67,11 @@ def fingerprint_volumes(
         root: folder or file.
         modality: "CT", "MR" or "PT"; None reads DICOM headers, else the intensities.
         layout, image, subject: as :func:`~monai_diffscore.data.list_volumes` takes them.
+        reading: ``dicom_options`` of :class:`~monai_diffscore.data.LoadVolumed`, and the arguments of
+            :class:`~monai_diffscore.transforms.HounsfieldUnits`.
     """
+    units = dict(reading or {})
+    dicom_options = units.pop("dicom_options", {})
     listing = {"layout": layout, "image": image, "subject": subject}
     assumed: list[str] = []
 
@@ -74,11 +84,11 @@ def fingerprint_volumes(
 
     cases, problems = list_readable(root, lister)
     channels = Counter(_channels(case["image"]) for case in cases).most_common(1)[0][0]
-    load: Any = LoadVolumed("image", spatial_dims=3, channels=channels, slices=True)
+    load: Any = LoadVolumed("image", spatial_dims=3, channels=channels, slices=True, dicom=dicom_options)
     pairs, unread = read_each(
         root,
         tqdm(cases, desc="reading", leave=False),
-        lambda case: _measure(load(case)["image"], modality),
+        lambda case: _measure(load(case)["image"], modality, units),
     )
     problems += unread
     pairs, others = _of_one_modality(root, pairs)
@@ -87,6 +97,11 @@ def fingerprint_volumes(
     volumes = [volume for _, volume in pairs]
     subjects = [case["subject"] for case, _ in pairs]
     kind = volumes[0].modality
+    if units and kind != "CT":
+        raise DataError(
+            root, key=next(iter(units)), expected="CT", got=f"{kind}, of which --{next(iter(units))} says nothing",
+            remedy="State --modality CT, or leave the flag out.",
+        )  # fmt: skip
     values = np.concatenate([volume.values for volume in volumes])
     normal = np.concatenate([_normalised(volume) for volume in volumes])
     source = (
@@ -114,6 +129,7 @@ def fingerprint_volumes(
         details={
             "dicom_series": sum(holds_dicom(first_path(case["image"])) for case, _ in pairs),
             "listing": listing,
+            "reading": dict(reading or {}),
             "assumed": [*assumed, f"modality {kind} (--modality)"],
         },
         problems=problems,
@@ -133,7 +149,7 @@ def _channels(path: str | list[str]) -> int:
     return int(shape[3]) if len(shape) == 4 else 1
 
 
-def _measure(volume: Any, modality: str | None) -> _Volume:
+def _measure(volume: Any, modality: str | None, units: Mapping[str, Any]) -> _Volume:
     codes = "".join(nib.aff2axcodes(np.asarray(volume.affine)))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -141,6 +157,9 @@ def _measure(volume: Any, modality: str | None) -> _Volume:
     stated = str(volume.meta.get("modality", ""))
     values = _some(np.asarray(upright.as_tensor()))
     kind = modality or stated or ("CT" if values.min() <= -900 and values.max() > 100 else "MR")
+    if kind == "CT":  # as the training checks it
+        upright = HounsfieldUnits(**units)(upright)
+        values = _some(np.asarray(upright.as_tensor()))
     limit = AIR_HU if kind == "CT" else 0.0
     box: Any = CropForeground(select_fn=lambda image: image > limit, allow_smaller=True)(upright)
     if min(box.shape[1:]) == 0:
@@ -196,12 +215,15 @@ def _of_one_modality(
 # ---- pictures and sequences ----
 
 
-def fingerprint_pictures(root: Path, channels: int | None = None) -> Fingerprint:
-    """The fingerprint of pictures or .npy files of images: a folder, or one file."""
+def fingerprint_pictures(
+    root: Path, channels: int | None = None, value_range: Sequence[float] | None = None
+) -> Fingerprint:
+    """The fingerprint of pictures or .npy files of images: a folder, or one file; ``value_range`` of more bits."""
     cases, problems = list_readable(root, lambda names: list_arrays(root, 2, left_out=names))
     count = channels or _picture_channels(cases)
-    load: Any = LoadPictured("image", count)
-    return _arrays(root, "pictures", cases, problems, count, lambda case: np.asarray(load(case)["image"]))
+    load: Any = LoadPictured("image", count, value_range=value_range)
+    fingerprint = _arrays(root, "pictures", cases, problems, count, lambda case: np.asarray(load(case)["image"]))
+    return replace(fingerprint, details={**fingerprint.details, "value_range": value_range})
 
 
 def fingerprint_sequences(root: Path) -> Fingerprint:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ def take_fingerprint(
     missing: Sequence[str] = (),
     layout: str = "auto",
     image: str = "",
+    reading: Mapping[str, Any] | None = None,
 ) -> Fingerprint:
     """The fingerprint of a data set.
 
@@ -48,6 +49,8 @@ def take_fingerprint(
         exclude: columns of a table to ignore.
         delimiter, missing: as :func:`~monai_diffscore.data.tables.read_table` takes them.
         layout, image: of volumes, as :func:`~monai_diffscore.data.list_volumes` takes them.
+        reading: what the files do not say: ``value_range`` of pictures; ``assume_intercept``, ``allow_no_air`` and
+            ``dicom_options`` of volumes.
     Raises:
         DataError: if the kind is unknown, or if no case is usable.
         ValueError: for an unknown kind.
@@ -61,6 +64,11 @@ def take_fingerprint(
                         remedy="Leave --subject out: sub-<label> in the paths names the subjects.")  # fmt: skip
     if kind != "volumes" and (layout != "auto" or image):
         raise DataError(root, key="image", expected="volumes", got=kind, remedy="Leave --layout and --image out.")
+    own = {"pictures": {"value_range"}, "volumes": {"assume_intercept", "allow_no_air", "dicom_options"}}
+    strange = sorted(set(reading or {}) - own.get(kind, set()))
+    if strange:
+        raise DataError(root, key=strange[0], expected="data that this is said of", got=kind,
+                        remedy=f"Leave --{strange[0]} out.")  # fmt: skip
     if exclude and kind != "table":
         raise DataError(root, key="exclude", expected="a table", got=kind, remedy="Leave --exclude out.")
     if kind == "cells":
@@ -70,11 +78,13 @@ def take_fingerprint(
     if kind == "table":
         return fingerprint_table(only_table(root), conditions, subject, exclude, delimiter, missing)
     if kind == "volumes":
-        fingerprint = fingerprint_volumes(root, modality, layout, image, subject or "")
+        fingerprint = fingerprint_volumes(root, modality, layout, image, subject or "", reading)
     elif kind == "slides":
         fingerprint = fingerprint_slides(root, assume_mpp_um)
     else:
-        fingerprint = fingerprint_pictures(root) if kind == "pictures" else fingerprint_sequences(root)
+        fingerprint = (
+            fingerprint_pictures(root, **dict(reading or {})) if kind == "pictures" else fingerprint_sequences(root)
+        )
     if not conditions:
         return fingerprint
     return fingerprint.with_conditions(_declared(root, fingerprint, conditions, participants))

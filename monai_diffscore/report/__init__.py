@@ -13,6 +13,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
     {
         "card": "card_text write_card",
         "images": "ImageReport headline image_metrics image_page log_report report_images write_report",
+        "intake": "RunIntake read_intake",
         "page": "Cell Page Section render",
         "profile_sources": (
             "ProfileFields ProfileMaterial find_profiles gather_profiles gather_run_profiles is_profiles match_profiles"

@@ -1,5 +1,6 @@
 from monai_diffscore.report.card import *
 from monai_diffscore.report.images import *
+from monai_diffscore.report.intake import *
 from monai_diffscore.report.page import *
 from monai_diffscore.report.profile_sources import *
 from monai_diffscore.report.profiles import *

@@ -107,7 +107,7 @@ def as_brightness(
             key=key,
             expected="8 bits a colour (uint8), or a stated value_range",
             got=f"{image.dtype} from {low:g} to {high:g}",
-            remedy="State the values of black and white: value_range=(0, 65535), (0, 4095), (0, 1) ...",
+            remedy='Say what is black and what is white: --value_range "[0, 65535]", [0, 4095], [0, 1] ...',
         )
     black, white = value_range
     if image.dtype == np.uint8 and white > 255:

@@ -109,8 +109,8 @@ class HounsfieldUnits(IntensityTransform):
                 key=key,
                 expected="Hounsfield units, in which air is about -1000",
                 got=f"values from {low:g} to {high:g}",
-                remedy="The rescale intercept is probably missing: convert the series again, or give "
-                "assume_intercept=-1024; give allow_no_air=True if the image truly has no value below 0 HU.",
+                remedy="The rescale intercept is probably missing: convert the series again, or say "
+                "--assume_intercept -1024; --allow_no_air True if the image truly holds nothing below 0 HU.",
             )
         if not stored and self.assume_intercept is not None:
             raise DataError(
@@ -118,7 +118,7 @@ class HounsfieldUnits(IntensityTransform):
                 key=key,
                 expected="stored values, none below 0, because assume_intercept is set",
                 got=f"values from {low:g} to {high:g}",
-                remedy="These are Hounsfield units already: do not set assume_intercept for them.",
+                remedy="These are Hounsfield units already: leave out --assume_intercept for them.",
             )
         return {"intercept": float(self.assume_intercept or 0.0)}
 
@@ -163,7 +163,7 @@ class ReplacePadding(IntensityTransform):
                 key=key,
                 expected=f"values above {self.at_or_below:g} HU inside the field of view",
                 got=f"none in {padding} voxels",
-                remedy="Choose at_or_below for this data, or remove the image.",
+                remedy="Remove the image: it shows nothing.",
             )
         return {"padding_voxels": padding}
 

@@ -147,8 +147,8 @@ _REQUIREMENTS: list[_Requirement] = [
         "RescaleSlope and RescaleIntercept",
         _lacks_rescale,
         lambda p: f"slope {_or_none(p.slope)}, intercept {_or_none(p.intercept)}",
-        "Without them a CT may be off by 1024 HU: export the series anew; or give assume_intercept=-1024, if you know "
-        "that this scanner uses it (CT without either).",
+        "Without them a CT may be off by 1024 HU: export the series anew; or, if you know it of this scanner, give "
+        "--dicom_options#assume_intercept -1024 (CT without either).",
     ),
     (
         "a finite RescaleSlope and RescaleIntercept, slope not 0",
@@ -217,7 +217,7 @@ def _check_alike(source: object, planes: Sequence[Plane]) -> None:
                 source,
                 expected=f"one {noun} in a series",
                 got=" and ".join(f"{value} ({count} images)" for value, count in counts.most_common(4)),
-                remedy="Mixed images make no volume: keep one kind, by select or in its own folder.",
+                remedy="Keep one kind, by --dicom_options#select or in a folder of its own: a mixture makes no volume.",
             )
 
 
@@ -252,10 +252,13 @@ def _crowd(source: object, groups: list[list[Plane]], crowded: list[list[Plane]]
         if pair[0].traits.get(name) != pair[1].traits.get(name)
     ]
     if copies:
-        nature, remedy = "duplicate slices, the same to the byte", "Remove the copies, or give on_duplicate='drop'."
+        nature = "duplicate slices, the same to the byte"
+        remedy = "Take the copies out, or give --dicom_options#on_duplicate drop."
     elif differing:
         nature = f"images that differ in {', '.join(differing)}"
-        remedy = f"Choose one kind, for instance select={{{differing[0].split()[0]!r}: ...}}."
+        name = differing[0].split()[0]
+        example = f"{{'{name}': {pair[0].traits.get(name)!r}}}"
+        remedy = f'Choose one kind, for instance --dicom_options#select "{example}".'
     else:
         nature, remedy = "duplicate slices with different pixels", "Find out which slices are right, and keep those."
     return DataError(
@@ -285,7 +288,7 @@ def _check_tilt(source: object, heights: Array, offsets: Array, rules: ReadingRu
             source,
             expected="slices stacked along their normal",
             got=f"a gantry tilt of {tilt:.2f} degrees",
-            remedy="Other readers drop the shear silently. Give on_tilt='resample' to interpolate to straight slices.",
+            remedy="Readers drop the shear without a word. --dicom_options#on_tilt resample interpolates it away.",
         )
     return tilt, is_tilted
 
@@ -311,5 +314,6 @@ def _check_steps(source: object, heights: Array, rules: ReadingRules) -> bool:
         source,
         expected=f"slices at one distance (here {usual:.4g} mm, to {rules.spacing_tolerance:.1%} of the mean)",
         got=got,
-        remedy="Complete the series; or give on_gap='resample' to interpolate, or a larger spacing_tolerance.",
+        remedy="Complete the series; or interpolate (--dicom_options#on_gap resample), or take larger differences "
+        "(--dicom_options#spacing_tolerance 0.1).",
     )

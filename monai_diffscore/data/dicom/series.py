@@ -120,7 +120,7 @@ def _selected(source: object, series: Series, select: Mapping[str, object]) -> S
                 source,
                 expected=f"images with {name} {value}",
                 got=f"{name} {', '.join(present)}",
-                remedy="Give one of these values in select.",
+                remedy="Give one of these values in --dicom_options#select.",
             )
         series = replace(series, planes=planes)
     return series
@@ -142,18 +142,18 @@ def _no_single_series(
         return DataError(source, expected="a DICOM series", got="no DICOM file", remedy=remedy)
     if uid is not None:
         got = f"{len(candidates)} series with other SeriesInstanceUIDs:{lines}\n"
-        return DataError(source, expected=f"the series {uid}", got=got, remedy="Give one of these as series_uid.")
+        return DataError(source, expected=f"the series {uid}", got=got, remedy="Give one of these: FOLDER/series:UID.")
     if not volumes:
         return DataError(
             source,
             expected="a CT, MR or PET series",
             got=f"no image volume:{lines}\n",
             remedy="Radiographs, ultrasound, scouts and documents are not volumes; "
-            "name a scout's series_uid to read it.",
+            "name a scout (FOLDER/series:UID) to read it.",
         )
     return DataError(
         source,
         expected="one series",
         got=f"{len(volumes)} series:{lines}\n",
-        remedy="Choose one with series_uid, or give the path 'folder/series:UID'.",
+        remedy="Choose one: FOLDER/series:UID is its path.",
     )

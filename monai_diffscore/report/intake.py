@@ -1,0 +1,53 @@
+"""What the training of a run took in, and what is on both sides of its split."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from monai_diffscore.data.cases.leakage import NEAR_AT_MOST, leaks
+from monai_diffscore.data.intake import intake_lines
+from monai_diffscore.report.runs import RunRecord, run_parser
+from monai_diffscore.report.sources import Material
+
+
+@dataclass(frozen=True)
+class RunIntake:
+    """What a report says before anything else.
+
+    Args:
+        lines: subjects and cases trained on and held out, and what was passed over.
+        leaks: pairs of images, one a side, that make the held-out numbers too good.
+    """
+
+    lines: tuple[str, ...]
+    leaks: tuple[str, ...] = ()
+
+    def added_to(self, material: Material) -> Material:
+        """The material with these facts and warnings."""
+        warnings = [f"Leak: {leak}." for leak in self.leaks]
+        return replace(
+            material,
+            facts={**material.facts, "taken in": "; ".join(self.lines)},
+            warnings=[*warnings, *material.warnings],
+        )
+
+
+def read_intake(record: RunRecord | None) -> RunIntake | None:
+    """Lists the data of a run again; None without its configuration or its data.
+
+    Volumes are compared by content, and by voxels too if there are at most ``NEAR_AT_MOST`` of them.
+    """
+    if record is None or record.config is None:
+        return None
+    parser = run_parser(record)
+    if "intake" not in parser or not Path(str(parser.get_parsed_content("dataset_dir"))).exists():
+        return None
+    lines = intake_lines(parser.get_parsed_content("intake"), parser.get_parsed_content("dataset_dir"))
+    if "listing" not in parser:
+        return RunIntake(tuple(lines))
+    train, held_out = parser.get_parsed_content("cases")
+    near = len(train) + len(held_out) <= NEAR_AT_MOST
+    compared = "content and voxels" if near else f"content alone (more than {NEAR_AT_MOST} images)"
+    found = tuple(str(leak) for leak in leaks(train, held_out, near=near))
+    return RunIntake((*lines, f"leaks: {len(found) or 'none'} (by subject, {compared})"), found)

@@ -1,0 +1,111 @@
+"""Remedies: the flag that a message names is taken from the message, given to the same command, and works."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+
+import case_folders
+import numpy as np
+import pytest
+import torch
+from dicom_series import phantom, write_series
+from monai.bundle import ConfigParser
+from PIL import Image
+
+from monai_diffscore.__main__ import DICOM_OPTIONS, main
+from monai_diffscore.data.dicom import ReadingRules
+from monai_diffscore.report import RunRecord, read_intake
+
+FLAG = re.compile(r"--[a-z_]+(?:#[a-z_]+)? (?:\"[^\"]*\"|[^\s;,.)]+(?:\.\d+)?)")
+
+
+def gaps(root: Path) -> None:
+    volume = phantom()
+    for number in range(2):
+        write_series(root / f"p{number}", volume, uid=f"1.2.826.2.{number + 1}")
+        sorted((root / f"p{number}").iterdir())[4].unlink()
+
+
+def stored_ct(root: Path) -> None:
+    for number in range(2):
+        values = np.random.default_rng(number).integers(0, 3000, (16, 16, 16)).astype(np.int16)
+        case_folders.save(root / f"c{number}.nii.gz", values)
+
+
+def sixteen_bits(root: Path) -> None:
+    root.mkdir()
+    for number in range(3):
+        values = np.random.default_rng(number).integers(0, 4000, (32, 32)).astype(np.uint16)
+        Image.fromarray(values).save(root / f"x{number}.png")
+
+
+FOLDERS: dict[str, tuple[Callable[[Path], None], list[str], str, str]] = {
+    "gap": (gaps, [], "--dicom_options#on_gap", "dicom_options"),
+    "stored": (stored_ct, ["--modality", "CT"], "--assume_intercept", "assume_intercept"),
+    "no_air": (stored_ct, ["--modality", "CT"], "--allow_no_air", "allow_no_air"),
+    "sixteen_bits": (sixteen_bits, [], "--value_range", "value_range"),
+}
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_the_flag_of_a_remedy_is_taken_by_the_command_that_names_it(name, tmp_path, capsys):
+    """The folder is refused; the flag in the message makes the plan; the planned bundle keeps it under one name."""
+    make, given, flag, key = FOLDERS[name]
+    make(tmp_path / "data")
+    command = ["plan", str(tmp_path / "data"), "--out", str(tmp_path / "bundle"), "--no-trial", *given]
+    assert main(command) == 1
+    (said,) = [text for text in FLAG.findall(capsys.readouterr().err) if text.startswith(flag + " ")]
+    assert main([*command, *shlex.split(said)]) == 0
+    parser = ConfigParser()
+    parser.read_config(tmp_path / "bundle/configs/train.json")
+    value = parser.get_parsed_content(key)
+    assert value == {
+        "gap": {"on_gap": "resample"}, "stored": -1024.0, "no_air": True, "sixteen_bits": [0, 65535]
+    }[name]  # fmt: skip
+    item = parser.get_parsed_content("cases")[0][0]
+    for step in parser.get_parsed_content("reading"):
+        item = step(item)
+    assert bool(torch.isfinite(torch.as_tensor(item["image"])).all())
+
+
+def test_plan_takes_every_rule_of_the_dicom_reader():
+    assert list(DICOM_OPTIONS) == [field.name for field in fields(ReadingRules)]
+
+
+def test_a_flag_that_says_nothing_of_the_data_is_refused(tmp_path, capsys):
+    sixteen_bits(tmp_path / "data")
+    command = ["plan", str(tmp_path / "data"), "--out", str(tmp_path / "bundle"), "--no-trial"]
+    assert main([*command, "--assume_intercept", "-1024"]) == 1
+    assert "Leave --assume_intercept out" in capsys.readouterr().err
+
+
+def test_check_names_what_is_on_both_sides_of_the_split(tmp_path, capsys):
+    """Three images under the names of two patients each, rescaled so that no file is a copy of another."""
+    axes = np.meshgrid(*[np.linspace(-1, 1, 20)] * 3, indexing="ij")
+    for number in range(6):
+        noise = np.random.default_rng(number // 2).normal(0, 100, (20, 20, 20))
+        head = (sum(axis**2 for axis in axes) < 0.8) * (400 + 100 * axes[0] + noise)
+        case_folders.save(tmp_path / f"data/p{number}.nii.gz", (head * (1 + number)).astype(np.float32))
+    bundle = tmp_path / "bundle"
+    assert main(["plan", str(tmp_path / "data"), "--out", str(bundle), "--no-trial"]) == 0
+    capsys.readouterr()
+    assert main(["check", str(bundle)]) == 0
+    capsys.readouterr()
+    assert main(["check", str(bundle), "--leaks", "--json"]) == 1
+    (findings,) = json.loads(capsys.readouterr().out).values()
+    assert len(findings) == 1
+    names = re.findall(r"p(\d)\.nii", findings[0]["got"])
+    assert int(names[0]) // 2 == int(names[1]) // 2
+    assert "nearly the same" in findings[0]["got"]
+    config = json.loads((bundle / "configs/train.json").read_text())
+    intake = read_intake(RunRecord("", "", "", {}, config, executed=True, bundle=str(bundle)))
+    assert intake is not None
+    assert intake.lines[0].startswith("data: 5 subject(s), 5 case(s) trained on; 1 subject(s), 1 case(s) held out")
+    assert intake.leaks == (findings[0]["got"],)
+    assert main(["check", "bundles/toy2d_mlp", "--leaks"]) == 1
+    assert "a bundle of volumes" in capsys.readouterr().out
