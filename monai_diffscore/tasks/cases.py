@@ -140,7 +140,7 @@ class CaseEvaluator(SupervisedEvaluator):
         super().__init__(**options)
         self.table = table
 
-    def run(self, global_epoch: int = 1) -> None:
+    def run(self, global_epoch: int = 1) -> None:  # type: ignore[override]
         """Works on all cases.
 
         Raises:
