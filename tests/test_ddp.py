@@ -91,7 +91,7 @@ def test_the_overlay_replaces_what_stands_in_every_bundle(bundle):
     """It repeats the ``initialize`` list with one line more, and adds what is collective before anything is made."""
     overlay = json.loads((ROOT / "configs/multi_gpu.json").read_text())
     train = json.loads((ROOT / f"bundles/{bundle}/configs/train.json").read_text())
-    assert [line for line in overlay["initialize"] if "idist" not in line] == train["initialize"]
+    assert [line for line in overlay["initialize"] if "launcher" not in line] == train["initialize"]
     assert train["finalize"] == []
     assert train["train"]["dataloader"]["_target_"] == "monai_diffscore.data.ResumableLoader"
 

@@ -358,7 +358,8 @@ def test_all_files_corrupt_is_an_error_that_names_the_first(tmp_path):
 def test_data_of_no_one_kind_is_refused(content, tmp_path):
     if content == "several kinds":
         volume(tmp_path / "a.nii.gz")
-        Image.fromarray(smooth(8, 8, 1, 0)).save(tmp_path / "a.png")
+        (tmp_path / "pictures").mkdir()  # a picture beside a volume is a view of it
+        Image.fromarray(smooth(8, 8, 1, 0)).save(tmp_path / "pictures/b.png")
     if content == "unknown":
         (tmp_path / "a.xyz").write_text("?")
     with pytest.raises(DataError, match="one kind of data"):

@@ -257,8 +257,8 @@ def test_a_nan_ends_the_run_as_failed_with_sigma_files_and_step(every, tmp_path,
     """A network that diverges on a real file: at once or late, the message names everything, and the run is FAILED."""
     from workflows import workflow
 
-    write_volume("data/sub-1/a.nii.gz", seed=1)
-    write_volume("data/sub-2/b.nii.gz", seed=2)
+    write_volume("data/sub-1/t1.nii.gz", seed=1)
+    write_volume("data/sub-2/t1.nii.gz", seed=2)
     made = workflow(
         "mri_unet3d", ["train"], ["smoke"], dataset_dir=str(tmp_path / "data"), output_dir=str(tmp_path / "out"),
         ckpt_dir=str(tmp_path / "models"), max_epochs=3, tracking_uri="http://127.0.0.1:9", gallery_every=0,
