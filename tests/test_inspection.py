@@ -110,6 +110,14 @@ def test_each_way_of_breaking_a_bundle_is_caught(name, copy):
     assert any(all(word in line for word in words) for line in found), found
 
 
+@pytest.mark.parametrize(("keyword", "findings"), [("folder", 0), ("foldr", 1)])
+def test_an_overlay_may_set_a_keyword_of_the_component_that_it_puts_in(copy, keyword, findings):
+    overlay = {"evaluator#_target_": "monai_diffscore.tasks.CaseTable", f"evaluator#{keyword}": None}
+    (copy / "configs/other.json").write_text(json.dumps(overlay))
+    found = [line for line in map(str, inspect_bundle(copy)) if "configs/other.json" in line]
+    assert len(found) == findings
+
+
 def test_files_that_are_missing_or_do_not_belong_are_named(copy):
     (copy / "LICENSE").unlink()
     (copy / "scripts.py").write_text("")

@@ -134,6 +134,13 @@ def _is_keyword(config: Config, path: str) -> bool:
     return exists and isinstance(component, dict) and "_target_" in component and takes(component["_target_"], keyword)
 
 
+def _is_keyword_of_new_target(overlay: Config, path: str) -> bool:
+    """Whether an id is a keyword of the component that the overlay itself puts in the place of another."""
+    parent, _, keyword = path.rpartition("#")
+    target = overlay.get(f"{parent}#_target_")
+    return isinstance(target, str) and takes(target, keyword)
+
+
 def find_unknown_overrides(files: BundleFiles, overrides: Sequence[str] = ()) -> list[Finding]:
     """Keys of overlays and of overrides that change nothing.
 
@@ -174,6 +181,7 @@ def _unknown_keys(where: str, overlay: Config, files: BundleFiles, elsewhere: It
     for key, value in overlay.items():
         path = key.lstrip("+").replace("::", "#")
         exists = any(look_up(config, path)[0] or _is_keyword(config, path) for config in others)
+        exists = exists or _is_keyword_of_new_target(overlay, path)
         if exists or path in read or path in ENTRIES or key in elsewhere or _runs(value):
             continue
         ids = {name for config in others for name, _ in items(config) if not name.rsplit("#", 1)[-1].isdigit()}
