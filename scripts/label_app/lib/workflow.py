@@ -158,7 +158,7 @@ class Calibration:
         """
 
         def choose(source: str) -> None:
-            parser.get_parsed_content("preprocessing#transforms#0")({"image": image})
+            parser.get_parsed_content("reading#0")({"image": image})
             self._volumes(parser, studies, source)
 
         return self._provide(parser, choose)
