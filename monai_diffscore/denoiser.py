@@ -27,7 +27,7 @@ import math
 import warnings
 from abc import ABC, abstractmethod
 from contextlib import nullcontext
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -50,6 +50,44 @@ def per_sample_sigma(x: Tensor, sigma: Tensor | float) -> Tensor:
             f"shape {tuple(x.shape)}, got {tuple(sigma.shape)}."
         )
     return sigma
+
+
+def positive_sigma(x: Tensor, sigma: Tensor | float) -> Tensor:
+    """Noise levels [B] > 0: :func:`per_sample_sigma`, and a check of values that lie on the CPU.
+
+    Values on another device are not checked: that would make the program wait for the device at each call.
+
+    Raises:
+        ValueError: for a level that is 0, negative or NaN, or another number of them.
+    """
+    exported = torch.jit.is_tracing() or torch.compiler.is_compiling()
+    on_cpu = not isinstance(sigma, Tensor) or sigma.device.type == "cpu"
+    if on_cpu and not exported and not bool((torch.as_tensor(sigma) > 0).all()):
+        raise ValueError(
+            f"Expected noise levels sigma > 0, got {torch.as_tensor(sigma).flatten().tolist()[:8]}. The denoiser and "
+            "the score have no value at 0: stop at a small level such as 1e-3. (The samplers take grids that end in 0.)"
+        )
+    return per_sample_sigma(x, sigma)
+
+
+def check_estimate(estimate: Any, x: Tensor, source: str) -> None:
+    """Refuses what a network or a denoiser returns unless it is a tensor of the shape of x.
+
+    Raises:
+        TypeError: for a tuple, an output object, or anything else that is no tensor.
+        ValueError: for another shape, one that merely broadcasts against x too.
+    """
+    if not isinstance(estimate, Tensor):
+        raise TypeError(
+            f"Expected {source} to return one tensor of the shape of x, {tuple(x.shape)}, got "
+            f"{type(estimate).__name__}. Wrap it in a module whose forward returns the tensor alone, such as "
+            "network(x, c_noise, **condition)[0]. monai_diffscore.discrete.TimestepNetwork wraps those of diffusers."
+        )
+    if not torch.jit.is_tracing() and estimate.shape != x.shape:
+        raise ValueError(
+            f"Expected {source} to return the shape of x, {tuple(x.shape)}, got {tuple(estimate.shape)}. Give it as "
+            "many output channels as x has."
+        )
 
 
 class Coefficients(NamedTuple):
@@ -171,9 +209,13 @@ class Denoiser(nn.Module):
         network: called as ``network(x, c_noise, **condition)`` with x [B, ...] and c_noise [B].
         preconditioning: the parameterisation.
         autocast_dtype: ``torch.bfloat16`` runs the network under autocast, on CPU and CUDA. None changes nothing,
-            so that an outer autocast (MONAI's ``amp``) has its way.
+            so that an outer autocast (MONAI's ``amp``) decides.
         default_sigma: the noise level that ``forward(x)`` assumes when it is called with an image alone, as
             export tools and one-shot denoising servers do.
+    Raises:
+        ValueError: in the call: for sigma that is not > 0 (a number, or a tensor on the CPU), or a network that returns
+            another shape than that of x.
+        TypeError: in the call: for a network that returns no tensor.
     """
 
     def __init__(
@@ -190,7 +232,7 @@ class Denoiser(nn.Module):
         self.default_sigma = default_sigma
 
     def forward(self, x: Tensor, sigma: Tensor | float | None = None, **condition: Tensor) -> Tensor:
-        sigma = per_sample_sigma(x, self.default_sigma if sigma is None else sigma)
+        sigma = positive_sigma(x, self.default_sigma if sigma is None else sigma)
         c = self.preconditioning(sigma)
         parameter = next(self.network.parameters(), x)
         # a trace must hold each cast of a weight, not the first use of a cached one
@@ -203,6 +245,7 @@ class Denoiser(nn.Module):
             output = self.network(
                 (per_sample(c.c_in, x) * x).to(parameter.dtype), c.c_noise.to(parameter.dtype), **condition
             )
+        check_estimate(output, x, "the network")
         return per_sample(c.c_skip, x) * x + per_sample(c.c_out, x) * output.to(x.dtype)
 
     def __prepare_scriptable__(self) -> nn.Module:
@@ -241,9 +284,12 @@ class ScriptableDenoiser(nn.Module):
 def score(denoiser: nn.Module, x: Tensor, sigma: Tensor | float, **condition: Tensor) -> Tensor:
     r""":math:`\nabla_x \ln p_\sigma(x) = (D(x, \sigma) - x) / \sigma^2`, of the shape of ``x``.
 
+    Raises:
+        ValueError: for sigma that is not > 0, as for :class:`Denoiser`.
+
     Source: Karras et al. 2022, Eq. 3.
     """
-    sigma = per_sample_sigma(x, sigma)
+    sigma = positive_sigma(x, sigma)
     return (denoiser(x, sigma, **condition) - x) / per_sample(sigma, x) ** 2
 
 

@@ -27,7 +27,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from monai_diffscore.sampling import Denoise, check_sigmas
+from monai_diffscore.sampling import Denoise, Grid, check_sigmas
 from monai_diffscore.tensors import Generators, noise_like
 
 _CHUNK = 64  # vector-Jacobian products that share one batched backward pass
@@ -36,7 +36,7 @@ _CHUNK = 64  # vector-Jacobian products that share one batched backward pass
 def log_likelihood(
     denoise: Denoise,
     x: Tensor,
-    sigmas: Tensor,
+    sigmas: Grid,
     *,
     divergence: Literal["exact", "hutchinson"] = "exact",
     probes: int = 1,
@@ -56,7 +56,9 @@ def log_likelihood(
         divergence: "exact" costs one vector-Jacobian product for each element of a sample, "hutchinson" one
             for each probe.
         probes: number k of random sign vectors.
-        prior_mean: mean of the data, broadcast against one sample. Matters by about mean/sigma_max nats.
+        prior_mean: mean m of the data, broadcast against one sample. A prior that is centred at 0 is too low by
+            :math:`m^2/(2\sigma_{max}^2)` nats per dimension on average: by 0.0112 for m = 3 and sigma_max 20 (0.0130
+            measured on 200 draws of N(3, 1), 0.0001 with prior_mean), by 0.0007 with sigma_max 80.
         prior_std: standard deviation of the data, added in quadrature to sigma_max.
         generator: source of the probes; one generator, or one per sample.
         callback: called with (interval, number of intervals) after each, for a progress bar.

@@ -31,6 +31,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from monai_diffscore.denoiser import check_estimate
 from monai_diffscore.networks.blocks import FourierFeatures
 from monai_diffscore.sde import SDE
 from monai_diffscore.tensors import noise_like, per_sample
@@ -184,7 +185,7 @@ class NotFiniteError(FloatingPointError):
     """A number of a training that is not finite.
 
     Attributes:
-        at: when it came up, by the clock of the watch that found it.
+        at: the iteration of the number, by the clock of the watch.
     """
 
     def __init__(self, message: str, at: int | None = None) -> None:
@@ -196,11 +197,11 @@ class FiniteWatch:
     """Batches finiteness checks, to avoid one device synchronisation per value.
 
     On a CPU it checks each value at once. On any other device it collects ``every`` values and checks them together.
-    Call :meth:`settle` before anything that must not come after a number that is not finite.
+    Call :meth:`settle` before you write a checkpoint.
 
     Args:
-        explain: message of the error; is called with the numbers and facts given to :meth:`add`.
-        every: numbers looked at together; None is 1 on a CPU and 16 elsewhere.
+        explain: returns the message of the error; called with the arguments of :meth:`add`.
+        every: numbers that are checked together; None is 1 on a CPU and 16 elsewhere.
     Attributes:
         clock: tells the present iteration, for the error.
     """
@@ -211,10 +212,10 @@ class FiniteWatch:
         self._waiting: list[tuple[Tensor, int | None, tuple[Tensor, ...]]] = []
 
     def add(self, value: Tensor, *facts: Tensor) -> None:
-        """Adds numbers, and facts that the message is made of.
+        """Adds numbers, and the facts for the message.
 
         Raises:
-            NotFiniteError: if these numbers, or some that were added before and not looked at, are not finite.
+            NotFiniteError: if these numbers, or earlier ones that wait for their check, are not finite.
         """
         now = None if self.clock is None else self.clock()
         detached = tuple(tensor.detach() for tensor in (value, *facts))
@@ -223,7 +224,7 @@ class FiniteWatch:
             self.settle()
 
     def settle(self) -> None:
-        """Looks at all that is left.
+        """Checks all numbers that wait.
 
         Raises:
             NotFiniteError: for the first numbers that are not finite.
@@ -267,10 +268,13 @@ class DenoisingLoss(nn.Module):
         Raises:
             NotFiniteError: if the loss of any sample is not finite; names the samples and their noise levels. On a
                 device other than the CPU up to 16 calls late: see :class:`FiniteWatch`.
+        ValueError, TypeError: if the denoiser does not return one tensor of the shape of ``x0``.
         """
         sigma = self.noise.sample(x0.shape[0], device=x0.device, generator=generator)
         x = x0 + per_sample(sigma, x0) * noise_like(x0, generator)
-        error = (denoiser(x, sigma, **condition) - x0).square().flatten(1).mean(1)
+        denoised = denoiser(x, sigma, **condition)
+        check_estimate(denoised, x0, "the denoiser")
+        error = (denoised - x0).square().flatten(1).mean(1)
         loss = self.weight(sigma) * error
         if self.uncertainty is not None:
             log_variance = self.uncertainty(sigma)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
@@ -164,3 +166,43 @@ def test_mixture_samples_have_the_mixture_moments(mixture_2d: MixtureDenoiser, g
 def test_mixture_parameters_of_wrong_shape_are_refused():
     with pytest.raises(ValueError, match="covariances"):
         MixtureDenoiser(torch.ones(2), torch.zeros(2, 3), torch.eye(3))
+
+
+@pytest.mark.parametrize("sigma", [0, 0.0, -1.0, float("nan"), torch.tensor(0.0), torch.tensor([1.0, 0.0, 2.0])])
+def test_levels_that_are_not_positive_are_refused(sigma, gaussian):
+    x = torch.randn(3, 3)
+    denoiser = Denoiser(Lambda(lambda x, _: x), EDMPreconditioning())
+    for call in (denoiser, lambda x, sigma: score(denoiser, x, sigma), lambda x, sigma: score(gaussian, x, sigma)):
+        with pytest.raises(ValueError, match=r"sigma > 0, got \[.*stop at a small level"):
+            call(x, sigma)
+    assert denoiser(x, 1e-6).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("given", "returned"),
+    [
+        ((2, 3, 4, 4), (2, 1, 4, 4)),
+        ((2, 3), (2, 1)),
+        ((5, 1, 8), (1, 1, 8)),
+        ((2, 3), (2, 3, 1)),
+        ((2, 1, 4), (2, 2, 4)),
+    ],
+)
+def test_a_network_of_another_shape_is_refused_though_it_broadcasts(given, returned):
+    denoiser = Denoiser(Lambda(lambda x, _: torch.zeros(returned)), EDMPreconditioning())
+    with pytest.raises(ValueError, match="the network to return the shape of x") as caught:
+        denoiser(torch.zeros(given), 1.0)
+    assert str(given) in str(caught.value)
+    assert str(returned) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [lambda x: (x,), lambda x: [x, x], lambda x: {"sample": x}, lambda x: SimpleNamespace(sample=x), lambda x: None],
+)
+def test_a_network_that_returns_no_tensor_is_told_what_is_expected(wrap):
+    denoiser = Denoiser(Lambda(lambda x, _: wrap(x)), EDMPreconditioning())
+    with pytest.raises(
+        TypeError, match=rf"one tensor of the shape of x, \(2, 3\), got {type(wrap(0)).__name__}. Wrap it"
+    ):
+        denoiser(torch.zeros(2, 3), 1.0)

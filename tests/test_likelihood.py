@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
+from monai_diffscore.denoiser import GaussianDenoiser
 from monai_diffscore.likelihood import bits_per_dim, log_likelihood
 from monai_diffscore.sampling import log_uniform_sigmas
 
@@ -73,3 +75,25 @@ def test_wrong_requests_are_refused(mixture_2d):
         log_likelihood(mixture_2d, points, log_uniform_sigmas(4), divergence="hutchinson", probes=0)
     with pytest.raises(ValueError, match="at least 2"):
         log_likelihood(mixture_2d, points, log_uniform_sigmas(1))
+
+
+@pytest.mark.parametrize(("mean", "sigma_max"), [(1.0, 20.0), (3.0, 20.0), (3.0, 80.0)])
+def test_a_prior_without_the_mean_is_off_by_what_the_docstring_says(mean, sigma_max):
+    """m^2 / (2 sigma_max^2) a dimension on average; antithetic draws leave out what is linear in the noise."""
+    dims = 4
+    denoiser = GaussianDenoiser(torch.full((dims,), mean), torch.eye(dims))
+    draws = torch.randn(20, dims, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    x, sigmas = mean + torch.cat([draws, -draws]), log_uniform_sigmas(48, 1e-3, sigma_max)
+    centred, _ = log_likelihood(denoiser, x, sigmas, prior_mean=mean, prior_std=1.0)
+    plain, _ = log_likelihood(denoiser, x, sigmas, prior_std=1.0)
+    torch.testing.assert_close(centred, denoiser.log_prob(x, 1e-3), rtol=0, atol=2e-3)
+    bias = float((plain - centred).mean() / dims)
+    assert bias == pytest.approx(-(mean**2) / 2 / (sigma_max**2 + 1), rel=0.02)
+
+
+@pytest.mark.parametrize("kind", [list, tuple, np.asarray, lambda levels: np.asarray(levels, dtype=np.float32)])
+def test_lists_and_arrays_are_grids(kind, gaussian):
+    sigmas = log_uniform_sigmas(8, 0.01, 20.0)
+    x = torch.randn(2, 3, dtype=torch.float64)
+    nats, _ = log_likelihood(gaussian, x, kind(sigmas.tolist()))
+    torch.testing.assert_close(nats, log_likelihood(gaussian, x, sigmas)[0], rtol=1e-5, atol=1e-5)

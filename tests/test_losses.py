@@ -148,3 +148,19 @@ def test_the_denoiser_is_called_so_that_hooks_run():
 def test_impossible_distributions_are_refused(make):
     with pytest.raises(ValueError, match="needs"):
         make()
+
+
+@pytest.mark.parametrize(
+    ("given", "returned"), [((2, 3, 4, 4), (2, 1, 4, 4)), ((6, 3), (6, 1)), ((5, 1, 8), (1, 1, 8))]
+)
+def test_a_denoiser_of_another_shape_is_refused_though_it_broadcasts(given, returned):
+    with pytest.raises(ValueError, match="the denoiser") as caught:
+        DenoisingLoss(LogNormalNoise())(lambda x, sigma: torch.zeros(returned), torch.zeros(given))
+    assert str(given) in str(caught.value)
+    assert str(returned) in str(caught.value)
+
+
+@pytest.mark.parametrize("wrap", [lambda x: (x, x), lambda x: {"sample": x}, lambda x: None])
+def test_a_denoiser_that_returns_no_tensor_is_refused(wrap):
+    with pytest.raises(TypeError, match="the denoiser to return one tensor"):
+        DenoisingLoss(LogNormalNoise())(lambda x, sigma: wrap(x), torch.zeros(2, 3))

@@ -6,6 +6,7 @@ import inspect
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,6 +15,7 @@ from monai_diffscore.sampling import (
     ORDERS,
     asinh_sigmas,
     cosine_sigmas,
+    encode,
     karras_sigmas,
     log_uniform_sigmas,
     sample_adams,
@@ -307,3 +309,85 @@ def test_samplers_recover_moments_and_mode_weights(sampler, mixture_2d):
         return nearest.bincount(minlength=3) / len(points)
 
     assert (weights(samples) - weights(exact)).abs().max() < 5 * 0.5 / count**0.5
+
+
+# ---- what a newcomer passes ----
+
+LIKE_GRIDS = {
+    "list": lambda grid: grid.tolist(),
+    "tuple": lambda grid: tuple(grid.tolist()),
+    "array": lambda grid: grid.numpy(),
+    "float32": lambda grid: np.float32(grid.numpy()),
+    "whole": lambda grid: [80, 20, 5, 1, 0],
+}
+
+
+@pytest.mark.parametrize("kind", LIKE_GRIDS)
+@pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)
+def test_lists_and_arrays_are_grids(sampler, kind, gaussian):
+    grid = LIKE_GRIDS[kind](karras_sigmas(4))
+    same = torch.tensor(np.asarray(grid, dtype=np.float64))
+    x = float(same[0]) * torch.randn(32, 3, generator=torch.Generator().manual_seed(1))
+    ours, expected = (sampler(gaussian, x, g, generator=torch.Generator().manual_seed(2)) for g in (grid, same))
+    torch.testing.assert_close(ours, expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("kind", LIKE_GRIDS)
+def test_the_encoder_takes_lists_and_arrays_too(kind, gaussian):
+    grid = LIKE_GRIDS[kind](karras_sigmas(4))
+    x = torch.randn(4, 3, dtype=torch.float64)
+    same = torch.tensor(np.asarray(grid, dtype=np.float64))
+    torch.testing.assert_close(encode(gaussian, x, grid), encode(gaussian, x, same), rtol=0, atol=0)
+    with pytest.raises(ValueError, match="strictly descending"):
+        encode(gaussian, x, [1.0, 2.0])
+
+
+UNSCALED = {
+    "unit noise": lambda n, sigma: n,
+    "uniform": lambda n, sigma: torch.rand(n.shape),
+    "zeros": lambda n, sigma: torch.zeros_like(n),
+    "one level below": lambda n, sigma: 0.3 * sigma * n,
+    "twice": lambda n, sigma: sigma**2 * n,
+}
+
+
+@pytest.mark.parametrize("start", UNSCALED)
+@pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)
+def test_a_start_that_is_not_scaled_gives_a_warning_with_both_numbers(sampler, start):
+    sigmas = torch.tensor([20.0, 1.0], dtype=torch.float64)
+    x = UNSCALED[start](torch.randn(200, 2, generator=torch.Generator().manual_seed(1)), 20.0)
+    with pytest.warns(
+        UserWarning, match=rf"standard deviation 20 or .*got {float(x.double().std()):.4g}\. Start at"
+    ) as seen:
+        sampler(lambda x, sigma: torch.zeros_like(x), x, sigmas)
+    assert seen[0].filename == __file__
+
+
+@pytest.mark.parametrize("shape", [(1, 2), (16, 1), (4, 8), (200, 2)])
+@pytest.mark.parametrize(("sigma", "data"), [(80.0, 1.0), (20.0, 5.0), (0.3, 1.0), (0.01, 100.0)])
+def test_a_start_with_its_noise_gives_no_warning(shape, sigma, data, recwarn):
+    generator = torch.Generator().manual_seed(3)
+    for offset in (0.0, 3.0):
+        x = offset + data * torch.randn(shape, generator=generator) + sigma * torch.randn(shape, generator=generator)
+        sample_euler(lambda x, sigma: torch.zeros_like(x), x, [sigma, 0])
+    assert not recwarn.list
+
+
+VARIANCE_ERRORS = {  # the tables of the docstrings, in percent
+    sample_ancestral: {18: -42, 50: -20, 100: -10, 500: -2},
+    sample_reverse_sde: {18: 86, 50: 22, 100: 11, 500: 2},
+    sample_predictor_corrector: {18: 69, 50: 18, 100: 6, 500: 1},
+}
+
+
+@pytest.mark.parametrize("steps", [18, 50, 100])
+@pytest.mark.parametrize("sampler", VARIANCE_ERRORS)
+def test_the_variance_error_is_that_of_the_docstring(sampler, steps):
+    generator, errors = torch.Generator().manual_seed(4), VARIANCE_ERRORS[sampler]
+    sigmas = karras_sigmas(steps)
+    x = sigmas[0] * torch.randn(10_000, 1, generator=generator)
+    variance = float(sampler(lambda x, s: x / (1 + s[:, None] ** 2), x, sigmas, generator=generator).var())
+    # four standard errors of a variance of 10,000 draws, and of the 40,000 of the table
+    assert 100 * (variance - 1) == pytest.approx(errors[steps], abs=0.5 + 400 * variance * (2e-4**0.5 + 5e-5**0.5))
+    row = [f"{errors[count]:+d} %" for count in (18, 50, 100, 500)]
+    assert " ".join(row) in " ".join(sampler.__doc__.split())

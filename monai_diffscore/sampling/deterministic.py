@@ -10,20 +10,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from monai_diffscore.sampling.grids import check_sigmas
+from monai_diffscore.sampling.grids import Grid, check_sigmas, check_start
 from monai_diffscore.sampling.steps import Callback, Denoise, Interval, denoise_at, intervals, toward
 from monai_diffscore.tensors import Generators, noise_like
 
 
 def sample_euler(
-    denoise: Denoise, x: Tensor, sigmas: Tensor, *, generator: Generators = None, callback: Callback = None
+    denoise: Denoise, x: Tensor, sigmas: Grid, *, generator: Generators = None, callback: Callback = None
 ) -> Tensor:
     r"""Euler's method, order 1; identical to DDIM with :math:`\eta = 0`. One evaluation a step.
 
     Args:
         denoise: the denoiser with its condition bound.
-        x: noise at level sigmas[0], [B, ...].
-        sigmas: grid [steps + 1].
+        x: noise at level sigmas[0], [B, ...]: ``sigmas[0] * noise``. Another standard deviation gives a warning.
+        sigmas: grid [steps + 1], a tensor, an array or a list.
         generator: not used by the deterministic solvers; one signature serves all.
         callback: called with a :class:`Step` after each.
     Returns:
@@ -31,7 +31,7 @@ def sample_euler(
 
     Source: Karras et al. 2022, Algorithm 1 without its correction; Song et al. 2021, arXiv:2010.02502, Eq. 12-13.
     """
-    for step in intervals(sigmas):
+    for step in intervals(sigmas, x):
         denoised = denoise_at(denoise, x, step.sigma)
         x = toward(x, denoised, step.sigma, step.sigma_next)
         if step.report(callback, x, denoised):
@@ -42,7 +42,7 @@ def sample_euler(
 def sample_heun(
     denoise: Denoise,
     x: Tensor,
-    sigmas: Tensor,
+    sigmas: Grid,
     *,
     generator: Generators = None,
     callback: Callback = None,
@@ -60,7 +60,7 @@ def sample_heun(
 
     Other arguments as :func:`sample_euler`. Source: Karras et al. 2022, Algorithm 1 (churn 0) and Algorithm 2.
     """
-    for step in intervals(sigmas):
+    for step in intervals(sigmas, x):
         sigma, sigma_next = step.sigma, step.sigma_next
         if churn > 0 and churn_range[0] <= sigma <= churn_range[1]:
             raised = sigma * (1 + min(churn / step.steps, math.sqrt(2) - 1))
@@ -80,7 +80,7 @@ def sample_heun(
 
 
 def sample_dpmpp_2m(
-    denoise: Denoise, x: Tensor, sigmas: Tensor, *, generator: Generators = None, callback: Callback = None
+    denoise: Denoise, x: Tensor, sigmas: Grid, *, generator: Generators = None, callback: Callback = None
 ) -> Tensor:
     r"""DPM-Solver++(2M), order 2: D is extrapolated to the middle of the step, and frozen there.
 
@@ -88,7 +88,7 @@ def sample_dpmpp_2m(
     One evaluation a step. Arguments as :func:`sample_euler`. Source: Lu et al. 2022, arXiv:2211.01095, Algorithm 2.
     """
     previous: tuple[float, Tensor] | None = None  # log step and estimate of the step before
-    for step in intervals(sigmas):
+    for step in intervals(sigmas, x):
         denoised = denoise_at(denoise, x, step.sigma)
         extrapolated = denoised
         if step.sigma_next > 0:
@@ -106,7 +106,7 @@ def sample_dpmpp_2m(
 def sample_adams(
     denoise: Denoise,
     x: Tensor,
-    sigmas: Tensor,
+    sigmas: Grid,
     *,
     generator: Generators = None,
     callback: Callback = None,
@@ -138,7 +138,7 @@ def sample_adams(
     nodes: list[float] = []  # newest first
     estimates: list[Tensor] = []
     before: tuple[float, Tensor] | None = None  # level and (corrected) state of the step before
-    for step in intervals(sigmas):
+    for step in intervals(sigmas, x):
         nodes, estimates = nodes[: order - 1], estimates[: order - 1]  # frees the oldest before the evaluation
         denoised = denoise_at(denoise, x, step.sigma)
         nodes, estimates = [step.sigma, *nodes], [denoised, *estimates]
@@ -197,7 +197,7 @@ class _Stopped(Exception):
 def sample_rk45(
     denoise: Denoise,
     x: Tensor,
-    sigmas: Tensor,
+    sigmas: Grid,
     *,
     generator: Generators = None,
     callback: Callback = None,
@@ -221,6 +221,7 @@ def sample_rk45(
     from scipy.integrate import solve_ivp
 
     levels = check_sigmas(sigmas)
+    check_start(x, levels[0])
     end = levels[-1] if levels[-1] > 0 else levels[-2]
     shape, like = x.shape, x
 
@@ -248,7 +249,7 @@ ORDERS: dict[Callable[..., Tensor], int] = {sample_euler: 1, sample_heun: 2, sam
 
 
 @torch.no_grad()
-def encode(denoise: Denoise, x: Tensor, sigmas: Tensor) -> Tensor:
+def encode(denoise: Denoise, x: Tensor, sigmas: Grid) -> Tensor:
     r"""The noise that the probability-flow ODE maps to x: the inverse of a deterministic sampler.
 
     Solves :math:`dx/d\sigma = (x - D(x, \sigma))/\sigma` from the lowest positive level of the grid to its highest, by
@@ -259,7 +260,7 @@ def encode(denoise: Denoise, x: Tensor, sigmas: Tensor) -> Tensor:
         x: [B, ...], data with noise of the lowest positive level; data without noise where that level is small.
         sigmas: descending grid.
     """
-    levels = [float(sigma) for sigma in sigmas if sigma > 0][::-1]
+    levels = [sigma for sigma in check_sigmas(sigmas) if sigma > 0][::-1]
     for low, high in pairwise(levels):
         slope = (x - denoise(x, x.new_tensor(low))) / low
         ahead = x + (high - low) * slope

@@ -8,11 +8,18 @@ from __future__ import annotations
 
 import itertools
 import math
+import warnings
+from collections.abc import Sequence
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from monai_diffscore.sde import SDE
+
+#: descending noise levels, as solvers take them: a tensor, an array or a list
+Grid = Tensor | NDArray[Any] | Sequence[float]
 
 
 def karras_sigmas(steps: int, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0) -> Tensor:
@@ -112,18 +119,41 @@ def _end_in_zero(levels: Tensor) -> Tensor:
     return torch.cat([levels, levels.new_zeros(1)])
 
 
-def check_sigmas(sigmas: Tensor) -> list[float]:
-    """The grid as Python floats.
+def check_sigmas(sigmas: Grid) -> list[float]:
+    """The grid, a tensor, an array or a list, as Python floats.
 
     Raises:
         ValueError: unless it is one-dimensional, strictly descending, finite, not negative and has two levels or more.
     """
-    levels = sigmas.to(torch.float64).tolist()
-    descending = sigmas.ndim == 1 and all(a > b for a, b in itertools.pairwise(levels))
+    grid = torch.as_tensor(sigmas, dtype=torch.float64, device="cpu")
+    levels = grid.tolist()
+    descending = grid.ndim == 1 and all(a > b for a, b in itertools.pairwise(levels))
     if not descending or len(levels) < 2 or levels[-1] < 0 or not math.isfinite(levels[0]):
         raise ValueError(
             "Expected a grid of at least two finite noise levels, strictly descending to 0 or above, got shape "
-            f"{tuple(sigmas.shape)}: {levels if len(levels) < 8 else [*levels[:3], '...', *levels[-3:]]}. "
+            f"{tuple(grid.shape)}: {levels if len(levels) < 8 else [*levels[:3], '...', *levels[-3:]]}. "
             "Make one with asinh_sigmas, karras_sigmas, log_uniform_sigmas, cosine_sigmas or time_uniform_sigmas."
         )
     return levels
+
+
+def check_start(x: Tensor, sigma: float, stacklevel: int = 3) -> None:
+    """Warns of a start that is not noise of level ``sigma``: a sampler multiplies nothing.
+
+    It compares standard deviations: that of the start is at least sigma (noise alone), and not much more where sigma is
+    well above the standard deviation of the data. Starts of fewer than 16 elements are not checked. A tensor of another
+    device is read once for each sampling.
+
+    Args:
+        stacklevel: of the warning; 3 names the caller of the function that calls this.
+    """
+    if x.numel() < 16 or torch.compiler.is_compiling():
+        return
+    std = float(x.detach().double().std())
+    low = 0.5 if x.numel() >= 64 else 0.25  # a chance below 1e-7 for noise of level sigma
+    if not low * sigma <= std or (sigma >= 10 and std > 3 * sigma):
+        warnings.warn(
+            f"Expected a start x with noise of level sigmas[0], of standard deviation {sigma:.4g} or slightly more, "
+            f"got {std:.4g}. Start at sigmas[0] * noise, or take a grid that begins at the noise level of x.",
+            stacklevel=stacklevel,
+        )

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from monai_diffscore.sampling.grids import check_sigmas
+from monai_diffscore.sampling.grids import Grid, check_sigmas, check_start
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
 
@@ -42,9 +42,10 @@ class Interval(NamedTuple):
         return callback is not None and callback(Step(self.number, self.steps, self.sigma, x, denoised)) is True
 
 
-def intervals(sigmas: Tensor) -> Iterator[Interval]:
-    """The intervals of a grid, in order, after checking it."""
+def intervals(sigmas: Grid, start: Tensor) -> Iterator[Interval]:
+    """The intervals of a grid, in order, after a check of the grid and of the start at its first level."""
     levels = check_sigmas(sigmas)
+    check_start(start, levels[0], stacklevel=4)
     for i, (sigma, sigma_next) in enumerate(itertools.pairwise(levels)):
         yield Interval(i, len(levels) - 1, sigma, sigma_next)
 

@@ -6,6 +6,7 @@ import math
 
 from torch import Tensor
 
+from monai_diffscore.sampling.grids import Grid
 from monai_diffscore.sampling.steps import Callback, Denoise, denoise_at, intervals, toward
 from monai_diffscore.tensors import Generators, noise_like
 
@@ -13,7 +14,7 @@ from monai_diffscore.tensors import Generators, noise_like
 def sample_dpmpp_2m_sde(
     denoise: Denoise,
     x: Tensor,
-    sigmas: Tensor,
+    sigmas: Grid,
     *,
     generator: Generators = None,
     callback: Callback = None,
@@ -27,7 +28,7 @@ def sample_dpmpp_2m_sde(
     Other arguments as :func:`sample_euler`. Source: Lu et al. 2022, arXiv:2211.01095 (eta = 1).
     """
     previous: tuple[float, Tensor] | None = None
-    for step in intervals(sigmas):
+    for step in intervals(sigmas, x):
         denoised = denoise_at(denoise, x, step.sigma)
         if step.sigma_next == 0:
             x = denoised
@@ -47,7 +48,7 @@ def sample_dpmpp_2m_sde(
 def sample_ancestral(
     denoise: Denoise,
     x: Tensor,
-    sigmas: Tensor,
+    sigmas: Grid,
     *,
     generator: Generators = None,
     callback: Callback = None,
@@ -57,6 +58,15 @@ def sample_ancestral(
 
     The added noise has the variance :math:`\eta^2 s^2 (\sigma^2 - s^2)/\sigma^2` of the posterior
     :math:`x_s \mid x_\sigma, x_0`; with :math:`\eta = 1` this is DDPM.
+
+    It needs many steps. Error of the variance of its samples, for data N(0, 1) and its exact denoiser on
+    :func:`karras_sigmas` (the standard error of each figure is 0.7 %):
+
+    ======  ======  ======  ======
+    18      50      100     500
+    ======  ======  ======  ======
+    -42 %   -20 %   -10 %   -2 %
+    ======  ======  ======  ======
 
     Args:
         eta: 0 (DDIM) to 1 (DDPM).
@@ -69,7 +79,7 @@ def sample_ancestral(
     """
     if not 0 <= eta <= 1:
         raise ValueError(f"eta must be between 0 (DDIM) and 1 (DDPM), got {eta}.")
-    for step in intervals(sigmas):
+    for step in intervals(sigmas, x):
         denoised = denoise_at(denoise, x, step.sigma)
         ratio = step.sigma_next / step.sigma
         noise_std = eta * step.sigma_next * math.sqrt(1 - ratio**2)
@@ -82,16 +92,26 @@ def sample_ancestral(
 
 
 def sample_reverse_sde(
-    denoise: Denoise, x: Tensor, sigmas: Tensor, *, generator: Generators = None, callback: Callback = None
+    denoise: Denoise, x: Tensor, sigmas: Grid, *, generator: Generators = None, callback: Callback = None
 ) -> Tensor:
     r"""Euler-Maruyama on the reverse SDE, in the time :math:`\sigma^2` in which its diffusion is 1.
 
     :math:`x \leftarrow x + \delta\, \nabla\ln p_\sigma(x) + \sqrt\delta\, z` with
-    :math:`\delta = \sigma^2 - s^2`. The last step adds no noise. One evaluation a step; needs many.
+    :math:`\delta = \sigma^2 - s^2`. The last step adds no noise. One evaluation a step.
+
+    It needs many steps. Error of the variance of its samples, for data N(0, 1) and its exact denoiser on
+    :func:`karras_sigmas` (the standard error of each figure is 0.7 %):
+
+    ======  ======  ======  ======
+    18      50      100     500
+    ======  ======  ======  ======
+    +86 %   +22 %   +11 %   +2 %
+    ======  ======  ======  ======
+
     Arguments as :func:`sample_euler`. Source: Song et al. 2021, Eq. 6 and Eq. 46, for VE the
     predictor of Algorithm 2.
     """
-    for step in intervals(sigmas):
+    for step in intervals(sigmas, x):
         denoised = denoise_at(denoise, x, step.sigma)
         x = _reverse_diffusion(x, denoised, step.sigma, step.sigma_next, generator)
         if step.report(callback, x, denoised):
@@ -102,7 +122,7 @@ def sample_reverse_sde(
 def sample_predictor_corrector(
     denoise: Denoise,
     x: Tensor,
-    sigmas: Tensor,
+    sigmas: Grid,
     *,
     generator: Generators = None,
     callback: Callback = None,
@@ -116,6 +136,15 @@ def sample_predictor_corrector(
     :math:`\sqrt d / s` that it has in the mean is ours, which needs no statistics of the batch and never divides
     by 0. 1 + ``corrector_steps`` evaluations a step.
 
+    It needs many steps. Error of the variance of its samples, for data N(0, 1) and its exact denoiser on
+    :func:`karras_sigmas` (the standard error of each figure is 0.7 %):
+
+    ======  ======  ======  ======
+    18      50      100     500
+    ======  ======  ======  ======
+    +69 %   +18 %   +6 %    +1 %
+    ======  ======  ======  ======
+
     Args:
         corrector_steps: Langevin steps at each level.
         snr: r, the size of a Langevin step; below 0.7, where it would overshoot.
@@ -126,7 +155,7 @@ def sample_predictor_corrector(
     """
     if not 0 < snr < 0.7:
         raise ValueError(f"snr must be between 0 and 0.7 for a stable Langevin step, got {snr}.")
-    for step in intervals(sigmas):
+    for step in intervals(sigmas, x):
         denoised = denoise_at(denoise, x, step.sigma)
         x = _reverse_diffusion(x, denoised, step.sigma, step.sigma_next, generator)
         if step.sigma_next > 0:
@@ -141,7 +170,7 @@ def sample_predictor_corrector(
 def sample_repaint(
     denoise: Denoise,
     x: Tensor,
-    sigmas: Tensor,
+    sigmas: Grid,
     *,
     generator: Generators = None,
     callback: Callback = None,
@@ -162,7 +191,7 @@ def sample_repaint(
     """
     if repeats < 1:
         raise ValueError(f"sample_repaint makes each step at least once, got repeats {repeats}.")
-    for step in intervals(sigmas):
+    for step in intervals(sigmas, x):
         ratio = step.sigma_next / step.sigma
         noise_std = step.sigma_next * math.sqrt(1 - ratio**2)
         down = step.sigma_next * ratio
