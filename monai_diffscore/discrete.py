@@ -11,10 +11,16 @@ so a network that was trained to predict the noise, the velocity or the image at
 =============================  ========================================================================================
 a trained DiffusionModelUNet   ``Denoiser(TimestepNetwork(unet), DiscretePreconditioning.of(scheduler))``, for all our
                                samplers, guidance, likelihoods
+one of an RFlowScheduler       ``Denoiser(TimestepNetwork(unet), RFlowPreconditioning.of(scheduler))``
+UNet2DModel of diffusers       as the first; a DiT with learned variances:
+                               ``TimestepNetwork(dit, learned_variance=True)``
 a Denoiser of ours             ``TimestepModel(denoiser, scheduler)``, for MONAI's ``DiffusionInferer`` and schedulers
 =============================  ========================================================================================
 
-Nothing here imports MONAI: a scheduler is anything with ``alphas_cumprod`` and ``prediction_type``.
+Nothing here imports MONAI or diffusers: a scheduler is anything with ``alphas_cumprod`` and ``prediction_type``.
+
+A schedule of zero terminal SNR (:math:`\bar\alpha_T = 0`) has no finite last level and is refused; the message says how
+to leave that step out.
 """
 
 from __future__ import annotations
@@ -31,10 +37,15 @@ PREDICTIONS = ("epsilon", "v_prediction", "sample")
 
 
 class DiscreteSchedule(Protocol):
-    """What is used of a scheduler of MONAI or diffusers."""
+    """What is used of a scheduler of MONAI."""
 
     alphas_cumprod: Tensor
     prediction_type: str
+
+
+def prediction_of(scheduler: Any) -> str:
+    """What a scheduler of MONAI (``prediction_type``) or diffusers (``config.prediction_type``) predicts."""
+    return str(getattr(scheduler, "config", scheduler).prediction_type)
 
 
 class DiscretePreconditioning(Preconditioning):
@@ -72,7 +83,7 @@ class DiscretePreconditioning(Preconditioning):
     @classmethod
     def of(cls, scheduler: DiscreteSchedule) -> DiscretePreconditioning:
         """That of a scheduler of MONAI or diffusers."""
-        return cls(scheduler.alphas_cumprod, str(scheduler.prediction_type))
+        return cls(scheduler.alphas_cumprod, prediction_of(scheduler))
 
     @property
     def sigmas(self) -> Tensor:
@@ -93,24 +104,59 @@ class DiscretePreconditioning(Preconditioning):
         return f"{self.prediction}, {len(self.log_sigmas)} levels from {low:.4g} to {high:.4g}"
 
 
-class TimestepNetwork(nn.Module):
-    """A network called as ``model(x, timesteps=..., **keywords)``, MONAI's form, as one of ours: ``(x, c_noise)``.
+class RFlowPreconditioning(Preconditioning):
+    r"""A network that was trained with MONAI's ``RFlowScheduler`` (the recipe of MAISI v2).
+
+    It predicts :math:`F = x_0 - n`, the negative of our velocity, at :math:`x_\tau = (1-\tau) x_0 + \tau n` and the
+    step :math:`T \tau`. With :math:`\tau = \sigma/(1+\sigma)`: :math:`D = x_\tau + \tau F`.
 
     Args:
-        model: such as ``monai.networks.nets.DiffusionModelUNet``. Its state_dict is that of this module under "model.".
+        num_train_timesteps: T.
+    Raises:
+        ValueError: unless T > 0.
 
-    Conditions go through under MONAI's names: ``context`` [B, 1, d], ``class_labels`` [B]. A condition ``concat``
+    Start below :math:`\tau = 1`, where :math:`\sigma` is infinite: at sigma_max 80 :math:`\tau` is 0.988.
+    Source: Liu et al. 2022, arXiv:2209.03003, Eq. 1.
+    """
+
+    def __init__(self, num_train_timesteps: int = 1000) -> None:
+        super().__init__()
+        if not num_train_timesteps > 0:
+            raise ValueError(f"RFlowPreconditioning needs num_train_timesteps > 0, got {num_train_timesteps}.")
+        self.num_train_timesteps = num_train_timesteps
+
+    @classmethod
+    def of(cls, scheduler: Any) -> RFlowPreconditioning:
+        """That of an ``RFlowScheduler``."""
+        return cls(int(scheduler.num_train_timesteps))
+
+    def forward(self, sigma: Tensor) -> Coefficients:
+        scale = 1 / (1 + sigma)
+        return Coefficients(scale, sigma * scale, scale, self.num_train_timesteps * sigma * scale)
+
+
+class TimestepNetwork(nn.Module):
+    """A network called as ``model(x, timesteps, **keywords)``, the form of MONAI and diffusers, as one of ours.
+
+    Args:
+        model: such as ``monai.networks.nets.DiffusionModelUNet``, or ``UNet2DModel`` and ``DiTTransformer2DModel`` of
+            diffusers, whose output object's ``sample`` is taken. Its state_dict is that of this module under "model.".
+        learned_variance: whether the second half of the output's channels is a variance, which is left out (DiT).
+
+    Conditions go through under the model's names: ``context`` [B, 1, d], ``class_labels`` [B]. A condition ``concat``
     [B, C, *S], MONAI's mode of that name, becomes further channels of x.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, learned_variance: bool = False) -> None:
         super().__init__()
         self.model = model
+        self.learned_variance = learned_variance
 
     def forward(self, x: Tensor, c_noise: Tensor, concat: Tensor | None = None, **condition: Tensor) -> Tensor:
         x = x if concat is None else torch.cat([x, concat.to(x)], dim=1)
-        output: Tensor = self.model(x, timesteps=c_noise, **condition)
-        return output
+        output = self.model(x, c_noise, **condition)
+        prediction: Tensor = output if isinstance(output, Tensor) else getattr(output, "sample", output)
+        return prediction.chunk(2, dim=1)[0] if self.learned_variance else prediction
 
 
 class TimestepModel(nn.Module):
@@ -129,7 +175,7 @@ class TimestepModel(nn.Module):
 
     def __init__(self, denoiser: nn.Module, scheduler: DiscreteSchedule, context_name: str = "context") -> None:
         super().__init__()
-        prediction = str(scheduler.prediction_type)
+        prediction = prediction_of(scheduler)
         if prediction not in PREDICTIONS:
             raise ValueError(f"Expected a scheduler that predicts one of {PREDICTIONS}, got {prediction!r}.")
         self.denoiser = denoiser
@@ -154,9 +200,15 @@ def level_of_steps(alphas_cumprod: Tensor) -> Tensor:
     r""":math:`\sigma_t = \sqrt{(1-\bar\alpha_t)/\bar\alpha_t}` [T], ascending, float64.
 
     Raises:
-        ValueError: unless :math:`\bar\alpha` decreases and lies in (0, 1).
+        ValueError: unless :math:`\bar\alpha` decreases and lies in (0, 1); with the remedy where the last is 0.
     """
     table = torch.as_tensor(alphas_cumprod).detach().cpu().double()
+    if table.ndim == 1 and len(table) > 2 and table[-1] == 0:
+        raise ValueError(
+            "alphas_cumprod ends in 0 (zero terminal SNR): the last step is noise alone, at an infinite sigma. Leave "
+            "it out: DiscretePreconditioning(scheduler.alphas_cumprod[:-1], prediction), and start the sampling at the "
+            f"largest level that is left, sigma {float(((1 - table[-2]) / table[-2]).sqrt()):.6g}."
+        )
     if table.ndim != 1 or len(table) < 2 or not (table[-1] > 0 and table[0] < 1 and (table.diff() < 0).all()):
         raise ValueError(
             f"alphas_cumprod must decrease within (0, 1), got {tuple(table.shape)} values from "

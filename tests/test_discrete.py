@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
+from functools import partial
+
 import pytest
 import torch
 from monai.inferers import DiffusionInferer
 from monai.networks.nets import DiffusionModelUNet
-from monai.networks.schedulers import DDIMScheduler, DDPMScheduler
+from monai.networks.schedulers import DDIMScheduler, DDPMScheduler, RFlowScheduler
 
 from monai_diffscore import Denoiser, GaussianDenoiser, sample_euler
-from monai_diffscore.discrete import DiscretePreconditioning, TimestepModel, TimestepNetwork, level_of_steps
+from monai_diffscore.discrete import (
+    DiscretePreconditioning,
+    RFlowPreconditioning,
+    TimestepModel,
+    TimestepNetwork,
+    level_of_steps,
+)
+from monai_diffscore.tensors import per_sample
 
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
 each_prediction = pytest.mark.parametrize("prediction", PREDICTIONS)
@@ -158,3 +168,107 @@ def test_the_schedule_travels_with_the_weights(unet):
     scaled = Denoiser(TimestepNetwork(unet), DiscretePreconditioning.of(ddim(schedule="scaled_linear_beta")))
     scaled.load_state_dict(linear.state_dict())
     torch.testing.assert_close(scaled.preconditioning.sigmas, linear.preconditioning.sigmas)  # travels with the weights
+
+
+@pytest.mark.parametrize("steps", [4, 10])
+@pytest.mark.parametrize("timesteps", [1000, 250])
+def test_an_euler_step_equals_a_step_of_monais_rectified_flow(unet, steps, timesteps):
+    """From each of the scheduler's own times below T, with the same network: its velocity has the other sign."""
+    scheduler = RFlowScheduler(num_train_timesteps=timesteps)
+    scheduler.set_timesteps(steps)
+    denoiser = Denoiser(TimestepNetwork(unet), RFlowPreconditioning.of(scheduler))
+    times = [*[int(t) for t in scheduler.timesteps][1:], 0]
+    x = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    for now, following in itertools.pairwise(times):
+        tau, after = now / timesteps, following / timesteps
+        with torch.no_grad():
+            expected, clean = scheduler.step(unet(x, torch.tensor([now, now])), now, x, following)
+            levels = [tau / (1 - tau), after / (1 - after)]
+            stepped = sample_euler(denoiser, x / (1 - tau), levels) * (1 - after)
+            torch.testing.assert_close(denoiser(x / (1 - tau), levels[0]), clean, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(stepped, expected, rtol=1e-4, atol=1e-4)
+        x = expected
+
+
+def test_the_target_of_monais_rectified_flow_has_the_sign_that_is_taken():
+    """The exact network of N(0, 1) for the target x0 - n at MONAI's own noisy images gives the exact denoiser."""
+    scheduler, sigma = RFlowScheduler(), torch.tensor([0.1, 1.0, 9.0])
+    tau = sigma / (1 + sigma)
+    x0, n = torch.randn(2, 3, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    noisy = scheduler.add_noise(x0, n, 1000 * tau)
+    torch.testing.assert_close(noisy, per_sample(1 - tau, x0) * (x0 + per_sample(sigma, x0) * n))
+
+    class Velocity(torch.nn.Module):  # E[x0 - n | x_tau] = (1 - 2 tau) / ((1 - tau)^2 + tau^2) x_tau
+        def forward(self, x, timesteps):
+            share = timesteps / 1000
+            return per_sample((1 - 2 * share) / ((1 - share) ** 2 + share**2), x) * x
+
+    denoiser = Denoiser(TimestepNetwork(Velocity()), RFlowPreconditioning())
+    x = x0 + per_sample(sigma, x0) * n
+    torch.testing.assert_close(denoiser(x, sigma), x / per_sample(1 + sigma**2, x), rtol=1e-4, atol=1e-5)
+
+
+def diffusers_network(name: str):
+    diffusers = pytest.importorskip("diffusers", reason="of the benchmark extra")
+    torch.manual_seed(0)
+    if name == "unet":
+        blocks = {
+            "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
+            "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
+        }
+        model = diffusers.UNet2DModel(
+            sample_size=8, in_channels=1, out_channels=1, layers_per_block=1, block_out_channels=(8, 16),
+            norm_num_groups=4, **blocks,
+        )  # fmt: skip
+        return diffusers, model.eval(), {}
+    model = diffusers.DiTTransformer2DModel(
+        num_attention_heads=2, attention_head_dim=8, in_channels=1, out_channels=2, num_layers=1, sample_size=8,
+        patch_size=2, num_embeds_ada_norm=10, norm_num_groups=1,
+    )  # fmt: skip
+    return diffusers, model.eval(), {"class_labels": torch.tensor([3, 5])}
+
+
+@pytest.mark.parametrize("name", ["unet", "dit"])
+@each_prediction
+def test_an_euler_step_equals_diffusers_ddim_step(name, prediction):
+    diffusers, model, condition = diffusers_network(name)
+    scheduler = diffusers.DDIMScheduler(prediction_type=prediction, clip_sample=False)
+    scheduler.set_timesteps(50)
+    network = TimestepNetwork(model, learned_variance=name == "dit")
+    denoiser = Denoiser(network, DiscretePreconditioning.of(scheduler))
+    x_t = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    alphas, sigmas = scheduler.alphas_cumprod, level_of_steps(scheduler.alphas_cumprod)
+    for t in (980, 500, 20):
+        with torch.no_grad():
+            output = model(x_t, torch.tensor([t, t]), **condition).sample[:, :1]
+            expected = scheduler.step(output, t, x_t).prev_sample
+            bound = partial(denoiser, **condition)
+            stepped = sample_euler(bound, x_t / alphas[t].sqrt(), sigmas[[t, t - 20]]) * alphas[t - 20].sqrt()
+        torch.testing.assert_close(stepped, expected, rtol=1e-4, atol=1e-4)
+    assert output.abs().max() > 0.01  # the network says something
+
+
+def test_a_learned_variance_that_is_not_announced_is_refused():
+    _, model, condition = diffusers_network("dit")
+    denoiser = Denoiser(TimestepNetwork(model), DiscretePreconditioning.of(ddim()))
+    with pytest.raises(ValueError, match=r"\(2, 1, 8, 8\), got \(2, 2, 8, 8\)"):
+        denoiser(torch.zeros(2, 1, 8, 8), 1.0, **condition)
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("steps", [10, 1000])
+def test_zero_terminal_snr_is_refused_and_the_remedy_works(steps, prediction):
+    alphas = torch.cos(torch.linspace(0.1, torch.pi / 2, steps, dtype=torch.float64)).square()
+    alphas[-1] = 0
+    with pytest.raises(ValueError, match=r"zero terminal SNR.*alphas_cumprod\[:-1\].*largest level") as caught:
+        DiscretePreconditioning(alphas, prediction)
+    sigmas = DiscretePreconditioning(alphas[:-1], prediction).sigmas
+    assert f"{sigmas[-1]:.6g}" in str(caught.value)
+    torch.testing.assert_close(sigmas, ((1 - alphas) / alphas).sqrt()[:-1])
+
+
+def test_the_zero_terminal_snr_of_diffusers_is_refused():
+    diffusers = pytest.importorskip("diffusers", reason="of the benchmark extra")
+    scheduler = diffusers.DDIMScheduler(rescale_betas_zero_snr=True, prediction_type="v_prediction")
+    with pytest.raises(ValueError, match="zero terminal SNR"):
+        DiscretePreconditioning.of(scheduler)
