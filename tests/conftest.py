@@ -9,8 +9,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-# before torch is imported: each of the test workers has one core
+# before torch is imported: each of the test workers has one core. Numba, which UMAP brings, sets OpenMP's number of
+# threads for the whole process: after a map, torch's threads wait for each other and take ten times the time
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("NUMBA_NUM_THREADS", os.environ["OMP_NUM_THREADS"])
 
 import nibabel as nib
 import numpy as np
