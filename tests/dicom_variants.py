@@ -544,7 +544,7 @@ def compressed_without_codec(folder):
     usual(folder, edit=edit)
 
 
-@variant(r"one series, got 2 series:.*1\.2\.826\.2\.1 .*1\.2\.826\.2\.4 .*series_uid")
+@variant(r"one series, got 2 series:.*1\.2\.826\.2\.1 .*1\.2\.826\.2\.4 .*FOLDER/series:UID")
 def several_series(folder):
     one_of_several_series_chosen(folder)
 
@@ -587,7 +587,7 @@ def one_slice_out_of_step(folder):
     usual(folder, positions=positions)
 
 
-@variant("duplicate slices, the same to the byte.*on_duplicate='drop'")
+@variant("duplicate slices, the same to the byte.*on_duplicate drop")
 def duplicate_slice(folder):
     exact_copies_dropped(folder)
 
@@ -598,7 +598,7 @@ def duplicate_position_with_other_pixels(folder):
     write_series(folder, phantom(1, seed=9), names=["again.dcm"])
 
 
-@variant("12 of 12 positions with several: images that differ in EchoTime 30.0 / 10.0.*select=")
+@variant("12 of 12 positions with several: images that differ in EchoTime 30.0 / 10.0.*dicom_options#select ")
 def two_echoes(folder):
     one_of_two_echoes_chosen(folder)
 

@@ -69,7 +69,7 @@ def test_a_folder_of_colour_pictures_trains_and_samples(tmp_path):
         pixels = generator.integers(0, 256, (12 + number, 20, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(path)
     where = {"output_dir": str(tmp_path / "out"), "ckpt_dir": str(tmp_path), "dataset_dir": str(tmp_path / "data")}
-    options = {"image_size": [12, 16], "channels": 3, "num_classes": 2}
+    options = {"image_size": [12, 16], "image_channels": 3, "num_classes": 2}
     with pytest.raises(RuntimeError) as caught:
         workflow("natural_dit2d", ["train"], ["smoke"], **where, **options)
     assert "--fit true" in str(find_cause(caught.value))

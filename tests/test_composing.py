@@ -192,6 +192,9 @@ def test_json_keeps_every_value_and_the_width():
     text = formatting.to_json(value)
     assert json.loads(text) == value
     assert all(len(line) <= formatting.WIDTH or "y" * 130 in line for line in text.splitlines())
+    words = [f"word {number}, and more" for number in range(20)]
+    assert json.loads(formatting.to_json({"words": words})) == {"words": words}
+    assert len(formatting.to_json({"words": words}).splitlines()) < 10
     assert '"a": [1, 2.5, null, true, "ü"]' in text
 
 

@@ -1,4 +1,4 @@
-"""JSON that people read: what fits a line stands on one."""
+"""JSON that people read: what fits a line stands on one; a long list of short entries fills its lines."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import json
 from typing import Any
 
 WIDTH = 120
+#: characters up to which the entries of a long list share lines
+SHORT = 32
 
 
 def to_json(value: Any) -> str:
@@ -29,6 +31,8 @@ def _text(value: Any, level: int, used: int) -> str:
     if isinstance(value, dict):
         names = {name: f"{json.dumps(name, ensure_ascii=False)}: " for name in value}
         entries = [pad + names[name] + _text(inner, level + 1, len(names[name])) for name, inner in value.items()]
+    elif _is_innermost(value) and max(len(json.dumps(entry)) for entry in value) <= SHORT:
+        return "[\n" + ",\n".join(pad + filled for filled in _filled(value, WIDTH - len(pad))) + "\n" + pad[4:] + "]"
     else:
         entries = [pad + _text(inner, level + 1, 0) for inner in value]
     opening, closing = "{}" if isinstance(value, dict) else "[]"
@@ -40,3 +44,15 @@ def _is_innermost(value: dict[str, Any] | list[Any]) -> bool:
     return not any(isinstance(entry, dict) or (isinstance(entry, list) and entry) for entry in inner) or (
         isinstance(value, dict) and not any(isinstance(entry, dict) for entry in inner)
     )
+
+
+def _filled(entries: list[Any], width: int) -> list[str]:
+    """The entries on as few lines of a width as they need, without the comma between lines."""
+    lines = [""]
+    for entry in (json.dumps(entry, ensure_ascii=False) for entry in entries):
+        longer = f"{lines[-1]}, {entry}" if lines[-1] else entry
+        if len(longer) < width:
+            lines[-1] = longer
+        else:
+            lines.append(entry)
+    return lines
