@@ -298,7 +298,7 @@ REFUSED = {
     "z_score_empty": (lambda: ForegroundZScore(), -7.0, "foreground.*contrast, got 0 of 8 voxels"),
     "n4": (lambda: N4BiasCorrect(), 7.0, "positive intensities with contrast"),
     "padding": (lambda: ReplacePadding(), -3024.0, "none in 8 voxels"),
-    "units": (lambda: HounsfieldUnits(), 1024.0, r"air is about -1000, got values from 1024.*assume_intercept=-1024"),
+    "units": (lambda: HounsfieldUnits(), 1024.0, r"air is about -1000, got values from 1024.*assume_intercept -1024"),
     "units_twice": (lambda: HounsfieldUnits(-1024), -1000.0, "Hounsfield units already"),
 }
 
