@@ -425,7 +425,7 @@ def check_dicomweb(server: LabelServer, archive: Orthanc, dicom: Path) -> None:
     assert seg.SegmentSequence[0].SegmentLabel == "anomaly"
     assert int(seg.pixel_array.sum()) == int(proposed.sum())
     nothing = server.infer("mri_unet3d_anomaly", uid, "dicom_seg", **{**QUICK, "min_volume_ml": 1e5})
-    assert (nothing.status_code, "Nothing was found" in nothing.text) == (422, True)
+    assert (nothing.status_code, "no voxel is that unusual" in nothing.text) == (422, True)
     unknown = server.infer("mri_unet3d_anomaly", "1.2.3", "dicom_seg", **QUICK)
     assert (unknown.status_code, "no image '1.2.3'" in unknown.text) == (404, True)
     scores = server.post("/scoring/mri_unet3d?run_sync=true", json=QUICK_SCORES).json()

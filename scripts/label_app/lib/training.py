@@ -182,6 +182,7 @@ class PriorTrainTask(BundleTrainTask):
             "output_dir": str(folder),
             "ckpt_dir": str(folder / "models"),
             "cases": cases,
+            "passed_over": {},  # the datastore lists the images, and the app has named those that it does not take
             "statistics": load_statistics(weights.with_name("data_statistics.json")),
             "network": {
                 "_target_": "lib.training.loaded", "network": "@network_def", "path": str(weights), "device": "@device"
