@@ -29,7 +29,7 @@ BUNDLES = sorted(path.parent.parent.name for path in ROOT.glob("bundles/*/config
 DIT: dict = {"patch_size": [16, 16, 16], "patches_per_volume": 8, "batch_size": 2, "max_epochs": 3, "save_every": 4}
 DIT |= {"validation_patches": 2, "val_interval": 3, "tracking_uri": "http://127.0.0.1:9", "sigmas#steps": 2}
 DIT |= {"network_def#network#input_size": [16, 16, 16], "network_def#network#hidden_size": 24}
-DIT |= {"network_def#network#depth": 2, "network_def#network#num_heads": 2, "autocast_dtype": None}
+DIT |= {"network_def#network#depth": 2, "network_def#network#num_heads": 2, "autocast_dtype": "$None"}
 
 
 def _train(folder: str, ranks: tuple[int, int, int], epochs: int, full: bool = False) -> None:

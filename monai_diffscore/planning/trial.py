@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import statistics
 import subprocess
 import sys
@@ -79,11 +80,13 @@ def run_trial(bundle: str | Path, overrides: dict[str, Any] | None = None, limit
             return Trial(**json.loads(result.read_text()))
     killed = " (the system killed it, most likely for its memory)" if code == -9 else ""
     lines = [line for line in errors.strip().splitlines() if line.strip()]
+    # Python prints the first cause first, and what MONAI wraps around it after it
+    causes = [line for line in lines if re.match(r"[\w.]+(Error|Exception): ", line)]
     raise DataError(
         bundle,
         key="trial",
         expected="a bundle that trains for a few iterations",
-        got=f"exit code {code}{killed}: {' '.join(lines[-3:])[-600:]}",
+        got=f"exit code {code}{killed}: {' '.join(causes[:1] or lines[-3:])[-600:]}",
         remedy=_remedy(code, errors),
     )
 
