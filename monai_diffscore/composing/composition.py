@@ -60,10 +60,9 @@ def compose(
         DataError: for a declaration or a part that does not exist.
     """
     own = declaration(name)
-    names = own.pop("parts") if parts is None else parts
-    own.pop("parts", None)
+    names = own.pop("parts")
     composition: dict[str, Any] = {}
-    for part in [*(_read("parts", part, "a part") for part in names), own, values or {}]:
+    for part in [*(_read("parts", part, "a part") for part in (names if parts is None else parts)), own, values or {}]:
         merge(composition, part)
     _entitle(composition, title or name)
     return {file: _ordered(config) for file, config in written(composition).items()}
@@ -110,9 +109,9 @@ def _is_setting(value: Any) -> bool:
 def _read(folder: str, name: str, expected: str) -> dict[str, Any]:
     path = _HERE / folder / f"{name}.json"
     if not path.is_file():
-        known = sorted(file.stem for file in path.parent.glob("*.json"))
+        names = sorted(file.stem for file in path.parent.glob("*.json"))
         raise DataError(
-            path, key="name", expected=f"{expected}: {', '.join(known)}", got=repr(name),
+            path, key="name", expected=f"{expected}: {', '.join(names)}", got=repr(name),
             remedy="Name one of them, or install monai_diffscore again if files are missing.",
         )  # fmt: skip
     content: dict[str, Any] = json.loads(path.read_text())
