@@ -169,7 +169,8 @@ def test_it_is_the_training_of_two_whole_ranks_and_survives_a_kill_and_a_damaged
     whole, sharded, broken = (tmp_path / name for name in ("whole", "sharded", "broken"))
     for folder in (whole, sharded, broken):
         folder.mkdir()
-    adamw = json.loads((ROOT / "configs/fsdp.json").read_text())["optimizer"]
+    overlay = json.loads((ROOT / "configs/fsdp.json").read_text())
+    adamw = overlay["optimizer"] | {"lr": f"$@learning_rate * {overlay['adamw_ratio']}"}
     assert dit(whole, volumes, "multi_gpu", optimizer=adamw) == [0, 0]
     assert dit(sharded, volumes) == [0, 0]
     for rank in (0, 1):
