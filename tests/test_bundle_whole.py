@@ -96,7 +96,7 @@ def heads(tmp_path_factory) -> str:
     return write_dataset("mri_whole3d", tmp_path_factory.mktemp("heads"))
 
 
-SMALL = {"coarse_channels": [8, 16, 32], "detail_channels": [8, 16, 32]}
+SMALL = {"coarse_channels": [8, 16, 32], "detail_channels": [[8, 16], [8, 16, 16]]}
 
 
 def small(heads: str, folder: Path, **options):
