@@ -51,6 +51,9 @@ def write_dataset(bundle: str, folder: Path) -> str:
 
 def choices(bundle: str, dataset: str) -> dict:
     """What a training on them chooses; sampling takes it from the training, not from its own file."""
+    if bundle.endswith("_whole3d"):
+        windows = [None, None, [8] * 3]
+        return {"spacing_mm": [2.5] * 3, "sample_size": [32] * 3, "windows": windows, "passes_per_epoch": 1}
     return {
         "toy2d_mlp": {},
         "pathology_hierarchical_unet": {"mpp_um": 0.6},
@@ -59,12 +62,6 @@ def choices(bundle: str, dataset: str) -> dict:
         "scrna_attention": {},
         "bulk_expression_mlp": {"batch": "batch"},
         "tabular_mlp": {},
-        "mri_whole3d": {
-            "spacing_mm": [2.5] * 3,
-            "sample_size": [32] * 3,
-            "windows": [None, None, [8] * 3],
-            "passes_per_epoch": 1,
-        },
         "pathway_gnn": {"batch": "batch", "graph_files": str(Path(dataset).parent / "links.tsv")},
     }.get(bundle, {"spacing_mm": [2.5] * (2 if bundle.endswith("2d") else 3)})
 

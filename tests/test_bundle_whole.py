@@ -1,4 +1,4 @@
-"""Whole heads: the inferers of scales against closed forms, and the bundle mri_whole3d as a user runs it."""
+"""Whole volumes: the inferers of scales against closed forms, and the bundles as a user runs them."""
 
 from __future__ import annotations
 
@@ -164,3 +164,21 @@ def test_a_head_has_the_size_units_and_place_of_the_training_and_follows_the_age
     np.testing.assert_allclose(image.affine @ [15.5, 15.5, 15.5, 1], [0, 0, 0, 1])  # its middle is the origin
     assert statistics["low"] <= image.get_fdata().min() < image.get_fdata().max() <= statistics["high"] + 1e-3
     assert (images[85].get_fdata() != image.get_fdata()).any()
+
+
+def test_a_chest_is_padded_with_air_and_keeps_its_hounsfield_units(tmp_path):
+    """A volume of 24^3 voxels in 32^3: the way back to HU is exact inside, and outside is air."""
+    values = np.random.default_rng(0).integers(-900, 900, (2, 24, 24, 24)).astype(np.int16)
+    for number, array in enumerate(values):
+        file = tmp_path / f"sub-{number}.nii.gz"
+        nib.save(nib.Nifti1Image(array, np.diag([2.5, 2.5, 2.5, 1])), file)
+    options = choices("ct_whole3d", "") | SMALL | {"dataset_dir": str(tmp_path), "output_dir": str(tmp_path / "out")}
+    training = workflow("ct_whole3d", ["train"], ["smoke"], **options)
+    (case,) = training.parser.get_parsed_content("measured")
+    hu = (np.asarray(case["image"][0]) + 1) * 1000 - 1000
+    number = [file["image"] for file in training.parser.get_parsed_content("volumes")].index(
+        case["image"].meta["filename_or_obj"]
+    )
+    np.testing.assert_allclose(hu[4:28, 4:28, 4:28], values[number], atol=1e-3)
+    hu[4:28, 4:28, 4:28] = -1000
+    assert (hu == -1000).all()

@@ -7,6 +7,7 @@ import logging
 import plistlib
 import tarfile
 from dataclasses import replace
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -33,6 +34,17 @@ def test_phantoms_are_hounsfield_units_of_one_subject_each():
     np.testing.assert_allclose(affine @ [35.5, 27.5, 23.5, 1], [0, 0, 0, 1])
     heart_side, other_side = hu[:36, 28:, 10:20], hu[36:, 28:, 10:20]
     assert (np.abs(heart_side - 60) < 60).mean() > (np.abs(other_side - 60) < 60).mean()  # -x is left
+
+
+def test_a_folder_of_chests_grows_by_subjects_that_stay(no_ct, monkeypatch):
+    small = {"shape": (12, 10, 8), "spacing_mm": 30.0}
+    monkeypatch.setattr("monai_diffscore.samples.chests.ct_phantom", lambda seed: ct_phantom(seed, **small))
+    few, more = samples.drawn_chests(1), samples.drawn_chests(2)
+    assert [case["subject"] for case in list_volumes(more)] == ["sub-phantom00", "sub-phantom01"]
+    first = [(Path(folder) / "sub-phantom00/ct.nii.gz").read_bytes() for folder in (few, more)]
+    assert first[0] == first[1]
+    with pytest.raises(ValueError, match="at least one subject, got 0"):
+        samples.drawn_chests(0)
 
 
 def inv3(path, shape=(5, 4, 3), values=None):

@@ -162,16 +162,16 @@ def attach_participants(
 
     Args:
         cases: dictionaries with ``subject``.
-        path: the table of the subjects.
+        path: the table of the subjects; nothing reads it without fields.
         fields: by name, as a bundle declares them.
     Raises:
         DataError: as :func:`read_participants`; for a table without a subject of the data, or an undeclared value.
     """
-    if path is None:
+    if path is None or not fields:
         return [dict(case) for case in cases]
     table = read_participants(path)
     rows = [table.get(plain_name(str(case["subject"]))) for case in cases]
-    if fields and not any(row is not None for row in rows):
+    if not any(row is not None for row in rows):
         raise DataError(
             path, key="participants", expected=f"rows of the subjects {sorted({str(c['subject']) for c in cases})[:4]}",
             got=f"rows of {sorted(table)[:4]}", remedy="Give the subjects of files and table the same names.",

@@ -8,7 +8,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "catalogue": "CATALOGUE Sample command_for_the_rest describe_samples find_sample list_samples sample_path",
         "cache": "cache_folder",
         "volumes": "ct mni152",
-        "chests": "ct_phantom write_ct_phantoms",
+        "chests": "ct_phantom drawn_chests write_ct_phantoms",
         "slides": "IHC_NOMINAL_MPP_UM ihc_slide",
         "arrays": "digits ecg",
         "cells": "pbmc68k",

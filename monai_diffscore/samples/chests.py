@@ -15,6 +15,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from monai_diffscore.atomic_files import whole_file
+from monai_diffscore.samples.cache import cache_folder
 
 Grid = list[np.ndarray]  # x, y, z in mm, broadcastable to the shape
 
@@ -60,6 +61,19 @@ def write_ct_phantoms(folder: str | Path, subjects: int = 6) -> Path:
                 # no time stamp: the same bytes each time
                 file.write(gzip.compress(image.to_bytes(), compresslevel=4, mtime=0))
     return Path(folder)
+
+
+def drawn_chests(count: int = 16) -> str:
+    """A folder in the user's cache with drawn chests of ``count`` subjects: HU, 144 x 112 x 96 voxels of 2.5 mm.
+
+    The first call writes it, in 0.4 s a subject. Subject n is the same in every folder.
+
+    Raises:
+        ValueError: for less than one subject.
+    """
+    if count < 1:
+        raise ValueError(f"drawn_chests expects at least one subject, got {count}.")
+    return str(write_ct_phantoms(cache_folder() / f"chests_{count}", count))
 
 
 def _ellipse(grid: Grid, centre: tuple[float, float], radii: np.ndarray | tuple[float, float]) -> np.ndarray:
