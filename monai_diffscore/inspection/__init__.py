@@ -1,4 +1,4 @@
-"""Checks of a bundle before it runs: faults that MONAI accepts silently or reports only after hours.
+"""Checks before a run: of a bundle, for faults that MONAI accepts silently or reports only after hours; of a device.
 
 :func:`inspect_bundle` returns a list of :class:`Finding`. The list of every shipped and every planned bundle is empty.
 
@@ -12,6 +12,7 @@ module                  finds
 ``leakage``             (on request) subjects and images on both sides of the split of the data
 ``publication``         missing files, ids, metadata and versions that MONAI, its model zoo and MONAI Label need
 ``bundle``              all of these
+``arithmetic``          networks that a device computes otherwise than the CPU (``scripts/check_cuda``)
 ======================  ==========================================================================================
 """
 
