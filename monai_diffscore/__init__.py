@@ -26,13 +26,14 @@ __getattr__, __dir__, __all__ = lazy_exports(
             "sample_repaint sample_reverse_sde sample_rk45 time_uniform_sigmas"
         ),
         "pyramid": "Pyramid",
+        "scales": "Scales measure_scales",
         "likelihood": "bits_per_dim log_likelihood",
         "operators": (
             "Blur Downsample FourierUndersampling GeneDropout GeneLoadings Mask Operator Radon cartesian_lines"
         ),
         "guidance": "Autoguidance ClassifierFree GuidanceInterval Inpaint LikelihoodGuidance PosteriorGuidance",
         "tiling": "SliceDenoiser TiledDenoiser",
-        "multiscale": "MultiScale MultiScaleLoss Scales log_likelihood_scales measure_scales sample_scales",
+        "multiscale": "MultiScale MultiScaleLoss log_likelihood_scales sample_scales",
         "anomaly": "BallScan HealthyReference HealthyScores healthy_residuals",
         "networks": (
             "ConditionEncoder CountsAutoencoder GeneResidualMLP HierarchicalUNet PathwayGNN ScoreDiT ScoreMLP "

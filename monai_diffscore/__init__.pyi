@@ -8,6 +8,7 @@ from monai_diffscore.networks import *
 from monai_diffscore.operators import *
 from monai_diffscore.pyramid import *
 from monai_diffscore.sampling import *
+from monai_diffscore.scales import *
 from monai_diffscore.sde import *
 from monai_diffscore.tiling import *
 

@@ -1,33 +1,36 @@
-r"""Anomaly maps: what a prior of healthy images takes away when it denoises, as a p-value at each voxel.
+r"""Anomaly maps: a p-value at each voxel, from the residual of a denoiser of healthy images.
 
-Noise of level :math:`\sigma` hides structure of the prior's scale :math:`\sigma`; the denoiser puts back what healthy
-images have there, and the residual is what it does not know. With noise in antithetic pairs,
+Noise of level :math:`\sigma` hides the structure of an image that is weaker than :math:`\sigma`. The denoiser restores
+the structure of healthy images. The residual holds the structure that healthy images do not have. With noise in
+antithetic pairs,
 
 .. math::  r_\sigma = \tfrac1{2K} \sum_k \bigl(x_0 - D(x_0 + \sigma n_k, \sigma)\bigr)
                     + \bigl(x_0 - D(x_0 - \sigma n_k, \sigma)\bigr) .
 
-For a Gaussian prior N(m, C) this is free of the noise and equal to :math:`\sigma^2 (C + \sigma^2 I)^{-1}(x_0 - m)`:
-the image whitened. (The antithetic pair cancels what is linear in the noise.) Levels are averaged, each in units of
-its root mean square :math:`h_l` in healthy tissue. A lesion that adds a constant inside a ball is then looked for by
-its matched filter, the sum over that ball, and since place and size are unknown, by the largest of all balls that
-contain the voxel, each size in units of its own root mean square :math:`g_\rho`:
+For a Gaussian prior N(m, C) the residual equals :math:`\sigma^2 (C + \sigma^2 I)^{-1}(x_0 - m)`, a whitened image
+without noise: an antithetic pair cancels the terms that are linear in the noise. The mean r over the levels takes each
+level in units of its root mean square :math:`h_l` in healthy tissue. The matched filter of a lesion that adds a
+constant inside a ball is the sum over that ball. Place and size of the lesion are unknown. The score s of a voxel is
+therefore the largest sum of all balls that contain it, with each size in units of its root mean square
+:math:`g_\rho`:
 
 .. math::  r = \tfrac1L \sum_l r_{\sigma_l} / h_l , \qquad
            S_\rho(c) = \frac1{g_\rho} \sum_{|v - c| \le \rho} r(v) , \qquad
            s(v) = S_{\rho^*}(c^*) , \quad (\rho^*, c^*) = \arg\max_{\rho,\ |v - c| \le \rho} |S_\rho(c)| .
 
-The edge of a large lesion alone stands out in the whitened image, its inside looks like healthy tissue of another
-kind; the ball's sum carries what the edge says to the inside. The p-value is
+In the whitened image the edge of a large lesion differs from healthy tissue, and its inside does not. The sum over a
+ball carries the evidence of the edge to the inside. The p-value is
 
 .. math::  p = \frac{1 + \#\{\text{healthy voxels with } |s'| \ge |s|\}}{1 + N} ,
 
-a conformal one: whatever the model is like, a healthy voxel that is exchangeable with those of the calibration has
-:math:`P(p \le \alpha) \le \alpha`. That is a statement about **one voxel**: among a million healthy ones a thousand
-have p below 1e-3, and neighbours have it together.
+a conformal p-value. For every model, a healthy voxel that is exchangeable with the voxels of the calibration has
+:math:`P(p \le \alpha) \le \alpha`. This holds for **one voxel**: among a million healthy voxels up to about a thousand
+have p below 1e-3, and they lie in clusters.
 
 Sources: Wyatt et al. 2022, AnoDDPM, CVPR Workshops (noise to a chosen level, denoise, residual); Kulldorff 1997,
 Communications in Statistics: Theory and Methods 26 (the scan statistic over balls of all places and sizes); Vovk et
-al. 2005, Algorithmic Learning in a Random World (conformal p-values). The antithetic pairs and their union are ours.
+al. 2005, Algorithmic Learning in a Random World (conformal p-values). The antithetic pairs, and the combination of
+these methods, are ours.
 """
 
 from __future__ import annotations
@@ -45,7 +48,7 @@ from torch.nn import functional
 
 from monai_diffscore.tensors import Generators, noise_like, per_sample
 
-_RANKS = 512  # of healthy scores that are kept: neighbouring ones differ by 2.5 % in p
+_RANKS = 512  # stored healthy scores at most: for a million scores neighbouring p-values differ by 2.7 %
 
 
 def healthy_residuals(
@@ -58,21 +61,22 @@ def healthy_residuals(
     channels: Literal["sum", "norm"] = "sum",
     generator: Generators = None,
 ) -> Tensor:
-    r"""Residuals :math:`r_\sigma` [B, L, *S] of the images x0 [B, C, *S], one for each level.
+    r"""Returns the residuals :math:`r_\sigma` [B, L, *S] of images x0 [B, C, *S], one for each level.
 
-    Costs 2 L ``pairs`` evaluations of the denoiser.
+    It costs 2 L ``pairs`` evaluations of the denoiser.
 
     Args:
-        denoise: the denoiser with its condition bound, of healthy images.
-        x0: in the normalised units that it was trained in.
-        sigmas: noise levels :math:`\sigma_l > 0`: small ones see fine and faint changes, large ones large lesions.
-        pairs: K, of noise and its negative.
-        smoothing: standard deviation in voxels of a Gaussian filter of each channel; 0 leaves it out.
-        channels: "sum" adds the residuals of the channels, with their sign; "norm" takes their Euclidean norm after
-            smoothing, without sign: a foreign colour, whose parts are above and below, does not cancel.
-        generator: source of the noise; one, or one per sample.
+        denoise: a denoiser of healthy images, called as ``denoise(x, sigma)``, with its condition bound.
+        x0: images, in the normalised units of the training.
+        sigmas: noise levels :math:`\sigma_l > 0`, in the same units. Small levels show fine and faint changes, large
+            levels show large lesions.
+        pairs: K, number of pairs of noise and its negative.
+        smoothing: standard deviation of a Gaussian filter of each channel, in voxels; 0 is no filter.
+        channels: "sum" adds the signed residuals of the channels. "norm" takes their Euclidean norm after smoothing,
+            without sign: the positive and negative parts of an unusual colour do not cancel.
+        generator: of the noise; one, or one per sample.
     Raises:
-        ValueError: for no levels, levels that are not > 0, no pairs, negative smoothing, or another way of channels.
+        ValueError: for no levels, a level <= 0, pairs < 1, negative smoothing, or another value of ``channels``.
     """
     if not sigmas or min(sigmas) <= 0 or pairs < 1 or smoothing < 0 or channels not in ("sum", "norm"):
         raise ValueError(
@@ -92,37 +96,37 @@ def healthy_residuals(
 
 
 def smoothed(x: Tensor, std: float) -> Tensor:
-    """x [B, C, *S] filtered by a Gaussian of ``std`` voxels along each spatial axis; the border is repeated."""
+    """Returns x [B, C, *S] after a Gaussian filter of ``std`` voxels along each spatial axis. It repeats the border."""
     if std == 0:
         return x
     radius = math.ceil(3 * std)
     offset = torch.arange(-radius, radius + 1, dtype=x.dtype, device=x.device)
-    bell = torch.exp(-0.5 * (offset / std) ** 2)
-    bell = (bell / bell.sum()).reshape(1, 1, -1)
+    kernel = torch.exp(-0.5 * (offset / std) ** 2)
+    kernel = (kernel / kernel.sum()).reshape(1, 1, -1)
     for axis in range(2, x.ndim):
         rows = x.movedim(axis, -1)
         padded = functional.pad(rows.reshape(-1, 1, rows.shape[-1]), (radius, radius), mode="replicate")
-        x = functional.conv1d(padded, bell).reshape(rows.shape).movedim(-1, axis)
+        x = functional.conv1d(padded, kernel).reshape(rows.shape).movedim(-1, axis)
     return x
 
 
 def ball_sum(x: Tensor, radius: float) -> Tensor:
-    """The sum of x [B, C, *S] over the voxels within ``radius`` voxels of each; outside of the image x is 0."""
+    """Returns the sum of x [B, C, *S] over a ball of ``radius`` voxels around each voxel. Outside the image x is 0."""
     total = torch.zeros_like(x)
     for width, shifts in _rows_of_a_ball(x, radius).items():
         rows = functional.avg_pool1d(_rows(x), width, 1, width // 2).view_as(x) * width
-        for here, there in shifts:
-            total[here] += rows[there]
+        for target, source in shifts:
+            total[target] += rows[source]
     return total
 
 
 def ball_maximum(x: Tensor, radius: float) -> Tensor:
-    """The largest value of x [B, C, *S] within ``radius`` voxels of each voxel."""
+    """Returns the maximum of x [B, C, *S] over a ball of ``radius`` voxels around each voxel."""
     largest = x.clone()
     for width, shifts in _rows_of_a_ball(x, radius).items():
         rows = functional.max_pool1d(_rows(x), width, 1, width // 2).view_as(x)
-        for here, there in shifts:
-            largest[here] = torch.maximum(largest[here], rows[there])
+        for target, source in shifts:
+            largest[target] = torch.maximum(largest[target], rows[source])
     return largest
 
 
@@ -130,36 +134,39 @@ def _rows(x: Tensor) -> Tensor:
     return x.reshape(-1, 1, x.shape[-1])
 
 
-Place = tuple[slice | EllipsisType, ...]
-Shift = tuple[Place, Place]  # where rows go, and which
+Region = tuple[slice | EllipsisType, ...]
+Shift = tuple[Region, Region]  # target and source of rows
 
 
 def _rows_of_a_ball(x: Tensor, radius: float) -> dict[int, list[Shift]]:
-    """A ball is a stack of rows along the last axis: their widths in voxels, and where the rows of a width lie.
+    """Returns the rows of a ball along the last axis: their width in voxels, and the shifts of the rows of that width.
 
-    A ball of radius R then costs about pi R^2 additions of images in 3-D, not 4 R^3."""
+    A ball of radius R in 3-D then costs about pi R^2 additions of images. Voxel by voxel it costs 4/3 pi R^3."""
     reach = math.floor(radius)
     shifts: dict[int, list[Shift]] = {}
     for offset in itertools.product(range(-reach, reach + 1), repeat=x.ndim - 3):
-        left = radius**2 - sum(step**2 for step in offset)
-        if left < 0 or any(abs(step) >= size for step, size in zip(offset, x.shape[2:-1], strict=True)):
+        squared_half = radius**2 - sum(step**2 for step in offset)
+        if squared_half < 0 or any(abs(step) >= size for step, size in zip(offset, x.shape[2:-1], strict=True)):
             continue
-        half = min(math.floor(math.sqrt(left)), x.shape[-1] - 1)
+        half = min(math.floor(math.sqrt(squared_half)), x.shape[-1] - 1)
         shifts.setdefault(2 * half + 1, []).append((_moved(x, offset), _moved(x, [-step for step in offset])))
     return shifts
 
 
-def _moved(x: Tensor, offset: Sequence[int]) -> Place:
-    """The part of an image whose voxels still lie in it when they are moved by ``offset`` along the first axes."""
-    places = [slice(max(-step, 0), size - max(step, 0)) for step, size in zip(offset, x.shape[2:-1], strict=True)]
-    return (..., *places, slice(None))
+def _moved(x: Tensor, offset: Sequence[int]) -> Region:
+    """Returns the region of an image that stays inside it after a move by ``offset`` along all spatial axes but one."""
+    slices = [slice(max(-step, 0), size - max(step, 0)) for step, size in zip(offset, x.shape[2:-1], strict=True)]
+    return (..., *slices, slice(None))
 
 
 @dataclass(frozen=True)
 class BallScan:
-    """The signed score s of the largest ball sum through each voxel, in units of a healthy case.
+    """The signed score s: the ball sum of largest magnitude through each voxel, in units of healthy tissue.
 
-    ``radii`` [R] in voxels; ``level_spreads`` [L] and ``ball_spreads`` [R], h and g of the module's formula.
+    Args:
+        radii: of the balls [R], in voxels.
+        level_spreads: root mean square h of the residuals of each level [L], in units of the normalised data.
+        ball_spreads: root mean square g of the ball sums of each radius [R].
     """
 
     radii: tuple[float, ...]
@@ -168,10 +175,15 @@ class BallScan:
 
     @classmethod
     def of(cls, residuals: Tensor, inside: Tensor, radii: Sequence[float]) -> BallScan:
-        """With the spreads of the residuals [B, L, *S] of healthy voxels, where ``inside`` [B, 1, *S].
+        """Measures h and g on healthy images.
 
+        Args:
+            residuals: of healthy images, [B, L, *S], in units of the normalised data.
+            inside: the healthy voxels, bool [B, 1, *S].
+            radii: of the balls, in voxels.
         Raises:
-            ValueError: for no radii or negative ones, fewer than 100 voxels, values that are not finite, or none but 0.
+            ValueError: for no radius, a negative radius, fewer than 100 voxels, values that are not finite, or a level
+                or radius whose values are all 0.
         """
         if not radii or min(radii) < 0:
             raise ValueError(f"BallScan needs radii >= 0 in voxels, got {list(radii)}.")
@@ -181,7 +193,7 @@ class BallScan:
         return cls(tuple(map(float, radii)), level_spreads, tuple(ball_spreads))
 
     def __call__(self, residuals: Tensor) -> Tensor:
-        """s [B, 1, *S] of residuals [B, L, *S]: > 0 brighter than healthy, < 0 darker."""
+        """Returns s [B, 1, *S] of residuals [B, L, *S]: > 0 is brighter than healthy tissue, < 0 is darker."""
         mean = _mean_of_levels(residuals, self.level_spreads)
         brighter, darker = torch.full_like(mean, -math.inf), torch.full_like(mean, -math.inf)
         for radius, spread in zip(self.radii, self.ball_spreads, strict=True):
@@ -192,29 +204,31 @@ class BallScan:
 
 
 def _mean_of_levels(residuals: Tensor, spreads: Sequence[float]) -> Tensor:
-    """r [B, 1, *S] of residuals [B, L, *S]."""
-    along = per_sample(residuals.new_tensor(spreads)[None], residuals)
-    return (residuals / along).mean(1, keepdim=True)
+    """Returns r [B, 1, *S] of residuals [B, L, *S]."""
+    scale = per_sample(residuals.new_tensor(spreads)[None], residuals)
+    return (residuals / scale).mean(1, keepdim=True)
 
 
 def _spreads(maps: Tensor, inside: Tensor) -> tuple[float, ...]:
-    """The root mean square of each channel of ``maps`` [B, C, *S] where ``inside`` [B, 1, *S]."""
+    """Returns the root mean square of each channel of ``maps`` [B, C, *S] over the voxels ``inside`` [B, 1, *S]."""
     voxels = maps.movedim(1, -1)[inside[:, 0]].double()
     spreads = voxels.square().mean(0).sqrt() if len(voxels) >= 100 else voxels.new_zeros(1)
     if not bool(torch.isfinite(spreads).all() & (spreads > 0).all()):
         raise ValueError(
             "A calibration needs finite residuals of at least 100 healthy voxels, not all 0, got "
-            f"{len(voxels)} with root mean squares {spreads.tolist()}. Give healthy images with content."
+            f"{len(voxels)} voxels with root mean squares {spreads.tolist()}. Pass healthy images with foreground."
         )
     return tuple(spreads.tolist())
 
 
 @dataclass(frozen=True)
 class HealthyScores:
-    """The scores of healthy voxels, from which p-values follow.
+    """Quantiles of the scores of healthy voxels. They give the p-value of a score.
 
-    ``ranks``, increasing whole numbers, and the ``scores`` of these ranks among ``count`` healthy voxels, the largest
-    first.
+    Args:
+        ranks: increasing integers; rank 1 is the largest score.
+        scores: magnitudes of the scores of these ranks, the largest first.
+        count: number N of healthy voxels.
     """
 
     ranks: tuple[int, ...]
@@ -223,10 +237,10 @@ class HealthyScores:
 
     @classmethod
     def of(cls, scores: Tensor) -> HealthyScores:
-        """Of the signed scores of healthy voxels, of any shape.
+        """Takes the signed scores of healthy voxels, of any shape.
 
         Raises:
-            ValueError: for fewer than 100, or any that is not finite.
+            ValueError: for fewer than 100 scores, or a score that is not finite.
         """
         if scores.numel() < 100 or not bool(torch.isfinite(scores).all()):
             raise ValueError(
@@ -239,24 +253,28 @@ class HealthyScores:
         return cls(tuple(ranks.tolist()), tuple(ordered[ranks - 1].tolist()), count)
 
     def p_value(self, scores: Tensor) -> Tensor:
-        """p of scores, of their shape, from 1 / (1 + count) to 1; rounded up to the next rank that is kept."""
+        """Returns p in the shape of the scores, from 1 / (1 + count) to 1, rounded up to the next stored rank."""
         ascending = torch.tensor(self.scores[::-1], dtype=torch.float64, device=scores.device)
-        reached = len(self.scores) - torch.searchsorted(ascending, scores.abs().double().contiguous(), right=False)
+        index = len(self.scores) - torch.searchsorted(ascending, scores.abs().double().contiguous(), right=False)
         ranks = torch.tensor([*self.ranks, self.count + 1], dtype=torch.float64, device=scores.device)
-        return (ranks[reached] / (self.count + 1)).to(scores.dtype)
+        return (ranks[index] / (self.count + 1)).to(scores.dtype)
 
 
 @dataclass(frozen=True)
 class HealthyReference:
-    """What residuals are compared with: the scan in units of a healthy case, and the scores of healthy voxels."""
+    """The calibration of a p-value map: a scan in units of healthy tissue, and the scores of healthy voxels."""
 
     scan: BallScan
     healthy: HealthyScores
 
     @classmethod
     def of(cls, residuals: Tensor, inside: Tensor, radii: Sequence[float]) -> HealthyReference:
-        """From the residuals [B, L, *S] of healthy voxels, where ``inside`` [B, 1, *S]; radii of the scan in voxels.
+        """Calibrates on healthy images.
 
+        Args:
+            residuals: of healthy images, [B, L, *S].
+            inside: the healthy voxels, bool [B, 1, *S].
+            radii: of the balls, in voxels.
         Raises:
             ValueError: as of :meth:`BallScan.of` and :meth:`HealthyScores.of`.
         """
@@ -264,17 +282,17 @@ class HealthyReference:
         return cls(scan, HealthyScores.of(scan(residuals)[inside]))
 
     def p_value(self, residuals: Tensor) -> Tensor:
-        """p [B, 1, *S] of residuals [B, L, *S]."""
+        """Returns p [B, 1, *S] of residuals [B, L, *S]."""
         return self.healthy.p_value(self.scan(residuals))
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON takes it; :meth:`from_dict` makes it again and passes over other entries."""
+        """Returns a dictionary for JSON. :meth:`from_dict` inverts it and ignores other entries."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> HealthyReference:
-        """The inverse of :meth:`as_dict`."""
-        parts: list[dict[str, Any]] = [  # JSON made lists of the tuples
+        """Returns the reference of a dictionary of :meth:`as_dict`."""
+        parts: list[dict[str, Any]] = [  # JSON stores tuples as lists
             {name: tuple(value) if isinstance(value, list) else value for name, value in values[part].items()}
             for part in ("scan", "healthy")
         ]

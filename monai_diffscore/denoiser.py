@@ -1,4 +1,4 @@
-r"""The one function that everything works on: the denoiser :math:`D(x, \sigma)`.
+r"""The denoiser :math:`D(x, \sigma)`: samplers, losses, likelihoods and guidance all call this one function.
 
 For a noisy :math:`x = x_0 + \sigma n`
 
@@ -10,15 +10,14 @@ A network F becomes a denoiser by **preconditioning** (Karras et al. 2022, Eq. 7
 
 .. math::  D(x, \sigma) = c_{skip} x + c_{out}\, F(c_{in} x,\, c_{noise}).
 
-The four coefficients are all that tells EDM, noise (VP, VE), velocity and flow prediction apart. ``c_noise`` is
-:math:`\ln(\sigma)/4` in all of them, so one time embedding serves every formulation and a network never sees
-an SDE.
+EDM, noise (VP, VE), velocity and flow prediction differ in these four coefficients alone. All set ``c_noise`` to
+:math:`\ln(\sigma)/4`. One time embedding therefore serves every formulation, and a network never sees an SDE.
 
-:class:`MixtureDenoiser` and :class:`GaussianDenoiser` are exact: with them, every error that a sampler,
-a likelihood or a guidance makes is its own.
+:class:`MixtureDenoiser` and :class:`GaussianDenoiser` are exact. Tests use them to measure the error of a sampler, a
+likelihood or a guidance.
 
-Shapes: ``x`` is [B, ...] with any number of further dimensions, ``sigma`` is [B], a 0-d tensor or a float,
-in units of the (normalised) data.
+Shapes: ``x`` is [B, ...] with any number of further dimensions. ``sigma`` is [B], a 0-d tensor or a float, in units of
+the (normalised) data.
 """
 
 from __future__ import annotations
@@ -36,57 +35,65 @@ from monai_diffscore.tensors import noise_like, per_sample
 
 
 def per_sample_sigma(x: Tensor, sigma: Tensor | float) -> Tensor:
-    """Noise levels [B] in dtype and device of ``x``, from one number or from one for each sample.
+    """Returns noise levels [B] in the dtype and on the device of ``x``.
 
+    Args:
+        x: [B, ...].
+        sigma: one level for the batch, or one for each sample [B], in units of the data.
     Raises:
-        ValueError: for another number of them.
+        ValueError: for another shape of ``sigma``.
     """
     sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device)
     if sigma.ndim == 0:
         return sigma.expand(x.shape[0])
     if sigma.shape != x.shape[:1]:
         raise ValueError(
-            f"sigma must be a number or hold one noise level per sample: expected shape ({x.shape[0]},) for x of "
-            f"shape {tuple(x.shape)}, got {tuple(sigma.shape)}."
+            f"Expected sigma to be a number or one noise level per sample, of shape ({x.shape[0]},) for x of shape "
+            f"{tuple(x.shape)}, got shape {tuple(sigma.shape)}."
         )
     return sigma
 
 
 def positive_sigma(x: Tensor, sigma: Tensor | float) -> Tensor:
-    """Noise levels [B] > 0: :func:`per_sample_sigma`, and a check of values that lie on the CPU.
+    """Returns noise levels [B] as :func:`per_sample_sigma`, and checks values on the CPU.
 
-    Values on another device are not checked: that would make the program wait for the device at each call.
+    It does not check values on another device: the program would wait for the device at each call.
 
     Raises:
-        ValueError: for a level that is 0, negative or NaN, or another number of them.
+        ValueError: for a level that is 0, negative or NaN, or another shape of ``sigma``.
     """
     exported = torch.jit.is_tracing() or torch.compiler.is_compiling()
     on_cpu = not isinstance(sigma, Tensor) or sigma.device.type == "cpu"
     if on_cpu and not exported and not bool((torch.as_tensor(sigma) > 0).all()):
         raise ValueError(
             f"Expected noise levels sigma > 0, got {torch.as_tensor(sigma).flatten().tolist()[:8]}. The denoiser and "
-            "the score have no value at 0: stop at a small level such as 1e-3. (The samplers take grids that end in 0.)"
+            "the score have no value at 0. Stop at a small level such as 1e-3. (Samplers take grids that end in 0.)"
         )
     return per_sample_sigma(x, sigma)
 
 
 def check_estimate(estimate: Any, x: Tensor, source: str) -> None:
-    """Refuses what a network or a denoiser returns unless it is a tensor of the shape of x.
+    """Checks that a network or a denoiser returns a tensor of the shape of x.
 
+    Args:
+        estimate: the result of the network or denoiser.
+        x: its input [B, ...].
+        source: name of the network or denoiser, for the message.
     Raises:
-        TypeError: for a tuple, an output object, or anything else that is no tensor.
-        ValueError: for another shape, one that merely broadcasts against x too.
+        TypeError: for a tuple, an output object, or any other object that is no tensor.
+        ValueError: for another shape, even if it broadcasts against x.
     """
     if not isinstance(estimate, Tensor):
         raise TypeError(
             f"Expected {source} to return one tensor of the shape of x, {tuple(x.shape)}, got "
             f"{type(estimate).__name__}. Wrap it in a module whose forward returns the tensor alone, such as "
-            "network(x, c_noise, **condition)[0]. monai_diffscore.discrete.TimestepNetwork wraps those of diffusers."
+            "network(x, c_noise, **condition)[0]. Use monai_diffscore.discrete.TimestepNetwork for networks of "
+            "diffusers."
         )
     if not torch.jit.is_tracing() and estimate.shape != x.shape:
         raise ValueError(
-            f"Expected {source} to return the shape of x, {tuple(x.shape)}, got {tuple(estimate.shape)}. Give it as "
-            "many output channels as x has."
+            f"Expected {source} to return the shape of x, {tuple(x.shape)}, got {tuple(estimate.shape)}. Set its "
+            "output channels to the channels of x."
         )
 
 
@@ -102,8 +109,8 @@ class Coefficients(NamedTuple):
 class Preconditioning(nn.Module, ABC):
     """Maps noise levels [B] to :class:`Coefficients`.
 
-    A module, so that what it measured and which one it is travel in the state_dict: weights that were trained under
-    another preconditioning fit the network's shapes, mean something else, and are refused.
+    A preconditioning is a module, so that the state_dict holds its name and its buffers. Weights of another
+    preconditioning have the same shapes and another meaning. ``load_state_dict`` refuses them by the name.
     """
 
     def get_extra_state(self) -> Tensor:
@@ -113,8 +120,8 @@ class Preconditioning(nn.Module, ABC):
         trained = bytes(state.tolist()).decode()
         if trained != type(self).__name__:
             raise ValueError(
-                f"The weights were trained with {trained}, and this network has {type(self).__name__}. Use the overlay "
-                "(or preconditioning) of the training for sampling and evaluation too."
+                f"Expected weights of {type(self).__name__}, got weights that were trained with {trained}. Use the "
+                "overlay (or preconditioning) of the training for sampling and evaluation, too."
             )
 
     @abstractmethod
@@ -125,14 +132,16 @@ class Preconditioning(nn.Module, ABC):
 
 
 class EDMPreconditioning(Preconditioning):
-    r"""Unit variance at the network's input and target at every noise level.
+    r"""Gives the network's input and target unit variance at every noise level.
 
     :math:`c_{skip} = s^2/(\sigma^2+s^2)`, :math:`c_{out} = \sigma s/\sqrt{\sigma^2+s^2}`,
     :math:`c_{in} = 1/\sqrt{\sigma^2+s^2}`, with s = ``sigma_data``.
 
     Args:
-        sigma_data: standard deviation of the training data, which has mean near 0. It is a buffer: a checkpoint
-            carries the value that it was trained with.
+        sigma_data: standard deviation of the training data, whose mean is near 0. It is a buffer: a checkpoint holds
+            the value of its training.
+    Raises:
+        ValueError: unless sigma_data is finite and > 0.
 
     Source: Karras et al. 2022, Table 1 (column "Ours").
     """
@@ -142,7 +151,7 @@ class EDMPreconditioning(Preconditioning):
     def __init__(self, sigma_data: float = 0.5) -> None:
         super().__init__()
         if not (sigma_data > 0 and math.isfinite(sigma_data)):
-            raise ValueError(f"sigma_data is the standard deviation of the data and must be > 0, got {sigma_data}.")
+            raise ValueError(f"Expected sigma_data, the standard deviation of the data, to be > 0, got {sigma_data}.")
         self.register_buffer("sigma_data", torch.tensor(float(sigma_data)))
 
     def forward(self, sigma: Tensor) -> Coefficients:
@@ -200,22 +209,22 @@ class FlowPreconditioning(Preconditioning):
 
 
 class Denoiser(nn.Module):
-    """A preconditioned network: returns :math:`D(x, \\sigma)`, of the shape and dtype of ``x``.
+    """A preconditioned network. It returns :math:`D(x, \\sigma)`, in the shape and dtype of ``x``.
 
-    Only the network runs in its own precision (its parameters' dtype, or ``autocast_dtype``); the coefficients
-    and the sum with ``c_skip x`` are in the dtype of ``x``, which may be float64.
+    The network runs in its own precision: the dtype of its parameters, or ``autocast_dtype``. The coefficients and the
+    sum with ``c_skip x`` are in the dtype of ``x``, which may be float64.
 
     Args:
         network: called as ``network(x, c_noise, **condition)`` with x [B, ...] and c_noise [B].
         preconditioning: the parameterisation.
-        autocast_dtype: ``torch.bfloat16`` runs the network under autocast, on CPU and CUDA. None changes nothing,
-            so that an outer autocast (MONAI's ``amp``) decides.
-        default_sigma: the noise level that ``forward(x)`` assumes when it is called with an image alone, as
-            export tools and one-shot denoising servers do.
+        autocast_dtype: ``torch.bfloat16`` runs the network under autocast, on CPU and CUDA. With None an outer autocast
+            (MONAI's ``amp``) decides.
+        default_sigma: noise level of a call without sigma, in units of the data. Export tools and one-shot denoising
+            servers call ``forward(x)``.
     Raises:
-        ValueError: in the call: for sigma that is not > 0 (a number, or a tensor on the CPU), or a network that returns
-            another shape than that of x.
-        TypeError: in the call: for a network that returns no tensor.
+        ValueError: in the call: for sigma <= 0 or NaN (a number, or a tensor on the CPU), or a network that returns
+            another shape than x.
+        TypeError: in the call: for a network that does not return a tensor.
     """
 
     def __init__(
@@ -235,7 +244,7 @@ class Denoiser(nn.Module):
         sigma = positive_sigma(x, self.default_sigma if sigma is None else sigma)
         c = self.preconditioning(sigma)
         parameter = next(self.network.parameters(), x)
-        # a trace must hold each cast of a weight, not the first use of a cached one
+        # a trace records the cast of each weight; autocast's cache would leave out all casts but the first
         precision = (
             nullcontext()
             if self.autocast_dtype is None
@@ -249,18 +258,18 @@ class Denoiser(nn.Module):
         return per_sample(c.c_skip, x) * x + per_sample(c.c_out, x) * output.to(x.dtype)
 
     def __prepare_scriptable__(self) -> nn.Module:
-        """What ``torch.jit.script`` compiles instead: the trace, since networks take conditions as keywords."""
+        """Returns the module that ``torch.jit.script`` compiles: a trace, since TorchScript has no ``**condition``."""
         return ScriptableDenoiser(self)
 
 
 class ScriptableDenoiser(nn.Module):
-    """A traced :class:`Denoiser` without conditions: what TorchScript files, and so MONAI's ``ckpt_export``, hold.
+    """A traced :class:`Denoiser` without conditions, for TorchScript files and MONAI's ``ckpt_export``.
 
-    Called as ``module(x)``, at the default noise level, or ``module(x, sigma)`` with sigma [B]. It runs at any batch
+    Call it as ``module(x)``, at the default noise level, or ``module(x, sigma)`` with sigma [B]. It runs at any batch
     size, and at the spatial sizes of the network.
 
     Args:
-        denoiser: in evaluation mode after this; its network has ``example_shape``.
+        denoiser: its network has ``example_shape``. The constructor sets it to evaluation mode.
     """
 
     def __init__(self, denoiser: Denoiser) -> None:
@@ -269,7 +278,7 @@ class ScriptableDenoiser(nn.Module):
         shape: tuple[int, ...] = denoiser.network.example_shape  # type: ignore[assignment]
         x = torch.zeros(2, *shape, device=parameter.device)
         with torch.no_grad(), warnings.catch_warnings():
-            # the checks of shapes are decided while tracing, as they should be
+            # the checks of shapes run once, while tracing: the trace needs none
             warnings.simplefilter("ignore", torch.jit.TracerWarning)
             self.traced = torch.jit.trace(denoiser.eval(), (x, x.new_full((2,), denoiser.default_sigma)))
         self.default_sigma = denoiser.default_sigma
@@ -282,10 +291,15 @@ class ScriptableDenoiser(nn.Module):
 
 
 def score(denoiser: nn.Module, x: Tensor, sigma: Tensor | float, **condition: Tensor) -> Tensor:
-    r""":math:`\nabla_x \ln p_\sigma(x) = (D(x, \sigma) - x) / \sigma^2`, of the shape of ``x``.
+    r"""Returns the score :math:`\nabla_x \ln p_\sigma(x) = (D(x, \sigma) - x) / \sigma^2`, in the shape of ``x``.
 
+    Args:
+        denoiser: any denoiser.
+        x: noisy data [B, ...].
+        sigma: noise levels > 0, [B] or a number, in units of the data.
+        condition: fields of the denoiser.
     Raises:
-        ValueError: for sigma that is not > 0, as for :class:`Denoiser`.
+        ValueError: for sigma <= 0 or NaN (a number, or a tensor on the CPU).
 
     Source: Karras et al. 2022, Eq. 3.
     """
@@ -300,10 +314,12 @@ class MixtureDenoiser(nn.Module):
                \qquad r_k \propto w_k N(x; m_k, C_k + \sigma^2 I).
 
     Args:
-        weights: [K], positive; normalised here.
+        weights: [K], positive. The constructor normalises them.
         means: [K, ...]; the trailing shape is the shape of one sample.
-        covariances: [K, d, d], with d the number of elements of one sample; positive semi-definite.
+        covariances: [K, d, d], positive semi-definite, with d the number of elements of one sample.
         dtype: of the stored parameters; float64 for reference values.
+    Raises:
+        ValueError: for weights or covariances of other shapes.
     """
 
     def __init__(self, weights: Tensor, means: Tensor, covariances: Tensor, dtype: torch.dtype = torch.float64) -> None:
@@ -311,8 +327,9 @@ class MixtureDenoiser(nn.Module):
         components, dims = means.shape[0], means[0].numel()
         if weights.shape != (components,) or covariances.shape != (components, dims, dims):
             raise ValueError(
-                f"{components} means of {dims} elements need weights of shape ({components},) and covariances of "
-                f"shape ({components}, {dims}, {dims}), got {tuple(weights.shape)} and {tuple(covariances.shape)}."
+                f"Expected weights of shape ({components},) and covariances of shape ({components}, {dims}, {dims}) "
+                f"for {components} means of {dims} elements, got {tuple(weights.shape)} and "
+                f"{tuple(covariances.shape)}."
             )
         variances, axes = torch.linalg.eigh(covariances.to(dtype))
         self.sample_shape = tuple(means.shape[1:])
@@ -327,14 +344,14 @@ class MixtureDenoiser(nn.Module):
     axes: Tensor
 
     def _components(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Log joint density of x and component [B, K]; x - m_k on the eigenvectors [B, K, d]; total variance."""
+        """Returns ln p(x, k) [B, K], x - m_k in eigenvector coordinates [B, K, d], and the variance there [B, K, d]."""
         offset = torch.einsum("bkd,kde->bke", x.flatten(1)[:, None] - self.means, self.axes)  # (B, K, d)
         total = self.variances + sigma[:, None, None] ** 2  # (B, K, d)
         log_density = -0.5 * (offset**2 / total + total.log() + math.log(2 * math.pi)).sum(-1)
         return self.log_weights + log_density, offset, total
 
     def forward(self, x: Tensor, sigma: Tensor | float) -> Tensor:
-        """:math:`D(x, \\sigma)` for x [B, ...]; computed in the stored dtype, returned in that of ``x``."""
+        """Returns :math:`D(x, \\sigma)` for x [B, ...], in the dtype of ``x``. It computes in the stored dtype."""
         state = x.to(self.means.dtype)
         log_joint, offset, total = self._components(state, per_sample_sigma(state, sigma))
         shrunk = torch.einsum("bke,kde->bkd", self.variances / total * offset, self.axes)
@@ -342,23 +359,23 @@ class MixtureDenoiser(nn.Module):
         return denoised.reshape(x.shape).to(x.dtype)
 
     def log_prob(self, x: Tensor, sigma: Tensor | float = 0.0) -> Tensor:
-        """Exact log density in nats [B] of ``x`` at noise level ``sigma`` (0: of the data itself)."""
+        """Returns the exact log density [B] of ``x`` at noise level ``sigma``, in nats. 0 is the data itself."""
         state = x.to(self.means.dtype)
         return self._components(state, per_sample_sigma(state, sigma))[0].logsumexp(-1)
 
     def sample(self, count: int, generator: torch.Generator | None = None) -> Tensor:
-        """``count`` independent draws of the data, [count, ...]."""
+        """Returns ``count`` independent draws of the data, [count, ...]."""
         weights = self.log_weights.exp()
         component = torch.multinomial(weights, count, replacement=True, generator=generator)
         normal = noise_like(self.means[component], generator)
-        spread = torch.einsum("bde,be->bd", self.axes[component], self.variances[component].sqrt() * normal)
-        return (self.means[component] + spread).reshape(count, *self.sample_shape)
+        deviation = torch.einsum("bde,be->bd", self.axes[component], self.variances[component].sqrt() * normal)
+        return (self.means[component] + deviation).reshape(count, *self.sample_shape)
 
     def posterior(self, matrix: Tensor, y: Tensor, noise_std: float) -> MixtureDenoiser:
-        r"""The exact denoiser of the data given :math:`y = A x_0 + \sigma_y n`, a mixture again.
+        r"""Returns the exact denoiser of the data given :math:`y = A x_0 + \sigma_y n`. The posterior is a mixture.
 
-        Each component is conditioned as a Gaussian and weighted by the evidence
-        :math:`N(y; A m_k, A C_k A^T + \sigma_y^2 I)`.
+        Each component of the posterior is the Gaussian posterior of a component of the prior. Its weight is the
+        prior's weight times the evidence :math:`N(y; A m_k, A C_k A^T + \sigma_y^2 I)`.
 
         Args:
             matrix: A, [m, d].
@@ -374,11 +391,11 @@ class MixtureDenoiser(nn.Module):
         evidence = torch.distributions.MultivariateNormal(torch.zeros_like(residual), total).log_prob(residual)
         means = self.means + torch.einsum("kdm,km->kd", gain, residual)
         weights = (self.log_weights + evidence).softmax(0)
-        conditioned = covariances - gain @ matrix @ covariances
-        return MixtureDenoiser(weights, means.reshape(-1, *self.sample_shape), conditioned, dtype)
+        covariances = covariances - gain @ matrix @ covariances
+        return MixtureDenoiser(weights, means.reshape(-1, *self.sample_shape), covariances, dtype)
 
     def moments(self) -> tuple[Tensor, Tensor]:
-        """Mean [d] and covariance [d, d] of the data."""
+        """Returns the mean [d] and the covariance [d, d] of the data."""
         weights = self.log_weights.exp()
         mean = weights @ self.means
         within = torch.einsum("k,kde,ke,kfe->df", weights, self.axes, self.variances, self.axes)
@@ -390,8 +407,9 @@ class GaussianDenoiser(MixtureDenoiser):
     r"""The exact denoiser of :math:`x_0 \sim N(m, C)`: :math:`D = m + C (C + \sigma^2 I)^{-1} (x - m)`.
 
     Args:
-        mean: of the shape of one sample.
-        covariance: [d, d], with d the number of elements of one sample.
+        mean: in the shape of one sample.
+        covariance: [d, d], positive semi-definite, with d the number of elements of one sample.
+        dtype: of the stored parameters; float64 for reference values.
     """
 
     def __init__(self, mean: Tensor, covariance: Tensor, dtype: torch.dtype = torch.float64) -> None:

@@ -1,33 +1,35 @@
-r"""Guidance and inverse problems: denoisers made of denoisers.
+r"""Guidance and inverse problems: denoisers that wrap denoisers.
 
-Whatever is known besides the prior enters as a likelihood, whose gradient moves the denoiser:
+Guidance adds a likelihood to the prior. The gradient of the likelihood shifts the estimate of the denoiser:
 
 .. math::  D_y(x, \sigma) = E[x_0 \mid x, y] = D(x, \sigma) + \sigma^2\, \nabla_x \ln p_\sigma(y \mid x) .
 
-Every class here is a module with ``forward(x, sigma, **condition)``, wraps a denoiser and is one: each goes with every
-sampler, with the likelihood, with :class:`~monai_diffscore.tiling.TiledDenoiser`, and around each other.
+Every class here is a module with ``forward(x, sigma, **condition)``. It wraps a denoiser and is a denoiser. It
+therefore combines with every sampler, with the likelihood, with :class:`~monai_diffscore.tiling.TiledDenoiser`, and
+with other guidance.
 
 **Posterior sampling.** For :math:`y = A x_0 + \sigma_y n` the likelihood of a *noisy* x needs the distribution of
-:math:`x_0` given x. Taken as :math:`N(D, V)`, with J the Jacobian of D in x (which is symmetric),
+:math:`x_0` given x. With the approximation :math:`N(D, V)`, and the Jacobian J of D in x (which is symmetric),
 
 .. math::  \sigma^2 \nabla_x \ln p(y \mid x) \approx
-           \sigma^2 J A^T (A V A^T + \sigma_y^2 I)^{-1} (y - A D) ,
+           \sigma^2 J A^T (A V A^T + \sigma_y^2 I)^{-1} (y - A D) .
 
-and the methods differ in V:
+The methods differ in V:
 
 =========  ==================================================  =======================================================
-method     V                                                   what follows
+method     V                                                   properties
 =========  ==================================================  =======================================================
-``mmps``   :math:`\sigma^2 J`, the true covariance             exact for every Gaussian prior; conjugate gradients,
-           (second-order Tweedie)                              each iteration one more backward pass
+``mmps``   :math:`\sigma^2 J`, the true covariance             exact for every Gaussian prior; conjugate gradients
+           (second-order Tweedie)                              with one more backward pass for each iteration
 ``pigdm``  :math:`r^2 I, r^2 = \sigma^2 s^2/(\sigma^2+s^2)`     exact for the prior N(m, s^2 I); one backward pass
-``dps``    :math:`r^2 I`, and :math:`A A^T` a number           a gradient step on :math:`\lVert y - A D\rVert^2` of
-           (its largest eigenvalue)                            the size that :math:`\sigma_y` and A allow; one backward
+``dps``    :math:`r^2 I`, with a number for :math:`A A^T`      a gradient step on :math:`\lVert y - A D\rVert^2`;
+           (its largest eigenvalue)                            :math:`\sigma_y` and A determine its size; one backward
                                                                pass
 =========  ==================================================  =======================================================
 
-None has a weight to tune: the step follows from :math:`\sigma_y`, the operator and :math:`\sigma`. All are approximate
-for other priors, and the samples of a mixture posterior are biased; docs/BENCHMARKS_SAMPLING.md has the figures.
+No method has a weight to tune: :math:`\sigma_y`, the operator and :math:`\sigma` determine the step. For other priors
+all methods are approximate, and the samples of a mixture posterior are biased. docs/BENCHMARKS_SAMPLING.md has the
+figures.
 
 Sources: Chung et al. 2023, arXiv:2209.14687 (DPS; the step size here is ours); Song et al. 2023, "Pseudoinverse-guided
 diffusion models for inverse problems", ICLR (PiGDM); Rozet et al. 2024, arXiv:2405.13712 (MMPS); Meng et al. 2021,
@@ -47,21 +49,23 @@ from monai_diffscore.denoiser import EDMPreconditioning, per_sample_sigma
 from monai_diffscore.operators import Mask, Operator, conjugate_gradients
 from monai_diffscore.tensors import per_sample
 
-_Pull = Callable[[Tensor], Tensor]
+_Product = Callable[[Tensor], Tensor]
 
 
 class ClassifierFree(nn.Module):
     r"""Classifier-free guidance, :math:`D_u + w (D_c - D_u)` with the unconditional :math:`D_u`.
 
-    w = 1 is the plain conditional denoiser and costs one evaluation, w > 1 sharpens, w = 0 is unconditional. (The
-    paper's weight is ours minus 1.) The network must have learnt its missing tokens: ``ConditionEncoder(dropout=0.1)``.
+    w = 1 is the conditional denoiser and w = 0 the unconditional one; each costs one evaluation. w > 1 sharpens. (The
+    weight of the paper is w - 1.) Train the network with missing conditions: ``ConditionEncoder(dropout=0.1)``.
 
     Args:
         denoiser: a conditional denoiser.
         scale: w.
-        null: what a field is replaced by for :math:`D_u`, by name; a field not named takes *missing*: NaN, or -1 for
-            integers.
-        keep: fields that are passed to both, such as positions.
+        null: the value of each field in :math:`D_u`, by name. A field without an entry is *missing* in :math:`D_u`:
+            NaN, or -1 for integers.
+        keep: names of fields that stay in :math:`D_u`, such as positions.
+    Raises:
+        ValueError: in the call: without a field to drop, for w other than 1.
 
     Source: Ho and Salimans 2022, arXiv:2207.12598.
     """
@@ -80,14 +84,14 @@ class ClassifierFree(nn.Module):
         if not dropped and self.scale != 1:
             raise ValueError(
                 f"ClassifierFree with scale {self.scale} needs a condition to drop, got the fields {sorted(condition)} "
-                f"of which {list(self.keep)} are kept. Pass the condition, or use the denoiser without guidance."
+                f"with keep={list(self.keep)}. Pass the condition, or use the denoiser without guidance."
             )
         if self.scale == 1:
             return self.denoiser(x, sigma, **condition)
-        without = self.denoiser(x, sigma, **{n: self._null(n, v) for n, v in condition.items()})
+        unconditional = self.denoiser(x, sigma, **{n: self._null(n, v) for n, v in condition.items()})
         if self.scale == 0:
-            return without
-        return without + self.scale * (self.denoiser(x, sigma, **condition) - without)
+            return unconditional
+        return unconditional + self.scale * (self.denoiser(x, sigma, **condition) - unconditional)
 
     def _null(self, name: str, value: Tensor) -> Tensor:
         if name in self.keep:
@@ -102,7 +106,7 @@ class Autoguidance(nn.Module):
 
     Args:
         denoiser: the good denoiser D.
-        weaker: D_v: an earlier checkpoint, or a smaller network, of the same data and condition.
+        weaker: D_v, an earlier checkpoint or a smaller network, for the same data and condition.
         scale: w; 1 is D alone.
 
     Source: Karras et al. 2024, arXiv:2406.02507.
@@ -123,12 +127,14 @@ class Autoguidance(nn.Module):
 
 
 class GuidanceInterval(nn.Module):
-    """A guided denoiser at noise levels in (low, high], the plain one elsewhere (and its cost).
+    """A guided denoiser at noise levels in (low, high], and the plain denoiser at the others.
 
     Args:
-        guided: used inside, such as a :class:`ClassifierFree`.
-        plain: used outside, such as its ``denoiser``.
-        low, high: in units of the normalised data.
+        guided: the denoiser inside the interval, such as a :class:`ClassifierFree`.
+        plain: the denoiser outside, such as the ``denoiser`` of ``guided``.
+        low, high: noise levels, in units of the normalised data.
+    Raises:
+        ValueError: unless 0 <= low < high.
 
     Source: Kynkäänniemi et al. 2024, arXiv:2404.07724.
     """
@@ -151,18 +157,18 @@ class GuidanceInterval(nn.Module):
 
 
 class Inpaint(nn.Module):
-    r"""Replacement: what is known is kept, the rest is denoised: :math:`D_y = m y + (1 - m) D(x, \sigma)`.
+    r"""Inpainting by replacement, :math:`D_y = m y + (1 - m) D(x, \sigma)`, for measurements without noise.
 
-    The known part of the state then follows :math:`y + \sigma n` of itself, with the noise n that it started from,
-    which is what RePaint writes into it at each step. As in RePaint, the unknown part only learns of y through the
-    denoiser's receptive field, one noise level late: harmonise with :func:`~monai_diffscore.sampling.sample_repaint`,
-    which repeats each step, or use :class:`PosteriorGuidance` with :class:`~monai_diffscore.operators.Mask`. For
-    measurements without noise.
+    In a deterministic sampler the known part of the state is :math:`y + \sigma n` at each level, with the noise n of
+    the start. RePaint draws it from the same distribution at each step. The unknown part gets y through the receptive
+    field of the denoiser, one noise level late. To harmonise both parts, use
+    :func:`~monai_diffscore.sampling.sample_repaint`, which repeats each step, or :class:`PosteriorGuidance` with
+    :class:`~monai_diffscore.operators.Mask`.
 
     Args:
         denoiser: the prior.
-        mask: 1 where known, broadcast against x.
-        known: y, the values there, broadcast against x.
+        mask: m, 1 at known values, broadcast against x.
+        known: y, the known values, broadcast against x, in the normalised units of the denoiser.
 
     Source: Lugmayr et al. 2022, arXiv:2201.09865.
     """
@@ -181,24 +187,24 @@ class Inpaint(nn.Module):
 
 
 class PosteriorGuidance(nn.Module):
-    r"""The denoiser of the posterior given :math:`y = A x_0 + \sigma_y n`: any sampler then draws from it.
+    r"""The denoiser of the posterior given :math:`y = A x_0 + \sigma_y n`. Any sampler draws posterior samples with it.
 
-    Gradients are taken inside also under ``torch.no_grad``. One evaluation costs a forward and one backward pass of the
-    denoiser (``mmps``: one backward pass for each conjugate-gradient iteration more).
+    It computes gradients also under ``torch.no_grad``. One evaluation costs a forward pass and a backward pass of the
+    denoiser. "mmps" adds one backward pass for each iteration of conjugate gradients.
 
     Args:
         denoiser: the prior.
-        operator: A.
-        y: the measurement, [B, ...], or [1, ...] for all samples alike. Values that a mask hides are
-            ignored, NaN included.
-        noise_std: :math:`\sigma_y > 0`, in units of the normalised data (1e-3 for data that is nearly free of noise).
-        method: "mmps" (exact for Gaussian priors, dearest), "pigdm", or "dps"; see the head of this module.
-        sigma_data: s, standard deviation of the data, for "pigdm" and "dps". None takes it from the denoiser's own
-            :class:`~monai_diffscore.denoiser.EDMPreconditioning`; there is no other default.
+        operator: A, of x in the normalised units of the denoiser.
+        y: the measurement, [B, ...], or [1, ...] for all samples. A :class:`~monai_diffscore.operators.Mask` ignores
+            hidden values, NaN included.
+        noise_std: :math:`\sigma_y > 0`, in units of y. Use 1e-3 for data with almost no noise.
+        method: "mmps" (exact for Gaussian priors, highest cost), "pigdm", or "dps"; see the top of this module.
+        sigma_data: s, standard deviation of the data, for "pigdm" and "dps". None takes the value of the denoiser's
+            :class:`~monai_diffscore.denoiser.EDMPreconditioning`. A denoiser without one needs the argument.
         iterations: of conjugate gradients, for "mmps".
     Raises:
-        ValueError: for another method, values that are not > 0, a measurement that is not finite, or no sigma_data
-            where the denoiser does not have one. In the call: for a y whose shape is not that of A x.
+        ValueError: for another method, noise_std, sigma_data or iterations <= 0, a measurement that is not finite, or
+            sigma_data None for a denoiser without a unique one. In the call: if y does not have the shape of A x.
     """
 
     y: Tensor
@@ -215,13 +221,13 @@ class PosteriorGuidance(nn.Module):
     ) -> None:
         super().__init__()
         if method not in ("mmps", "pigdm", "dps"):
-            raise ValueError(f"method must be 'mmps', 'pigdm' or 'dps', got {method!r}.")
+            raise ValueError(f"PosteriorGuidance expects method 'mmps', 'pigdm' or 'dps', got {method!r}.")
         if method != "mmps" and sigma_data is None:
-            sigma_data = _data_std(denoiser, "PosteriorGuidance", ", or take method='mmps', which needs none")
+            sigma_data = _data_std(denoiser, "PosteriorGuidance", ", or use method='mmps', which does not need it")
         if not (noise_std > 0 and (sigma_data is None or sigma_data > 0) and iterations > 0):
             raise ValueError(
                 f"PosteriorGuidance needs noise_std, sigma_data and iterations > 0, got {noise_std}, {sigma_data} and "
-                f"{iterations}. For a measurement without noise take a small noise_std, such as 1e-3."
+                f"{iterations}. For a measurement without noise set a small noise_std, such as 1e-3."
             )
         self.denoiser = denoiser
         self.operator = operator
@@ -230,7 +236,7 @@ class PosteriorGuidance(nn.Module):
         if not bool(torch.isfinite(y).all()):
             raise ValueError(
                 f"PosteriorGuidance needs a finite measurement, got {int((~torch.isfinite(y)).sum())} of {y.numel()} "
-                "values NaN or infinite. Leave them out with a Mask."
+                "values NaN or infinite. Hide them with a Mask."
             )
         self.register_buffer("y", y, persistent=False)
         self.noise_std = float(noise_std)
@@ -246,10 +252,12 @@ class PosteriorGuidance(nn.Module):
             point = x if differentiable else x.detach().requires_grad_(True)
             denoised = self.denoiser(point, sigma, **condition)
 
-            def pull(vector: Tensor, keep: bool = True) -> Tensor:
-                """J^T times a vector of the shape of x."""
-                (pulled,) = torch.autograd.grad(denoised, point, vector, retain_graph=keep, create_graph=differentiable)
-                return pulled
+            def vjp(vector: Tensor, keep: bool = True) -> Tensor:
+                """Returns J^T times a vector in the shape of x."""
+                (product,) = torch.autograd.grad(
+                    denoised, point, vector, retain_graph=keep, create_graph=differentiable
+                )
+                return product
 
             measured = self.operator(denoised if differentiable else denoised.detach())
             if self.y.shape not in (measured.shape, (1, *measured.shape[1:])):
@@ -258,19 +266,19 @@ class PosteriorGuidance(nn.Module):
                     f"1 as its first axis, got y of shape {tuple(self.y.shape)}."
                 )
             residual = self.y.to(x) - measured
-            weighted = self._weigh(residual, sigma, pull)
-            shift = per_sample(sigma, x) ** 2 * pull(self.operator.adjoint(weighted), keep=differentiable)
+            weighted = self._weigh(residual, sigma, vjp)
+            shift = per_sample(sigma, x) ** 2 * vjp(self.operator.adjoint(weighted), keep=differentiable)
         guided = denoised + shift
         return guided if differentiable else guided.detach()
 
-    def _weigh(self, residual: Tensor, sigma: Tensor, pull: _Pull) -> Tensor:
-        r""":math:`(A V A^T + \sigma_y^2 I)^{-1}` times the residual."""
+    def _weigh(self, residual: Tensor, sigma: Tensor, vjp: _Product) -> Tensor:
+        r"""Returns :math:`(A V A^T + \sigma_y^2 I)^{-1}` times the residual."""
         noise = self.noise_std**2
         if self.method == "mmps":
             variance = per_sample(sigma, residual) ** 2
 
             def covariance(u: Tensor) -> Tensor:
-                return variance * self.operator(pull(self.operator.adjoint(u))) + noise * u
+                return variance * self.operator(vjp(self.operator.adjoint(u))) + noise * u
 
             return conjugate_gradients(covariance, residual, self.iterations)
         prior = sigma**2 * self.sigma_data**2 / (sigma**2 + self.sigma_data**2)
@@ -286,39 +294,39 @@ def _data_std(denoiser: nn.Module, guidance: str, remedy: str = "") -> float:
     stds = {float(module.sigma_data) for module in denoiser.modules() if isinstance(module, EDMPreconditioning)}
     if len(stds) != 1:
         raise ValueError(
-            f"{guidance} needs sigma_data, the standard deviation of the data, where the denoiser does not have one "
-            f"EDMPreconditioning: got {sorted(stds) or 'none'}. Pass sigma_data{remedy}."
+            f"{guidance} needs sigma_data, the standard deviation of the data: expected one value of it in the "
+            f"EDMPreconditioning of the denoiser, got {sorted(stds) or 'none'}. Pass sigma_data{remedy}."
         )
     return stds.pop()
 
 
 class LikelihoodGuidance(nn.Module):
-    r"""The denoiser of the posterior given numbers y with mean :math:`A m(x_0)` and a variance that follows the mean.
+    r"""The denoiser of the posterior given y with mean :math:`A m(x_0)` and a variance that depends on the mean.
 
-    With :math:`p(x_0 \mid x) \approx N(D, r^2 I)`, :math:`r^2 = \sigma^2 s^2 / (\sigma^2 + s^2)`, the mode of
-    :math:`p(x_0 \mid x)\, p(y \mid x_0)` by Fisher scoring,
+    With :math:`p(x_0 \mid x) \approx N(D, r^2 I)`, :math:`r^2 = \sigma^2 s^2 / (\sigma^2 + s^2)`, it returns the mode
+    of :math:`p(x_0 \mid x)\, p(y \mid x_0)`, by Fisher scoring:
 
     .. math::  x_0 \leftarrow x_0 + (J^T V^{-1} J + I/r^2)^{-1} \bigl(J^T V^{-1} (y - A m) - (x_0 - D)/r^2\bigr),
-               \qquad J = \partial A m / \partial x_0,\quad V = v(A m),
+               \qquad J = \partial A m / \partial x_0,\quad V = v(A m).
 
-    which is exact for the score and the information of Poisson and negative binomial counts, and for Gaussian priors
-    and linear means with one step. No gradient of the denoiser is needed; the systems are of the size of one x, so
-    it is for latents and tables, not for images.
+    The score and the information are exact for Poisson and negative binomial counts. For Gaussian priors and linear
+    means one step is exact. It needs no gradient of the denoiser. It solves a system of d equations for each sample: it
+    suits latents and tables, not images.
 
     Args:
         denoiser: the prior, of x [B, d].
-        mean: m, of [B, d] to [B, G].
-        variance: v, of the means [B, G] to [B, G].
-        operator: A, on [B, G]; such as :class:`~monai_diffscore.operators.GeneDropout`, what was observed.
-        y: [B, G], A applied to what was measured.
-        sigma_data: s, standard deviation of the data. None takes it from the denoiser's own
-            :class:`~monai_diffscore.denoiser.EDMPreconditioning`; there is no other default.
+        mean: m, maps x0 [B, d] to the means [B, G], in units of y.
+        variance: v, maps the means [B, G] to the variances [B, G].
+        operator: A, on [B, G], such as :class:`~monai_diffscore.operators.GeneDropout`: it selects the measured genes.
+        y: A times the measurement, [B, G].
+        sigma_data: s, standard deviation of the data. None takes the value of the denoiser's
+            :class:`~monai_diffscore.denoiser.EDMPreconditioning`. A denoiser without one needs the argument.
         iterations: of Fisher scoring.
     Raises:
-        ValueError: for values that are not > 0, or no sigma_data where the denoiser does not have one.
+        ValueError: for sigma_data or iterations <= 0, or sigma_data None for a denoiser without a unique one.
 
-    Source: the approximation of the prior is that of Song et al. 2023 (PiGDM), Eq. 8; scoring: McCullagh and Nelder
-    1989, Section 2.5.
+    Source: Song et al. 2023 (PiGDM), Eq. 8 (the approximation of the prior); McCullagh and Nelder 1989, Section 2.5
+    (scoring).
     """
 
     y: Tensor
@@ -350,8 +358,8 @@ class LikelihoodGuidance(nn.Module):
         estimate = prior
         for _ in range(self.iterations):
             mean = self.operator(self.mean(estimate))
-            weight = 1 / self.variance(mean).clamp_min(1e-12)  # nothing observed has no gradient either
-            columns = jacobian(estimate).unbind(-1)  # d of [B, G]
+            weight = 1 / self.variance(mean).clamp_min(1e-12)  # genes of mean 0 are not measured: their slope is 0
+            columns = jacobian(estimate).unbind(-1)  # d tensors [B, G]
             slope = torch.stack([self.operator(column) for column in columns], 1)  # (B, d, G)
             weighted = slope * weight[:, None]
             gradient = (weighted @ (self.y.to(x) - mean)[:, :, None])[:, :, 0] - precision * (estimate - prior)

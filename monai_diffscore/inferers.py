@@ -294,7 +294,7 @@ class ScaleErrorInferer(DenoisingErrorInferer):
         model = _scales_of(network)
         errors = []
         for number, part in enumerate(model.scales.split(convert_to_tensor(inputs, track_meta=False))):
-            denoiser = AtScale(model, number, {**part.given, **condition})
+            denoiser = AtScale(model, number, {**part.fields, **condition})
             errors.append(super().__call__(part.coefficients, denoiser))
         return torch.stack(errors, dim=1)
 

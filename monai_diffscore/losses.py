@@ -1,4 +1,4 @@
-r"""The training objective: denoising, written once for every formulation.
+r"""The training objective: one denoising loss for every formulation.
 
 .. math::  L = E_{x_0,\, n,\, \sigma \sim p(\sigma)} \Bigl[ w(\sigma)\,
            \tfrac{1}{d} \lVert D(x_0 + \sigma n, \sigma) - x_0 \rVert^2 \Bigr]
@@ -15,11 +15,11 @@ min-SNR                               ``UniformTimeNoise(VPSDE())``      ``min_s
 rectified flow                        ``UniformTimeNoise(FlowSDE())``    ``flow_weight``
 ====================================  =================================  ====================================
 
-Noise levels are **stratified** within a batch: sample i of B takes its quantile from the i-th of B equal slices
-(in random order), which keeps every single draw exact and lowers the variance of the batch mean.
+Noise levels are **stratified** within a batch: each sample of B takes its quantile from another one of B equal slices,
+in random order. Every draw still has the exact distribution, and the batch mean has a lower variance.
 
-Losses of different objectives are not comparable. Compare runs by the held-out error in x0 units on a fixed grid
-of noise levels (:mod:`monai_diffscore.metrics`).
+Losses of different objectives are not comparable. Compare runs by the held-out error of x0 on a fixed grid of noise
+levels (:mod:`monai_diffscore.metrics`).
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ from monai_diffscore.tensors import noise_like, per_sample
 
 
 class NoiseDistribution(ABC):
-    """A density over noise levels, given by its quantile function."""
+    """A distribution of noise levels. A subclass implements its quantile function."""
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{name}={value}' for name, value in vars(self).items())})"
 
     @abstractmethod
     def quantile(self, probability: Tensor) -> Tensor:
-        """The noise level below which this share of the draws lies; float64 in (0, 1) in, float64 out."""
+        """Returns the noise level of a cumulative probability in (0, 1). Both are float64, of any shape."""
 
     def sample(
         self,
@@ -55,17 +55,20 @@ class NoiseDistribution(ABC):
         generator: torch.Generator | None = None,
         stratified: bool = True,
     ) -> Tensor:
-        """``count`` noise levels, float32 [count], in units of the (normalised) data.
+        """Returns noise levels, float32 [count], in units of the (normalised) data.
 
         Args:
-            stratified: one draw from each of ``count`` slices of equal probability, in random order; False draws
-                independently.
+            count: number of levels.
+            device: of the result.
+            generator: of the draws; None is torch's own on the CPU.
+            stratified: True draws one level from each of ``count`` slices of equal probability, in random order. False
+                draws independent levels.
         """
-        # on the generator's device, in float64: a float32 quantile can round to 1, where a normal is infinite
-        draw = "cpu" if generator is None else generator.device
-        quantiles = torch.rand(count, dtype=torch.float64, device=draw, generator=generator)
+        # float64, since a float32 quantile can round to 1, where a normal is infinite
+        source = "cpu" if generator is None else generator.device
+        quantiles = torch.rand(count, dtype=torch.float64, device=source, generator=generator)
         if stratified:
-            slices = torch.randperm(count, device=draw, generator=generator)
+            slices = torch.randperm(count, device=source, generator=generator)
             quantiles = (slices + quantiles) / count
         tiny = torch.finfo(torch.float64).eps
         return self.quantile(quantiles.clamp(tiny, 1 - tiny)).to(device, torch.float32)
@@ -74,7 +77,13 @@ class NoiseDistribution(ABC):
 class LogNormalNoise(NoiseDistribution):
     r""":math:`\ln\sigma \sim N(\mathrm{mean}, \mathrm{std}^2)`.
 
-    The defaults are EDM's for data with ``sigma_data`` 0.5; EDM2 uses (-0.4, 1.0) in a latent space.
+    The defaults are the values of EDM, for data of ``sigma_data`` 0.5. EDM2 uses (-0.4, 1.0) in a latent space.
+
+    Args:
+        mean, std: of the natural logarithm of sigma.
+    Raises:
+        ValueError: unless std > 0.
+
     Source: Karras et al. 2022, Table 1; Karras et al. 2024, arXiv:2312.02696, Table 6.
     """
 
@@ -88,7 +97,13 @@ class LogNormalNoise(NoiseDistribution):
 
 
 class LogUniformNoise(NoiseDistribution):
-    r""":math:`\ln\sigma` uniform on [ln sigma_min, ln sigma_max]: with ``likelihood_weight``, maximum likelihood."""
+    r""":math:`\ln\sigma` uniform on [ln sigma_min, ln sigma_max]; maximum likelihood with ``likelihood_weight``.
+
+    Args:
+        sigma_min, sigma_max: in units of the data.
+    Raises:
+        ValueError: unless 0 < sigma_min < sigma_max.
+    """
 
     def __init__(self, sigma_min: float = 0.002, sigma_max: float = 80.0) -> None:
         if not 0 < sigma_min < sigma_max:
@@ -104,9 +119,11 @@ class UniformTimeNoise(NoiseDistribution):
     r""":math:`\sigma(t)` of an SDE with t uniform on [t_min, t_max]: the training density of score SDEs and DDPM.
 
     Args:
-        sde: the process whose schedule is followed.
-        t_min: cuts off the smallest noise levels, at which the score is unbounded.
-        t_max: default is the process's own largest t.
+        sde: the process.
+        t_min: excludes the smallest noise levels, at which the score is unbounded.
+        t_max: default is the largest t of the process.
+    Raises:
+        ValueError: unless 0 < t_min < t_max <= sde.t_max.
 
     Source: Song et al. 2021, Eq. 7 and Appendix C (t_min = 1e-5).
     """
@@ -125,7 +142,11 @@ Weight = Callable[[Tensor], Tensor]
 
 
 def edm_weight(sigma: Tensor, sigma_data: float = 0.5) -> Tensor:
-    r""":math:`(\sigma^2 + s^2) / (\sigma s)^2`: weight 1 on the error of a network preconditioned as EDM.
+    r"""Returns :math:`(\sigma^2 + s^2) / (\sigma s)^2`: weight 1 on the error of a network with EDM's preconditioning.
+
+    Args:
+        sigma: noise levels of any shape, in units of the data.
+        sigma_data: s, standard deviation of the data.
 
     Source: Karras et al. 2022, Table 1 and Appendix B.6.
     """
@@ -133,17 +154,26 @@ def edm_weight(sigma: Tensor, sigma_data: float = 0.5) -> Tensor:
 
 
 def likelihood_weight(sigma: Tensor) -> Tensor:
-    r""":math:`1/\sigma^2`: under ``LogUniformNoise`` the weight :math:`g^2` of maximum likelihood.
+    r"""Returns :math:`1/\sigma^2`: with ``LogUniformNoise`` the weight :math:`g^2` of maximum likelihood.
 
     In the noise coordinate :math:`g^2\,dt = d\sigma^2 = 2\sigma^2\, d\ln\sigma`, and the squared score error is
-    :math:`\lVert D - x_0\rVert^2/\sigma^4`. Under ``UniformTimeNoise`` the same weight is DDPM's noise-prediction
-    loss. Source: Song et al. 2021, arXiv:2101.09258, Eq. 3-4 and Theorem 1; Ho et al. 2020, arXiv:2006.11239, Eq. 14.
+    :math:`\lVert D - x_0\rVert^2/\sigma^4`. With ``UniformTimeNoise`` the same weight gives DDPM's loss of noise
+    prediction.
+
+    Args:
+        sigma: noise levels of any shape, in units of the data.
+
+    Source: Song et al. 2021, arXiv:2101.09258, Eq. 3-4 and Theorem 1; Ho et al. 2020, arXiv:2006.11239, Eq. 14.
     """
     return 1 / sigma**2
 
 
 def min_snr_weight(sigma: Tensor, gamma: float = 5.0) -> Tensor:
-    r""":math:`\min(\mathrm{SNR}, \gamma)` on the x0 error, with :math:`\mathrm{SNR} = 1/\sigma^2`.
+    r"""Returns :math:`\min(\mathrm{SNR}, \gamma)`, the weight of the x0 error, with :math:`\mathrm{SNR} = 1/\sigma^2`.
+
+    Args:
+        sigma: noise levels of any shape, in units of the data.
+        gamma: largest weight.
 
     Source: Hang et al. 2023, arXiv:2303.09556, Section 3.4.
     """
@@ -151,21 +181,31 @@ def min_snr_weight(sigma: Tensor, gamma: float = 5.0) -> Tensor:
 
 
 def flow_weight(sigma: Tensor) -> Tensor:
-    r""":math:`(1 + 1/\sigma)^2`: weight 1 on the velocity error of a rectified flow.
+    r"""Returns :math:`(1 + 1/\sigma)^2`: weight 1 on the velocity error of a rectified flow.
 
-    With :math:`t = \sigma/(1+\sigma)` the velocity is :math:`n - x_0 = (x_t - x_0)/t`, so an error e of x0 is an error
-    :math:`e/t = (1 + 1/\sigma)\, e` of the velocity. Source: Liu et al. 2022, arXiv:2209.03003, Eq. 1.
+    With :math:`t = \sigma/(1+\sigma)` the velocity is :math:`n - x_0 = (x_t - x_0)/t`. An error e of x0 is then an
+    error :math:`e/t = (1 + 1/\sigma)\, e` of the velocity.
+
+    Args:
+        sigma: noise levels of any shape, in units of the data.
+
+    Source: Liu et al. 2022, arXiv:2209.03003, Eq. 1.
     """
     return (1 + 1 / sigma) ** 2
 
 
 class LearnedUncertainty(nn.Module):
-    r"""A learned log variance :math:`u(\sigma)` that balances noise levels by itself.
+    r"""A learned log variance :math:`u(\sigma)` that balances the noise levels.
 
-    The objective becomes :math:`w(\sigma) e^{-u} \lVert D - x_0\rVert^2/d + u`, whose minimum over u is the log of
-    the weighted error at that noise level. Zero at the start, so that training begins with the plain objective.
-    Its parameters must be passed to the optimizer: ``[*network.parameters(), *loss.parameters()]``. They are outside
-    the network that DistributedDataParallel wraps: wrap the loss's uncertainty too when training on several ranks.
+    The objective becomes :math:`w(\sigma) e^{-u} \lVert D - x_0\rVert^2/d + u`. The u of its minimum is the log of the
+    weighted error at that noise level. u is 0 before training, so that training begins with the plain objective.
+
+    Pass its parameters to the optimizer: ``[*network.parameters(), *loss.parameters()]``. They are outside the network
+    that DistributedDataParallel wraps. :class:`~monai_diffscore.engines.ScoreTrainer` averages their gradients over the
+    ranks; a training loop of your own must do the same.
+
+    Args:
+        features: number of Fourier features of :math:`\ln(\sigma)/4`.
 
     Source: Karras et al. 2024, arXiv:2312.02696, Eq. 21 and Eq. 26 (Appendix B.2).
     """
@@ -177,15 +217,15 @@ class LearnedUncertainty(nn.Module):
         nn.init.zeros_(self.linear.weight)
 
     def forward(self, sigma: Tensor) -> Tensor:
-        """:math:`u` [B] of the noise levels [B]."""
+        """Returns :math:`u` [B] of the noise levels [B]."""
         return self.linear(self.embed(sigma.log() / 4)).squeeze(-1)
 
 
 class NotFiniteError(FloatingPointError):
-    """A number of a training that is not finite.
+    """A loss or a gradient of a training is not finite.
 
     Attributes:
-        at: the iteration of the number, by the clock of the watch.
+        at: its iteration, by the clock of the watch; None without a clock.
     """
 
     def __init__(self, message: str, at: int | None = None) -> None:
@@ -200,10 +240,10 @@ class FiniteWatch:
     Call :meth:`settle` before you write a checkpoint.
 
     Args:
-        explain: returns the message of the error; called with the arguments of :meth:`add`.
-        every: numbers that are checked together; None is 1 on a CPU and 16 elsewhere.
+        explain: returns the message of the error, from the arguments of :meth:`add`.
+        every: number of values in one check; None is 1 on a CPU and 16 elsewhere.
     Attributes:
-        clock: tells the present iteration, for the error.
+        clock: returns the present iteration, for the error.
     """
 
     def __init__(self, explain: Callable[..., str], every: int | None = None) -> None:
@@ -212,10 +252,10 @@ class FiniteWatch:
         self._waiting: list[tuple[Tensor, int | None, tuple[Tensor, ...]]] = []
 
     def add(self, value: Tensor, *facts: Tensor) -> None:
-        """Adds numbers, and the facts for the message.
+        """Adds a value to check, of any shape, and the facts for the message.
 
         Raises:
-            NotFiniteError: if these numbers, or earlier ones that wait for their check, are not finite.
+            NotFiniteError: if this value, or an earlier one that waits for its check, is not finite.
         """
         now = None if self.clock is None else self.clock()
         detached = tuple(tensor.detach() for tensor in (value, *facts))
@@ -224,10 +264,10 @@ class FiniteWatch:
             self.settle()
 
     def settle(self) -> None:
-        """Checks all numbers that wait.
+        """Checks all values that wait.
 
         Raises:
-            NotFiniteError: for the first numbers that are not finite.
+            NotFiniteError: for the first value that is not finite.
         """
         waiting, self._waiting = self._waiting, []
         if waiting:
@@ -238,17 +278,18 @@ class FiniteWatch:
 
 
 class DenoisingLoss(nn.Module):
-    """Draws noise levels, adds noise, calls the denoiser, returns the weighted squared error **per sample** [B].
+    """The weighted squared error of the denoiser **per sample** [B], at drawn noise levels.
+
+    The loss draws noise levels, adds noise and calls the denoiser. It calls the module and no method of it, so that
+    hooks of DistributedDataParallel run.
 
     Args:
         noise: distribution of the noise levels.
-        weight: function of the noise levels [B] that multiplies the mean squared x0 error. A partial of
-            :func:`edm_weight`, or :func:`likelihood_weight`, :func:`min_snr_weight`, :func:`flow_weight`.
+        weight: maps the noise levels [B] to the weights [B] of the mean squared x0 error: :func:`edm_weight` or a
+            partial of it, :func:`likelihood_weight`, :func:`min_snr_weight`, :func:`flow_weight`.
         uncertainty: optional :class:`LearnedUncertainty`.
     Attributes:
         watch: the :class:`FiniteWatch` of the loss.
-
-    The denoiser is *called* (never a method of it), so that hooks of DistributedDataParallel run.
     """
 
     def __init__(
@@ -263,12 +304,18 @@ class DenoisingLoss(nn.Module):
     def forward(
         self, denoiser: nn.Module, x0: Tensor, generator: torch.Generator | None = None, **condition: Tensor
     ) -> Tensor:
-        """Loss per sample [B] for clean data ``x0`` [B, ...].
+        """Returns the loss per sample [B] for clean data ``x0`` [B, ...].
 
+        Args:
+            denoiser: called as ``denoiser(x, sigma, **condition)``.
+            x0: clean data, in the normalised units.
+            generator: of noise levels and noise.
+            condition: fields of the denoiser.
         Raises:
             NotFiniteError: if the loss of any sample is not finite; names the samples and their noise levels. On a
-                device other than the CPU up to 16 calls late: see :class:`FiniteWatch`.
-        ValueError, TypeError: if the denoiser does not return one tensor of the shape of ``x0``.
+                device other than the CPU it comes up to 15 calls late: see :class:`FiniteWatch`.
+            ValueError: if the denoiser returns another shape than ``x0``.
+            TypeError: if the denoiser does not return a tensor.
         """
         sigma = self.noise.sample(x0.shape[0], device=x0.device, generator=generator)
         x = x0 + per_sample(sigma, x0) * noise_like(x0, generator)

@@ -1,21 +1,20 @@
-r"""Linear stochastic differential equations, described by what their kernel does to the data.
+r"""Linear stochastic differential equations, in terms of their kernel.
 
-Every process of the field has a Gaussian kernel
+Every linear SDE has a Gaussian kernel
 
 .. math::  x_t = \alpha(t)\,x_0 + \mathrm{std}(t)\,n, \qquad n \sim N(0, I), \quad t \in [0, 1].
 
-Divided by :math:`\alpha` it is :math:`x = x_0 + \sigma n` with the **noise level**
-:math:`\sigma = \mathrm{std}/\alpha`. Networks, losses, samplers and the likelihood live in that one
-coordinate; an :class:`SDE` only says which :math:`\sigma` belongs to which :math:`t`. So the formulations
-differ in three ways alone: which noise levels are trained, how they are weighted, and where a sampler stops
-on its way down.
+Division by :math:`\alpha` gives :math:`x = x_t/\alpha = x_0 + \sigma n` with the **noise level**
+:math:`\sigma = \mathrm{std}/\alpha`. Networks, losses, samplers and the likelihood work in this one coordinate. An
+:class:`SDE` maps t to :math:`\sigma`. Formulations then differ in four choices alone: the preconditioning, the noise
+levels of the training, their weights, and the grid of the sampler.
 
-The process itself is :math:`dx_t = f(x_t, t)\,dt + g(t)\,dw`, with drift and diffusion fixed by the kernel:
+The process is :math:`dx_t = f(x_t, t)\,dt + g(t)\,dw`. The kernel determines drift and diffusion:
 
 .. math::  f = \frac{d \ln \alpha}{dt}\,x_t, \qquad g^2 = \alpha^2\,\frac{d\sigma^2}{dt}.
 
-The subclasses hold closed forms of the second; the tests compare them with finite differences.
-Elsewhere ``t`` appears only as the end (t_min, t_max) of a schedule that follows an SDE.
+The subclasses hold closed forms of g; the tests compare them with finite differences.
+Other modules use t only as the limits (t_min, t_max) of a schedule that follows an SDE.
 
 Sources: Song et al. 2021, arXiv:2011.13456 (VP, sub-VP, VE); Nichol and Dhariwal 2021, arXiv:2102.09672
 (cosine); Liu et al. 2022, arXiv:2209.03003 (rectified flow); Karras et al. 2022, arXiv:2206.00364, Eq. 2-4 and
@@ -37,35 +36,35 @@ from monai_diffscore.tensors import per_sample
 class SDE(ABC):
     """A linear SDE on :math:`t \\in [0, 1]`. Every method takes ``t`` of any shape and returns that shape."""
 
-    #: largest t at which the noise level is finite (and the schedule worth using)
+    #: the largest t of the schedule; the noise level is finite up to it
     t_max: float = 1.0
 
     @abstractmethod
     def alpha(self, t: Tensor) -> Tensor:
-        r"""Signal scale :math:`\alpha(t)`, with :math:`\alpha(0) = 1`."""
+        r"""Returns the signal scale :math:`\alpha(t)`, with :math:`\alpha(0) = 1`."""
 
     @abstractmethod
     def noise_level(self, t: Tensor) -> Tensor:
-        r""":math:`\sigma(t) = \mathrm{std}(t) / \alpha(t)`, increasing in t, in units of the data."""
+        r"""Returns :math:`\sigma(t) = \mathrm{std}(t) / \alpha(t)`, in units of the data. It increases with t."""
 
     @abstractmethod
     def time(self, noise_level: Tensor) -> Tensor:
-        """The t at which :meth:`noise_level` has this value: its inverse."""
+        """Returns the t of a noise level: the inverse of :meth:`noise_level`."""
 
     @abstractmethod
     def log_alpha_rate(self, t: Tensor) -> Tensor:
-        r""":math:`d \ln \alpha / dt`, per unit of t."""
+        r"""Returns :math:`d \ln \alpha / dt`, per unit of t."""
 
     @abstractmethod
     def diffusion(self, t: Tensor) -> Tensor:
-        r""":math:`g(t)`, in units of the data per square root of t."""
+        r"""Returns :math:`g(t)`, in units of the data per square root of t."""
 
     def std(self, t: Tensor) -> Tensor:
-        r"""Standard deviation of :math:`x_t` given :math:`x_0`: :math:`\alpha \sigma`."""
+        r"""Returns the standard deviation of :math:`x_t` given :math:`x_0`, :math:`\alpha \sigma`."""
         return self.alpha(t) * self.noise_level(t)
 
     def drift(self, x: Tensor, t: Tensor) -> Tensor:
-        r""":math:`f(x, t) = x\, d\ln\alpha/dt` for x of shape [B, ...] and t of shape [B]."""
+        r"""Returns :math:`f(x, t) = x\, d\ln\alpha/dt` for x [B, ...] and t [B]."""
         rate = self.log_alpha_rate(t)
         return per_sample(rate, x) * x
 
@@ -94,7 +93,7 @@ class VPSDE(SDE):
         return self.beta_min * t + 0.5 * (self.beta_max - self.beta_min) * t**2
 
     def _time_of_integrated_beta(self, integrated: Tensor) -> Tensor:
-        # the positive root of (b1-b0)/2 t^2 + b0 t - B = 0, written without cancellation at small B
+        # the positive root of (b1-b0)/2 t^2 + b0 t - B = 0; this form has no cancellation at small B
         slope = self.beta_max - self.beta_min
         return 2 * integrated / (self.beta_min + torch.sqrt(self.beta_min**2 + 2 * slope * integrated))
 
@@ -135,7 +134,7 @@ class VESDE(SDE):
     r"""Variance exploding: :math:`\alpha = 1`, :math:`\sigma(t) = \sigma_{min} (\sigma_{max}/\sigma_{min})^t`.
 
     :math:`f = 0`, :math:`g = \sigma \sqrt{2 \ln(\sigma_{max}/\sigma_{min})}`. The process starts at
-    :math:`\sigma_{min}`, not at 0: the "data" of this SDE is :math:`x_0 + \sigma_{min} n`.
+    :math:`\sigma_{min}`, not at 0: the data of this SDE are :math:`x_0 + \sigma_{min} n`.
     Source: Song et al. 2021, Eq. 9 and Eq. 30.
     """
 
@@ -172,8 +171,8 @@ class CosineVPSDE(SDE):
 
     :math:`\alpha(t) = \cos u(t) / \cos u(0)`, :math:`u(t) = \frac{\pi}{2} \frac{t + s}{1 + s}`,
     :math:`\sigma = \sqrt{\alpha^{-2} - 1}`, :math:`g^2 = -2\, d\ln\alpha/dt = 2 u' \tan u`.
-    At t = 1 the signal is gone and :math:`\sigma` infinite; ``t_max`` keeps away from that.
-    Source: Nichol and Dhariwal 2021, Eq. 17 (s = 0.008), whose :math:`\bar\alpha` is our :math:`\alpha^2`.
+    At t = 1 the signal is 0 and :math:`\sigma` is infinite; the schedule ends at ``t_max`` < 1.
+    Source: Nichol and Dhariwal 2021, Eq. 17 (s = 0.008). Its :math:`\bar\alpha` is :math:`\alpha^2` here.
     """
 
     offset: float = 0.008
@@ -218,9 +217,9 @@ class CosineVPSDE(SDE):
 class FlowSDE(SDE):
     r"""Rectified flow, the straight line :math:`x_t = (1-t) x_0 + t n`, as an SDE.
 
-    :math:`\alpha = 1 - t`, :math:`\sigma = t / (1-t)`, :math:`g^2 = 2t/(1-t)`. Its probability-flow ODE has
-    the velocity :math:`E[n - x_0 \mid x_t]`. At t = 1 :math:`\sigma` is infinite; ``t_max`` keeps away from that.
-    Source: Liu et al. 2022, Eq. 1; g from the identity at the head of this module.
+    :math:`\alpha = 1 - t`, :math:`\sigma = t / (1-t)`, :math:`g^2 = 2t/(1-t)`. Its probability-flow ODE has the
+    velocity :math:`E[n - x_0 \mid x_t]`. At t = 1 :math:`\sigma` is infinite; the schedule ends at ``t_max`` < 1.
+    Source: Liu et al. 2022, Eq. 1; g follows from the identity at the top of this module.
     """
 
     t_max: float = 0.999

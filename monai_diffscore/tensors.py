@@ -1,4 +1,4 @@
-"""Shapes and random numbers of batches: each sample of a batch [B, ...] has its own number, and its own noise."""
+"""Shapes and random numbers of batches [B, ...]: numbers that belong to a sample or a channel, and noise."""
 
 from __future__ import annotations
 
@@ -13,26 +13,27 @@ Generators = torch.Generator | Sequence[torch.Generator] | None
 
 
 def per_sample(values: Tensor, x: Tensor) -> Tensor:
-    """``values`` of shape [B] or [B, C] with axes of length 1 appended, so that they broadcast against x [B, C, ...].
+    """Returns ``values`` [B] or [B, C] with further axes of length 1: they broadcast against x [B, C, ...].
 
-    A 0-d tensor broadcasts as it is; it gets as many axes as ``x``.
+    A 0-d tensor gets as many axes as ``x``.
     """
     return values.reshape(*values.shape, *[1] * (x.ndim - values.ndim))
 
 
 def per_channel(values: Tensor, image: Tensor) -> Tensor:
-    """``values`` of shape [C] with axes of length 1 appended, so that they broadcast against one image [C, *S]."""
+    """Returns ``values`` [C] with further axes of length 1: they broadcast against one image [C, *S]."""
     return per_sample(values, image)
 
 
 def noise_like(x: Tensor, generator: Generators = None) -> Tensor:
-    """Standard normal noise of the shape, dtype and device of ``x``.
+    """Returns standard normal noise in the shape and dtype and on the device of ``x``.
 
     Args:
-        generator: one generator for the batch, or one **per sample**: the noise of sample i then depends on its
-            generator alone, not on the batch. A generator may live on another device than ``x``.
+        x: [B, ...].
+        generator: one generator for the batch, or one **per sample**. With one per sample the noise of sample i does
+            not depend on the rest of the batch. A generator may be on another device than ``x``.
     Raises:
-        ValueError: for several generators whose number is not the number of samples.
+        ValueError: if the number of generators is not the number of samples.
     """
     if generator is None or isinstance(generator, torch.Generator):
         device = x.device if generator is None else generator.device
@@ -43,9 +44,9 @@ def noise_like(x: Tensor, generator: Generators = None) -> Tensor:
 
 
 def random_stream(*key: int) -> torch.Generator:
-    """A generator on the CPU, of its own for each key of integers >= 0, such as (seed, number of the sample).
+    """Returns a generator on the CPU for a key of integers >= 0, such as (seed, number of the sample).
 
-    Zeros at the end of a key do not count: keys of one length have different streams.
+    Different keys of one length have different streams. Zeros at the end of a key do not change the stream.
     """
     state = np.random.SeedSequence(key).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(state[0] >> 1))

@@ -1,18 +1,18 @@
 r"""Volumes of any size from a denoiser of patches: overlapping windows, blended at every noise level.
 
-A denoiser that was trained on patches is run on windows w that cover the volume, and its estimates are averaged,
+The denoiser of patches runs on windows w that cover the volume. A weighted mean of its estimates is the result,
 
 .. math::  D(x, \sigma) = \sum_w R_w^T\bigl(W_w \odot D_{patch}(R_w x, \sigma)\bigr), \qquad
            \sum_w R_w^T W_w = 1 ,
 
-where R_w cuts window w out. Windows overlap, and the blending happens **inside** the denoiser, at each noise level of a
-sampler: neighbouring windows then agree on what is in their overlap long before it is visible, and no seam is left
-(MultiDiffusion; Bar-Tal et al. 2023, arXiv:2302.08113). The windows stand on a product grid and the weights
-W are products of one Gaussian for each axis, so they sum to 1 axis by axis and no volume of weights is kept.
+where R_w cuts window w out. Windows overlap. The blending is **inside** the denoiser: it happens at each noise level of
+a sampler. Neighbouring windows therefore agree on their overlap before its details form, and the result has no seam
+(MultiDiffusion; Bar-Tal et al. 2023, arXiv:2302.08113). The windows form a product grid, and a weight W is a product of
+one Gaussian for each axis. The weights sum to 1 along each axis; no volume of weights is stored.
 
-The result is a denoiser of volumes: guidance, inverse problems and the likelihood wrap it as any other. Besides the
-volume and its estimate, memory is that of one batch of windows, also of its gradient, which recomputes them window by
-window.
+The result is a denoiser of volumes. Guidance, inverse problems and the likelihood wrap it like any other denoiser. Its
+memory is that of the volume, its estimate and one batch of windows. This holds for its gradient, too: the backward pass
+recomputes the windows, batch by batch.
 """
 
 from __future__ import annotations
@@ -28,22 +28,23 @@ from monai_diffscore.denoiser import per_sample_sigma
 
 
 class TiledDenoiser(nn.Module):
-    """A denoiser of [B, C, *S] for any S not smaller than ``window``, by windows of that size.
+    """A denoiser of x [B, C, *S] for any S at least as large as ``window``. It runs on windows of that size.
 
-    Condition fields of the spatial size of x (masks, low-resolution images) are cut into windows with it; all others
-    are passed to each window of their sample.
+    It cuts condition fields of the spatial size of x (masks, low-resolution images) into the same windows. It passes
+    each other field to all windows of its sample.
 
     Args:
         denoiser: of patches, ``(x, sigma: [B], **condition)``.
-        window: spatial size of a patch.
-        overlap: share of the window that neighbours have in common at least, 0 to below 1. More is smoother and dearer:
-            the number of windows grows as 1 / (1 - overlap) for each axis.
-        position_key: condition field that gets the position of each voxel in the volume, from -1 to 1 along each
-            axis, [B, axes, *window], unless the caller passes it.
-        batch_size: windows that go through the network together.
+        window: spatial size of a patch, in voxels.
+        overlap: smallest share of the window that two neighbours have in common, 0 to below 1. A larger share gives a
+            smoother result and more windows: their number grows as 1 / (1 - overlap) for each axis.
+        position_key: name of the condition field with the position of each voxel in the volume, from -1 to 1 along
+            each axis, [B, axes, *window]. The denoiser of tiles computes the field unless the caller passes it. None
+            leaves it out.
+        batch_size: number of windows in one call of ``denoiser``.
     Raises:
-        ValueError: for an overlap or a batch size out of range. In the call: for x of another number of spatial axes,
-            or smaller than the window.
+        ValueError: for a window size below 1, or an overlap or a batch size out of range. In the call: for x of another
+            number of spatial axes, or smaller than the window.
     """
 
     def __init__(
@@ -70,26 +71,26 @@ class TiledDenoiser(nn.Module):
         size = tuple(x.shape[2:])
         if len(size) != len(self.window) or any(s < w for s, w in zip(size, self.window, strict=True)):
             raise ValueError(
-                f"TiledDenoiser with windows {self.window}: expected x [B, C, *S] with {len(self.window)} spatial "
-                f"axes, none shorter than its window, got shape {tuple(x.shape)}. Ask for a larger volume, pad it with "
-                "SpatialPadd, or use the denoiser without tiling."
+                f"TiledDenoiser expects x [B, C, *S] with {len(self.window)} spatial axes of at least {self.window} "
+                f"voxels, the window, got shape {tuple(x.shape)}. Use a larger volume, pad it with SpatialPadd, or use "
+                "the denoiser without tiling."
             )
         sigma = per_sample_sigma(x, sigma)
         starts = [window_starts(s, w, self.overlap) for s, w in zip(size, self.window, strict=True)]
         weights = [_blending(s, w, begin) for s, w, begin in zip(size, self.window, starts, strict=True)]
-        jobs = list(itertools.product(range(len(x)), *[range(len(begin)) for begin in starts]))
+        indices = list(itertools.product(range(len(x)), *[range(len(begin)) for begin in starts]))
         denoised: Tensor | None = None
-        # batches of equal size: a last one of a single window would take libraries' other, more wasteful ways
-        count = -(-len(jobs) // self.batch_size)
-        ends = [len(jobs) * number // count for number in range(count + 1)]
+        # batches of nearly equal size: for a last batch of one window libraries choose algorithms with more memory
+        count = -(-len(indices) // self.batch_size)
+        ends = [len(indices) * number // count for number in range(count + 1)]
         for first, end in itertools.pairwise(ends):
-            batch = jobs[first:end]
-            places = [(job[0], [begin[i] for begin, i in zip(starts, job[1:], strict=True)]) for job in batch]
-            estimates = self._estimate(x, sigma, condition, places)
-            if denoised is None:  # the channels of D are known now
+            batch = indices[first:end]
+            windows = [(index[0], [begin[i] for begin, i in zip(starts, index[1:], strict=True)]) for index in batch]
+            estimates = self._estimate(x, sigma, condition, windows)
+            if denoised is None:  # the first estimates give the number of channels
                 denoised = estimates.new_zeros(len(x), estimates.shape[1], *size)
-            for estimate, job, (sample, begin) in zip(estimates, batch, places, strict=True):
-                for axis, i in enumerate(job[1:]):
+            for estimate, index, (sample, begin) in zip(estimates, batch, windows, strict=True):
+                for axis, i in enumerate(index[1:]):
                     weight = weights[axis][i].to(estimate)
                     estimate = estimate * weight.reshape([-1 if a == axis else 1 for a in range(len(size))])
                 denoised[sample][self._cut(begin)].add_(estimate)
@@ -97,37 +98,39 @@ class TiledDenoiser(nn.Module):
         return denoised
 
     def _estimate(
-        self, x: Tensor, sigma: Tensor, condition: dict[str, Tensor], places: list[tuple[int, list[int]]]
+        self, x: Tensor, sigma: Tensor, condition: dict[str, Tensor], windows: list[tuple[int, list[int]]]
     ) -> Tensor:
-        """The denoiser on one batch of windows; recomputed in a backward pass, so that no window's graph is kept."""
-        samples = torch.tensor([sample for sample, _ in places], device=x.device)
+        """Returns the estimates of one batch of windows (sample, first voxel).
 
-        def windows(field: Tensor) -> Tensor:
-            return torch.stack([field[sample][self._cut(begin)] for sample, begin in places])
+        A backward pass recomputes them, so that memory holds the graph of one batch alone.
+        """
+        samples = torch.tensor([sample for sample, _ in windows], device=x.device)
+
+        def cut(field: Tensor) -> Tensor:
+            return torch.stack([field[sample][self._cut(begin)] for sample, begin in windows])
 
         fields = {
-            name: windows(field) if field.ndim == x.ndim and field.shape[2:] == x.shape[2:] else field[samples]
+            name: cut(field) if field.ndim == x.ndim and field.shape[2:] == x.shape[2:] else field[samples]
             for name, field in condition.items()
         }
         if self.position_key is not None and self.position_key not in fields:
-            fields[self.position_key] = torch.stack([self._position(begin, x) for _, begin in places])
+            fields[self.position_key] = torch.stack([self._position(begin, x) for _, begin in windows])
         names = list(fields)
 
         def run(patch: Tensor, level: Tensor, *values: Tensor) -> Tensor:
             return self.denoiser(patch, level, **dict(zip(names, values, strict=True)))
 
-        arguments = (windows(x), sigma[samples], *fields.values())
+        arguments = (cut(x), sigma[samples], *fields.values())
         if torch.is_grad_enabled() and arguments[0].requires_grad:
             return checkpoint(run, *arguments, use_reentrant=False)
         return run(*arguments)
 
     def _cut(self, begin: Sequence[int]) -> tuple[slice, ...]:
-        """Index of a window in one sample [C, *S]."""
+        """Returns the index of a window in one sample [C, *S]."""
         return (slice(None), *(slice(b, b + w) for b, w in zip(begin, self.window, strict=True)))
 
     def _position(self, begin: Sequence[int], x: Tensor) -> Tensor:
-        """Coordinates [axes, *window] of the voxels of a window: -1 and 1 are the first and last voxel of the
-        volume."""
+        """Returns the positions [axes, *window] of a window: -1 is the first voxel of the volume, 1 is the last."""
         axes = [
             2 * (torch.arange(b, b + w, device=x.device, dtype=x.dtype) / max(size - 1, 1)) - 1
             for b, w, size in zip(begin, self.window, x.shape[2:], strict=True)
@@ -136,10 +139,15 @@ class TiledDenoiser(nn.Module):
 
 
 class SliceDenoiser(nn.Module):
-    """A denoiser of volumes [B, C, X, Y, Z] from one of slices [B, C, X, Y]: each slice along the last axis on its own.
+    """A denoiser of volumes [B, C, X, Y, Z] that runs a denoiser of slices [B, C, X, Y] on each slice of the last axis.
 
-    Slices know nothing of each other but what a measurement that sees several tells. Condition fields of the spatial
-    size of x are cut likewise; all others are passed to each slice of their sample.
+    The prior treats slices as independent. A measurement of several slices couples them. The denoiser cuts condition
+    fields of the spatial size of x into slices. It passes each other field to all slices of its sample.
+
+    Args:
+        denoiser: of slices, ``(x, sigma: [B], **condition)``.
+    Raises:
+        ValueError: in the call: for x that is not [B, C, X, Y, Z].
     """
 
     def __init__(self, denoiser: nn.Module) -> None:
@@ -148,7 +156,7 @@ class SliceDenoiser(nn.Module):
 
     def forward(self, x: Tensor, sigma: Tensor | float, **condition: Tensor) -> Tensor:
         if x.ndim != 5:
-            raise ValueError(f"SliceDenoiser: expected a volume [B, C, X, Y, Z], got shape {tuple(x.shape)}.")
+            raise ValueError(f"SliceDenoiser expects a volume [B, C, X, Y, Z], got shape {tuple(x.shape)}.")
         count = x.shape[-1]
 
         def slices(field: Tensor) -> Tensor:
@@ -164,11 +172,17 @@ class SliceDenoiser(nn.Module):
 def any_size(
     denoiser: nn.Module, window: Sequence[int], spatial_dims: int, overlap: float = 0.25, batch_size: int = 4
 ) -> nn.Module:
-    """The denoiser of patches as one of images with ``spatial_dims`` axes, tiled, and slice by slice if it is of
-    slices.
+    """Returns a denoiser of images of any size, from a denoiser of patches.
 
+    It tiles the images. If the patches are slices of the images, it runs slice by slice.
+
+    Args:
+        denoiser: of patches.
+        window: spatial size of a patch, in voxels.
+        spatial_dims: number of spatial axes of the images.
+        overlap, batch_size: as of :class:`TiledDenoiser`.
     Raises:
-        ValueError: for a window of other dimensions than the images or their slices have.
+        ValueError: if the window does not have the dimensions of the images or of their slices.
     """
     tiled = TiledDenoiser(denoiser, window, overlap, batch_size=batch_size)
     if len(window) == spatial_dims:
@@ -176,12 +190,12 @@ def any_size(
     if (len(window), spatial_dims) == (2, 3):
         return SliceDenoiser(tiled)
     raise ValueError(
-        f"Expected a window of {spatial_dims} axes, or of 2 for the slices of a volume, got {list(window)}."
+        f"any_size expects a window of {spatial_dims} axes, or of 2 for the slices of a volume, got {list(window)}."
     )
 
 
 def window_starts(size: int, window: int, overlap: float) -> list[int]:
-    """First voxels of the fewest windows that cover an axis with at least this overlap, evenly spread.
+    """Returns the first voxels of the fewest windows that cover an axis with at least this overlap, evenly spaced.
 
     Args:
         size: of the axis, in voxels, >= window.
@@ -194,11 +208,11 @@ def window_starts(size: int, window: int, overlap: float) -> list[int]:
 
 
 def _blending(size: int, window: int, starts: Sequence[int]) -> Tensor:
-    """Weights [windows, window] of one axis, Gaussian over each window, that sum to 1 at every voxel of the axis."""
+    """Returns the weights [windows, window] of one axis: a Gaussian for each window, over their sum at each voxel."""
     offset = torch.arange(window, dtype=torch.float64) - (window - 1) / 2
-    # an eighth of the window as standard deviation, as is usual for sliding windows; the floor keeps 1 / total finite
-    bell = torch.exp(-0.5 * (offset / (0.125 * window)) ** 2).clamp_min(1e-6)
+    # MONAI's sliding windows have the same standard deviation, window / 8; the floor keeps 1 / total finite
+    kernel = torch.exp(-0.5 * (offset / (0.125 * window)) ** 2).clamp_min(1e-6)
     total = torch.zeros(size, dtype=torch.float64)
     for start in starts:
-        total[start : start + window] += bell
-    return torch.stack([bell / total[start : start + window] for start in starts])
+        total[start : start + window] += kernel
+    return torch.stack([kernel / total[start : start + window] for start in starts])

@@ -19,7 +19,7 @@ ORDER = {
     0: [
         ["credentials", "errors", "exports", "memory", "tensors"],
         ["atomic_files", "networks", "operators", "pyramid", "sde"],
-        ["gallery", "transforms"],
+        ["gallery", "scales", "transforms"],
         ["data"],
         ["samples"],
     ],
@@ -45,7 +45,7 @@ RANKS = {
 }
 # these need torch and nothing else of ours or MONAI's to be read, tested and reused
 MATHEMATICS = {"sde", "denoiser", "losses", "sampling", "likelihood", "guidance", "operators", "tiling", "anomaly"}
-MATHEMATICS |= {"networks", "discrete", "optimizers", "pyramid", "tensors", "multiscale"}
+MATHEMATICS |= {"networks", "discrete", "optimizers", "pyramid", "scales", "tensors", "multiscale"}
 #: what torch itself imports
 TORCH = {"torch", "torchgen", "functorch", "triton", "numpy", "sympy", "mpmath", "networkx", "typing_extensions"}
 ENGINE_PACKAGES = {"ignite", "mlflow"}

@@ -21,9 +21,10 @@ from monai_diffscore.inferers import (
     ScaleSamplingInferer,
 )
 from monai_diffscore.metrics import scale_errors
-from monai_diffscore.multiscale import MultiScale, Scales, sample_scales
+from monai_diffscore.multiscale import MultiScale, sample_scales
 from monai_diffscore.pyramid import Pyramid
 from monai_diffscore.sampling import asinh_sigmas, log_uniform_sigmas
+from monai_diffscore.scales import Scales
 from monai_diffscore.tensors import random_stream
 
 SIGMAS = [0.1, 0.5, 2.0]

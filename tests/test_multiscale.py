@@ -11,17 +11,11 @@ from torch import nn
 from monai_diffscore.denoiser import Denoiser, EDMPreconditioning, GaussianDenoiser
 from monai_diffscore.guidance import ClassifierFree
 from monai_diffscore.losses import DenoisingLoss, LogNormalNoise
-from monai_diffscore.multiscale import (
-    MultiScale,
-    MultiScaleLoss,
-    Scales,
-    log_likelihood_scales,
-    measure_scales,
-    sample_scales,
-)
+from monai_diffscore.multiscale import MultiScale, MultiScaleLoss, log_likelihood_scales, sample_scales
 from monai_diffscore.networks import ConditionEncoder, ScoreUNet
 from monai_diffscore.pyramid import Pyramid
 from monai_diffscore.sampling import asinh_sigmas, log_uniform_sigmas, sample_euler
+from monai_diffscore.scales import Scales, measure_scales
 from monai_diffscore.tiling import TiledDenoiser
 
 FIELDS = [(1, 2, (16,), 1), (1, 2, (16,), 2), (2, 1, (8, 4), 1), (2, 2, (4, 8), 3), (3, 1, (4, 4, 4), 1)]
@@ -138,7 +132,7 @@ def test_details_are_drawn_to_a_coarse_image_that_is_given():
     expected = field.mean + gain @ (coarse.flatten() - pool @ field.mean)
     rest = (field.covariance_matrix - gain @ pool @ field.covariance_matrix).diag()
     assert float(((draws.flatten(1).mean(0) - expected) / (rest / count).sqrt()).abs().max()) < 5
-    with pytest.raises(ValueError, match=r"shape among \[\(1, 1, 4, 2\)\], got \(1, 1, 3, 2\)"):
+    with pytest.raises(ValueError, match=r"one of the shapes \[\(1, 1, 4, 2\)\], got \(1, 1, 3, 2\)"):
         sample_scales(model, (1, 1, *size), asinh_sigmas(4), coarse=torch.zeros(1, 1, 3, 2))
 
 
@@ -170,12 +164,12 @@ def test_statistics_come_with_the_weights():
 def test_the_coarse_field_is_the_local_mean_in_units_of_the_volume():
     x = torch.randn(1, 1, 8, 8, 4)
     scales = Scales(Pyramid(3, 2), position_key="position")
-    given = [part.given for part in scales.split(x)]
-    assert given[0] == {}
-    torch.testing.assert_close(given[1]["coarse"], nn.functional.avg_pool3d(x, 4))
-    torch.testing.assert_close(given[2]["coarse"], nn.functional.avg_pool3d(x, 2))
-    assert given[2]["position"].shape == (1, 3, 4, 4, 2)
-    assert given[2]["position"][0, :, 0, -1, 0].tolist() == [-1, 1, -1]
+    fields = [part.fields for part in scales.split(x)]
+    assert fields[0] == {}
+    torch.testing.assert_close(fields[1]["coarse"], nn.functional.avg_pool3d(x, 4))
+    torch.testing.assert_close(fields[2]["coarse"], nn.functional.avg_pool3d(x, 2))
+    assert fields[2]["position"].shape == (1, 3, 4, 4, 2)
+    assert fields[2]["position"][0, :, 0, -1, 0].tolist() == [-1, 1, -1]
 
 
 class LinearDetails(nn.Module):
@@ -236,7 +230,7 @@ def test_tiles_of_details_see_their_coarse_image_and_their_position():
     part = scales.split(torch.randn(size))[1]
     x, sigma = part.coefficients[:, :2], torch.ones(1)
     tiles = TiledDenoiser(position, (4, 4))
-    torch.testing.assert_close(tiles(x, sigma, **part.given), position(x, sigma, **part.given))
+    torch.testing.assert_close(tiles(x, sigma, **part.fields), position(x, sigma, **part.fields))
 
 
 def test_guidance_wraps_each_scale():
@@ -270,7 +264,7 @@ def test_wrong_requests_are_refused():
     scales = Scales(Pyramid(1, 1))
     with pytest.raises(ValueError, match="a denoiser for each of 2 scales, got 1"):
         MultiScale(scales, [nn.Identity()])
-    with pytest.raises(ValueError, match=r"channels, a list a scale, the coarsest first, got"):
+    with pytest.raises(ValueError, match=r"for each scale, the coarsest first, of \[1, 1\] channels, got"):
         Scales(Pyramid(1, 1), statistics={"mean": [[0.0]], "std": [[1.0]]})
     with pytest.raises(ValueError, match=r"at scales \[1\]"):
         measure_scales(Pyramid(1, 1), [torch.tensor([[0.0, 0.0, 1.0, 1.0]])])
@@ -278,7 +272,7 @@ def test_wrong_requests_are_refused():
         measure_scales(Pyramid(1, 1), [])
     loss = MultiScaleLoss(scales, [DenoisingLoss(LogNormalNoise())] * 2, [None, (9,)])
     model = MultiScale(scales, [LinearDetails(0, 0)] * 2)
-    with pytest.raises(ValueError, match=r"Windows of scale 1: expected at most \(8,\), got \(9,\)"):
+    with pytest.raises(ValueError, match=r"windows of at most \(8,\) voxels at scale 1, got \(9,\)"):
         loss(model, torch.zeros(1, 1, 16))
     with pytest.raises(ValueError, match=r"\['mask'\] with spatial axes"):
         loss(model, torch.zeros(1, 1, 16), mask=torch.zeros(1, 1, 16))

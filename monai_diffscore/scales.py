@@ -1,0 +1,165 @@
+r"""The scales of a volume: standardised coefficients of a coarse image and of the details of each scale.
+
+The :class:`~monai_diffscore.pyramid.Pyramid` turns a volume into a coarse image and details, x = (a_J, d_J, ..., d_1),
+without loss. :class:`Scales` standardises the coefficients of each channel of each scale, :math:`u = (d - m) / s`. The
+mean m and the standard deviation s are those of the training data. Every scale then has ``sigma_data`` 1, and a noise
+level has the same meaning in all scales.
+
+The log density of d is the log density of u minus :math:`\ln s` for each coefficient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from monai_diffscore.pyramid import Pyramid
+from monai_diffscore.tensors import per_channel
+
+
+class Scale(NamedTuple):
+    """One scale of a batch of volumes."""
+
+    coefficients: Tensor  # standardised, [B, C_j, *S_j]
+    fields: dict[str, Tensor]  # conditions of its denoiser: the image of the coarser scales, and the position
+
+
+class Scales(nn.Module):
+    """Splits volumes into standardised scales, the coarsest first, and merges them again.
+
+    Args:
+        pyramid: has J scales of details. There are J + 1 scales in all.
+        channels: C of the volumes.
+        statistics: the result of :func:`measure_scales`, in units of the pyramid's coefficients. None is mean 0 and
+            standard deviation 1; the state_dict of trained weights replaces them.
+        coarse_key: name of the field that carries the image of a scale, [B, C, *S_j], in units of the volume, to the
+            denoiser of its details.
+        position_key: name of the field that carries the position of each voxel in the volume, [B, D, *S_j], from -1
+            to 1 along each axis, to the denoiser of details. None leaves the field out.
+    Raises:
+        ValueError: for statistics of other scales or channels, or a standard deviation that is not positive.
+    """
+
+    def __init__(
+        self,
+        pyramid: Pyramid,
+        channels: int = 1,
+        statistics: Mapping[str, Sequence[Sequence[float]]] | None = None,
+        coarse_key: str = "coarse",
+        position_key: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.pyramid, self.channels = pyramid, channels
+        self.coarse_key, self.position_key = coarse_key, position_key
+        counts = [channels] + [channels * pyramid.bands] * pyramid.scales
+        if statistics is None:
+            statistics = {"mean": [[0.0] * count for count in counts], "std": [[1.0] * count for count in counts]}
+        lengths = {name: [len(row) for row in statistics[name]] for name in ("mean", "std")}
+        if lengths != {"mean": counts, "std": counts} or min(map(min, statistics["std"])) <= 0:
+            raise ValueError(
+                f"Scales expects a list of means and a list of standard deviations > 0 for each scale, the coarsest "
+                f"first, of {counts} channels, got {lengths}: {dict(statistics)}. Use measure_scales with this pyramid."
+            )
+        for name in ("mean", "std"):
+            for number, row in enumerate(statistics[name]):
+                self.register_buffer(f"{name}_{number}", torch.tensor(row, dtype=torch.float64))
+
+    def __len__(self) -> int:
+        return self.pyramid.scales + 1
+
+    def split(self, x: Tensor) -> list[Scale]:
+        """Returns the scales of volumes x [B, C, *S], from the coarse image to the finest details.
+
+        Raises:
+            ValueError: for sizes that the pyramid does not take.
+        """
+        image, details = self.pyramid.analysis(x)
+        scales = [Scale(self._standardised(0, image), {})]
+        for number, detail in enumerate(details, start=1):
+            scales.append(Scale(self._standardised(number, detail), self.fields(number, image)))
+            image = self.pyramid.join(image, detail)
+        return scales
+
+    def fields(self, number: int, image: Tensor) -> dict[str, Tensor]:
+        """Returns the condition fields of the denoiser of scale ``number`` >= 1.
+
+        Args:
+            number: of the scale of details.
+            image: the pyramid's image of this scale [B, C, *S_j], in units of the pyramid's coefficients.
+        """
+        gain = 2 ** (-0.5 * self.pyramid.spatial_dims * (len(self) - number))  # of a constant volume
+        fields = {self.coarse_key: image * gain}
+        if self.position_key is not None:
+            axes = [torch.linspace(-1, 1, size, dtype=image.dtype, device=image.device) for size in image.shape[2:]]
+            position = torch.stack(torch.meshgrid(*axes, indexing="ij"))
+            fields[self.position_key] = position.expand(len(image), *position.shape)
+        return fields
+
+    def refine(self, number: int, image: Tensor | None, coefficients: Tensor) -> Tensor:
+        """Returns the pyramid's image of twice the size. For scale 0 it returns the coarse image.
+
+        Args:
+            number: of the scale.
+            image: the pyramid's image of this scale [B, C, *S_j]; None for scale 0.
+            coefficients: standardised, [B, C_j, *S_j].
+        """
+        mean, std = self._statistics(number, coefficients)
+        values = coefficients * std + mean
+        return values if image is None else self.pyramid.join(image, values)
+
+    def merge(self, coefficients: Sequence[Tensor]) -> Tensor:
+        """Returns volumes [B, C, *S] of standardised coefficients, the coarsest first. It inverts :meth:`split`."""
+        image: Tensor | None = None
+        for number, values in enumerate(coefficients):
+            image = self.refine(number, image, values)
+        assert image is not None
+        return image
+
+    def log_volume(self, number: int, coefficients: Tensor) -> float:
+        r"""Returns :math:`\sum \ln s` over the coefficients of one sample.
+
+        The log density of the coefficients is the log density of the standardised ones minus this sum.
+        """
+        _, std = self._statistics(number, coefficients.double())
+        return float(std.log().sum()) * coefficients[0, 0].numel()
+
+    def _standardised(self, number: int, values: Tensor) -> Tensor:
+        mean, std = self._statistics(number, values)
+        return (values - mean) / std
+
+    def _statistics(self, number: int, like: Tensor) -> tuple[Tensor, Tensor]:
+        mean, std = (getattr(self, f"{name}_{number}").to(like) for name in ("mean", "std"))
+        return per_channel(mean, like[0]), per_channel(std, like[0])
+
+
+def measure_scales(pyramid: Pyramid, volumes: Iterable[Tensor]) -> dict[str, list[list[float]]]:
+    """Returns the mean and the standard deviation of each channel of each scale, for ``statistics`` of :class:`Scales`.
+
+    The result is {"mean": [[...], ...], "std": [[...], ...]}, the coarsest scale first, in units of the pyramid's
+    coefficients.
+
+    Args:
+        pyramid: of the model.
+        volumes: the training data: tensors, or MONAI's tensors, of shape [C, *S].
+    Raises:
+        ValueError: for no volumes, or a constant channel.
+    """
+    sums: list[Tensor] = []
+    for volume in volumes:
+        coarse, details = pyramid.analysis(torch.as_tensor(volume)[None].double())
+        parts = [part[0].flatten(1) for part in (coarse, *details)]
+        moments = [torch.stack([torch.full_like(p[:, 0], p.shape[1]), p.sum(1), p.square().sum(1)]) for p in parts]
+        sums = [total + new for total, new in zip(sums, moments, strict=True)] if sums else moments
+    if not sums:
+        raise ValueError("measure_scales needs at least one volume, got none.")
+    means = [total / count for count, total, _ in sums]
+    variances = [square / count - mean**2 for (count, _, square), mean in zip(sums, means, strict=True)]
+    constant = [number for number, variance in enumerate(variances) if float(variance.min()) <= 0]
+    if constant:
+        raise ValueError(
+            f"measure_scales expects no constant channel, got some at scales {constant}. Use fewer scales."
+        )
+    return {"mean": [mean.tolist() for mean in means], "std": [variance.sqrt().tolist() for variance in variances]}
