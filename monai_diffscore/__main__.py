@@ -95,7 +95,7 @@ def _plan(chosen: argparse.Namespace) -> int:
     import torch
 
     from monai_diffscore import planning
-    from monai_diffscore.flags import FlagError
+    from monai_diffscore.errors import FlagError
 
     data, kind = (chosen.cases, "volumes") if chosen.cases else (chosen.data, chosen.kind)
     if data is None and chosen.from_plan is None:
@@ -387,7 +387,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return int(chosen.run_command(chosen) or 0)
     except Exception as error:
-        from monai_diffscore.command_line import SWITCH, explain
+        from monai_diffscore.command_line import SWITCH
+        from monai_diffscore.errors import explain
 
         if os.environ.get(SWITCH):
             raise

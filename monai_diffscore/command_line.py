@@ -26,13 +26,12 @@ from monai.bundle import ConfigParser, create_workflow
 from monai.bundle import run as monai_run
 
 from monai_diffscore.credentials import conceal
-from monai_diffscore.errors import DataError
-from monai_diffscore.flags import FlagError, refuse_unknown
+from monai_diffscore.errors import FlagError, explain, find_cause
+from monai_diffscore.flags import refuse_unknown
 from monai_diffscore.interrupts import requeue_when_asked
 from monai_diffscore.launcher import refuse_lonely_ranks
 
 SWITCH = "MONAI_DIFFSCORE_TRACEBACK"
-_PLAIN = (DataError, FlagError, FloatingPointError, KeyboardInterrupt)
 #: arguments of MONAI's commands, which are no ids
 _OWN = {*inspect.signature(monai_run).parameters, "workflow_name", "workflow_type", "properties_path"}
 
@@ -168,42 +167,6 @@ def _refuse_absent_ids(parser: ConfigParser) -> None:
                 f"the command names {name!r} as its {argument}, which the configuration lacks. Several "
                 "configuration files are one argument: --config_file \"['a.json','b.json']\"."
             )
-
-
-def find_cause(error: BaseException | None) -> BaseException | None:
-    """The plain error among ``error`` and its causes; None without one."""
-    return next((layer for layer in _layers(error) if isinstance(layer, _PLAIN)), None)
-
-
-def _layers(error: BaseException | None) -> Iterator[BaseException]:
-    """The error and its causes, without ``__context__``, which is an error of the cleanup."""
-    while error is not None:
-        yield error
-        error = error.__cause__
-
-
-def explain(error: BaseException) -> str:
-    """One line about an error: the plain error, else the error of this package, else the first cause.
-
-    The line names the class of an error that is neither plain nor of this package.
-    """
-    plain = find_cause(error)
-    layers = list(_layers(error))
-    own = next((layer for layer in reversed(layers) if _raised_here(layer)), None)
-    cause = plain or own or layers[-1]
-    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-    text = lines[0] if lines else "no message"
-    if len(lines) > 1:
-        text += f" {lines[1]}" + (f" (and {len(lines) - 2} more lines)" if len(lines) > 2 else "")
-    return text if cause is plain or cause is own or isinstance(cause, OSError) else f"{type(cause).__name__}: {text}"
-
-
-def _raised_here(error: BaseException) -> bool:
-    """Whether a module of this package raised the error."""
-    traceback = error.__traceback__
-    while traceback is not None and traceback.tb_next is not None:
-        traceback = traceback.tb_next
-    return traceback is not None and str(traceback.tb_frame.f_globals.get("__name__", "")).startswith(f"{__package__}.")
 
 
 def _one_line(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:

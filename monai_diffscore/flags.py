@@ -13,11 +13,9 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 
+from monai_diffscore.errors import FlagError
+
 _PATHS = ("_dir", "_file", "_name", "_path", "_root", "_uri", "checkpoint")
-
-
-class FlagError(ValueError):
-    """A flag of the command line that nothing reads, or whose value has the wrong kind."""
 
 
 def refuse_unknown(

@@ -15,7 +15,7 @@ import ignite.distributed as idist
 from monai.data import DistributedSampler
 from torch import distributed
 
-from monai_diffscore.flags import FlagError
+from monai_diffscore.errors import FlagError
 
 #: number of processes in the environment of torchrun, srun and mpirun
 _SIZES = ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")

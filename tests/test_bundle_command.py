@@ -17,8 +17,7 @@ from workflows import (
     workflow,
 )
 
-from monai_diffscore.command_line import find_cause
-from monai_diffscore.errors import DataError
+from monai_diffscore.errors import DataError, find_cause
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from workflows import (
     workflow,
 )
 
-from monai_diffscore.command_line import find_cause
+from monai_diffscore.errors import find_cause
 
 
 @pytest.mark.parametrize("bundle", ["pathology_hierarchical_unet"])

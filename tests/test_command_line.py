@@ -9,26 +9,10 @@ import sys
 import numpy as np
 import pytest
 from monai.bundle import ConfigParser, ConfigWorkflow, run
-from monai.transforms import Compose
 
 from monai_diffscore import command_line
-from monai_diffscore.command_line import FlagError, find_cause, report_plainly
-from monai_diffscore.data import LoadVolumed
-from monai_diffscore.errors import DataError
-
-
-def test_the_cause_is_found_under_the_layers_of_a_pipeline(write_volume):
-    path = write_volume("nan.nii.gz", array=np.full((8, 8, 8), np.nan))
-    with pytest.raises(RuntimeError) as caught:
-        Compose([LoadVolumed("image")])({"image": str(path)})
-    assert isinstance(find_cause(caught.value), DataError)
-    assert find_cause(ValueError("other")) is None
-
-
-def test_an_error_while_stopping_does_not_pass_for_a_stop():
-    error = OSError("disk full")
-    error.__context__ = KeyboardInterrupt()
-    assert find_cause(error) is None
+from monai_diffscore.command_line import report_plainly
+from monai_diffscore.errors import FlagError, find_cause
 
 
 @pytest.mark.parametrize(("said", "line"), [((), "the same command continues"), (("a is written",), "a is written.")])

@@ -20,13 +20,12 @@ from monai.transforms import Compose, LoadImaged, SpatialPadd
 from pydicom.data import get_testdata_file
 from workflows import workflow
 
-from monai_diffscore.command_line import find_cause
 from monai_diffscore.data import LoadVolumed, list_volumes
 from monai_diffscore.data.dicom import DicomReport, StrictDicomReader, read_dicom_series, read_with_field_of_view
 from monai_diffscore.data.dicom.pixels import read_pixels
 from monai_diffscore.data.dicom.planes import read_planes
 from monai_diffscore.data.files import file_hash
-from monai_diffscore.errors import DataError
+from monai_diffscore.errors import DataError, find_cause
 
 each_exact = pytest.mark.parametrize("name", EXACT)
 each_refused = pytest.mark.parametrize("name", REFUSED)

@@ -7,7 +7,8 @@ import json
 import pytest
 from processes import ROOT
 
-from monai_diffscore.flags import FlagError, nearest, refuse_unknown
+from monai_diffscore.errors import FlagError
+from monai_diffscore.flags import nearest, refuse_unknown
 
 STATED = {
     "max_epochs": 40,

@@ -7,7 +7,7 @@ import processes
 import pytest
 
 from monai_diffscore import launcher
-from monai_diffscore.flags import FlagError
+from monai_diffscore.errors import FlagError
 
 SLURM = {"SLURM_JOB_ID": "42", "SLURM_JOBID": "42", "SLURM_JOB_NODELIST": "n1", "SLURM_JOB_NUM_NODES": "1"}
 

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse
+import torch
 from monai.bundle import ConfigWorkflow
 from PIL import Image
 from small_data import stained
@@ -37,7 +38,7 @@ from monai_diffscore.planning import (
     write_bundle,
 )
 from monai_diffscore.planning.gene_data import MOST_HELD_OUT, held_out_share
-from monai_diffscore.planning.trial import estimate
+from monai_diffscore.planning.trial import _failure, estimate
 
 ROOT = Path(__file__).parent.parent
 CPU = Budget(8.0, 30.0, accelerator=False)
@@ -559,10 +560,23 @@ def test_a_trial_times_the_stage_before(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_trial_that_fails_says_why(plan, tmp_path):
+def test_a_failed_trial_has_its_cause_and_no_layer_around_it(plan, tmp_path):
     write_bundle(plan, tmp_path / "bundle")
-    with pytest.raises(DataError, match="one whole batch"):
+    with pytest.raises(DataError, match=r"got exit code 1: .*one whole batch.* Correct the cause") as caught:
         run_trial(tmp_path / "bundle", {"batch_size": 10**6})
+    assert "Traceback" not in str(caught.value)
+    assert "Failed to evaluate" not in str(caught.value)  # MONAI's layer
+
+
+def test_a_failure_says_whether_memory_ran_out():
+    with pytest.raises(RuntimeError) as cpu:
+        torch.empty(2**60)
+    wrapped = RuntimeError("a layer")
+    wrapped.__cause__ = torch.OutOfMemoryError("CUDA out of memory.")
+    for error in (cpu.value, wrapped, MemoryError("of numpy")):
+        assert _failure(error)["out_of_memory"]
+    other = _failure(ValueError("a shape"))
+    assert other == {"error": "ValueError: a shape", "out_of_memory": False}
 
 
 # ---- the command ----

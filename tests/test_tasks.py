@@ -23,9 +23,8 @@ from pictures import check_picture
 from torch import nn
 
 from monai_diffscore.anomaly import HealthyScores
-from monai_diffscore.command_line import explain, find_cause
 from monai_diffscore.data import LoadVolumed, read_dicom_series, write_dicom_series
-from monai_diffscore.errors import DataError
+from monai_diffscore.errors import DataError, explain, find_cause
 from monai_diffscore.operators import Downsample, Mask, Radon
 from monai_diffscore.sampling import asinh_sigmas, log_uniform_sigmas
 from monai_diffscore.tasks import (

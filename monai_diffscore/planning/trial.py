@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import math
-import re
+import signal
 import statistics
 import subprocess
 import sys
@@ -27,11 +27,13 @@ from typing import Any
 import torch
 from ignite.engine import Events
 
-from monai_diffscore.errors import DataError
+from monai_diffscore.errors import DataError, explain, layers_of
 from monai_diffscore.memory import peak_memory_bytes
 
 #: timed iterations after one that warms up; seconds after which no further iteration starts
 TIMED, ENOUGH_SECONDS = 5, 20.0
+_SMALLER = "Lower --memory-gb, or the sizes in the plan (docs/plan.json, --from-plan)."
+_WITHOUT_TRIAL = "Correct the cause, or write the bundle without a trial: --no-trial."
 
 
 @dataclass(frozen=True)
@@ -65,37 +67,38 @@ def run_trial(bundle: str | Path, overrides: dict[str, Any] | None = None, limit
         overrides: ids and values, as on the command line.
         limit_seconds: the trial fails after this time.
     Raises:
-        DataError: if the bundle does not train. The error quotes the last lines of the process.
+        DataError: if the bundle does not train. It has the cause that the process writes, or the last lines of one that
+            is killed.
     """
     with tempfile.TemporaryDirectory() as folder:
         order = {"bundle": str(bundle), "overrides": overrides or {}, "folder": folder}
         command = [sys.executable, "-m", "monai_diffscore.planning.trial", json.dumps(order)]
         try:
             process = subprocess.run(command, capture_output=True, text=True, timeout=limit_seconds, check=False)
-            errors, code = process.stderr, process.returncode
+            code, last = process.returncode, " ".join(process.stderr.split("\n")[-4:]).strip()[-600:]
         except subprocess.TimeoutExpired:
-            errors, code = f"nothing after {limit_seconds:g} seconds", -1
-        result = Path(folder) / "trial.json"
-        if code == 0 and result.is_file():
-            return Trial(**json.loads(result.read_text()))
-    killed = " (the system killed it, most likely for its memory)" if code == -9 else ""
-    lines = [line for line in errors.strip().splitlines() if line.strip()]
-    # Python prints the first cause first, and what MONAI wraps around it after it
-    causes = [line for line in lines if re.match(r"[\w.]+(Error|Exception): ", line)]
+            code, last = -1, f"nothing after {limit_seconds:g} seconds"
+        file = Path(folder) / "trial.json"
+        result = json.loads(file.read_text()) if file.is_file() else {"error": last, "out_of_memory": False}
+    if "error" not in result:
+        return Trial(**result)
+    killed = code == -signal.SIGKILL
     raise DataError(
         bundle,
         key="trial",
         expected="a bundle that trains for a few iterations",
-        got=f"exit code {code}{killed}: {' '.join(causes[:1] or lines[-3:])[-600:]}",
-        remedy=_remedy(code, errors),
+        got=f"exit code {code}{' (the system killed it, most likely for its memory)' * killed}: {result['error']}",
+        remedy=_SMALLER if killed or result["out_of_memory"] else _WITHOUT_TRIAL,
     )
 
 
-def _remedy(code: int, errors: str) -> str:
-    """Advises smaller sizes only if memory ran out."""
-    if code == -9 or "out of memory" in errors.lower() or "MemoryError" in errors:
-        return "Lower --memory-gb, or the sizes in the plan (docs/plan.json, --from-plan)."
-    return "Its last lines name the cause; --no-trial writes the bundle without a trial."
+def _failure(error: Exception) -> dict[str, Any]:
+    """The cause of the error, and whether memory ran out."""
+    memory = any(
+        isinstance(layer, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(layer)  # torch on a CPU
+        for layer in layers_of(error)
+    )
+    return {"error": explain(error), "out_of_memory": memory}
 
 
 def estimate(first: Trial, second: Trial, batch_size: int) -> tuple[float, float]:
@@ -183,5 +186,9 @@ def peak_gb() -> float:
 
 if __name__ == "__main__":
     order = json.loads(sys.argv[1])
-    measured = _train(order["bundle"], order["overrides"], order["folder"])
-    (Path(order["folder"]) / "trial.json").write_text(json.dumps(asdict(measured)))
+    try:
+        result = asdict(_train(order["bundle"], order["overrides"], order["folder"]))
+    except Exception as error:
+        result = _failure(error)
+    (Path(order["folder"]) / "trial.json").write_text(json.dumps(result))
+    sys.exit("error" in result)

@@ -20,12 +20,11 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from monai_diffscore.atomic_files import whole_file
-from monai_diffscore.command_line import explain
 from monai_diffscore.credentials import conceal
 from monai_diffscore.data.cases.names import is_volume, read_name, stem
 from monai_diffscore.data.dicom import holds_dicom, write_dicom_seg, write_dicom_series
 from monai_diffscore.data.paths import split_channel, split_series
-from monai_diffscore.errors import DataError
+from monai_diffscore.errors import DataError, explain
 from monai_diffscore.transforms.intensity import IntensityTransformd
 
 logger = logging.getLogger(__name__)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NoReturn
 
-from monai_diffscore.command_line import find_cause
+from monai_diffscore.errors import find_cause
 
 
 class Unknown(Exception):
