@@ -1,190 +1,149 @@
-r"""Whole heads from a model of scales, trained on the simulated cohort by its own clock of CPU seconds, and measured.
+"""How real the whole heads of a trained bundle are: panel, law of age, tissues, copies, seconds and memory a head.
 
-    python -m benchmarks.whole FOLDER [--cpu-minutes 120] [--every 10] [--only-measure]
+    python -m benchmarks.whole FOLDER [--training OUTPUT_DIR] [--bundle BUNDLE] [--count 120]
 
-Three scales of T1 at 2 mm (96 x 112 x 96 voxels): the coarse image at 8 mm, its details to 4 mm (7 channels), those to
-2 mm (7 channels, in windows of 96 mm). 160 subjects train, 80 are held out. FOLDER gets the checkpoint, a picture of
-samples at each checkpoint, and ``measured.json``: the panel of 40 samples beside the held-out heads, the ventricles
-over age, tissues and asymmetry. The same command continues from the checkpoint, also after a kill. The learning rate
-falls to 0 over the last 30 % of the time, which is that of this process on its cores: a busy machine changes nothing.
+Measures the demonstration weights of the bundle (``mri_whole3d``), or those of the training that wrote OUTPUT_DIR. It
+draws a head for the age of each unseen subject, with the bundle's own network and inferer, and compares the heads with
+those subjects: the held-out ones of the training's split, and 40 further simulated ones, so that 100 of each are
+compared. FOLDER gets the heads, ``measured.json``, ``heads.png`` (ages along the columns) and the report of the panel.
+The same command continues after a kill: a head that was drawn stays.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
 import json
-import os
 import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from monai.bundle import ConfigParser
+from monai.utils import convert_to_tensor
 from scipy.ndimage import binary_fill_holes, binary_opening, distance_transform_edt
 from scipy.stats import ks_2samp
 from sklearn.cluster import KMeans
-from torch import Tensor, nn
+from torch import Tensor
 
-from benchmarks.heads import read_image
-from monai_diffscore import (
-    ConditionEncoder,
-    Denoiser,
-    DenoisingLoss,
-    EDMPreconditioning,
-    LogNormalNoise,
-    MultiScale,
-    MultiScaleLoss,
-    Pyramid,
-    Scales,
-    ScoreUNet,
-    asinh_sigmas,
-    measure_scales,
-    sample_scales,
-    samples,
-)
-from monai_diffscore.atomic_files import whole_path, write_json
+from monai_diffscore import data, samples
+from monai_diffscore.atomic_files import whole_file, write_json
 from monai_diffscore.gallery import save_gallery
-from monai_diffscore.handlers.ema import power_function_exponent
-from monai_diffscore.metrics import assess, image_panel_metrics
-from monai_diffscore.optimizers import MuonAdamW
+from monai_diffscore.memory import peak_memory_bytes
+from monai_diffscore.report.images import ImageReport, headline, report_images, write_report
+from monai_diffscore.report.runs import RunRecord, find_run, run_parser
+from monai_diffscore.report.sources import gather
 from monai_diffscore.samples.simulated_heads import VENTRICLE_GROWTH
 
-SUBJECTS, HELD_OUT, DRAWN = 240, 80, 40  # the floor of the panel compares 40 unseen subjects with 40 others
-SHAPE = (96, 112, 96)
-WINDOW = (24, 24, 24)  # of the finest details, in voxels of 4 mm
-BATCH, LEARNING_RATE, EMA_LENGTH = 4, 2e-3, 0.1
-STEPS = 24  # of the sampler, in each scale
+BUNDLE = Path(__file__).resolve().parent.parent / "bundles/mri_whole3d"
+DEMONSTRATION = {"subjects": 240, "validation_share": 0.3333}  # what its weights were trained with
+FURTHER = 40  # unseen subjects beside those that the training holds out
+PANEL = 40  # the floor of the panel compares 40 unseen subjects with 40 others
+SHOWN_YEARS = (25, 37, 49, 61, 73, 85)
 SPACING_MM = 2.0
 CENTRE = (slice(26, 70), slice(32, 86), slice(38, 68))  # voxels around the ventricles of every subject
 DEEP_MM = 22.0  # CSF that lies deeper in the brain than that is in the ventricles
 
-
-def read_cohort(folder: Path) -> tuple[Tensor, dict[str, Tensor]]:
-    """T1 of all subjects, int16 [N, 1, X, Y, Z], and their age and sex."""
-    table = pd.read_csv(folder / "participants.tsv", sep="\t")
-    images = np.stack([read_image(folder, name, "T1w") for name in table.participant_id])
-    age = torch.tensor(table.age_years.to_numpy(), dtype=torch.float32)
-    return torch.from_numpy(images)[:, None], {
-        "age_years": age,
-        "sex": torch.tensor((table.sex == "M").to_numpy()).long(),
-    }
+#: draws head n of an age, normalised [1, 1, X, Y, Z]
+DrawHead = Callable[[int, float], Tensor]
 
 
-def normalised(images: Tensor) -> Tensor:
-    """Grey values 0 to 1000 as -1 to 1."""
-    return images.float() / 500 - 1
+class Cohort:
+    """The subjects of a training: those that it saw and those that it did not, as its transforms read them."""
+
+    def __init__(self, record: RunRecord) -> None:
+        parser = run_parser(record)
+        self.train, self.unseen = parser.get_parsed_content("cases")
+        fields = parser.get_parsed_content("fields")
+        further = samples.heads(FURTHER, 1, ("T1",))
+        self.unseen = self.unseen + data.attach_participants(
+            data.listed_cases(further).images(), data.find_participants(further), fields
+        )
+        self._transform = parser.get_parsed_content("validate#preprocessing")
+
+    def read(self, case: dict[str, Any]) -> Tensor:
+        """A head [1, X, Y, Z] in [-1, 1]."""
+        return convert_to_tensor(self._transform(case)["image"], track_meta=False, dtype=torch.float32)
 
 
-def build(statistics: dict[str, list[list[float]]] | None = None) -> MultiScale:
-    """The model: 8.7 million parameters."""
-
-    def fields(**concat: int) -> ConditionEncoder:
-        return ConditionEncoder({"sex": 2}, {"age_years": (55.0, 20.0)}, concat=concat, dropout=0.1)
-
-    scales = Scales(Pyramid(3, 2), statistics=statistics, position_key="position")
-    networks = [
-        ScoreUNet(3, 1, 1, (32, 64, 128), num_res_blocks=(1, 2, 2), condition=fields()),
-        ScoreUNet(3, 7, 7, (32, 64, 96), num_res_blocks=1, condition=fields(coarse=1, position=3)),
-        ScoreUNet(3, 7, 7, (32, 64, 96), [False] * 3, num_res_blocks=1, condition=fields(coarse=1, position=3)),
-    ]
-    return MultiScale(scales, [Denoiser(n, EDMPreconditioning(1.0), torch.bfloat16) for n in networks])
+def record_of(training: Path | None, bundle: Path) -> RunRecord:
+    """The record of a training, or of the one that made the demonstration weights of a bundle."""
+    if training is None:
+        config = {**ConfigParser.load_config_file(bundle / "configs/train.json"), **DEMONSTRATION}
+        return RunRecord("", "", f"demonstration weights of {bundle.name}", {}, config, True, str(bundle))
+    record = find_run(training)
+    if record is None or record.bundle is None:
+        raise SystemExit(f"Expected the output folder of a training with its mlflow_run.json, got {training}.")
+    return record
 
 
-class Training:
-    """The model, its average, optimizer and clock; saved whole or not at all."""
+def sampler_of(bundle: Path, checkpoint: Path, steps: int | None = None) -> DrawHead:
+    """What draws heads with the network and the inferer of a bundle; ``steps`` of each scale, or the bundle's own."""
+    parser = ConfigParser(ConfigParser.load_config_file(bundle / "configs/inference.json"))
+    parser["bundle_root"], parser["checkpoint"] = str(bundle), str(checkpoint)
+    parser["inferer#progress"] = False
+    parser["steps"] = parser["steps"] if steps is None else steps
+    network = parser.get_parsed_content("network").eval()
+    network.load_state_dict(torch.load(checkpoint, weights_only=True, map_location="cpu"))
+    inferer, fields = parser.get_parsed_content("inferer"), parser.get_parsed_content("fields")
+    blank = torch.zeros(1, parser["image_channels"], *parser.get_parsed_content("sample_size"))
 
-    def __init__(self, folder: Path, images: Tensor, condition: dict[str, Tensor], cpu_seconds: float) -> None:
-        self.file, self.cpu_seconds = folder / "checkpoint.pt", cpu_seconds
-        self.images, self.condition = images, condition
-        torch.manual_seed(0)
-        saved = torch.load(self.file, weights_only=True) if self.file.is_file() else None
-        statistics = measure_scales(Pyramid(3, 2), map(normalised, images)) if saved is None else None
-        self.model = build(statistics)
-        self.average = copy.deepcopy(self.model)
-        self.optimizer = MuonAdamW(self.model.parameters(), LEARNING_RATE)
-        noise = [LogNormalNoise(0.0, 1.6), LogNormalNoise(-0.5, 1.4), LogNormalNoise(-0.5, 1.4)]
-        losses = [DenoisingLoss(each, lambda sigma: (sigma**2 + 1) / sigma**2) for each in noise]
-        self.loss = MultiScaleLoss(self.model.scales, losses, [None, None, WINDOW])
-        self.iteration, self.used, self.record = 0, 0.0, []
-        if saved is not None:
-            self._restore(saved)
+    def draw(number: int, age_years: float) -> Tensor:
+        condition = data.encode_conditions({"age_years": age_years}, fields)
+        encoded = {name: torch.tensor([value]) for name, value in condition.items()}
+        return inferer(blank, network, seed=torch.tensor([number]), **encoded)
 
-    def run(self, every_seconds: float) -> Any:
-        """Trains; yields at each checkpoint, of which the last one is at the end."""
-        last, recent = self.used, []
-        clock = time.process_time() - self.used
-        while self.used < self.cpu_seconds:
-            recent.append(self._step())
-            self.used = time.process_time() - clock
-            if self.used - last > every_seconds or self.used >= self.cpu_seconds:
-                last = self.used
-                by_scale = np.mean(recent, 0).round(4).tolist()
-                self.record.append({"iteration": self.iteration, "cpu_seconds": round(self.used), "loss": by_scale})
-                recent = []
-                print(json.dumps(self.record[-1]), flush=True)
-                self._save()
-                yield self.iteration
-                clock = time.process_time() - self.used  # what the caller did is no training
-
-    def _step(self) -> list[float]:
-        chosen = torch.randint(len(self.images), (BATCH,))
-        x0 = normalised(self.images[chosen])
-        if torch.rand(()) < 0.5:
-            x0 = x0.flip(2)  # left and right
-        values = self.loss.by_scale(self.model, x0, **{name: field[chosen] for name, field in self.condition.items()})
-        self.optimizer.zero_grad()
-        torch.stack(values).mean().backward()
-        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        left = 1 - self.used / self.cpu_seconds
-        share = min(1.0, (self.iteration + 1) / 20, max(left, 0.0) / 0.3)
-        for group, ratio in zip(self.optimizer.param_groups, (1.0, 0.5), strict=True):
-            group["lr"] = LEARNING_RATE * ratio * share
-        self.optimizer.step()
-        self.iteration += 1
-        weight = 1 - (1 - 1 / self.iteration) ** (power_function_exponent(EMA_LENGTH) + 1)
-        with torch.no_grad():
-            torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), weight)
-        return [float(value.detach().mean()) for value in values]
-
-    def _save(self) -> None:
-        state = {
-            "model": self.model.state_dict(),
-            "average": self.average.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "random": torch.get_rng_state(),
-            "clock": {"iteration": self.iteration, "used": self.used, "record": self.record},
-        }
-        with whole_path(self.file) as path:
-            torch.save(state, path)
-
-    def _restore(self, state: dict[str, Any]) -> None:
-        self.model.load_state_dict(state["model"])
-        self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        torch.set_rng_state(state["random"])
-        self.iteration, self.used, self.record = (state["clock"][name] for name in ("iteration", "used", "record"))
+    return draw
 
 
-def draw(model: MultiScale, condition: dict[str, Tensor], seed: int = 0) -> Tensor:
-    """A head for each row of the condition, normalised; the same whatever the batch."""
-    model.eval()
-    grids = [asinh_sigmas(STEPS, 80.0)] * 3
-    heads = []
-    for first in range(0, len(condition["sex"]), 4):
-        part = {name: field[first : first + 4] for name, field in condition.items()}
-        count = len(part["sex"])
-        generators = [torch.Generator().manual_seed(seed + first + i) for i in range(count)]
-        heads.append(sample_scales(model, (count, 1, *SHAPE), grids, generator=generators, **part))
-    return torch.cat(heads)
+@dataclass(frozen=True)
+class Drawing:
+    """Drawn heads [N, 1, X, Y, Z], and what one takes."""
+
+    heads: Tensor
+    cpu_seconds: float
+    seconds: float
+    memory_bytes: int
+
+
+def draw_heads(folder: Path, ages: Sequence[float], draw: DrawHead) -> Drawing:
+    """A head of each age, from the folder where it lies there.
+
+    Memory is the peak of the process above what it held before it drew.
+    """
+    log = folder / "drawn.json"
+    drawn = json.loads(log.read_text()) if log.is_file() else []
+    there = [head["age_years"] for head in drawn]
+    if there[: len(ages)] != list(ages)[: len(there)]:
+        raise SystemExit(f"{log}: expected heads of the ages {list(ages)}, got {there}. Give another folder.")
+    before = peak_memory_bytes()
+    for number, age in enumerate(ages[len(drawn) :], start=len(drawn)):
+        wall, cpu = time.perf_counter(), time.process_time()
+        head = draw(number, age)
+        took = {"cpu_seconds": time.process_time() - cpu, "seconds": time.perf_counter() - wall}
+        with whole_file(_head_file(folder, number)) as file:
+            np.save(file, head.half().numpy())
+        drawn.append({"age_years": age, **took, "memory_bytes": peak_memory_bytes() - before})
+        write_json(log, drawn)
+        print(json.dumps(drawn[-1]), flush=True)
+    table = pd.DataFrame(drawn[: len(ages)])
+    heads = [torch.from_numpy(np.load(_head_file(folder, number))).float() for number in range(len(ages))]
+    return Drawing(torch.cat(heads), table.cpu_seconds.median(), table.seconds.median(), int(table.memory_bytes.max()))
+
+
+def _head_file(folder: Path, number: int) -> Path:
+    return folder / f"head_{number:04d}.npy"
 
 
 def describe(volume: Tensor) -> dict[str, float]:
     """Shares of tissues and ventricles in the brain, and asymmetry, by grey values alone: real and drawn alike.
 
     The share of the ventricles has deep CSF besides in it: on 40 real heads it is 1.5 times the true one, correlates
-    with it by 0.97, and its logarithm grows 0.0096 a year where the truth grows 0.0167.
+    with it by 0.97, and its logarithm grows 0.0096 a year where the truth grows 0.0167. Asymmetry is without its sign:
+    the training mirrors heads, so left and right are one to the model.
     """
     image = volume[0].numpy()
     brain = binary_fill_holes(binary_opening(image > -0.85))
@@ -196,77 +155,92 @@ def describe(volume: Tensor) -> dict[str, float]:
     counts = {name: (brain & (classes == number)).sum() for number, name in enumerate(("csf", "grey", "white"))}
     dark = image < means[0] + 0.3 * (means[1] - means[0])
     deep = dark[CENTRE] & (distance_transform_edt(brain)[CENTRE] > DEEP_MM / SPACING_MM)
-    left, right = brain[: SHAPE[0] // 2].sum(), brain[SHAPE[0] // 2 :].sum()
+    left, right = (half.sum() for half in np.array_split(brain, 2))
     shares = {name: count / total for name, count in counts.items()}
-    return {**shares, "ventricles": deep.sum() / total, "asymmetry": (left - right) / total, "brain_ml": total * 0.008}
+    volume_ml = total * SPACING_MM**3 / 1000
+    asymmetry = abs(left - right) / total
+    return {**shares, "ventricles": deep.sum() / total, "asymmetry": asymmetry, "brain_ml": volume_ml}
 
 
-def compare(generated: Tensor, real: Tensor, age: Tensor) -> dict[str, Any]:
-    """Volumes and the law of age, of drawn and of held-out heads of the same ages."""
+def compare(heads: Tensor, real: Tensor, ages: Sequence[float]) -> dict[str, Any]:
+    """Volumes and the law of age, of drawn heads and of unseen ones of the same ages."""
     tables = {
-        name: pd.DataFrame([describe(v) for v in volumes]) for name, volumes in (("model", generated), ("real", real))
+        name: pd.DataFrame([describe(each) for each in set_]) for name, set_ in (("model", heads), ("real", real))
     }
-    years = age.numpy() - 20
+    years = np.asarray(ages) - 20
     law = {}
     for name, table in tables.items():
         share = np.log(table.ventricles.clip(lower=1e-5))
-        law[name] = {
-            "slope": float(np.polyfit(years, share, 1)[0]),
-            "correlation": float(np.corrcoef(years, share)[0, 1]),
-        }
-    tests = {
-        column: float(ks_2samp(tables["model"][column], tables["real"][column]).pvalue) for column in tables["real"]
+        correlation = np.corrcoef(years, share)[0, 1]
+        law[name] = {"slope": float(np.polyfit(years, share, 1)[0]), "correlation": float(correlation)}
+    tests = {name: float(ks_2samp(tables["model"][name], tables["real"][name]).pvalue) for name in tables["real"]}
+    means = {name: {"mean": table.mean().to_dict(), "std": table.std().to_dict()} for name, table in tables.items()}
+    return {"stated_growth": VENTRICLE_GROWTH, "law": law, "kolmogorov_smirnov_p": tests, "volumes": means}
+
+
+def summary(report: ImageReport, anatomy: dict[str, Any], drawing: Drawing) -> dict[str, Any]:
+    """The figures that say whether the heads are real, new and of their age."""
+    values = {row.metric.name: row.sets["model"].value for row in report.rows}
+    beyond = [row.metric.name for row in report.rows if row.beyond_floor("model")]
+    model, real = anatomy["law"]["model"], anatomy["law"]["real"]
+    return {
+        "panel": headline(report),
+        "beyond_the_floor": beyond,
+        "diversity": values["diversity"],
+        "distance_ratio": values["memorisation"],
+        "suspected_copies": len(report.copies),
+        "slope_ratio": model["slope"] / real["slope"],
+        "correlation_ratio": model["correlation"] / real["correlation"],
+        "kolmogorov_smirnov_p": anatomy["kolmogorov_smirnov_p"],
+        "heads": len(drawing.heads),
+        **{name: value for name, value in asdict(drawing).items() if name != "heads"},
     }
-    means = {name: table.mean().to_dict() for name, table in tables.items()}
-    return {"stated_growth": VENTRICLE_GROWTH, "law": law, "kolmogorov_smirnov_p": tests, "means": means}
 
 
-def measure(model: MultiScale, images: Tensor, condition: dict[str, Tensor], folder: Path) -> None:
-    """Draws heads for the condition of held-out subjects; the panel and measured.json."""
-    real = normalised(images[-HELD_OUT:])
-    wanted = {name: field[-HELD_OUT:][:DRAWN] for name, field in condition.items()}
-    start = time.perf_counter()
-    generated = draw(model, wanted)
-    seconds = (time.perf_counter() - start) / DRAWN
-    with whole_path(folder / "samples.pt") as path:
-        torch.save({"heads": generated.half(), **wanted}, path)
-    save_gallery(generated[:4], folder / "samples.png", "generated; held out below", reference=real[:4])
-    anatomy = compare(generated, real[:DRAWN], wanted["age_years"])
-    print(json.dumps(anatomy, indent=1), flush=True)
-    training = [normalised(volume) for volume in images[:-HELD_OUT]]
-    rows = assess(image_panel_metrics(training=training, mirrored=True, coarse=4), generated, real, draws=100)
-    panel = [row.record() for row in rows]
-    write_json(folder / "measured.json", {"seconds_a_head": seconds, "anatomy": anatomy, "panel": panel})
-    for row in rows:
-        print(row.metric.title, row.sets["model"], row.sets["real"], "beyond the floor:", row.beyond_floor("model"))
+def measure(folder: Path, heads: Path, record: RunRecord, cohort: Cohort, draw: DrawHead, count: int) -> dict[str, Any]:
+    """Draws heads for the ages of unseen subjects, and writes measured.json, the picture and the report.
+
+    Args:
+        folder: of the results.
+        heads: folder that keeps the drawn heads.
+        record: of the training, whose split and transforms count.
+        cohort: of the record.
+        draw: the model.
+        count: heads to draw, at most as many as there are unseen subjects.
+    """
+    subjects = cohort.unseen[:count]
+    ages = [float(case["age_years"]) for case in subjects]
+    heads.mkdir(parents=True, exist_ok=True)
+    drawing = draw_heads(heads, ages, draw)
+    real = torch.stack([cohort.read(case) for case in subjects])
+    chosen = [int(np.abs(np.asarray(ages) - years).argmin()) for years in SHOWN_YEARS]
+    names = [f"{ages[index]:.0f} years" for index in chosen]
+    title = f"{record.name}; unseen subjects of these ages below"
+    save_gallery(drawing.heads[chosen], folder / "heads.png", title, real[chosen], names=names)
+    anatomy = compare(drawing.heads, real, ages)
+    del real
+    material = gather(heads, count=PANEL, intensity_range=(-1, 1), unit="normalised", record=record)
+    report = report_images(record.name, material, progress=lambda name: print(name, flush=True))
+    write_report(report, folder)
+    result = {"summary": summary(report, anatomy, drawing), "anatomy": anatomy, "panel": report.record()}
+    write_json(folder / "measured.json", result)
+    return result
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="of checkpoint, pictures and figures")
-    parser.add_argument("--cpu-minutes", type=float, default=120, help="length of the training, in minutes of one core")
-    parser.add_argument("--every", type=float, default=10, help="minutes of one core between checkpoints")
-    parser.add_argument("--threads", type=int, default=int(os.environ.get("OMP_NUM_THREADS", "2")))
-    parser.add_argument("--only-measure", action="store_true", help="the checkpoint that is there")
+    parser.add_argument("folder", type=Path, help="of heads, pictures and figures")
+    parser.add_argument("--training", type=Path, help="output folder of a training; default: demonstration weights")
+    parser.add_argument("--bundle", type=Path, default=BUNDLE, help="whose demonstration weights are measured")
+    parser.add_argument("--count", type=int, default=120, help="heads to draw")
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    options.folder.mkdir(parents=True, exist_ok=True)
-    images, condition = read_cohort(Path(samples.heads(SUBJECTS, 0, ("T1",))))
-    training = Training(
-        options.folder,
-        images[:-HELD_OUT],
-        {name: field[:-HELD_OUT] for name, field in condition.items()},
-        60 * options.cpu_minutes,
-    )
-    shown = {"age_years": torch.tensor([25.0, 45.0, 65.0, 85.0]), "sex": torch.tensor([0, 1, 0, 1])}
-    nearest = [int((condition["age_years"][-HELD_OUT:] - age).abs().argmin()) for age in shown["age_years"]]
-    real = normalised(images[-HELD_OUT:][nearest])
-    if not options.only_measure:
-        for iteration in training.run(60 * options.every):
-            title = f"iteration {iteration}: 25, 45, 65, 85 years; held out below"
-            picture = options.folder / f"heads_{iteration:06d}.png"
-            save_gallery(draw(training.average, shown), picture, title, reference=real)
-    measure(training.average, images, condition, options.folder)
+    record = record_of(options.training, options.bundle)
+    bundle = Path(str(record.bundle))
+    weights = bundle / "models/demo" if options.training is None else run_parser(record).get_parsed_content("ckpt_dir")
+    checkpoint = Path(weights) / "model.pt"
+    heads = options.folder / f"heads_{data.file_hash(checkpoint)[-8:]}"
+    result = measure(options.folder, heads, record, Cohort(record), sampler_of(bundle, checkpoint), options.count)
+    print(json.dumps(result["summary"], indent=1))
 
 
 if __name__ == "__main__":
