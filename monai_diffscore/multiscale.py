@@ -49,7 +49,10 @@ class MultiScale(nn.Module):
     def __init__(self, scales: Scales, denoisers: Sequence[nn.Module]) -> None:
         super().__init__()
         if len(denoisers) != len(scales):
-            raise ValueError(f"MultiScale expects a denoiser for each of {len(scales)} scales, got {len(denoisers)}.")
+            raise ValueError(
+                f"MultiScale expects a denoiser for each of {len(scales)} scales, got {len(denoisers)}. Give the "
+                "coarse image and each scale of details a network (a bundle: an entry of detail_channels)."
+            )
         self.scales = scales
         self.denoisers = nn.ModuleList(denoisers)
 

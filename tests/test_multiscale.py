@@ -12,7 +12,7 @@ from monai_diffscore.denoiser import Denoiser, EDMPreconditioning, GaussianDenoi
 from monai_diffscore.guidance import ClassifierFree
 from monai_diffscore.losses import DenoisingLoss, LogNormalNoise
 from monai_diffscore.multiscale import MultiScale, MultiScaleLoss, log_likelihood_scales, sample_scales
-from monai_diffscore.networks import ConditionEncoder, ScoreUNet
+from monai_diffscore.networks import ConditionEncoder, ScoreUNet, scale_unets
 from monai_diffscore.pyramid import Pyramid
 from monai_diffscore.sampling import asinh_sigmas, log_uniform_sigmas, sample_euler
 from monai_diffscore.scales import Scales, measure_scales
@@ -258,6 +258,27 @@ def test_one_step_trains_all_scales():
     value.mean().backward()
     assert all(parameter.grad is not None for parameter in model.denoisers[1].network.hourglass.parameters())
     assert all(float(d.network.output.weight.grad.abs().max()) > 0 for d in model.denoisers)
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_networks_of_any_number_of_scales_see_the_whole_coarse_image_and_the_details_near_a_voxel(count):
+    """A change at one end of the image moves the estimate at the other end in the coarse image alone."""
+    torch.manual_seed(0)
+    pyramid = Pyramid(2, count)
+    fields = {"fields": {"coarse": 1, "position": 2}, "categorical": {"sex": 2}, "continuous": {"age": (60.0, 20.0)}}
+    networks = scale_unets(2, 1, pyramid.bands, [4, 32], [[4]] * count, **fields)
+    model = MultiScale.of_networks(Scales(pyramid, position_key="position"), networks, EDMPreconditioning(1.0)).eval()
+    for parameter in model.parameters():  # many begin at zero
+        torch.nn.init.normal_(parameter, std=0.3)
+    x = torch.randn(1, 1, 2**count * 16, 2**count * 16)
+    conditions = {"sex": torch.tensor([1]), "age": torch.tensor([70.0])}
+    for number, scale in enumerate(model.scales.split(x)):
+        there = scale.coefficients.clone()
+        there[..., 0, 0] += 10
+        here, moved = (
+            model(y, 1.0, scale=number, **scale.fields, **conditions)[..., -1, -1] for y in (scale.coefficients, there)
+        )
+        assert torch.equal(here, moved) == (number > 0)
 
 
 def test_wrong_requests_are_refused():

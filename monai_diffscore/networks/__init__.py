@@ -13,6 +13,6 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "mlp": "ScoreMLP",
         "pathway_gnn": "PathwayGNN",
         "single_cell": "SingleCellNet",
-        "unet": "ScoreUNet",
+        "unet": "ScoreUNet scale_unets",
     },
 )

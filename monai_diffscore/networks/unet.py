@@ -21,7 +21,7 @@ layout as in :mod:`monai_diffscore.networks.blocks`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -111,6 +111,48 @@ class ScoreUNet(nn.Module):
         x, embedding = self.conditioning(x, c_noise, condition)
         h = self.hourglass(channels_last(self.input(x)), embedding)
         return self.output(F.silu(self.norm(h)))
+
+
+def scale_unets(
+    spatial_dims: int,
+    channels: int,
+    bands: int,
+    coarse_channels: Sequence[int],
+    detail_channels: Sequence[Sequence[int]],
+    fields: Mapping[str, int],
+    categorical: Mapping[str, int] | None = None,
+    continuous: Mapping[str, tuple[float, float]] | None = None,
+    dropout: float = 0.1,
+    checkpointing: bool = False,
+) -> list[ScoreUNet]:
+    """The networks of a model of scales, the coarsest first, one residual block a level.
+
+    The network of the coarse image attends over its coarsest level, so it sees the whole image. Those of details do not
+    attend: what they say of a voxel depends on its surroundings alone, so they run in tiles.
+
+    Args:
+        spatial_dims: D, 1, 2 or 3.
+        channels: of the volumes, C.
+        bands: of details at each scale, 2^D - 1; the networks of details have as many channels for each of C.
+        coarse_channels: widths of the network of the coarse image, as ``channels`` of :class:`ScoreUNet`.
+        detail_channels: the same for each scale of details, the coarsest first.
+        fields: image-shaped conditions of the networks of details and their channels, such as ``{"coarse": C}``.
+        categorical, continuous: conditions of all networks, as :class:`ConditionEncoder` declares them.
+        dropout: of the conditions.
+        checkpointing: as :class:`ScoreUNet`.
+    """
+
+    def encoder(concat: Mapping[str, int]) -> ConditionEncoder | None:
+        declared = concat or categorical or continuous
+        return ConditionEncoder(categorical, continuous, concat=concat, dropout=dropout) if declared else None
+
+    def network(size: int, widths: Sequence[int], attention: list[bool] | None, concat: Mapping[str, int]) -> ScoreUNet:
+        return ScoreUNet(
+            spatial_dims, size, size, widths, attention, 1, condition=encoder(concat), checkpointing=checkpointing
+        )
+
+    details = [network(bands * channels, widths, [False] * len(widths), fields) for widths in detail_channels]
+    return [network(channels, coarse_channels, None, {}), *details]
 
 
 class Hourglass(nn.Module):
