@@ -30,7 +30,7 @@ MAY_CHANGE = frozenset({
     "max_epochs", "time_limit_seconds", "patience",
     "save_every", "val_interval", "gallery_every",
     "bundle_root", "dataset_dir", "healthy_dir", "output_dir", "ckpt_dir", "cache_dir",
-    "tracking_uri", "run_name", "experiment", "register_as",
+    "tracking_uri", "model_name", "run_name", "experiment", "register_as",
     "device", "num_workers", "cache_memory_gb", "checkpointing", "compile",
 })  # fmt: skip
 #: id of the network on its device; its definition is compared

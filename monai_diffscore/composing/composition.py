@@ -15,10 +15,11 @@ from monai_diffscore.composing.merging import Part, merge, written
 from monai_diffscore.errors import DataError
 
 _HERE = Path(__file__).parent
-#: a configuration is read from the top: where things are, settings, what is built from them, the walk of the data
+#: a configuration is read from the top: name and places, settings, what is built from them, the walk of the data
 _PLACES = (
     "imports",
     "+imports",
+    "model_name",
     "bundle_root",
     "dataset_dir",
     "output_dir",
@@ -55,16 +56,17 @@ def compose(
         name: of the declaration.
         parts: instead of those of the declaration.
         values: one more part on top, such as a plan's.
-        title: what runs, pictures and files call the bundle; None takes ``name``.
+        title: the bundle's ``model_name``, which runs, pictures and files show; None takes ``name``.
     Raises:
         DataError: for a declaration or a part that does not exist.
     """
     own = declaration(name)
     names = own.pop("parts")
     composition: dict[str, Any] = {}
-    for part in [*(_read("parts", part, "a part") for part in (names if parts is None else parts)), own, values or {}]:
+    called = {"train/model_name, inference/model_name": title or name}
+    below = [_read("parts", part, "a part") for part in (names if parts is None else parts)]
+    for part in [*below, own, called, values or {}]:
         merge(composition, part)
-    _entitle(composition, title or name)
     return {file: _ordered(config) for file, config in written(composition).items()}
 
 
@@ -72,18 +74,6 @@ def network_of(name: str) -> Config:
     """The declaration of the network of a shipped bundle."""
     network: Config = compose(name)["train"]["network_def"]["network"]
     return network
-
-
-def _entitle(composition: dict[str, Any], title: str) -> None:
-    """The name of the bundle where it is shown."""
-    places = ("train/tracking/prefix", "inference/handlers[]/gallery/title", "inference/model_name")
-    for place in places:
-        *way, last = place.split("/")
-        folder: Any = composition
-        for step in way:
-            folder = folder.get(step) or {}
-        if last in folder:
-            folder[last] = title
 
 
 def _ordered(config: Config) -> Config:
