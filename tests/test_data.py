@@ -23,7 +23,6 @@ from monai_diffscore.data import (
     save_statistics,
     split_by_subject,
     split_rows,
-    toy_rows,
 )
 from monai_diffscore.errors import DataError
 from monai_diffscore.transforms import PercentileScaled
@@ -171,14 +170,6 @@ def test_statistics_of_tiny_values_do_not_round_to_zero():
     assert measure_statistics([{"image": 1e-5 * torch.randn(1000, 2)}])["sigma_data"] == pytest.approx(1e-5, rel=0.1)
 
 
-@pytest.mark.parametrize("name", ["moons", "spiral", "checkerboard", "rings"])
-def test_toy_distributions_are_centred_and_of_unit_scale(name):
-    rows = toy_rows(name, 20_000)
-    assert rows.mean(0).abs().max() < 0.15
-    assert 0.5 < rows.std() < 1.5
-    torch.testing.assert_close(rows, toy_rows(name, 20_000), rtol=0, atol=0)
-
-
 def test_rows_of_a_file_are_split_without_overlap(tmp_path):
     rows = np.arange(200, dtype=np.float32).reshape(100, 2)
     np.save(tmp_path / "rows.npy", rows)
@@ -186,8 +177,6 @@ def test_rows_of_a_file_are_split_without_overlap(tmp_path):
     assert (len(training), len(validation)) == (80, 20)
     joined = torch.cat([training, validation])
     torch.testing.assert_close(joined[joined[:, 0].argsort()], torch.from_numpy(rows))
-    drawn = split_rows("moons", 50, 10)
-    assert [len(part) for part in drawn] == [50, 10]
 
 
 @pytest.mark.parametrize("content", [np.zeros(3), np.zeros((5, 3)), np.full((5, 2), np.nan), None])
@@ -196,8 +185,6 @@ def test_files_of_other_things_than_rows_are_refused(content, tmp_path):
         np.save(tmp_path / "rows.npy", content)
     with pytest.raises(DataError, match=r"rows.npy.*rows \[N, 2\]"):
         split_rows(tmp_path / "rows.npy")
-    with pytest.raises(ValueError, match="toy distributions"):
-        toy_rows("circle", 3)
 
 
 def test_preprocessed_cases_are_kept_in_memory_or_on_disk_by_size(tmp_path):

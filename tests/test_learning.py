@@ -30,7 +30,7 @@ def two_sample_p_value(first: np.ndarray, second: np.ndarray, permutations: int 
 
 
 def test_the_two_sample_test_tells_a_blur_from_the_data():
-    from monai_diffscore.data import toy_rows
+    from monai_diffscore.samples import toy_rows
 
     real, other = toy_rows("spiral", 500, 1).numpy(), toy_rows("spiral", 500, 2).numpy()
     noise = np.random.default_rng(0).normal(size=real.shape)
@@ -41,7 +41,7 @@ def test_the_two_sample_test_tells_a_blur_from_the_data():
 @pytest.mark.slow
 def test_the_toy_bundle_learns_its_distribution(tmp_path):
     """Trained through JSON for 2,340 iterations, 500 samples and 500 new draws are not told apart."""
-    from monai_diffscore.data import toy_rows
+    from monai_diffscore.samples import toy_rows
 
     where = {"output_dir": str(tmp_path / "out"), "ckpt_dir": str(tmp_path)}
     workflow("toy2d_mlp", ["train"], max_epochs=6, gallery_every=0, **where).run()

@@ -9,6 +9,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 
 from monai_diffscore.__main__ import main
 from monai_diffscore.data import list_volumes
@@ -23,6 +24,8 @@ from monai_diffscore.samples import (
     list_samples,
     mni152,
     sample_path,
+    split_points,
+    toy_rows,
 )
 
 
@@ -101,3 +104,25 @@ def test_the_sample_slide_is_the_picture_as_a_pyramid(monkeypatch, tmp_path):
     np.testing.assert_array_equal(slide.read((0, 0), (512, 512), IHC_NOMINAL_MPP_UM), read_rgb(sample_path("ihc")))
     assert ihc_slide() == first
     assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
+@pytest.mark.parametrize("name", ["moons", "spiral", "checkerboard", "rings"])
+def test_toy_distributions_are_centred_and_of_unit_scale(name):
+    rows = toy_rows(name, 20_000)
+    assert rows.mean(0).abs().max() < 0.15
+    assert 0.5 < rows.std() < 1.5
+    torch.testing.assert_close(rows, toy_rows(name, 20_000), rtol=0, atol=0)
+
+
+def test_points_are_draws_of_a_toy_distribution_or_rows_of_a_file(tmp_path):
+    training, validation = split_points("moons", 50, 10, seed=3)
+    torch.testing.assert_close(torch.cat([training, validation]), toy_rows("moons", 60, seed=3), rtol=0, atol=0)
+    np.save(tmp_path / "points.npy", np.arange(40, dtype=np.float32).reshape(20, 2))
+    assert [len(part) for part in split_points(tmp_path / "points.npy")] == [16, 4]
+
+
+def test_an_unknown_toy_distribution_is_refused_with_the_names():
+    with pytest.raises(ValueError, match="toy distributions"):
+        toy_rows("circle", 3)
+    with pytest.raises(DataError, match=r"expected one of moons, .*got 'circle'"):
+        split_points("circle")

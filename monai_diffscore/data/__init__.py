@@ -25,7 +25,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
             "GridPatchesd HeldOutSlabd PositionChannelsd evenly_spaced load_statistics measure_statistics "
             "save_statistics"
         ),
-        "rows": "split_rows toy_rows",
+        "rows": "split_rows",
         "slide_stains": "fit_slide fit_slides",
         "slides": "Slide list_slides",
         "table_inference": "find_schema infer_schema",

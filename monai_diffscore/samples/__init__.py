@@ -16,5 +16,6 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "simulated_expression": "attachment_edges draw_field field_precision simulate_expression",
         "simulated_heads": "Head heads simulate_head",
         "tables": "breast_cancer diabetes",
+        "toys": "TOYS split_points toy_rows",
     },
 )

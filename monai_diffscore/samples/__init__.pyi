@@ -8,4 +8,5 @@ from monai_diffscore.samples.simulated_expression import *
 from monai_diffscore.samples.simulated_heads import *
 from monai_diffscore.samples.slides import *
 from monai_diffscore.samples.tables import *
+from monai_diffscore.samples.toys import *
 from monai_diffscore.samples.volumes import *
