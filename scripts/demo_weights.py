@@ -62,7 +62,7 @@ def configs(bundle: Path, name: str) -> list[str]:
 
 
 def train(bundle: Path, demo: Demo, output_dir: Path, device: str) -> None:
-    command = [sys.executable, "-W", "ignore", "-m", "monai.bundle", "run", "training"]
+    command = [sys.executable, "-W", "ignore:parsing config_file", "-m", "monai.bundle", "run", "training"]
     options: dict[str, Any] = {
         "bundle_root": bundle,
         "config_file": configs(bundle, "train"),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import pickle
+import warnings
 
 import numpy as np
 import pytest
@@ -24,6 +26,7 @@ from monai_diffscore.data import (
     split_by_subject,
     split_rows,
 )
+from monai_diffscore.data.volumes import image_loader
 from monai_diffscore.errors import DataError
 from monai_diffscore.transforms import PercentileScaled
 
@@ -37,6 +40,16 @@ def test_volumes_are_found_in_folders_and_as_files(write_volume, tmp_path):
         str(tmp_path / "deep/a.nii"),
     ]
     assert list_volumes(tmp_path / "b.nii.gz") == [{"image": str(tmp_path / "b.nii.gz"), "subject": "b"}]
+
+
+def test_what_monai_says_of_an_optional_codec_is_quiet_and_its_other_notices_are_not(caplog):
+    codec = logging.getLogger("monai.data.nvimgcodec_pydicom_plugin")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        image_loader()
+    assert caplog.text == ""
+    codec.warning("the codec fails")
+    assert "the codec fails" in caplog.text
 
 
 def test_subjects_are_read_below_the_folder_alone(write_volume, tmp_path):

@@ -14,8 +14,10 @@ one.
 
 from __future__ import annotations
 
+import multiprocessing
 import random
 from collections.abc import Iterator
+from multiprocessing.context import BaseContext
 from typing import Any
 
 import numpy as np
@@ -24,6 +26,8 @@ from monai.data import DataLoader
 from monai.transforms import Randomizable
 from torch import distributed
 from torch.utils.data import Dataset, Sampler
+
+from monai_diffscore.data.shared_items import pack, unpack
 
 _WORD = 0xFFFFFFFF
 _BLOCKS_MIXED = 4
@@ -111,6 +115,16 @@ class SeededItems(Dataset):
         self.dataset = dataset
         self.seed = seed
         self.transforms = _transforms(dataset)
+        self._packed: tuple[bytes, torch.Tensor] | None = None
+
+    def __getstate__(self) -> tuple[bytes, torch.Tensor]:
+        """For a worker that does not fork: all workers share the memory of the first."""
+        if self._packed is None:
+            self._packed = pack({"dataset": self.dataset, "seed": self.seed})
+        return self._packed
+
+    def __setstate__(self, packed: tuple[bytes, torch.Tensor]) -> None:
+        self.__init__(**unpack(*packed))  # type: ignore[misc]
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -140,6 +154,11 @@ def _transforms(dataset: Any) -> list[Any]:
     return transforms + [transform for data in inner for transform in _transforms(data)]
 
 
+def _forks(context: str | BaseContext | None) -> bool:
+    method = context if isinstance(context, str) else multiprocessing.get_start_method()
+    return (context.get_start_method() if isinstance(context, BaseContext) else method) == "fork"
+
+
 class ResumableLoader(DataLoader):
     """MONAI's ``DataLoader`` over whole batches, whose order and randomness :class:`ScoreTrainer` resumes exactly.
 
@@ -150,7 +169,8 @@ class ResumableLoader(DataLoader):
         batch_size: items in a batch of one rank.
         seed: of order and transforms.
         shuffle: whether to visit the items in another order at each epoch.
-        num_workers: worker processes; they change nothing but the speed.
+        num_workers: worker processes; they change nothing but the speed. Those that do not fork live until the loader
+            ends, and keep the data set as it is at the first iteration.
         block_size: see :class:`EpochBatches`.
         keywords: go to ``DataLoader``.
     """
@@ -168,6 +188,8 @@ class ResumableLoader(DataLoader):
         self.batches = EpochBatches(len(dataset), batch_size, seed, shuffle, block_size)
         # its own generator: the seeds of workers do not advance the generator of the training's noise
         keywords.setdefault("generator", torch.Generator().manual_seed(seed))
+        if num_workers > 0 and not _forks(keywords.get("multiprocessing_context")):
+            keywords.setdefault("persistent_workers", True)  # a new worker imports torch and receives the data set
         super().__init__(SeededItems(dataset, seed), num_workers=num_workers, batch_sampler=self.batches, **keywords)
 
     def start_at(self, epoch: int, batch: int = 0) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import warnings
 from collections.abc import Hashable, Mapping, Sequence
@@ -131,6 +132,22 @@ def split_by_subject(
     )
 
 
+def image_loader() -> LoadImage:
+    """MONAI's reader of an image file: float32 [C, *S] with its geometry.
+
+    MONAI announces twice that an optional GPU codec for DICOM is not installed; this is quiet.
+    """
+    codec = logging.getLogger("monai.data.nvimgcodec_pydicom_plugin")
+    level = codec.level
+    codec.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="NvImgCodec")
+            return LoadImage(image_only=True, ensure_channel_first=True, dtype=np.float32)
+    finally:
+        codec.setLevel(level)
+
+
 class LoadVolumed(MapTransform):
     """Loads volumes as float32 ``MetaTensor`` [channels, *S]; rejects data that would silently ruin a model.
 
@@ -163,10 +180,7 @@ class LoadVolumed(MapTransform):
         self.channels = channels
         self.modality = modality
         self.dicom = ReadingRules.of(dicom or {})
-        with warnings.catch_warnings():
-            # MONAI announces here that an optional GPU codec for DICOM is not installed
-            warnings.filterwarnings("ignore", message="NvImgCodec")
-            self.load = LoadImage(image_only=True, ensure_channel_first=True, dtype=np.float32)
+        self.load = image_loader()
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         loaded = dict(data)

@@ -33,9 +33,8 @@ from monai_diffscore.planning.fingerprint import (
     spans,
 )
 from monai_diffscore.transforms import HounsfieldUnits
+from monai_diffscore.transforms.hounsfield import BODY_HU
 
-#: CT above this is tissue, as in the bundles
-AIR_HU = -500.0
 _VALUES_OF_A_CASE = 50_000
 _ROWS_READ = 2_000
 
@@ -160,7 +159,7 @@ def _measure(volume: Any, modality: str | None, units: Mapping[str, Any]) -> _Vo
     if kind == "CT":  # as the training checks it
         upright = HounsfieldUnits(**units)(upright)
         values = _some(np.asarray(upright.as_tensor()))
-    limit = AIR_HU if kind == "CT" else 0.0
+    limit = BODY_HU if kind == "CT" else 0.0
     box: Any = CropForeground(select_fn=lambda image: image > limit, allow_smaller=True)(upright)
     if min(box.shape[1:]) == 0:
         box = upright

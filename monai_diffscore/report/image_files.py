@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from monai.transforms import LoadImage
 from torch import Tensor
 
 from monai_diffscore.data import evenly_spaced
 from monai_diffscore.data.arrays import LABELS, read_labels
 from monai_diffscore.data.manifests import read_manifest
+from monai_diffscore.data.volumes import image_loader
 from monai_diffscore.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -73,7 +73,7 @@ def read_file(file: Path) -> tuple[list[Tensor], list[int]]:
         if file.suffix == ".npy":
             loaded = [torch.from_numpy(np.ascontiguousarray(image)).float() for image in np.load(file)]
         else:
-            volume = LoadImage(image_only=True, ensure_channel_first=True, dtype=np.float32)(str(file))
+            volume = image_loader()(str(file))
             loaded = [torch.as_tensor(volume.as_tensor())]
     except Exception as error:
         raise DataError(

@@ -8,7 +8,9 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "bias_field": "N4BiasCorrect N4BiasCorrectd",
         "counts": "recover_counts",
         "group_means": "GroupMeans GroupMeansd measure_group_means",
-        "hounsfield": "WINDOWS_HU HounsfieldUnits HounsfieldUnitsd ReplacePadding ReplacePaddingd WindowHU WindowHUd",
+        "hounsfield": (
+            "WINDOWS_HU HounsfieldUnits HounsfieldUnitsd ReplacePadding ReplacePaddingd WindowHU WindowHUd is_body"
+        ),
         "intensity": (
             "ForegroundZScore ForegroundZScored IntensityTransform IntensityTransformd PercentileScale "
             "PercentileScaled WindowIntensity WindowIntensityd"

@@ -15,6 +15,7 @@ import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.utils import convert_to_tensor
+from torch import Tensor
 
 from monai_diffscore.errors import DataError
 from monai_diffscore.transforms.intensity import (
@@ -40,6 +41,9 @@ WINDOWS_HU: dict[str, tuple[tuple[float, float], str]] = {
     "abdomen": ((-135.0, 215.0), f"W 350 L 40: {_SLICER}"),
 }
 
+#: air and lung are below, tissue is above
+BODY_HU = -500.0
+
 
 def window_range(window_hu: str | Sequence[float]) -> tuple[float, float]:
     """(low, high) in HU of a name in ``WINDOWS_HU``, or of a pair.
@@ -56,6 +60,11 @@ def window_range(window_hu: str | Sequence[float]) -> tuple[float, float]:
     if len(window_hu) != 2 or not window_hu[0] < window_hu[1]:
         raise ValueError(f"window_hu is a pair low < high in HU, got {window_hu}.")
     return float(window_hu[0]), float(window_hu[1])
+
+
+def is_body(image_hu: Tensor) -> Tensor:
+    """True where CT is above :data:`BODY_HU`; the shape of ``image_hu``."""
+    return image_hu > BODY_HU
 
 
 class WindowHU(WindowIntensity):
