@@ -330,6 +330,9 @@ def test_labels_are_drawn_as_often_as_they_are_there():
     drawn = np.array(encoding.draw_labels(20000))
     assert drawn.mean() == pytest.approx(schema.label_column.shares[1], abs=0.015)
     assert encoding.draw_labels(2, "dead") == [1, 1]
+    for count in (1, 7, 40, 333):  # not a binomial draw: as near as whole rows come, whatever the seed
+        dead = [sum(encoding.draw_labels(count, seed=seed)) for seed in range(20)]
+        assert np.abs(np.array(dead) - count * schema.label_column.shares[1]).max() < 1
     with pytest.raises(DataError, match=r"one of \['alive', 'dead'\].*'ill'"):
         encoding.draw_labels(2, "ill")
     numeric = infer_schema(frame, "age", exclude=["outcome", "patient"])
@@ -337,6 +340,10 @@ def test_labels_are_drawn_as_often_as_they_are_there():
     drawn = np.array(encoding.draw_labels(20000))
     assert drawn.mean() == pytest.approx(frame["age"].mean(), abs=1)
     assert (drawn == np.rint(drawn)).all()
+    ages = np.sort(encoding.draw_labels(50, seed=3))  # one of each fiftieth of the ages
+    low, high = np.quantile(frame["age"], [np.arange(50) / 50, np.arange(1, 51) / 50], method="nearest")
+    assert (ages >= low - 1).all()  # of 100 quantiles, rounded
+    assert (ages <= high + 1).all()
     rows = table_rows(frame, encoding)
     assert rows[5]["label"] == frame["age"][5]
     assert rows[5]["image"].shape == (encoding.size,)

@@ -163,12 +163,17 @@ class TableEncoding:
     def draw_labels(self, count: int, value: Any = None, seed: int = 0) -> list[Any]:
         """Labels of the rows to generate, as the numbers that the network takes; empty without a label.
 
+        Their shares are those of the training rows as nearly as ``count`` allows (systematic sampling): a category of
+        share p has floor(p count) or ceil(p count) labels; of a number, each count-th of its distribution has one. The
+        order is random.
+
         Args:
             count: number of labels.
             value: one label for all, such as "malignant" or 120; None draws from the labels of the training rows.
             seed: of the draws.
         Raises:
             DataError: for an unknown label.
+        Source: Madow and Madow 1944, Ann. Math. Stat. 15, Section 2.
         """
         label = self.schema.label_column
         if label is None and value is None:
@@ -176,11 +181,11 @@ class TableEncoding:
         if value is not None or label is None:
             return [self.schema.label_number(value)] * count
         generator = np.random.default_rng(seed)
-        if not label.numeric:
-            shares = np.array(label.shares) / sum(label.shares)
-            return generator.choice(len(shares), count, p=shares).tolist()
-        drawn = Quantiles(self.label_nodes, self.label_levels).values_at(generator.random(count))
-        return label.within(drawn).tolist()
+        levels = generator.permutation((np.arange(count) + generator.random()) / count)
+        if label.numeric:
+            return label.within(Quantiles(self.label_nodes, self.label_levels).values_at(levels)).tolist()
+        limits = np.cumsum(label.shares) / sum(label.shares)
+        return np.searchsorted(limits[:-1], levels, side="right").tolist()
 
     def as_dict(self) -> dict[str, Any]:
         """The encoding for JSON."""
