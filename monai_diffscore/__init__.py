@@ -34,6 +34,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "guidance": "Autoguidance ClassifierFree GuidanceInterval Inpaint LikelihoodGuidance PosteriorGuidance",
         "tiling": "SliceDenoiser TiledDenoiser",
         "multiscale": "MultiScale MultiScaleLoss log_likelihood_scales sample_scales",
+        "detail_tiles": "DetailTiles",
         "anomaly": "BallScan HealthyReference HealthyScores healthy_residuals",
         "networks": (
             "ConditionEncoder CountsAutoencoder GeneResidualMLP HierarchicalUNet PathwayGNN ScoreDiT ScoreMLP "

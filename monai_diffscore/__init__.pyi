@@ -1,5 +1,6 @@
 from monai_diffscore.anomaly import *
 from monai_diffscore.denoiser import *
+from monai_diffscore.detail_tiles import *
 from monai_diffscore.guidance import *
 from monai_diffscore.likelihood import *
 from monai_diffscore.losses import *

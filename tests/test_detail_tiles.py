@@ -1,0 +1,57 @@
+"""Details in tiles: the estimate of the whole where a denoiser is local, and memory of one tile."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from monai_diffscore.detail_tiles import DetailTiles
+from monai_diffscore.inferers import ScaleSamplingInferer
+from monai_diffscore.multiscale import MultiScale
+from monai_diffscore.pyramid import Pyramid
+from monai_diffscore.sampling import asinh_sigmas
+from monai_diffscore.scales import Scales
+
+
+class Local(nn.Module):
+    """A denoiser that sees each voxel, its coarser image and its position alone, and keeps the sizes of its calls."""
+
+    def __init__(self):
+        super().__init__()
+        self.sizes = []
+
+    def forward(self, x, sigma, coarse=None, position=None):
+        self.sizes.append(tuple(x.shape[2:]))
+        level = torch.as_tensor(sigma, dtype=x.dtype).reshape(-1, *[1] * (x.ndim - 1))
+        context = 0 if coarse is None else coarse + position.sum(1, keepdim=True)
+        return (x + context * level**2) / (1 + level**2)
+
+
+def model() -> MultiScale:
+    return MultiScale(Scales(Pyramid(2, 2), position_key="position"), [Local() for _ in range(3)])
+
+
+def sample(made: MultiScale, wrap=None) -> torch.Tensor:
+    inferer = ScaleSamplingInferer(sigmas=asinh_sigmas(5), seed=1, progress=False, wrap=wrap)
+    return inferer(torch.zeros(2, 1, 32, 16, dtype=torch.float64), made)
+
+
+def test_a_volume_of_local_details_is_the_same_in_tiles():
+    whole, tiled = model(), model()
+    torch.testing.assert_close(sample(tiled, DetailTiles((6, 8), overlap=0.5)), sample(whole))
+    assert [set(denoiser.sizes) for denoiser in whole.denoisers] == [{(8, 4)}, {(8, 4)}, {(16, 8)}]
+    assert [set(denoiser.sizes) for denoiser in tiled.denoisers] == [{(8, 4)}, {(6, 4)}, {(6, 8)}]
+
+
+def test_scales_that_fit_in_a_tile_are_whole():
+    made = model()
+    sample(made, DetailTiles((16, 8)))
+    assert [set(denoiser.sizes) for denoiser in made.denoisers] == [{(8, 4)}, {(8, 4)}, {(16, 8)}]
+
+
+def test_wrong_tiles_are_refused():
+    with pytest.raises(ValueError, match="0 <= overlap < 1"):
+        DetailTiles((8, 8), overlap=1.0)
+    with pytest.raises(ValueError, match="3 axes, got"):
+        sample(model(), DetailTiles((8, 8, 8)))
