@@ -524,6 +524,57 @@ def test_cells_of_a_donor_stay_together(tmp_path):
     assert len(cases[1]) == 100
 
 
+@pytest.mark.parametrize(
+    ("conditions", "subject", "line"),
+    [
+        ([], None, "type cell_type; batch donor"),
+        (["cell_type"], "donor", "type cell_type; subject donor"),
+        (["age", "donor"], None, "type donor; covariates age"),
+        (["phase", "cell_type", "age"], None, "type phase; batch cell_type; covariates age"),
+    ],
+)
+def test_a_plan_says_what_columns_of_cells_are_taken_for(conditions, subject, line, tmp_path, capsys):
+    write_cells(tmp_path / "data")
+    cells = anndata.read_h5ad(tmp_path / "data/cells.h5ad")
+    cells.obs["donor"] = np.repeat([f"d{number}" for number in range(7)], 100)
+    cells.obs["phase"] = np.resize(["G1", "S", "G2M"], 700)
+    cells.obs["age"] = np.resize(np.arange(20, 80), 700)
+    cells.write_h5ad(tmp_path / "data/cells.h5ad")
+    said = take_fingerprint(tmp_path / "data", conditions=conditions, subject=subject).details["assumed"]
+    assert said == [f"{line}. --condition TYPE,BATCH,COVARIATE and --subject COLUMN choose others"]
+
+
+def test_a_plan_says_what_columns_of_a_table_are_taken_for(tmp_path, capsys):
+    frame = pd.DataFrame({"patient": np.arange(100) // 2, "dose": np.arange(100.0) / 7, "arm": ["a", "b"] * 50})
+    frame.to_csv(tmp_path / "visits.csv", index=False)
+    command = ["plan", str(tmp_path), "--out", str(tmp_path / "made"), "--no-trial", "--kind", "table"]
+    assert main([*command, "--subject", "patient", "--condition", "arm"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "taken for continuous dose; condition arm; subject patient. --condition, --subject" in said
+
+
+@pytest.mark.parametrize("graph", ["absent.tsv", "other_genes.tsv", "no_pairs.tsv"])
+def test_a_graph_that_the_training_cannot_use_is_refused_by_the_plan(graph, tmp_path, capsys):
+    genes = [f"GENE{number}" for number in range(12)]
+    values = np.random.default_rng(0).normal(size=(60, 12)).round(3)
+    pd.DataFrame(values, columns=genes).to_csv(tmp_path / "expression.csv")
+    (tmp_path / "other_genes.tsv").write_text("source\ttarget\nTP53\tMDM2\n")
+    (tmp_path / "no_pairs.tsv").write_text("GENE1\nGENE2\n")
+    (tmp_path / "links.tsv").write_text("source\ttarget\nGENE1\tGENE2\n")
+    command = ["plan", str(tmp_path / "expression.csv"), "--out", str(tmp_path / "made"), "--no-trial", "--graph"]
+    assert main([*command, str(tmp_path / graph)]) == 1
+    assert graph in capsys.readouterr().err
+    assert not (tmp_path / "made").exists()
+    assert main([*command, str(tmp_path / "links.tsv")]) == 0
+    assert "2 of 12 genes have an edge" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_graph_of_other_data_is_refused(tmp_path):
+    write_mri(tmp_path)
+    with pytest.raises(DataError, match=r"key 'graph'.*got volumes.*Leave --graph out"):
+        take_fingerprint(tmp_path, graph="links.tsv")
+
+
 def test_a_subject_of_volumes_is_a_pattern_of_their_paths(tmp_path):
     write_mri(tmp_path)
     assert take_fingerprint(tmp_path, subject=r"sub-\d").subjects > 1

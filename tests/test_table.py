@@ -13,7 +13,15 @@ from scipy.stats import kstest
 from sklearn.preprocessing import QuantileTransformer
 
 from monai_diffscore import samples
-from monai_diffscore.data import find_schema, infer_schema, read_table, split_table, table_rows, write_table
+from monai_diffscore.data import (
+    find_schema,
+    incomplete_rows,
+    infer_schema,
+    read_table,
+    split_table,
+    table_rows,
+    write_table,
+)
 from monai_diffscore.errors import DataError
 from monai_diffscore.transforms import (
     Column,
@@ -179,7 +187,7 @@ def test_tables_come_back_from_their_files(schema, tmp_path, ending):
         ("a,\n1,2\n1,2\n", "names of all columns"),
         ("ab\n12\n12\n", "names of two or more columns.*--delimiter"),
         ("a,b\n1,2\n1,2,3,4\n", "rows of 2 cells"),
-        ("a,b\n", "at least two rows"),
+        ("a,b\n", "at least 2, got 0"),
         ("", "an empty file"),
     ],
 )
@@ -321,6 +329,35 @@ def test_what_is_to_be_imputed_is_unknown_and_present(schema):
     assert encoding.decode(np.nan_to_num(unknown))[0, stage] >= 0
     assert np.isnan(encoding.decode(final)[0, stage])
     assert unknown[0, missing] == unknown[1, missing] != final[0, missing]
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "end"),
+    [("age", 130, "high"), ("age", -3, "low"), ("bmi", 99.5, "high"), ("crp", 1e6, "high"), ("ratio", -50.0, "low")],
+)
+def test_one_row_with_a_number_beyond_the_training_rows_is_imputed_with_a_warning(schema, column, value, end, caplog):
+    encoding = measure_encoding(schema, schema.numbers(clinical()), schema.label_numbers(clinical()))
+    frame = clinical().iloc[1:2].assign(**{column: value, "sex": None})
+    with caplog.at_level("WARNING"):
+        (row,) = incomplete_rows(frame, encoding, source="patients.csv")
+    assert f"patients.csv: 1 number(s) of the column {column!r} lie beyond the training rows" in caplog.text
+    place = [feature.name for feature in schema.features].index(column)
+    assert row["truth"][place] == value
+    known = frame.assign(**{column: getattr(schema.features[place], end)})
+    caplog.clear()
+    (inside,) = incomplete_rows(known, encoding)
+    assert caplog.text == ""
+    torch.testing.assert_close(row["image"], inside["image"], rtol=0, atol=0)
+    assert row["observed"].tolist() == inside["observed"].tolist()
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv", "parquet"])
+def test_a_request_may_have_one_row_and_a_training_not(ending, tmp_path):
+    path = tmp_path / f"row.{ending}"
+    write_table(path, clinical().iloc[:1], synthetic=False)
+    assert len(read_table(path, fewest=1)) == 1
+    with pytest.raises(DataError, match="expected rows, at least 2, got 1"):
+        read_table(path)
 
 
 def test_labels_are_drawn_as_often_as_they_are_there():

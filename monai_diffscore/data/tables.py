@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from monai_diffscore.data.requests import check_count
 from monai_diffscore.data.rows import split_indices
 from monai_diffscore.errors import DataError
 from monai_diffscore.transforms.table import TableEncoding
-from monai_diffscore.transforms.table_schema import TableSchema, column_of
+from monai_diffscore.transforms.table_schema import Column, TableSchema, column_of
 from monai_diffscore.transforms.written_values import (
     MISSING,
     MISSING_AMONG_NUMBERS,
@@ -30,10 +31,13 @@ from monai_diffscore.transforms.written_values import (
     writes_decimal_commas,
 )
 
+logger = logging.getLogger(__name__)
 _PROVENANCE = "monai_diffscore"
 
 
-def read_table(path: str | Path, delimiter: str | None = None, missing: str | Sequence[str] = ()) -> pd.DataFrame:
+def read_table(
+    path: str | Path, delimiter: str | None = None, missing: str | Sequence[str] = (), fewest: int = 2
+) -> pd.DataFrame:
     """Reads a .csv, .tsv, .txt (also .gz) or .parquet file, or the only one of a folder.
 
     Numbers may have decimal commas and separators of thousands. ``True`` and ``False`` become booleans. Codes with
@@ -43,8 +47,9 @@ def read_table(path: str | Path, delimiter: str | None = None, missing: str | Se
         path: of the file or folder.
         delimiter: of a text file; None detects it.
         missing: further marks of missing values, such as ``-99``.
+        fewest: smallest number of rows: a training needs several, a request one.
     Raises:
-        DataError: for another file, a repeated or empty column name, rows of different lengths, or fewer than two rows.
+        DataError: for another file, a repeated or empty column name, rows of different lengths, or too few rows.
     """
     file = only_table(Path(path))
     if file.suffix == ".parquet":
@@ -61,10 +66,11 @@ def read_table(path: str | Path, delimiter: str | None = None, missing: str | Se
                 f"{cells.names.index('') + 1} of {len(cells.names)}", remedy="Name the column, or remove it.",
             )  # fmt: skip
         frame = _typed(pd.DataFrame(cells.rows, columns=cells.names, dtype=object), cells.delimiter, names_in(missing))
-    if len(frame) < 2:
+    if len(frame) < fewest:
         raise DataError(
-            file, key="table", expected="at least two rows", got=f"{len(frame)}", remedy="Give a table with rows."
-        )
+            file, key="table", expected=f"rows, at least {fewest}", got=f"{len(frame)}",
+            remedy="Give a table with rows.",
+        )  # fmt: skip
     return frame
 
 
@@ -180,15 +186,17 @@ def incomplete_rows(
         hidden_share: share of the cells to hide, which measures the error of imputation.
         seed: of the choice of hidden cells.
         source: for messages.
+
+    A number beyond the range of the training rows stays in the table. The model sees the nearest end of the range, and
+    a warning names the column.
     """
     schema = encoding.schema
-    # any cell may be missing in a row to impute
-    relaxed = replace(schema, columns=tuple(replace(c, missing=c.missing or 0.5) for c in schema.columns))
+    relaxed = replace(schema, columns=tuple(map(_relaxed, schema.columns)))
     if schema.label is not None and schema.label not in frame:
         frame = frame.assign(**{schema.label: None})
     truth, labels = relaxed.numbers(frame, source), relaxed.label_numbers(frame, source)
     shown = ~np.isnan(truth) & (np.random.default_rng(seed).random(truth.shape) >= hidden_share)
-    vectors = encoding.encode(np.where(shown, truth, np.nan), unknown=True)
+    vectors = encoding.encode(np.where(shown, _within_ranges(truth, schema, source), np.nan), unknown=True)
     rows: list[dict[str, Any]] = [
         {
             "image": torch.from_numpy(np.nan_to_num(vector).astype(np.float32)),
@@ -200,6 +208,32 @@ def incomplete_rows(
         for place, vector in enumerate(vectors)
     ]
     return _labelled(rows, labels)
+
+
+def _relaxed(column: Column) -> Column:
+    """The column of a row to impute: any cell may be missing, and a number may lie beyond the range."""
+    missing = column.missing or 0.5
+    if not column.numeric:
+        return replace(column, missing=missing)
+    low, high = -np.inf if column.below is None else column.low, np.inf if column.above is None else column.high
+    return replace(column, missing=missing, low=low, high=high)
+
+
+def _within_ranges(numbers: np.ndarray, schema: TableSchema, source: object) -> np.ndarray:
+    """Numbers [N, columns] with the nearest end of the training rows' range for each number beyond it."""
+    near = numbers.copy()
+    for place, column in enumerate(schema.features):
+        if not column.numeric:
+            continue
+        near[:, place] = np.clip(numbers[:, place], column.low, column.high)
+        beyond = numbers[near[:, place] < numbers[:, place], place].tolist()
+        beyond += numbers[near[:, place] > numbers[:, place], place].tolist()
+        if beyond:
+            logger.warning(
+                f"{source}: {len(beyond)} number(s) of the column {column.name!r} lie beyond the training rows "
+                f"({column.low:g} to {column.high:g}), such as {beyond[0]:g}: the model sees the nearest of them"
+            )
+    return near
 
 
 def _labelled(rows: list[dict[str, Any]], labels: np.ndarray | None) -> list[dict[str, Any]]:

@@ -53,7 +53,7 @@ def _columns(rows: Sequence[tuple[str, str]]) -> list[str]:
 def _facts(fingerprint: Fingerprint) -> list[tuple[str, str]]:
     rows = [
         ("kind", f"{fingerprint.kind}, {fingerprint.modality} (from {fingerprint.modality_from})"),
-        *(("assumed", text) for text in fingerprint.details.get("assumed", [])),
+        *(("taken for", text) for text in fingerprint.details.get("assumed", [])),
         ("cases", f"{fingerprint.cases} of {fingerprint.subjects} subject(s), {fingerprint.channels} channel(s)"),
         ("sizes", _range(fingerprint.sizes)),
     ]
@@ -74,7 +74,9 @@ def _facts(fingerprint: Fingerprint) -> list[tuple[str, str]]:
     rows += [(name, _short(value)) for name, value in details.items() if value not in (None, [], {}, False)]
     for name, field in fingerprint.conditions.get("fields", {}).items():
         values = ", ".join(field["categories"]) if "categories" in field else f"{field['mean']:g} +/- {field['std']:g}"
-        rows.append((f"condition {name}", f"{values} (from {fingerprint.conditions['table']})"))
+        kind = "categories" if "categories" in field else "numbers"
+        source = f"from {fingerprint.conditions['table']}; --condition and --participants choose others"
+        rows.append((f"condition {name}", f"{kind} {values} ({source})"))
     return rows
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from monai_diffscore.data.anndata import Expression
 from monai_diffscore.data.cells import split_cells
 from monai_diffscore.data.delimited import DELIMITERS
 from monai_diffscore.data.gene_fields import GeneFields
+from monai_diffscore.data.gene_graph import read_gene_graph
 from monai_diffscore.data.matrices import genes_are_in
 from monai_diffscore.data.profiles import measure_profiles, split_profiles
 from monai_diffscore.data.table_inference import find_schema
@@ -22,6 +23,7 @@ from monai_diffscore.data.tables import read_table, split_table
 from monai_diffscore.errors import DataError
 from monai_diffscore.planning.fingerprint import Fingerprint, Problem, percentiles_by_name
 from monai_diffscore.transforms.table import measure_encoding
+from monai_diffscore.transforms.table_schema import TableSchema
 
 #: columns of obs that count as types, batches and totals by default
 TYPES = ("cell_type", "celltype", "cell_types", "bulk_labels", "cell_ontology_class", "leiden", "louvain")
@@ -63,11 +65,16 @@ def fingerprint_cells(root: Path, conditions: Sequence[str] = (), subject: str |
     )
 
 
-def fingerprint_expression(root: Path, conditions: Sequence[str] = (), subject: str | None = None) -> Fingerprint:
+def fingerprint_expression(
+    root: Path, conditions: Sequence[str] = (), subject: str | None = None, graph: str | Path | None = None
+) -> Fingerprint:
     """The fingerprint of a matrix of expression: counts if all values are counts, else continuous values.
 
+    Args:
+        root, conditions, subject: as in :func:`fingerprint_cells`.
+        graph: edges between genes, which the training reads.
     Raises:
-        DataError: if the file is no such matrix.
+        DataError: if the file is no such matrix, or the graph has no edge between its genes.
     """
     content = "counts"
     transposed = ending_in(root, DELIMITERS) and genes_are_in(root) == "rows"
@@ -81,6 +88,8 @@ def fingerprint_expression(root: Path, conditions: Sequence[str] = (), subject: 
     training, held_out = split_profiles(expression, held_out_share(len(expression), ROWS_HELD_OUT), 0, subject)
     sigma_data = float(measure_profiles(expression, training)["sigma_data"])
     declared = {**roles, "content": content, "subject": subject, "transposed": transposed}
+    if graph is not None:
+        declared["matching"] = str(read_gene_graph(graph, expression.genes).matching)
     return _of_expression(
         root,
         "expression",
@@ -134,13 +143,13 @@ def fingerprint_table(
         sigma_data=round(float(encoding.sigma_data), 4),
         mean=0.0,
         details={
+            "assumed": _said_of_table(schema),
             "label": label,
             "subject": subject,
             "exclude": list(exclude),
             "delimiter": delimiter,
             "missing": list(missing),
             "schema": json.loads(json.dumps(schema.as_dict())),
-            "columns": {column.name: column.kind for column in schema.features},
             "missing_share": round(float(np.isnan(numbers).mean()), 4),
             "held_out_rows": len(held_out),
             "sigma_data": round(float(encoding.sigma_data), 4),
@@ -187,6 +196,34 @@ def _measures(column: pd.Series) -> bool:
     return bool(pd.api.types.is_float_dtype(column) or column.nunique() > MANY_VALUES)
 
 
+def _said_of_obs(declared: Mapping[str, Any]) -> list[str]:
+    """What each column of obs is taken for, with the flag that changes it; empty without such a column."""
+    roles = {
+        "type": declared.get("label"),
+        "batch": declared.get("batch"),
+        "covariates": ", ".join(declared.get("covariates") or ()),
+        "total of a row": declared.get("total"),
+        "subject": declared.get("subject"),
+    }
+    taken = [f"{role} {names}" for role, names in roles.items() if names]
+    flags = "--condition TYPE,BATCH,COVARIATE and --subject COLUMN choose others"
+    return [f"{'; '.join(taken)}. {flags}"] if taken else []
+
+
+def _said_of_table(schema: TableSchema) -> list[str]:
+    """What each column of a table is taken for, with the flag that changes it."""
+    kinds: dict[str, list[str]] = {}
+    for column in schema.features:
+        kinds.setdefault(column.kind, []).append(column.name)
+    taken = [f"{kind} {', '.join(names)}" for kind, names in kinds.items()]
+    taken += [f"condition {schema.label}"] if schema.label else []
+    taken += [f"subject {schema.subject}"] if schema.subject else []
+    flags = (
+        "--condition, --subject and --exclude choose others; --categorical A,B of the training takes numbers as codes"
+    )
+    return [f"{'; '.join(taken)}. {flags}"]
+
+
 def _subjects(rows: pd.DataFrame, subject: str | None) -> int:
     return len(rows) if subject is None else int(rows[subject].nunique())
 
@@ -205,6 +242,7 @@ def _of_expression(
     filled = values.nnz if sparse.issparse(values) else int((values != 0).sum())
     zero_share = round(1 - filled / (values.shape[0] * values.shape[1]), 4)
     details: dict[str, Any] = {
+        "assumed": _said_of_obs(declared),
         "genes": len(expression.genes),
         "zero_share": zero_share,
         "library_sizes": [round(float(value), 1) for value in np.percentile(totals, [0, 50, 100])],

@@ -69,12 +69,14 @@ def take_fingerprint(
     if strange:
         raise DataError(root, key=strange[0], expected="data that this is said of", got=kind,
                         remedy=f"Leave --{strange[0]} out.")  # fmt: skip
+    if graph is not None and kind != "expression":
+        raise DataError(root, key="graph", expected="a matrix of expression", got=kind, remedy="Leave --graph out.")
     if exclude and kind != "table":
         raise DataError(root, key="exclude", expected="a table", got=kind, remedy="Leave --exclude out.")
     if kind == "cells":
         return fingerprint_cells(only_matrix(root), conditions, subject)
     if kind == "expression":
-        return fingerprint_expression(only_matrix(root), conditions, subject)
+        return fingerprint_expression(only_matrix(root), conditions, subject, graph)
     if kind == "table":
         return fingerprint_table(only_table(root), conditions, subject, exclude, delimiter, missing)
     if kind == "volumes":
