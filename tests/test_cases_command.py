@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+from pathlib import Path
 
 import case_folders
 import numpy as np
@@ -200,16 +201,24 @@ def test_results_carry_the_name_of_their_subject(tmp_path, path, name):
 
 
 @pytest.mark.parametrize(
-    ("code", "said", "remedy"),
+    ("code", "result", "cause", "remedy"),
     [
-        (-9, "", "--memory-gb"),
-        (1, "CUDA out of memory. Tried to allocate", "--memory-gb"),
-        (1, "DataError: a.nii.gz: expected", "last lines name the cause"),
+        (-9, None, "the system killed it", "--memory-gb"),
+        (1, {"error": "CUDA out of memory.", "out_of_memory": True}, "CUDA out of memory.", "--memory-gb"),
+        (1, {"error": "a.nii.gz: expected", "out_of_memory": False}, "a.nii.gz: expected", "Correct the cause"),
+        (139, None, "Segmentation fault", "Correct the cause"),
     ],
 )
-def test_a_failed_trial_advises_less_memory_only_where_memory_ran_out(monkeypatch, tmp_path, code, said, remedy):
-    done = subprocess.CompletedProcess([], code, "", said)
-    monkeypatch.setattr(trial.subprocess, "run", lambda *_, **__: done)
+def test_a_failed_trial_advises_less_memory_only_where_memory_ran_out(
+    monkeypatch, tmp_path, code, result, cause, remedy
+):
+    def run(command, **_):
+        if result is not None:
+            (Path(json.loads(command[-1])["folder"]) / "trial.json").write_text(json.dumps(result))
+        return subprocess.CompletedProcess(command, code, "", "Segmentation fault")
+
+    monkeypatch.setattr(trial.subprocess, "run", run)
     with pytest.raises(DataError) as failure:
         trial.run_trial(tmp_path)
+    assert cause in str(failure.value)
     assert remedy in str(failure.value)
