@@ -16,7 +16,7 @@ from monai.data import MetaTensor
 from PIL import Image
 
 from monai_diffscore.__main__ import main
-from monai_diffscore.data import count_intake, intake_lines
+from monai_diffscore.data import attach_participants, count_intake, intake_lines, list_volumes
 from monai_diffscore.data.cases import list_cases
 from monai_diffscore.errors import DataError
 from monai_diffscore.planning import trial
@@ -222,3 +222,60 @@ def test_a_failed_trial_advises_less_memory_only_where_memory_ran_out(
         trial.run_trial(tmp_path)
     assert cause in str(failure.value)
     assert remedy in str(failure.value)
+
+
+# ---- contrast as a condition ----
+
+
+def test_contrasts_of_one_subject_are_told_apart_and_stay_on_one_side(two_contrasts, tmp_path, capsys):
+    """One model of T1 and T2: each image has the number of its own contrast, in training and in tasks on cases."""
+    out = tmp_path / "bundle"
+    command = ["plan", str(two_contrasts), "--out", str(out), "--no-trial", "--condition", "contrast"]
+    assert main(command) == 0
+    assert "condition contrast categories t1, t2 (from the cases;" in re.sub(" +", " ", capsys.readouterr().out)
+    parser = ConfigParser()
+    parser.read_config(out / "configs/train.json")
+    train, held_out = parser.get_parsed_content("cases")
+    assert [(len(train), len(held_out))] == [(8, 2)]
+    assert {item["subject"] for item in train}.isdisjoint(item["subject"] for item in held_out)
+    right = {"_0000.nii.gz": 0, "_0001.nii.gz": 1}
+    assert all(item["contrast"] == right[item["image"][-12:]] for item in (*train, *held_out))
+    assert parser.get_parsed_content("condition_keys") == ["contrast"]
+    parser = ConfigParser()
+    parser.read_config([str(out / f"configs/{name}.json") for name in ("inference", "cases", "anomaly")])
+    for key in ("dataset#data", "calibrator#val_data_loader#dataset#data"):
+        items = parser.get_parsed_content(key)
+        assert {item["contrast"] for item in items} == {0, 1}
+        assert all(item["contrast"] == right[item["image"][-12:]] for item in items)
+    assert parser.get_parsed_content("calibrator#prepare_batch").condition_keys == ("seed", "contrast")
+
+
+def test_conditions_of_tasks_are_those_of_the_files_else_those_of_the_request(tmp_path):
+    case_folders.flat_of_contrasts(tmp_path)
+    fields = {"contrast": {"categories": ["t1", "t2"]}, "sex": {"categories": ["F", "M"]}}
+    items = list_volumes(tmp_path, image="t1,t2", conditions=fields)
+    assert [(i["contrast"], i["sex"]) for i in attach_participants(items, None, fields, {"sex": "M"})] == [
+        (0, 1),
+        (1, 1),
+    ] * 2
+    assert {i["sex"] for i in attach_participants(items, None, fields, {})} == {-1}
+    with pytest.raises(DataError, match="that state the field"):
+        attach_participants(items, None, fields)
+    with pytest.raises(DataError, match=r"one of \['t1', 't2'\], or nothing, got 'adc'"):
+        attach_participants(list_volumes(tmp_path, conditions=fields), None, fields, {})
+
+
+def test_columns_of_a_table_of_cases_are_conditions_of_each_session(tmp_path):
+    """A fact of the session, not of the subject: one subject has two values."""
+    for number in range(4):
+        case_folders.write_image(tmp_path / f"data/{number}.nii.gz", number, (20, 20, 20))
+    table = tmp_path / "cases.csv"
+    rows = [f"s{n // 2},{n % 2},data/{n}.nii.gz,{('low', 'high')[n % 2]},{n + 0.5}" for n in range(4)]
+    table.write_text("\n".join(["subject,session,t1,dose,week", *rows]) + "\n")
+    out = tmp_path / "bundle"
+    assert main(["plan", "--cases", str(table), "--out", str(out), "--no-trial", "--condition", "dose"]) == 0
+    parser = ConfigParser()
+    parser.read_config(out / "configs/train.json")
+    assert parser.get_parsed_content("fields") == {"dose": {"categories": ["high", "low"]}}
+    doses = [(item["subject"], item["dose"]) for item in parser.get_parsed_content("listed")]
+    assert doses == [("s0", 1), ("s0", 0), ("s1", 1), ("s1", 0)]

@@ -56,7 +56,7 @@ def test_a_subject_is_on_one_side_in_every_layout(root, layout):
     right = layout(root)
     if len({subject for subject, _ in right.cases}) < 2:
         pytest.skip("one subject")
-    train, held_out = split_by_subject(list_cases(root).images(pooled=True), 0.4)
+    train, held_out = split_by_subject(list_cases(root).images(conditions=["contrast"]), 0.4)
     sides = [{below(root, item["image"]) for item in part} for part in (train, held_out)]
     assert sides[0]
     assert sides[1]
@@ -106,7 +106,7 @@ def test_channels_of_one_file_are_the_file_and_others_a_list(root):
     file = str(root / "imagesTr/b_1.nii.gz")
     assert cases.images("flair,t1")[0]["image"] == file
     assert cases.images("t1,flair")[0]["image"] == [f"{file}/channel:1", f"{file}/channel:0"]
-    pooled = cases.images("flair,t1", pooled=True)
+    pooled = cases.images("flair,t1", conditions=["contrast"])
     assert [item["contrast"] for item in pooled] == ["flair", "t1", "flair", "t1"]
 
 

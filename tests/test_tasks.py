@@ -384,6 +384,22 @@ def test_labels_of_a_dicom_case_become_a_segmentation_of_it(tmp_path):
             assert not nib.load(file).get_fdata().any()  # a segmentation of nothing cannot be written
 
 
+class PriorOfContrast(nn.Module):
+    """D of N(0, s^2) with s = 0.5 for contrast 0 and 0.2 for contrast 1."""
+
+    def forward(self, x, sigma, contrast):
+        variance = torch.where(contrast == 0, 0.25, 0.04).reshape(-1, 1, 1, 1).to(x)
+        return x * variance / (variance + torch.as_tensor(sigma).to(x).reshape(-1, 1, 1, 1) ** 2)
+
+
+def test_the_likelihood_of_an_image_is_that_under_its_own_condition():
+    """log N(0, s^2) of x = 0 is -ln(2 pi s^2) / 2 a dimension: each image of the batch has its own s."""
+    inferer = PatchLikelihoodInferer(log_uniform_sigmas(40, 0.002, 80.0), (8, 8), patches=2, progress=False)
+    nats = inferer(torch.zeros(2, 1, 16, 16), PriorOfContrast(), contrast=torch.tensor([0, 1]))[:, 0].mean(1)
+    exact = [-0.5 * math.log(2 * math.pi * std**2) for std in (0.5, 0.2)]
+    assert nats.tolist() == pytest.approx(exact, abs=0.02)
+
+
 def test_likelihood_ranks_images_that_are_too_smooth_and_too_rough_before_healthy_ones(tmp_path):
     """Under N(0, 0.25) the nats per dimension of N(0, s^2) are -s^2/0.5 + constant: known shifts, known order."""
     g = torch.Generator().manual_seed(3)

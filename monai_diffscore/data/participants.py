@@ -156,28 +156,47 @@ def categorical_fields(fields: Mapping[str, Field], **classes: int | None) -> di
 
 
 def attach_participants(
-    cases: Sequence[Mapping[str, Any]], path: str | Path | None, fields: Mapping[str, Field]
+    cases: Sequence[Mapping[str, Any]],
+    path: str | Path | None,
+    fields: Mapping[str, Field],
+    condition: Mapping[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
-    """Adds the values of the ``fields`` of its subject to each case.
+    """Adds the values of the ``fields`` to each case: from its row of the table, else those that the case states.
 
     Args:
-        cases: dictionaries with ``subject``.
-        path: the table of the subjects; nothing reads it without fields.
+        cases: dictionaries with ``subject``, perhaps with values of fields.
+        path: the table of the subjects; None takes none. Nothing reads it without fields.
         fields: by name, as a bundle declares them.
+        condition: values by name for fields that neither the table nor a case has. With None they are required.
     Raises:
-        DataError: as :func:`read_participants`; for a table without a subject of the data, or an undeclared value.
+        DataError: as :func:`read_participants`; for a table without a subject of the data, an undeclared value, or a
+            required field that nothing states.
     """
-    if path is None or not fields:
+    if not fields:
         return [dict(case) for case in cases]
-    table = read_participants(path)
+    table = {} if path is None else read_participants(path)
+    columns = {column for row in table.values() for column in row}
     rows = [table.get(plain_name(str(case["subject"]))) for case in cases]
-    if not any(row is not None for row in rows):
+    if table and not any(row is not None for row in rows):
         raise DataError(
             path, key="participants", expected=f"rows of the subjects {sorted({str(c['subject']) for c in cases})[:4]}",
             got=f"rows of {sorted(table)[:4]}", remedy="Give the subjects of files and table the same names.",
         )  # fmt: skip
+    stated = columns.union(*cases)
+    for name in fields:
+        if condition is None and name not in stated and name.lower() not in stated:
+            raise DataError(
+                path or "participants", key=name, expected="a table of the subjects, or cases, that state the field",
+                got="neither", remedy="Name the table with --participants.",
+            )  # fmt: skip
+
+    def cell(name: str, case: Mapping[str, Any], row: Mapping[str, str] | None) -> Any:
+        if name.lower() in columns:
+            return None if row is None else row.get(name.lower())
+        return case.get(name, (condition or {}).get(name))
+
     return [
-        {**case, **{name: encode(name, None if row is None else row.get(name.lower()), field, path)
+        {**case, **{name: encode(name, cell(name, case, row), field, path or "the cases")
                     for name, field in fields.items()}}
         for case, row in zip(cases, rows, strict=True)
     ]  # fmt: skip

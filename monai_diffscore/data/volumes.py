@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import warnings
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +32,9 @@ def list_volumes(
     image: str | Sequence[str] = "",
     subject: str = "",
     cases: str | Path = "",
-    pooled: bool = False,
+    conditions: Collection[str] = (),
 ) -> list[dict[str, Any]]:
-    """The images of the cases of a path, sorted by path: ``{key: path, "subject": name}``.
+    """The images of the cases of a path, sorted by path: ``{key: path, "subject": name}``, and stated conditions.
 
     A warning of one line names the reasons for the files that are left out.
 
@@ -43,11 +43,11 @@ def list_volumes(
         key: of the path.
         left_out: files and folders below ``path`` that are not read.
         layout, subject, cases: of :func:`~monai_diffscore.data.cases.list_cases`.
-        image, pooled: of :meth:`~monai_diffscore.data.cases.Cases.images`, which choose the roles.
+        image, conditions: of :meth:`~monai_diffscore.data.cases.Cases.images`, which choose the roles.
     Raises:
         DataError: as :func:`~monai_diffscore.data.cases.list_cases`; for a path without an image.
     """
-    return listed_cases(path, key, left_out, layout, subject, cases).images(image, key, pooled)
+    return listed_cases(path, key, left_out, layout, subject, cases).images(image, key, conditions)
 
 
 def listed_cases(

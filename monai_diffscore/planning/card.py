@@ -75,7 +75,7 @@ def _facts(fingerprint: Fingerprint) -> list[tuple[str, str]]:
     for name, field in fingerprint.conditions.get("fields", {}).items():
         values = ", ".join(field["categories"]) if "categories" in field else f"{field['mean']:g} +/- {field['std']:g}"
         kind = "categories" if "categories" in field else "numbers"
-        source = f"from {fingerprint.conditions['table']}; --condition and --participants choose others"
+        source = f"from {fingerprint.conditions['table'] or 'the cases'}; --condition and --participants choose others"
         rows.append((f"condition {name}", f"{kind} {values} ({source})"))
     return rows
 

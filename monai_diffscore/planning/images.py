@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from monai_diffscore.data.arrays import LoadArrayd, LoadPictured, class_names, list_arrays
 from monai_diffscore.data.dicom import holds_dicom
+from monai_diffscore.data.participants import declare_fields
 from monai_diffscore.data.patches import evenly_spaced
 from monai_diffscore.data.paths import split_channel
 from monai_diffscore.data.volumes import LoadVolumed, listed_cases
@@ -59,6 +60,7 @@ def fingerprint_volumes(
     image: str = "",
     subject: str = "",
     reading: Mapping[str, Any] | None = None,
+    conditions: Sequence[str] = (),
 ) -> Fingerprint:
     """The fingerprint of a folder of volumes and DICOM series, of a table of cases, or of one volume.
 
@@ -68,6 +70,7 @@ def fingerprint_volumes(
         layout, image, subject: as :func:`~monai_diffscore.data.list_volumes` takes them.
         reading: ``dicom_options`` of :class:`~monai_diffscore.data.LoadVolumed`, and the arguments of
             :class:`~monai_diffscore.transforms.HounsfieldUnits`.
+        conditions: names; the fingerprint declares those that the cases state themselves ("contrast", and facts).
     """
     units = dict(reading or {})
     dicom_options = units.pop("dicom_options", {})
@@ -76,10 +79,11 @@ def fingerprint_volumes(
 
     def lister(names: Sequence[str]) -> list[dict[str, Any]]:
         listed = listed_cases(root, left_out=names, layout=layout, subject=subject)
-        assumed[:] = [f"layout {listed.layout} (--layout), image {image or next(iter(listed.roles))} (--image)"]
+        roles = image or ",".join(listed.roles)
+        assumed[:] = [f"layout {listed.layout} (--layout), image {roles} (--image)"]
         assumed.extend(listed.notes)
         assumed.extend(f"left out: {count} x {reason}" for reason, count in listed.reasons.items())
-        return listed.images(image)
+        return listed.images(image, conditions=conditions)
 
     cases, problems = list_readable(root, lister)
     channels = Counter(_channels(case["image"]) for case in cases).most_common(1)[0][0]
@@ -131,8 +135,18 @@ def fingerprint_volumes(
             "reading": dict(reading or {}),
             "assumed": [*assumed, f"modality {kind} (--modality)"],
         },
+        conditions=_stated_conditions([case for case, _ in pairs], conditions),
         problems=problems,
     )
+
+
+def _stated_conditions(cases: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, Any]:
+    """The fields of the conditions that the cases themselves state."""
+    stated = [name for name in names if any(name in case for case in cases)]
+    table = {
+        str(number): {name.lower(): str(case.get(name, "")) for name in stated} for number, case in enumerate(cases)
+    }
+    return {"table": None, "fields": declare_fields(table, stated, "the cases")} if stated else {}
 
 
 def _channels(path: str | list[str]) -> int:

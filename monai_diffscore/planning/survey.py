@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from monai_diffscore.data.cases.case import CONTRAST
 from monai_diffscore.data.expression_stores import only_matrix
 from monai_diffscore.data.participants import declare_fields, find_participants, plain_name, read_participants
 from monai_diffscore.data.paths import locate
@@ -39,7 +40,8 @@ def take_fingerprint(
     Args:
         path: file or folder.
         kind: one of :data:`~monai_diffscore.planning.fingerprint.KINDS`; None detects it.
-        conditions: columns of the table of participants, of ``obs``, or of the table itself.
+        conditions: columns of the table of participants, of ``obs``, or of the table itself; for volumes also
+            "contrast", and the facts of the cases.
         modality: "CT", "MR" or "PT", for volumes whose files do not state it.
         participants: the table of subjects; None looks beside the data.
         assume_mpp_um: pixel size of slides that do not state it.
@@ -80,16 +82,20 @@ def take_fingerprint(
     if kind == "table":
         return fingerprint_table(only_table(root), conditions, subject, exclude, delimiter, missing)
     if kind == "volumes":
-        fingerprint = fingerprint_volumes(root, modality, layout, image, subject or "", reading)
+        stated_by_cases = conditions if participants is None else [name for name in conditions if name == CONTRAST]
+        fingerprint = fingerprint_volumes(root, modality, layout, image, subject or "", reading, stated_by_cases)
     elif kind == "slides":
         fingerprint = fingerprint_slides(root, assume_mpp_um)
     else:
         fingerprint = (
             fingerprint_pictures(root, **dict(reading or {})) if kind == "pictures" else fingerprint_sequences(root)
         )
-    if not conditions:
+    stated = fingerprint.conditions.get("fields", {})
+    others = [name for name in conditions if name not in stated]
+    if not others:
         return fingerprint
-    return fingerprint.with_conditions(_declared(root, fingerprint, conditions, participants))
+    declared = _declared(root, fingerprint, others, participants)
+    return fingerprint.with_conditions({**declared, "fields": {**stated, **declared["fields"]}})
 
 
 def _declared(

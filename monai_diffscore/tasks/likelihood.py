@@ -53,10 +53,13 @@ class PatchLikelihoodInferer(LikelihoodInferer):
         self, inputs: Tensor, network: nn.Module, seed: Tensor | None = None, **condition: Tensor
     ) -> Tensor:
         images = convert_to_tensor(inputs, track_meta=False).float()
-        if condition:
-            raise ValueError(f"PatchLikelihoodInferer takes no condition, got {sorted(condition)}: leave them out.")
         # one image after the other: images have different numbers of patches
-        return torch.stack([self._of_image(image, network) for image in images])
+        return torch.stack(
+            [
+                self._of_image(image, network, {name: value[[number]] for name, value in condition.items()})
+                for number, image in enumerate(images)
+            ]
+        )
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -64,11 +67,13 @@ class PatchLikelihoodInferer(LikelihoodInferer):
         ends = [float(self.sigmas.max()), float(self.sigmas[self.sigmas > 0].min())]
         return {"window": list(self.window), "sigma_max_min": ends}
 
-    def _of_image(self, image: Tensor, network: nn.Module) -> Tensor:
+    def _of_image(self, image: Tensor, network: nn.Module, condition: dict[str, Tensor]) -> Tensor:
         patches = evenly_spaced(patches_of(image, self.window), self.patches)
         rows = []
         for first in range(0, len(patches), self.patches_at_once):
-            rows.append(super().__call__(torch.stack(patches[first : first + self.patches_at_once]), network))
+            some = torch.stack(patches[first : first + self.patches_at_once])
+            own = {name: value.expand(len(some), *value.shape[1:]) for name, value in condition.items()}
+            rows.append(super().__call__(some, network, **own))
         return torch.cat(rows).T
 
 

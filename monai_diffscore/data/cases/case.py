@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,6 +11,8 @@ from monai_diffscore.data.tree import LeftOut
 from monai_diffscore.errors import DataError
 
 _SHOWN = 12
+#: the condition whose value is the role of an image
+CONTRAST = "contrast"
 
 
 @dataclass(frozen=True)
@@ -76,18 +78,22 @@ class Cases:
         """Number of files and folders that are left out for each reason, the commonest reason first."""
         return _by_count(one.reason for one in self.left_out)
 
-    def images(self, image: str | Sequence[str] = "", key: str = "image", pooled: bool = False) -> list[dict[str, Any]]:
-        """The images to train on, sorted by path: ``{key: path, "subject": name}``.
+    def images(
+        self, image: str | Sequence[str] = "", key: str = "image", conditions: Collection[str] = ()
+    ) -> list[dict[str, Any]]:
+        """The images to train on, sorted by path: ``{key: path, "subject": name}``, and the stated conditions.
 
         Args:
             image: role, or roles with commas between them, which become the channels of one image. "" takes the only
                 role.
             key: of the path, or of the list of paths of several channels.
-            pooled: make an image of each role, with the role under "contrast", as a condition.
+            conditions: names of conditions. Each item has those that the case states as facts. "contrast" makes an
+                image of each role, with the role as the value.
         Raises:
             DataError: for several roles and no choice of one; for a role without a case.
         """
         roles = _names(image) if isinstance(image, str) else list(image)
+        pooled = CONTRAST in conditions
         if not roles:
             roles = list(self.roles)
             if len(roles) > 1 and not pooled:
@@ -95,20 +101,13 @@ class Cases:
         absent = [role for role in roles if role not in self.roles]
         if absent:
             raise self._problem(f"images of the role {', '.join(absent)}", key)
-        items: list[dict[str, Any]]
-        if pooled:
-            items = [
-                {key: case.images[role], "subject": case.subject, "contrast": role}
-                for case in self.cases
-                for role in roles
-                if role in case.images
-            ]
-        else:
-            items = [
-                {key: _channels([case.images[role] for role in roles]), "subject": case.subject}
-                for case in self.cases
-                if all(role in case.images for role in roles)
-            ]
+        items: list[dict[str, Any]] = []
+        for case in self.cases:
+            stated = {"subject": case.subject, **{name: case.facts[name] for name in conditions if name in case.facts}}
+            if pooled:
+                items += [{key: case.images[role], **stated, CONTRAST: role} for role in roles if role in case.images]
+            elif all(role in case.images for role in roles):
+                items.append({key: _channels([case.images[role] for role in roles]), **stated})
         if not items:
             raise self._problem(f"cases with all of {', '.join(roles)}", key)
         return sorted(items, key=lambda item: str(item[key]))
@@ -119,7 +118,8 @@ class Cases:
             key=key,
             expected=expected,
             got=f"the roles {counts_text(self.roles) or 'none'} (layout {self.layout})",
-            remedy="Choose with --image ROLE (or ROLE,ROLE for channels of one model); "
+            remedy="Choose with --image ROLE (or ROLE,ROLE for channels of one model; plan --condition contrast makes "
+            "images of all roles and tells them apart); "
             "`python -m monai_diffscore cases FOLDER` prints what is read, --layout and a table (--cases) change it.",
         )
 
