@@ -461,7 +461,45 @@ def uneven_within_a_wider_tolerance(folder):
     return usual(folder, positions=positions)
 
 
+def rounded(decimals: int, length_mm: float, orientation=AXIAL) -> np.ndarray:
+    """Positions of even slices, as an exporter rounds them; the first and the last are exact."""
+    positions = positions_of(orientation=orientation, step=length_mm / (SLICES - 1), origin=(-10, -20, 30))
+    return np.round(positions, decimals)
+
+
+@variant()
+def positions_rounded_to_a_tenth(folder):
+    return usual(folder, positions=rounded(1, 6.9))
+
+
+@variant()
+def positions_rounded_to_a_hundredth(folder):
+    return usual(folder, positions=rounded(2, 1.17))
+
+
+@variant()
+def positions_of_thick_slices_rounded_to_whole_mm(folder):
+    return usual(folder, positions=rounded(0, 72))
+
+
+@variant()
+def rounded_positions_of_an_oblique_stack(folder):
+    positions = rounded(1, 15.0, OBLIQUE)
+    return usual(folder, positions=positions, orientation=OBLIQUE)
+
+
 # refused
+
+
+@variant(r"unevenly spaced slices: .*2.5 mm \(1 times\)")
+def missing_slice_among_rounded_positions(folder):
+    keep = [k for k in range(SLICES) if k != 4]
+    write_series(folder, phantom()[keep], positions=rounded(1, 13.7)[keep])
+
+
+@variant("unevenly spaced slices")
+def positions_rounded_more_coarsely_than_the_slices(folder):
+    usual(folder, positions=rounded(0, 25))
 
 
 @variant("no DICOM file")

@@ -8,6 +8,12 @@ columns, s_r between rows) and the position p_k of plane k, voxel (i, j) of that
 Planes are ordered by their height :math:`h_k = p_k \cdot n` along the normal :math:`n = r \times c`, never by
 InstanceNumber, and make a volume if :math:`p_k = p_0 + k\,d` with one step d, which is parallel to n unless the gantry
 was tilted. The step comes from the positions; SliceThickness and SpacingBetweenSlices may differ from it.
+
+An exporter may round positions to a unit u, such as 0.1 mm. Even slices then have the heights
+
+.. math::  |h_k - h_0' - k s| \le \tfrac{u}{2} \lVert n \rVert_1 \quad \text{for one } h_0', s .
+
+If such a step s exists and u is at most a fifth of it, the slices are even: no missing slice looks like this.
 """
 
 from __future__ import annotations
@@ -28,6 +34,7 @@ from monai_diffscore.errors import DataError
 
 Array = NDArray[np.float64]
 _SAME_PLACE = 0.05  # share of the usual step; closer planes have one position
+_ROUNDING = 0.2  # unit of rounded positions at most, as a share of the step
 
 
 @dataclass(frozen=True)
@@ -69,8 +76,13 @@ def arrange(source: object, planes: Sequence[Plane], rules: ReadingRules) -> Lay
     planes, repairs = _without_duplicates(source, [planes[k] for k in order], normal, rules)
     relative = np.array([p.position for p in planes], dtype=np.float64) - np.array(planes[0].position)
     heights, offsets = relative @ normal, relative @ np.stack([row, column], axis=1)
-    tilt, is_tilted = _check_tilt(source, heights, offsets, rules)
-    has_gaps = _check_steps(source, heights, rules)
+    rounding = _rounding_mm(planes, normal, heights)
+    tilt, is_tilted = _check_tilt(source, heights, offsets, rounding, rules)
+    has_gaps = rounding == 0 and _check_steps(source, heights, rules)
+    if rounding and not _are_even(heights, rules):
+        repairs.append(
+            f"positions rounded to {rounding:g} mm: the slices are even, {heights[-1] / (len(planes) - 1):.4g} mm"
+        )
     affine = np.eye(4)
     row_spacing, column_spacing = planes[0].spacing_mm or ()
     step = relative[-1] / (len(planes) - 1)
@@ -269,13 +281,32 @@ def _crowd(source: object, groups: list[list[Plane]], crowded: list[list[Plane]]
     )
 
 
-def _check_tilt(source: object, heights: Array, offsets: Array, rules: ReadingRules) -> tuple[float, bool]:
+def _rounding_mm(planes: Sequence[Plane], normal: Array, heights: Array) -> float:
+    """The unit of rounded positions if rounding explains the differences between the steps, else 0."""
+    positions = np.array([plane.position for plane in planes], dtype=np.float64)
+    step = heights[-1] / (len(heights) - 1)
+    units = (1.0, 0.1, 0.01)
+    unit = next((unit for unit in units if np.allclose(positions, np.round(positions / unit) * unit, atol=1e-6)), 0.0)
+    if not 0 < unit <= _ROUNDING * step:
+        return 0.0
+    # two slices i < j bound the step: (h_j - h_i - margin) / (j - i) <= s <= (h_j - h_i + margin) / (j - i)
+    margin = unit * float(np.abs(normal).sum()) + 1e-6
+    lowest, highest = 0.0, np.inf
+    for number in range(len(heights) - 1):
+        rise, run = heights[number + 1 :] - heights[number], np.arange(1, len(heights) - number)
+        lowest, highest = max(lowest, ((rise - margin) / run).max()), min(highest, ((rise + margin) / run).min())
+    return unit if lowest <= highest else 0.0
+
+
+def _check_tilt(
+    source: object, heights: Array, offsets: Array, rounding_mm: float, rules: ReadingRules
+) -> tuple[float, bool]:
     """The angle between the step and the normal in degrees, and whether it counts as a tilt."""
     slope = offsets[-1] / heights[-1]
     tilt = float(np.degrees(np.arctan(np.linalg.norm(slope))))
     stray = float(np.abs(offsets - heights[:, None] * slope).max())
     step = heights[-1] / (len(heights) - 1)
-    if stray > max(rules.spacing_tolerance * step, 0.01):
+    if stray > max(rules.spacing_tolerance * step, 0.01, 2 * rounding_mm):
         raise DataError(
             source,
             expected="slices stacked along a line",
@@ -293,10 +324,15 @@ def _check_tilt(source: object, heights: Array, offsets: Array, rules: ReadingRu
     return tilt, is_tilted
 
 
+def _are_even(heights: Array, rules: ReadingRules) -> bool:
+    steps = np.diff(heights)
+    return bool(np.abs(steps / steps.mean() - 1).max() <= rules.spacing_tolerance)
+
+
 def _check_steps(source: object, heights: Array, rules: ReadingRules) -> bool:
     """Whether the steps differ by more than the tolerance; an error if the rules forbid that."""
     steps = np.diff(heights)
-    if np.abs(steps / steps.mean() - 1).max() <= rules.spacing_tolerance:
+    if _are_even(heights, rules):
         return False
     if rules.on_gap == "resample":
         return True
