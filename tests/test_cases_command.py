@@ -224,6 +224,25 @@ def test_a_failed_trial_advises_less_memory_only_where_memory_ran_out(
     assert remedy in str(failure.value)
 
 
+@pytest.mark.parametrize(("name", "lowest", "said"), [
+    ("a", -300, "modality MR (--modality); {}% of the values are negative, as in CT: --modality CT"),
+    ("a", -160, "modality MR (--modality); {}% of the values are negative, as in CT: --modality CT"),
+    ("ct", -300, "modality CT (--modality)"),
+    ("case_CT", -160, "modality CT (--modality)"),
+    ("a", -1000, "modality CT (--modality)"),
+    ("a", 0, "modality MR (--modality)\n"),
+])  # fmt: skip
+def test_a_plan_says_which_modality_it_takes_and_how_ct_without_air_becomes_ct(tmp_path, capsys, name, lowest, said):
+    """CT cut to a window looks like MR: the role tells it, else a share of negative values hints at the flag."""
+    for number in range(3):
+        values = head(number, 100.0) - 1000 * (head(number) == 0)
+        case_folders.save(tmp_path / f"data/p{number}/{name}.nii.gz", values.clip(lowest, None))
+    assert main(["plan", str(tmp_path / "data"), "--out", str(tmp_path / "bundle"), "--no-trial"]) == 0
+    page = " ".join(capsys.readouterr().out.split(" "))
+    share = round(100 * float((values < 0).mean()))
+    assert said.format(share) in re.sub(" +", " ", page)
+
+
 # ---- contrast as a condition ----
 
 

@@ -20,6 +20,7 @@ from monai_diffscore.data.cases.case import Cases
 from monai_diffscore.data.cases.listing import list_cases
 from monai_diffscore.data.cases.names import ending
 from monai_diffscore.data.dicom import ReadingRules, holds_dicom, read_dicom_series
+from monai_diffscore.data.nifti_header import NIFTI, check_nifti_header
 from monai_diffscore.data.paths import locate, split_channel
 from monai_diffscore.errors import DataError
 
@@ -217,7 +218,11 @@ class LoadVolumed(MapTransform):
 
     def _read(self, file: str, key: str) -> MetaTensor:
         try:
+            if ending(file) in NIFTI:
+                check_nifti_header(file, key)
             volume: MetaTensor = _read_freesurfer(file) if ending(file) in (".mgz", ".mgh") else self.load(file)
+        except DataError:
+            raise
         except Exception as error:
             reason = str(error).strip().splitlines()
             raise DataError(

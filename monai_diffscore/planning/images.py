@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,9 @@ from monai.transforms import CropForeground, Orientation
 from tqdm import tqdm
 
 from monai_diffscore.data.arrays import LoadArrayd, LoadPictured, class_names, list_arrays
+from monai_diffscore.data.cases.names import ending
 from monai_diffscore.data.dicom import holds_dicom
+from monai_diffscore.data.nifti_header import NIFTI, states_orientation
 from monai_diffscore.data.participants import declare_fields
 from monai_diffscore.data.patches import evenly_spaced
 from monai_diffscore.data.paths import split_channel
@@ -37,6 +39,9 @@ from monai_diffscore.transforms import HounsfieldUnits
 from monai_diffscore.transforms.hounsfield import BODY_HU
 
 _VALUES_OF_A_CASE = 50_000
+#: modality by the role of an image whose header does not state it
+_MODALITIES = {"ct": "CT", "cta": "CT", "pt": "PT"}
+_NEGATIVE = 0.01  # a larger share of negative values is unusual in MR
 _ROWS_READ = 2_000
 
 
@@ -66,7 +71,7 @@ def fingerprint_volumes(
 
     Args:
         root: folder or file.
-        modality: "CT", "MR" or "PT"; None reads DICOM headers, else the intensities.
+        modality: "CT", "MR" or "PT"; None reads DICOM headers, else the roles ("ct", "pt"), else the intensities.
         layout, image, subject: as :func:`~monai_diffscore.data.list_volumes` takes them.
         reading: ``dicom_options`` of :class:`~monai_diffscore.data.LoadVolumed`, and the arguments of
             :class:`~monai_diffscore.transforms.HounsfieldUnits`.
@@ -76,11 +81,14 @@ def fingerprint_volumes(
     dicom_options = units.pop("dicom_options", {})
     listing = {"layout": layout, "image": image, "subject": subject}
     assumed: list[str] = []
+    by_role: set[str] = set()
 
     def lister(names: Sequence[str]) -> list[dict[str, Any]]:
         listed = listed_cases(root, left_out=names, layout=layout, subject=subject)
         roles = image or ",".join(listed.roles)
-        assumed[:] = [f"layout {listed.layout} (--layout), image {roles} (--image)"]
+        by_role.update(_MODALITIES.get(role.strip().partition("_")[0], "") for role in roles.split(","))
+        rule = subject or "the layout"
+        assumed[:] = [f"layout {listed.layout} (--layout), image {roles} (--image), subjects by {rule} (--subject)"]
         assumed.extend(listed.notes)
         assumed.extend(f"left out: {count} x {reason}" for reason, count in listed.reasons.items())
         return listed.images(image, conditions=conditions)
@@ -88,10 +96,11 @@ def fingerprint_volumes(
     cases, problems = list_readable(root, lister)
     channels = Counter(_channels(case["image"]) for case in cases).most_common(1)[0][0]
     load: Any = LoadVolumed("image", spatial_dims=3, channels=channels, slices=True, dicom=dicom_options)
+    of_roles = by_role.pop() if len(by_role) == 1 else ""
     pairs, unread = read_each(
         root,
         tqdm(cases, desc="reading", leave=False),
-        lambda case: _measure(load(case)["image"], modality, units),
+        lambda case: _measure(load(case)["image"], modality, of_roles, units),
     )
     problems += unread
     pairs, others = _of_one_modality(root, pairs)
@@ -107,11 +116,9 @@ def fingerprint_volumes(
         )  # fmt: skip
     values = np.concatenate([volume.values for volume in volumes])
     normal = np.concatenate([_normalised(volume) for volume in volumes])
-    source = (
-        "the DICOM headers"
-        if all(volume.modality_is_stated for volume in volumes)
-        else "the intensities: NIfTI does not state it"
-    )
+    source = "the role of the images" if of_roles else "the intensities: NIfTI does not state it"
+    if all(volume.modality_is_stated for volume in volumes):
+        source = "the DICOM headers"
     return Fingerprint(
         data=str(root.resolve()),
         kind="volumes",
@@ -133,11 +140,23 @@ def fingerprint_volumes(
             "dicom_series": sum(holds_dicom(first_path(case["image"])) for case, _ in pairs),
             "listing": listing,
             "reading": dict(reading or {}),
-            "assumed": [*assumed, f"modality {kind} (--modality)"],
+            "assumed": [*assumed, *_assumptions(pairs, values, kind)],
         },
         conditions=_stated_conditions([case for case, _ in pairs], conditions),
         problems=problems,
     )
+
+
+def _assumptions(pairs: Sequence[tuple[dict[str, Any], _Volume]], values: np.ndarray, modality: str) -> Iterator[str]:
+    """One line for each thing that the files do not state."""
+    negative = float((values < 0).mean())
+    looks_like_ct = modality == "MR" and negative > _NEGATIVE and not any(v.modality_is_stated for _, v in pairs)
+    hint = f"; {negative:.0%} of the values are negative, as in CT: --modality CT" if looks_like_ct else ""
+    yield f"modality {modality} (--modality){hint}"
+    files = [split_channel(first_path(case["image"]))[0] for case, _ in pairs]
+    unstated = sum(ending(file) in NIFTI and not states_orientation(file) for file in files)
+    if unstated:
+        yield f"{unstated} file(s) state no orientation (sform_code and qform_code 0): left may be right"
 
 
 def _stated_conditions(cases: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, Any]:
@@ -162,14 +181,14 @@ def _channels(path: str | list[str]) -> int:
     return int(shape[3]) if len(shape) == 4 else 1
 
 
-def _measure(volume: Any, modality: str | None, units: Mapping[str, Any]) -> _Volume:
+def _measure(volume: Any, modality: str | None, of_roles: str, units: Mapping[str, Any]) -> _Volume:
     codes = "".join(nib.aff2axcodes(np.asarray(volume.affine)))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         upright: Any = Orientation(axcodes="RAS", labels=None)(volume)
     stated = str(volume.meta.get("modality", ""))
     values = _some(np.asarray(upright.as_tensor()))
-    kind = modality or stated or ("CT" if values.min() <= -900 and values.max() > 100 else "MR")
+    kind = modality or stated or of_roles or ("CT" if values.min() <= -900 and values.max() > 100 else "MR")
     if kind == "CT":  # as the training checks it
         upright = HounsfieldUnits(**units)(upright)
         values = _some(np.asarray(upright.as_tensor()))
