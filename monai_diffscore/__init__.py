@@ -35,6 +35,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "tiling": "SliceDenoiser TiledDenoiser",
         "multiscale": "MultiScale MultiScaleLoss log_likelihood_scales sample_scales",
         "detail_tiles": "DetailTiles",
+        "joint_scales": "JointScales StateOperator",
         "anomaly": "BallScan HealthyReference HealthyScores healthy_residuals",
         "networks": (
             "ConditionEncoder CountsAutoencoder GeneResidualMLP HierarchicalUNet PathwayGNN ScoreDiT ScoreMLP "

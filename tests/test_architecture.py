@@ -28,7 +28,7 @@ ORDER = {
         ["anomaly", "discrete", "guidance", "losses", "sampling", "sharding", "tiling"],
         ["likelihood"],  # the grids of sampling
         ["multiscale"],
-        ["detail_tiles"],
+        ["detail_tiles", "joint_scales"],
     ],
     3: [
         ["composing"],
@@ -46,7 +46,8 @@ RANKS = {
 }
 # these need torch and nothing else of ours or MONAI's to be read, tested and reused
 MATHEMATICS = {"sde", "denoiser", "losses", "sampling", "likelihood", "guidance", "operators", "tiling", "anomaly"}
-MATHEMATICS |= {"networks", "discrete", "optimizers", "pyramid", "scales", "tensors", "multiscale", "detail_tiles"}
+MATHEMATICS |= {"networks", "discrete", "optimizers", "pyramid", "scales", "tensors", "multiscale"}
+MATHEMATICS |= {"detail_tiles", "joint_scales"}
 #: what torch itself imports
 TORCH = {"torch", "torchgen", "functorch", "triton", "numpy", "sympy", "mpmath", "networkx", "typing_extensions"}
 ENGINE_PACKAGES = {"ignite", "mlflow"}
