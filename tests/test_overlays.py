@@ -88,7 +88,7 @@ def test_another_network_takes_the_place_of_the_bundles_own(bundle, dataset, tmp
         errors = [caught.value]
         while errors[-1].__cause__ is not None:
             errors.append(errors[-1].__cause__)
-        assert "declares no condition" in str(errors[-1])
+        assert "no condition for a network without a ConditionEncoder" in str(errors[-1])
 
 
 @pytest.mark.parametrize("organ", ORGANS)

@@ -72,7 +72,7 @@ def test_sums_are_in_float32_under_autocast_forward_and_backward():
 
 def test_sparse_matrices_refuse_what_does_not_fit():
     sparse, _ = matrix()
-    with pytest.raises(ValueError, match=r"multiplies x \[7, F\], got \(5, 2\)"):
+    with pytest.raises(ValueError, match=r"expects x \[7, F\], got \(5, 2\)"):
         sparse(torch.zeros(5, 2))
     with pytest.raises(ValueError, match="5 rows expects their indices in 0 to 4, got 0 to 5"):
         SparseMatrix(torch.tensor([[0, 5], [0, 0]]), torch.ones(2), (5, 7))
@@ -98,7 +98,7 @@ def test_graphs_refuse_what_is_not_one():
         (torch.zeros(3, 2).long(), {}, r"edges \[2, E\]"),
         (torch.tensor([[0], [4]]), {}, "between 0 and 3, got 0 to 4.*num_sets"),
         (torch.tensor([[0], [1]]), {"weights": torch.zeros(1)}, "weights > 0"),
-        (torch.tensor([[0], [1]]), {"weights": torch.ones(2)}, "as many weights"),
+        (torch.tensor([[0], [1]]), {"weights": torch.ones(2)}, r"expects weights \[1\]"),
         (torch.tensor([[0], [1]]), {"relations": torch.tensor([-1])}, "relations >= 0"),
     ):
         with pytest.raises(ValueError, match=message):

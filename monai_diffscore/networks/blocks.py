@@ -1,15 +1,15 @@
-r"""Parts that the networks share: time embeddings, FiLM residual blocks, attention, resampling.
+r"""Blocks of the networks: time embeddings, FiLM residual blocks, attention, resampling.
 
-**Time embedding.** Networks receive :math:`c_{noise} = \ln(\sigma)/4`, which spans about [-1.6, 1.1] for noise levels
-from 0.002 to 80. The embeddings below have their frequencies chosen for that range: one period at the lowest
-frequency covers it, and the highest resolves a factor of about two in sigma. (The positional encoding of DDPM, made
-for t in 0..1000, is nearly constant on it.)
+**Time embedding.** Networks receive :math:`c_{noise} = \ln(\sigma)/4`. It is about [-1.6, 1.1] for noise levels from
+0.002 to 80. The frequencies of the embeddings suit that range: one period of the lowest frequency covers it, and the
+highest frequency resolves a factor of about two in sigma. (The positional encoding of DDPM, for t in 0..1000, is nearly
+constant on this range.)
 
 **FiLM** (Perez et al. 2018, arXiv:1709.07871; "AdaGN" of Dhariwal and Nichol 2021, arXiv:2105.05233, Section 3.1): each
 residual block scales and shifts its normalised activations by an affine function of the embedding of noise level
 and condition, :math:`h \leftarrow (1 + \gamma(e)) \mathrm{norm}(h) + \beta(e)`.
 
-Every residual branch ends in a layer of zeros, so that each block starts as the identity.
+Every residual branch ends in a layer of zeros: each block is the identity before training.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from monai_diffscore.tensors import per_sample
 
 
 class ThinConv3d(nn.Conv3d):
-    """A 3-D convolution that a CPU trains in float32 on volumes thinner than its kernel, where autocast says less.
+    """A 3-D convolution. On a CPU it trains in float32 on volumes thinner than its kernel, even under autocast.
 
-    There oneDNN in torch 2.13 (with AVX-512), for the gradient in bfloat16 of a 3 x 3 x 3 weight on volumes of two
-    voxels along their first axis (of 5 x 5 x 5, of three or four), reads memory that nothing was written to: most
-    gradients come out not finite, or different each time.
+    It avoids a fault of oneDNN in torch 2.13 (with AVX-512): the bfloat16 gradient of a 3 x 3 x 3 weight on volumes of
+    two voxels along the first axis (of a 5 x 5 x 5 weight, three or four voxels) reads uninitialised memory. Most such
+    gradients are not finite, or differ from run to run.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         if x.device.type != "cpu" or x.shape[2] >= self.kernel_size[0] or not torch.is_grad_enabled():
             return super().forward(x)
         dtype = x.dtype
-        if torch.is_autocast_enabled("cpu") and dtype != torch.float64:  # which autocast leaves alone
+        if torch.is_autocast_enabled("cpu") and dtype != torch.float64:  # autocast does not change float64
             dtype = torch.get_autocast_dtype("cpu")
         if dtype not in (torch.bfloat16, torch.float16):
             return super().forward(x)
@@ -62,7 +62,7 @@ def convolution(
     stride: int | tuple[int, ...] = 1,
     padding: int | None = None,
 ) -> nn.Module:
-    """A convolution in 1, 2 or 3 dimensions; padded by default so that stride 1 keeps the size (odd kernels).
+    """A convolution in 1, 2 or 3 dimensions. The default padding keeps the size at stride 1 (odd kernels).
 
     Raises:
         ValueError: for another number of dimensions.
@@ -71,18 +71,18 @@ def convolution(
         raise ValueError(f"spatial_dims must be 1, 2 or 3, got {spatial_dims}.")
     if padding is None:
         padding = (kernel_size - 1) // 2 if isinstance(kernel_size, int) else 0
-    made: nn.Module = CONVOLUTIONS[spatial_dims](
+    layer: nn.Module = CONVOLUTIONS[spatial_dims](
         in_channels,
         out_channels,
         kernel_size,  # type: ignore[arg-type]
         stride=stride,  # type: ignore[arg-type]
         padding=padding,
     )
-    return made
+    return layer
 
 
 def check_image(network: nn.Module, x: Tensor, spatial_dims: int, in_channels: int) -> None:
-    """Raises a ValueError unless x is [B, in_channels, *S] with that many spatial dimensions."""
+    """Raises a ValueError unless x is [B, in_channels, *S] with ``spatial_dims`` spatial axes."""
     if x.ndim != spatial_dims + 2 or x.shape[1] != in_channels:
         raise ValueError(
             f"{type(network).__name__} with spatial_dims={spatial_dims} and in_channels={in_channels} expects x "
@@ -96,12 +96,12 @@ def check_stride(network: nn.Module, x: Tensor, stride: int) -> None:
         raise ValueError(
             f"{type(network).__name__} halves the size level by level and needs spatial sizes divisible by {stride}, "
             f"got {tuple(x.shape[2:])} from x {tuple(x.shape)}. "
-            f'Crop patches of such a size, or pad with DivisiblePadd(keys="image", k={stride}).'
+            f'Crop patches to such a size, or pad with DivisiblePadd(keys="image", k={stride}).'
         )
 
 
 def run_checkpointed(module: nn.Module, *inputs: Any, checkpointing: bool) -> Any:
-    """``module(*inputs)``; while training with ``checkpointing``, computed again in the backward pass for memory."""
+    """``module(*inputs)``. With ``checkpointing`` a training recomputes it in the backward pass, for memory."""
     if checkpointing and module.training and torch.is_grad_enabled():
         return checkpoint(module, *inputs, use_reentrant=False)
     return module(*inputs)
@@ -113,14 +113,14 @@ def modulate(h: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
 
 
 def split_heads(qkv: Tensor, heads: int) -> tuple[Tensor, ...]:
-    """Queries, keys and values [B, heads, N, d] of their joint projection [B, N, 3 * heads * d]."""
+    """Splits a joint projection [B, N, 3 * heads * d] into queries, keys and values [B, heads, N, d]."""
     return qkv.unflatten(2, (3, heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
 
 
 def space_to_depth(x: Tensor, stride: Sequence[int]) -> Tensor:
-    """[B, C, *S] to [B, C * P, *S / stride], P = prod(stride): a block of pixels becomes the channels of one position.
+    """Maps [B, C, *S] to [B, C * P, *S / stride], P = prod(stride): the pixels of a block become channels.
 
-    The channels of a position are ordered (C, *stride). Exactly inverted by :func:`depth_to_space`.
+    The order of the channels is (C, *stride). :func:`depth_to_space` is the exact inverse.
     """
     dims = len(stride)
     split = x.reshape(
@@ -131,7 +131,7 @@ def space_to_depth(x: Tensor, stride: Sequence[int]) -> Tensor:
 
 
 def depth_to_space(x: Tensor, stride: Sequence[int]) -> Tensor:
-    """The inverse of :func:`space_to_depth`: [B, C * P, *S] to [B, C, *S * stride]."""
+    """Inverts :func:`space_to_depth`: maps [B, C * P, *S] to [B, C, *S * stride]."""
     dims = len(stride)
     split = x.unflatten(1, (-1, *stride))  # (B, C, *stride, *S)
     order = (0, 1, *(axis for pair in range(dims) for axis in (2 + dims + pair, 2 + pair)))
@@ -142,7 +142,7 @@ def depth_to_space(x: Tensor, stride: Sequence[int]) -> Tensor:
 
 
 def zero_init(module: nn.Module) -> nn.Module:
-    """The module with all its parameters set to 0."""
+    """Sets all parameters of the module to 0 and returns it."""
     for parameter in module.parameters():
         nn.init.zeros_(parameter)
     return module
@@ -152,7 +152,7 @@ def named_size(presets: Mapping[str, Mapping[str, Any]], name: str) -> dict[str,
     """The constructor options of a named size.
 
     Raises:
-        ValueError: for another name.
+        ValueError: for a name that is not in ``presets``.
     """
     if name not in presets:
         raise ValueError(f"Expected one of the sizes {list(presets)}, got {name!r}.")
@@ -160,18 +160,20 @@ def named_size(presets: Mapping[str, Mapping[str, Any]], name: str) -> dict[str,
 
 
 def channels_last(x: Tensor) -> Tensor:
-    """x [B, C, *S] with its channels innermost in memory, as convolutions prefer it (2-D and 3-D; 1-D as it is)."""
+    """x [B, C, *S] with channels innermost in memory, for fast convolutions. It does not change 1-D data."""
     formats = {4: torch.channels_last, 5: torch.channels_last_3d}
     return x.contiguous(memory_format=formats[x.ndim]) if x.ndim in formats else x
 
 
 class SinusoidalTimeEmbedding(nn.Module):
-    r"""Sines and cosines of :math:`c_{noise}` at frequencies spaced geometrically. Returns [B, features].
+    r"""Sines and cosines of :math:`c_{noise}` [B] at geometrically spaced frequencies, [B, features].
 
     Args:
-        features: even number of outputs.
-        min_frequency: lowest frequency, in cycles per unit of c_noise. The default has its period over [-4, 4].
-        max_frequency: highest; the default turns once for a factor e in sigma.
+        features: even number of outputs, at least 4.
+        min_frequency: lowest frequency, in cycles per unit of c_noise. The period of the default is 8.
+        max_frequency: highest frequency, in the same unit. The default has one cycle for a factor e in sigma.
+    Raises:
+        ValueError: for another number of features.
     """
 
     frequencies: Tensor
@@ -179,7 +181,7 @@ class SinusoidalTimeEmbedding(nn.Module):
     def __init__(self, features: int, min_frequency: float = 0.125, max_frequency: float = 4.0) -> None:
         super().__init__()
         if features % 2 or features < 4:
-            raise ValueError(f"A time embedding has an even number of features, at least 4; got {features}.")
+            raise ValueError(f"SinusoidalTimeEmbedding expects an even number of features, at least 4, got {features}.")
         exponents = torch.linspace(math.log(min_frequency), math.log(max_frequency), features // 2)
         self.register_buffer("frequencies", 2 * math.pi * exponents.exp(), persistent=False)
 
@@ -189,7 +191,9 @@ class SinusoidalTimeEmbedding(nn.Module):
 
 
 class FourierFeatures(nn.Module):
-    r"""Random Fourier features :math:`\sqrt2 \cos(2\pi (f x + \varphi))` of a scalar [B]: unit variance, [B, features].
+    r"""Random Fourier features :math:`\sqrt2 \cos(2\pi (f x + \varphi))` of a scalar [B], [B, features].
+
+    They have unit variance.
 
     Args:
         features: number of outputs.
@@ -203,7 +207,7 @@ class FourierFeatures(nn.Module):
 
     def __init__(self, features: int, bandwidth: float = 1.0) -> None:
         super().__init__()
-        # random, hence persistent: a checkpoint is worthless without them
+        # random and therefore persistent: a checkpoint needs them
         self.register_buffer("frequencies", 2 * math.pi * bandwidth * torch.randn(features))
         self.register_buffer("phases", 2 * math.pi * torch.rand(features))
 
@@ -213,7 +217,7 @@ class FourierFeatures(nn.Module):
 
 
 class FiLM(nn.Module):
-    r""":math:`(1 + \gamma(e))\,h + \beta(e)` of e [B, embedding_size] and h [B, C, ...]; identity at the start."""
+    r""":math:`(1 + \gamma(e))\,h + \beta(e)` of h [B, C, ...] and e [B, embedding_size]; h before training."""
 
     def __init__(self, embedding_size: int, channels: int) -> None:
         super().__init__()
@@ -225,11 +229,10 @@ class FiLM(nn.Module):
 
 
 class ChannelNorm(nn.Module):
-    """Layer normalisation over the channels of each position. [B, C, *S] to [B, C, *S].
+    """Layer normalisation over the channels of each position, [B, C, *S] to [B, C, *S].
 
-    Unlike group normalisation it sees one position alone: what a window of a volume is normalised by does not depend
-    on where the window ends. And its kernels are fast where channels are innermost in memory. Source: Ba et al. 2016,
-    arXiv:1607.06450, Eq. 3.
+    Each position has its own statistics. Unlike with group normalisation, they do not depend on the window of a volume.
+    Its kernels are fast for channels innermost in memory. Source: Ba et al. 2016, arXiv:1607.06450, Eq. 3.
     """
 
     def __init__(self, channels: int) -> None:
@@ -238,12 +241,12 @@ class ChannelNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)  # one dtype, or autocast takes the slow way
+        weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)  # for two dtypes autocast uses a slow kernel
         return F.layer_norm(x.movedim(1, -1), weight.shape, weight, bias, 1e-5).movedim(-1, 1)
 
 
 class ResidualBlock(nn.Module):
-    """Norm, SiLU, convolution, norm, FiLM, SiLU, convolution of zeros, plus the input. [B, C, *S] to [B, C, *S]."""
+    """Norm, SiLU, convolution, norm, FiLM, SiLU, zero convolution, plus the input. [B, C, *S] to [B, C, *S]."""
 
     def __init__(self, spatial_dims: int, channels: int, embedding_size: int) -> None:
         super().__init__()
@@ -262,7 +265,7 @@ class SelfAttention(nn.Module):
     """Multi-head self-attention over all positions, plus the input. [B, C, *S] to [B, C, *S].
 
     Raises:
-        ValueError: if the channels are not a multiple of ``head_channels``.
+        ValueError: if the number of channels is no multiple of ``head_channels``.
     """
 
     def __init__(self, channels: int, head_channels: int) -> None:

@@ -1,6 +1,6 @@
-r"""What a network is told besides the noisy data: the noise level, and the declared condition fields.
+r"""The conditions of a network: the noise level, and the declared condition fields.
 
-A network declares its fields once; a batch dictionary carries them under the same names:
+A network declares its fields once. A batch dictionary has them under the same names:
 
 ===========  =============================================  =====================================  ====================
 kind         declared as                                    tensor                                 missing is
@@ -13,12 +13,12 @@ concat       ``{"mask": 1}`` (channels)                     [B, channels, *S], o
 attached     as continuous                                  as continuous                          as continuous
 ===========  =============================================  =====================================  ====================
 
-Continuous fields are normalised and expanded in random Fourier features, each component by itself, which tell values
-0.2 standard deviations apart. Attached ones are normalised and become channels of x, beside concat: what depends on
-them begins as linear, which a few hundred samples call for.
+The encoder normalises continuous fields, and expands each component in random Fourier features, which resolve 0.2
+standard deviations. It normalises attached fields and makes them channels of x, like concat fields. The dependence on
+an attached field is linear before training. This suits data of a few hundred samples.
 
-A missing value takes a **learned token**; that token is also what classifier-free guidance drops to (Ho and
-Salimans 2022, arXiv:2207.12598), for each sample on its own with probability ``dropout`` while training.
+A **learned token** replaces a missing value. Classifier-free guidance uses the same token (Ho and Salimans 2022,
+arXiv:2207.12598): a training drops all fields of a sample with probability ``dropout``.
 """
 
 from __future__ import annotations
@@ -32,27 +32,31 @@ from torch import Tensor, nn
 from monai_diffscore.networks.blocks import FourierFeatures, SinusoidalTimeEmbedding
 from monai_diffscore.tensors import per_sample
 
-# names of arguments that a condition passes on its way to the network
+# names of other arguments of the functions that pass a condition on
 _RESERVED = {"x", "x0", "sigma", "c_noise", "condition", "inputs", "network", "denoiser", "generator", "seed"}
 
 
-#: of fields, by the names of the arguments that declare them
+#: kinds of fields: the names of the arguments that declare them
 KINDS = ("categorical", "continuous", "vector", "concat", "attached")
 
 
 class ConditionEncoder(nn.Module):
-    """Embeds the declared fields into one vector [B, width], and attaches the image-shaped ones to x.
+    """Embeds declared fields into one vector [B, width], and attaches concat and attached fields to x.
 
     Args:
-        categorical: name to number of classes.
-        continuous: name to (mean, standard deviation), in the field's unit; used to normalise it. Lists declare a field
-            of as many components, such as a voxel spacing or a position in mm.
-        vector: name to length.
-        concat: name to number of channels, or a list of names with one channel each.
-        attached: as ``continuous``; one channel for each component.
+        categorical: number of classes of each field, by name.
+        continuous: (mean, standard deviation) of each field, by name, in the unit of the field, for its normalisation.
+            Lists declare a field of several components, such as a voxel spacing or a position in mm.
+        vector: length of each field, by name.
+        concat: number of channels of each field, by name, or a list of names of fields with one channel.
         width: size of the embedding.
-        dropout: probability, for each sample and step of training, that all its fields are dropped to missing.
-        required: names that must be passed; default is the concat fields. Others may be left out, which is missing.
+        dropout: probability that all fields of a sample are missing, for each sample and step of training.
+        required: names of the fields that a call must pass; default is the concat fields. A call without another field
+            means that it is missing.
+        attached: as ``continuous``. Each component becomes a channel.
+    Raises:
+        ValueError: for no field, a reserved name, two fields of one name, a required field without a declaration, a
+            standard deviation <= 0, or dropout outside [0, 1).
     """
 
     def __init__(
@@ -77,7 +81,7 @@ class ConditionEncoder(nn.Module):
         self.width = width
         self.dropout = dropout
         self._check_declaration()
-        # the last class is "missing"
+        # the last class means "missing"
         self.classes = nn.ModuleDict({n: nn.Embedding(count + 1, width) for n, count in self.categorical.items()})
         self.features = nn.ModuleDict({n: FourierFeatures(width) for n in self.continuous})
         lengths = {n: width * len(scale.mean) for n, scale in self.continuous.items()} | self.vector
@@ -92,7 +96,7 @@ class ConditionEncoder(nn.Module):
         return sum(map(len, self.pixels.values()))
 
     def drop(self, batch: int, condition: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The condition with all fields of randomly chosen samples set to missing, while training."""
+        """The condition. While training, all fields of random samples are missing."""
         if not (self.training and self.dropout > 0 and condition):
             return dict(condition)
         parameter = next(self.parameters())
@@ -121,7 +125,11 @@ class ConditionEncoder(nn.Module):
         return total
 
     def attach(self, x: Tensor, condition: Mapping[str, Tensor]) -> Tensor:
-        """``x`` with the concat and the attached fields as further channels."""
+        """``x`` with the concat and the attached fields as further channels.
+
+        Raises:
+            ValueError: for a field of another shape.
+        """
         parts = [x]
         for name, channels in self.concat.items():
             expected = (x.shape[0], channels, *x.shape[2:])
@@ -130,7 +138,7 @@ class ConditionEncoder(nn.Module):
             value = x.new_full(expected, torch.nan) if value is None else value.to(x)
             if value.shape != expected:
                 raise ValueError(
-                    f"Condition '{name}' is concatenated to x of shape {tuple(x.shape)}: expected {expected}, got "
+                    f"Condition '{name}': expected shape {expected}, as channels of x of shape {tuple(x.shape)}, got "
                     f"{tuple(value.shape)}. Crop and resample it together with the image."
                 )
             parts.append(torch.where(value.isnan(), token, value))
@@ -143,38 +151,47 @@ class ConditionEncoder(nn.Module):
         return torch.cat(parts, dim=1)
 
     def check(self, condition: Mapping[str, Tensor]) -> None:
-        """Raises a ValueError for fields that are not declared, and for required ones that are not there."""
-        unknown, absent = set(condition) - set(self.names), set(self.required) - set(condition)
-        if unknown:
+        """Checks the names of the fields.
+
+        Raises:
+            ValueError: for a field without a declaration, or without a required field.
+        """
+        undeclared, missing = set(condition) - set(self.names), set(self.required) - set(condition)
+        if undeclared:
             raise ValueError(
-                f"Expected condition fields among {list(self.names)}, got {sorted(unknown)}. Declare them in the "
-                "network's ConditionEncoder, or drop them from condition_keys."
+                f"Expected condition fields among {list(self.names)}, got {sorted(undeclared)}. Declare them in the "
+                "network's ConditionEncoder, or remove them from condition_keys."
             )
-        if absent:
-            raise ValueError(f"The network requires the condition fields {sorted(absent)}, got {sorted(condition)}.")
+        if missing:
+            raise ValueError(
+                f"The network requires the condition fields {sorted(missing)}, got {sorted(condition)}. Pass them, or "
+                "add them to condition_keys."
+            )
 
     def _check_declaration(self) -> None:
-        taken = [name for name in self.names if name in _RESERVED or hasattr(nn.ModuleDict, name)]
-        if not self.names or taken:
+        reserved = [name for name in self.names if name in _RESERVED or hasattr(nn.ModuleDict, name)]
+        if not self.names or reserved:
             raise ValueError(
-                f"A ConditionEncoder needs fields with names of their own, got {list(self.names)}; "
-                f"{taken} already mean something else. Rename them, or use condition=None for no condition."
+                f"A ConditionEncoder needs at least one field, and no reserved names, got {list(self.names)}, of which "
+                f"{reserved} are reserved. Rename them, or use condition=None for no condition."
             )
         if len(set(self.names)) != len(self.names):
-            raise ValueError(f"Each condition field has one kind; declared twice: {self.names}.")
+            raise ValueError(f"Expected one declaration of each condition field, got {self.names}. Rename a field.")
         if not set(self.required) <= set(self.names):
-            raise ValueError(f"Required fields {self.required} must be declared, got {self.names}.")
+            raise ValueError(
+                f"Expected required fields among the declared fields {self.names}, got {self.required}. Declare them."
+            )
         scales = self.continuous | self.attached
         if any(min(scale.std) <= 0 for scale in scales.values()) or not 0 <= self.dropout < 1:
             raise ValueError(
-                f"Continuous and attached fields need a standard deviation > 0 and dropout lies in [0, 1), got "
-                f"{scales} and {self.dropout}."
+                f"A ConditionEncoder expects standard deviations > 0 and dropout in [0, 1), got {scales} and "
+                f"{self.dropout}."
             )
 
     def _classes_of(self, name: str, value: Tensor, batch: int) -> Tensor:
         count = self.categorical[name]
         if torch.jit.is_tracing() or torch.compiler.is_compiling():
-            return value  # a graph has no values to look at
+            return value  # a graph has no values to check
         if value.shape != (batch,) or value.is_floating_point() or int(value.max()) >= count or int(value.min()) < -1:
             raise ValueError(
                 f"Condition '{name}' has {count} classes: expected {batch} integers 0 to {count - 1} (-1: missing),"
@@ -188,31 +205,31 @@ class ConditionEncoder(nn.Module):
             value, missing = self._normalised(name, self.continuous[name], value, batch)
             value = self.features[name](value.flatten()).reshape(batch, -1)
         else:
-            value, missing = self._known(name, value, (batch, self.vector[name]))
+            value, missing = self._split_missing(name, value, (batch, self.vector[name]))
         return torch.where(missing, token, self.projections[name](value))
 
     def _normalised(self, name: str, scale: _Scale, value: Tensor, batch: int) -> tuple[Tensor, Tensor]:
-        """Components [B, k] in standard deviations, and which samples [B, 1] have none."""
-        value, missing = self._known(name, value, (batch, *scale.shape))
+        """The components [B, k] in standard deviations, and the mask of the samples [B, 1] without a value."""
+        value, missing = self._split_missing(name, value, (batch, *scale.shape))
         return (value.reshape(batch, -1) - value.new_tensor(scale.mean)) / value.new_tensor(scale.std), missing
 
     @staticmethod
-    def _known(name: str, value: Tensor, expected: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-        """The value with 0 for NaN, which has no gradient and which the token replaces, and which samples have one."""
+    def _split_missing(name: str, value: Tensor, expected: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        """The value with 0 for NaN, and the mask of the samples [B, 1] with a NaN."""
         if value.shape != expected:
             raise ValueError(f"Condition '{name}': expected shape {expected}, got {tuple(value.shape)}.")
         return torch.where(value.isnan(), 0.0, value), value.isnan().reshape(len(value), -1).any(1, keepdim=True)
 
 
 class _Scale:
-    """Means and standard deviations of the components of a continuous field; numbers declare a scalar one."""
+    """Means and standard deviations of the components of a continuous field. Numbers declare a scalar field."""
 
     def __init__(self, mean: float | Sequence[float], std: float | Sequence[float]) -> None:
         scalar = isinstance(mean, int | float)
         means = [mean] if isinstance(mean, int | float) else list(mean)
         stds = [std] * len(means) if isinstance(std, int | float) else list(std)
         if len(means) != len(stds) or not means:
-            raise ValueError(f"A continuous field needs one std, or one for each mean; got {mean} and {std}.")
+            raise ValueError(f"A continuous field expects one std, or one for each mean, got {mean} and {std}.")
         self.mean = tuple(float(value) for value in means)
         self.std = tuple(float(value) for value in stds)
         self.shape = () if scalar else (len(means),)
@@ -222,11 +239,13 @@ class _Scale:
 
 
 class NoiseConditioning(nn.Module):
-    """Embeds noise level and condition for a network: (x with concat channels, embedding [B, size]).
+    """Embeds noise level and condition for a network. It returns x with the further channels, and the embedding [B, E].
 
     Args:
-        embedding_size: size of the embedding.
+        embedding_size: size E of the embedding.
         condition: the declared fields; None declares none.
+    Raises:
+        ValueError: in the call: for fields that the condition does not declare.
     """
 
     def __init__(self, embedding_size: int, condition: ConditionEncoder | None = None) -> None:
@@ -246,8 +265,8 @@ class NoiseConditioning(nn.Module):
         if self.condition is None:
             if condition:
                 raise ValueError(
-                    f"This network declares no condition, got {sorted(condition)}. Give it a ConditionEncoder, or "
-                    "empty condition_keys."
+                    f"Expected no condition for a network without a ConditionEncoder, got {sorted(condition)}. Set its "
+                    "condition to a ConditionEncoder, or empty condition_keys."
                 )
         else:
             self.condition.check(condition)

@@ -1,16 +1,16 @@
 r"""A diffusion transformer in one, two or three dimensions.
 
-Patches become tokens by a strided convolution; each block modulates its two normalised branches by the embedding e of
-noise level and condition, and gates their outputs (AdaLN-Zero):
+A strided convolution maps patches to tokens. The embedding e of noise level and condition modulates the two normalised
+branches of each block, and gates their outputs (AdaLN-Zero):
 
 .. math::  h \leftarrow h + g_1(e) \odot \mathrm{Attention}\bigl((1 + \gamma_1(e)) \mathrm{norm}(h) + \beta_1(e)\bigr),
            \qquad
            h \leftarrow h + g_2(e) \odot \mathrm{MLP}\bigl((1 + \gamma_2(e)) \mathrm{norm}(h) + \beta_2(e)\bigr).
 
-:math:`\gamma, \beta, g` are 0 at the start, so that every block starts as the identity, and so is the output layer.
-Queries and keys are normalised (Dehghani et al. 2023, arXiv:2302.05442, Section 2) and carry their position as an axial
-rotation (Su et al. 2021, arXiv:2104.09864; each axis turns its own share of a head's channels), which depends on
-distances alone and so works at sizes that were not trained on.
+:math:`\gamma, \beta, g` and the output layer are 0 before training: every block is the identity, and the output is 0.
+Queries and keys are normalised (Dehghani et al. 2023, arXiv:2302.05442, Section 2). A rotation encodes their position
+(Su et al. 2021, arXiv:2104.09864); each axis rotates its own share of a head's channels. Attention then depends on
+distances alone, and works at other sizes than those of the training.
 
 Source: Peebles and Xie 2023, arXiv:2212.09748, Section 3.
 """
@@ -39,7 +39,7 @@ from monai_diffscore.networks.blocks import (
 from monai_diffscore.networks.conditioning import ConditionEncoder, NoiseConditioning
 from monai_diffscore.tensors import per_channel
 
-#: hidden size, depth and heads by name: S to XL are the published models (Peebles and Xie 2023, Table 1)
+#: hidden size, depth and heads of each name; S to XL are the published models (Peebles and Xie 2023, Table 1)
 PRESETS = {
     "small": (192, 6, 6),
     "base": (384, 12, 6),
@@ -52,25 +52,25 @@ PRESETS = {
 
 
 class ScoreDiT(nn.Module):
-    """Raw network F for images: x [B, C, *S], c_noise [B] to [B, C, *S]. Zero at the start.
+    """Raw network F for images: x [B, C, *S], c_noise [B] to [B, C, *S]. It returns 0 before training.
 
     Args:
         spatial_dims: 1, 2 or 3.
-        in_channels: channels of x and of the output (concat conditions not counted).
-        input_size: spatial size that the network is meant for. It runs at any size that is divisible by patch_size.
+        in_channels: channels of x and of the output, without concat conditions.
+        input_size: usual spatial size of x. The network runs at any size that is divisible by patch_size.
         patch_size: edge of a patch, one number or one for each axis.
         hidden_size: channels of a token.
         depth: number of blocks.
-        num_heads: attention heads.
+        num_heads: number of attention heads.
         mlp_ratio: hidden channels of the MLP over hidden_size.
         condition: declared condition fields; None declares none.
-        checkpointing: recompute activations in the backward pass.
-        position: "rotary" turns queries and keys by their place; "table" adds a learned vector to each token, which
-            starts as sines and cosines and is interpolated at other sizes than ``input_size``.
-        qk_norm: normalise queries and keys, which keeps attention from saturating at high learning rates.
-        window_size: attend within windows of so many tokens along each axis, in all blocks but every fourth; the cost
-            of those grows linearly with the volume. None attends to all tokens everywhere. (The layout of Li et al.
-            2022, arXiv:2203.16527, Section 3.)
+        checkpointing: True recomputes activations in the backward pass.
+        position: "rotary" rotates queries and keys by their position. "table" adds a learned vector to each token. Its
+            initial values are sines and cosines; at other sizes than ``input_size`` it is interpolated.
+        qk_norm: True normalises queries and keys, so that attention does not saturate at high learning rates.
+        window_size: edge of attention windows in tokens, one number or one for each axis. Three of four blocks attend
+            within windows, at a cost that is linear in the volume; every fourth block attends to all tokens. None
+            attends to all tokens in all blocks. (The layout of Li et al. 2022, arXiv:2203.16527, Section 3.)
     Raises:
         ValueError: if the arguments do not fit together. In the call: if x has other channels or dimensions, or a size
             that is not divisible by patch_size (times window_size).
@@ -106,7 +106,7 @@ class ScoreDiT(nn.Module):
                 f"{num_heads}."
             )
         if position not in ("rotary", "table"):
-            raise ValueError(f"Expected position 'rotary' or 'table', got {position!r}.")
+            raise ValueError(f"ScoreDiT expects position 'rotary' or 'table', got {position!r}.")
         self.conditioning = NoiseConditioning(hidden_size, condition)
         channels = in_channels + self.conditioning.concat_channels
         self.embed = convolution(spatial_dims, channels, hidden_size, self.patch_size, self.patch_size, padding=0)
@@ -123,10 +123,11 @@ class ScoreDiT(nn.Module):
     def preset(
         cls, name: str, spatial_dims: int, in_channels: int, input_size: int | Sequence[int], **options: Any
     ) -> ScoreDiT:
-        """A size by its name: "small", "base", "large", or a published one with its patch edge, such as "S/2" or
-        "XL/4".
+        """A network of a named size: "small", "base", "large", or a published size and patch edge ("S/2").
 
-        Other options as the constructor. Raises:
+        Other options as of the constructor.
+
+        Raises:
             ValueError: for another name.
         """
         size, _, patch = name.partition("/")
@@ -151,24 +152,34 @@ class ScoreDiT(nn.Module):
         input_size: int | Sequence[int],
         **options: Any,
     ) -> ScoreDiT:
-        """A network that starts with the blocks of a pretrained Vision Transformer, in timm's names.
+        """A network with the blocks of a pretrained Vision Transformer.
 
-        See :mod:`monai_diffscore.networks.vit` for what is taken over and how; the adaptive gates are zero, so the
-        output is zero at the start as of every network here. Options as the constructor; ``patch_size`` and
-        ``num_heads`` default to those of the ViT (heads of 64 channels).
+        :mod:`monai_diffscore.networks.vit` converts the weights. The gates are 0: the network returns 0 before
+        training, like every network here.
+
+        Args:
+            state_dict: of the ViT, in timm's names.
+            spatial_dims: 2 or 3.
+            in_channels, input_size: as of the constructor.
+            options: as of the constructor. ``patch_size`` and ``num_heads`` default to those of the ViT (heads of 64
+                channels).
+        Raises:
+            ValueError: for weights of another network, or 1-D data.
         """
         network = cls(spatial_dims, in_channels, input_size, **vit.options(state_dict, spatial_dims, options))
         shapes = {name: value.shape for name, value in network.state_dict().items()}
-        taken = vit.weights(state_dict, shapes["embed.weight"], shapes["table"])
-        missing = network.load_state_dict(taken, strict=False).missing_keys
-        lacking = [name for name in missing if name.startswith("blocks.") and ".modulation." not in name]
-        if lacking:
-            raise ValueError(f"The ViT has no weights for {lacking[:4]}: its blocks differ from ScoreDiT's.")
+        weights = vit.weights(state_dict, shapes["embed.weight"], shapes["table"])
+        keys = network.load_state_dict(weights, strict=False).missing_keys
+        missing = [name for name in keys if name.startswith("blocks.") and ".modulation." not in name]
+        if missing:
+            raise ValueError(
+                f"Expected a ViT with the blocks of ScoreDiT, got no weights for {missing[:4]}. Use a plain ViT."
+            )
         return network
 
     @property
     def example_shape(self) -> tuple[int, ...]:
-        """Shape of a small valid input without its batch."""
+        """Shape of a small valid input, without the batch."""
         window = self.window_size or (1,) * self.spatial_dims
         return (self.in_channels, *(2 * patch * tokens for patch, tokens in zip(self.patch_size, window, strict=True)))
 
@@ -181,14 +192,14 @@ class ScoreDiT(nn.Module):
             patches = patches + resize(self.table.to(patches.dtype), patches.shape[2:])
         grid = patches.shape[2:]
         h = patches.flatten(2).transpose(1, 2)  # (B, N, hidden)
-        everywhere = self.rotation(grid, h) if self.rotation else None
-        within = self.rotation(self.window_size, h) if self.rotation and self.window_size else None
+        global_rotation = self.rotation(grid, h) if self.rotation else None
+        window_rotation = self.rotation(self.window_size, h) if self.rotation and self.window_size else None
         for index, block in enumerate(self.blocks):
             if self.window_size is None or index % 4 == 3:
-                h = run_checkpointed(block, h, embedding, everywhere, checkpointing=self.checkpointing)
+                h = run_checkpointed(block, h, embedding, global_rotation, checkpointing=self.checkpointing)
             else:
                 h = split_windows(h, grid, self.window_size)
-                h = run_checkpointed(block, h, embedding, within, checkpointing=self.checkpointing)
+                h = run_checkpointed(block, h, embedding, window_rotation, checkpointing=self.checkpointing)
                 h = join_windows(h, grid, self.window_size)
         gamma, beta = self.modulation(embedding)[:, None].chunk(2, dim=-1)
         tokens = self.output(modulate(self.norm(h), gamma, beta))
@@ -201,12 +212,12 @@ class ScoreDiT(nn.Module):
             windows = "" if self.window_size is None else f" times its window_size {self.window_size}"
             raise ValueError(
                 f"ScoreDiT needs spatial sizes divisible by its patch_size {self.patch_size}{windows}, got "
-                f'{tuple(size)}. Crop patches of such a size, or pad with DivisiblePadd(keys="image", k={unit}).'
+                f'{tuple(size)}. Crop patches to such a size, or pad with DivisiblePadd(keys="image", k={unit}).'
             )
 
 
 def patchify(x: Tensor, patch_size: Sequence[int]) -> Tensor:
-    """Tokens [B, N, C*P] of an image [B, C, *S], a patch each: the inverse of :func:`unpatchify`."""
+    """The tokens [B, N, C*P] of an image [B, C, *S], one for each patch: the inverse of :func:`unpatchify`."""
     return space_to_depth(x, patch_size).flatten(2).transpose(1, 2)
 
 
@@ -216,38 +227,38 @@ def unpatchify(tokens: Tensor, grid: Sequence[int], patch_size: Sequence[int]) -
 
 
 def split_windows(h: Tensor, grid: Sequence[int], window: Sequence[int]) -> Tensor:
-    """Tokens [B, N, C] on a grid to those of each window, [B * windows, n, C]."""
+    """Splits tokens [B, N, C] on a grid into the tokens of windows, [B * windows, n, C]."""
     image = h.transpose(1, 2).unflatten(2, tuple(grid))
     folded = space_to_depth(image, window).flatten(2)  # (B, C * n, windows)
     return folded.unflatten(1, (h.shape[2], -1)).permute(0, 3, 2, 1).flatten(0, 1)
 
 
 def join_windows(h: Tensor, grid: Sequence[int], window: Sequence[int]) -> Tensor:
-    """The inverse of :func:`split_windows`."""
+    """Inverts :func:`split_windows`."""
     windows = [count // edge for count, edge in zip(grid, window, strict=True)]
     folded = h.unflatten(0, (-1, math.prod(windows))).permute(0, 3, 2, 1).flatten(1, 2).unflatten(2, windows)
     return depth_to_space(folded, window).flatten(2).transpose(1, 2)
 
 
 def sine_cosine_table(channels: int, grid: Sequence[int]) -> Tensor:
-    """Sines and cosines of the place on a grid, [1, channels, *grid]; each axis has an equal share of the channels.
+    """Sines and cosines of the position on a grid, [1, channels, *grid]. The axes share the channels equally.
 
     Source: Peebles and Xie 2023, Section 3.2 (after Vaswani et al. 2017, arXiv:1706.03762, Section 3.5).
     """
     dims = len(grid)
-    places = torch.meshgrid(*[torch.arange(count).float() for count in grid], indexing="ij")
+    positions = torch.meshgrid(*[torch.arange(count).float() for count in grid], indexing="ij")
     parts = []
-    for axis, place in enumerate(places):
+    for axis, position in enumerate(positions):
         pairs = (channels // 2) // dims + (axis < (channels // 2) % dims)
         frequencies = 10_000.0 ** (-torch.arange(pairs) / max(pairs, 1))
-        angles = place[None] * per_channel(frequencies, place[None])
+        angles = position[None] * per_channel(frequencies, position[None])
         parts += [angles.sin(), angles.cos()]
     table = torch.cat(parts)
     return F.pad(table, (0, 0) * dims + (0, channels - len(table)))[None]
 
 
 def resize(table: Tensor, size: Sequence[int]) -> Tensor:
-    """A table [1, C, *grid] interpolated linearly to another grid, the outer edges on each other."""
+    """Interpolates a table [1, C, *grid] linearly to another grid. The outer edges of both grids coincide."""
     if tuple(table.shape[2:]) == tuple(size):
         return table
     mode = {1: "linear", 2: "bilinear", 3: "trilinear"}[len(size)]
@@ -255,16 +266,16 @@ def resize(table: Tensor, size: Sequence[int]) -> Tensor:
 
 
 class AxialRotation(nn.Module):
-    r"""Angles of a rotary position embedding on a grid: cosines and sines [N, head_channels / 2].
+    r"""Cosines and sines of the angles of a rotary position embedding on a grid, [N, head_channels / 2] each.
 
-    Each axis has an equal share of the channel pairs (the first takes what is left over), with frequencies
-    :math:`\theta^{-j/J}`, j = 0 .. J-1.
+    The axes share the channel pairs equally, and the first axis also gets the remainder. The frequencies of an axis
+    with J pairs are :math:`\theta^{-j/J}`, j = 0 .. J-1.
 
     Args:
         spatial_dims: number of axes.
         head_channels: even number of channels of a head.
-        theta: ratio of the highest to about the lowest frequency. 100 suits grids of tens of patches; the 10,000 of
-            language models would leave half of the channels without a turn.
+        theta: about the ratio of the highest to the lowest frequency. 100 suits grids of tens of patches. With 10,000,
+            as in language models, half of the channels hardly rotate.
     """
 
     frequencies: Tensor
@@ -289,7 +300,7 @@ class AxialRotation(nn.Module):
 
 
 def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-    """Channel pairs of x [B, heads, N, d] turned by the angles of their positions."""
+    """Rotates the channel pairs of x [B, heads, N, d] by the angles of their positions."""
     cosine, sine = rotation
     first, second = x.chunk(2, dim=-1)
     return torch.cat([first * cosine - second * sine, first * sine + second * cosine], dim=-1)
@@ -311,7 +322,7 @@ class _Block(nn.Module):
         self.modulation = zero_init(nn.Linear(hidden_size, 6 * hidden_size))
 
     def forward(self, h: Tensor, embedding: Tensor, rotation: tuple[Tensor, Tensor] | None) -> Tensor:
-        """Tokens [B * windows, N, C]; the embedding [B, E] is shared by the windows of a sample."""
+        """Maps tokens [B * windows, N, C]. The windows of a sample share its embedding [B, E]."""
         modulation = self.modulation(embedding).repeat_interleave(h.shape[0] // embedding.shape[0], dim=0)
         gamma_1, beta_1, gate_1, gamma_2, beta_2, gate_2 = modulation[:, None].chunk(6, dim=-1)
         h = h + gate_1 * self._attend(modulate(self.norm_attention(h), gamma_1, beta_1), rotation)
@@ -328,11 +339,11 @@ class _Block(nn.Module):
 
 
 def _unit_rms(x: Tensor, scale: Tensor) -> Tensor:
-    return F.rms_norm(x, x.shape[-1:], scale.to(x.dtype), eps=1e-6)  # one dtype, or autocast takes the slow way
+    return F.rms_norm(x, x.shape[-1:], scale.to(x.dtype), eps=1e-6)  # for two dtypes autocast uses a slow kernel
 
 
 def _per_axis(value: int | Sequence[int], dims: int, name: str) -> tuple[int, ...]:
     values = (value,) * dims if isinstance(value, int) else tuple(value)
     if len(values) != dims or min(values) < 1:
-        raise ValueError(f"{name} needs one positive number, or one for each of {dims} axes; got {value}.")
+        raise ValueError(f"ScoreDiT expects a positive {name}, or one for each of {dims} axes, got {value}.")
     return values

@@ -1,6 +1,6 @@
-"""Every network once, small: the contract of the tests and ``scripts/check_cuda`` run over this one table.
+"""A small example of every network, for the contract of the tests and for ``scripts/check_cuda``.
 
-A new network gets a row here: the contract then holds for it, and a GPU is checked with it.
+Add a row for a new network: the tests and ``scripts/check_cuda`` then check it.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ RELATIONS = torch.tensor([0, 1, 0, 0, 0, 0])
 class Example(NamedTuple):
     """One row of :data:`EXAMPLES`."""
 
-    #: ``build(width=1, edge=1, **options)``: the network, ``width`` times as wide, for samples of ``shape_at(edge)``
+    #: ``build(width=1, edge=1, **options)`` returns the network, ``width`` times as wide, for shape ``shape_at(edge)``
     build: Callable[..., nn.Module]
-    #: of the smallest sample
+    #: shape of the smallest sample, without the batch
     shape: tuple[int, ...]
 
     def shape_at(self, edge: int = 1) -> tuple[int, ...]:
@@ -40,13 +40,13 @@ class Example(NamedTuple):
 
 
 def mlp(width: int = 1, edge: int = 1, **options: Any) -> ScoreMLP:
-    """For 6 features."""
+    """A network for 6 features."""
     sizes: dict[str, Any] = {"hidden_size": 32 * width, "depth": 2}
     return ScoreMLP(6 * edge, **{**sizes, **options})
 
 
 def gene_mlp(width: int = 1, edge: int = 1, **options: Any) -> GeneResidualMLP:
-    """For 6 genes."""
+    """A network for 6 genes."""
     sizes: dict[str, Any] = {
         "hidden_size": 24 * width,
         "depth": 2,
@@ -57,7 +57,7 @@ def gene_mlp(width: int = 1, edge: int = 1, **options: Any) -> GeneResidualMLP:
 
 
 def pathway_gnn(width: int = 1, edge: int = 1, **options: Any) -> PathwayGNN:
-    """For 6 genes on :data:`EDGES`; more genes are copies of this graph side by side."""
+    """A network for 6 genes on :data:`EDGES`. A larger ``edge`` gives copies of this graph."""
     sizes: dict[str, Any] = {"hidden_size": 16 * width, "depth": 2, "embedding_size": 32 * width}
     graph: dict[str, Any] = {"num_sets": 2 * edge, "relations": RELATIONS.repeat(edge)}
     return PathwayGNN(6 * edge, copies_side_by_side(edge), **{**sizes, **graph, **options})
@@ -71,13 +71,13 @@ def copies_side_by_side(count: int) -> Tensor:
 
 
 def single_cell(width: int = 1, edge: int = 1, **options: Any) -> SingleCellNet:
-    """For 6 genes."""
+    """A network for 6 genes."""
     sizes: dict[str, Any] = {"hidden_size": 32 * width, "num_modules": 4, "depth": 2}
     return SingleCellNet(6 * edge, **{**sizes, **options})
 
 
 def unet(dims: int, width: int = 1, edge: int = 1, **options: Any) -> ScoreUNet:
-    """For 2 channels; it takes any ``edge``."""
+    """A network for 2 channels. It takes any ``edge``."""
     sizes: dict[str, Any] = {
         "channels": (8 * width, 16 * width),
         "attention_levels": (False, True),
@@ -87,7 +87,7 @@ def unet(dims: int, width: int = 1, edge: int = 1, **options: Any) -> ScoreUNet:
 
 
 def dit(dims: int, width: int = 1, edge: int = 1, **options: Any) -> ScoreDiT:
-    """For 2 channels, in patches of 2."""
+    """A network for 2 channels, with patches of 2."""
     sizes: dict[str, Any] = {
         "input_size": 8 * edge,
         "patch_size": 2,
@@ -99,7 +99,7 @@ def dit(dims: int, width: int = 1, edge: int = 1, **options: Any) -> ScoreDiT:
 
 
 def hierarchical(dims: int, width: int = 1, edge: int = 1, **options: Any) -> HierarchicalUNet:
-    """For 2 channels; it takes any ``edge``."""
+    """A network for 2 channels. It takes any ``edge``."""
     sizes: dict[str, Any] = {"channels": (8 * width, 16 * width), "num_head_channels": 8}
     return HierarchicalUNet(dims, 2, 2, **{**sizes, **options})
 
@@ -132,7 +132,7 @@ EXAMPLES: dict[str, Example] = {
 
 
 def awaken(network: nn.Module) -> nn.Module:
-    """The network with noise in place of the zeros that it starts with: zeros hide what lies behind them."""
+    """Replaces the initial zeros of the network by noise, and returns it: a zero layer hides the layers before it."""
     for parameter in network.parameters():
         if not parameter.any():
             nn.init.normal_(parameter, std=0.05)

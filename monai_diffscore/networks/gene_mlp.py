@@ -4,11 +4,12 @@ r"""A residual multilayer perceptron for expression profiles of tens of thousand
            h_{l+1} = h_l + W_2\,\mathrm{SiLU}\bigl(W_1\,\mathrm{FiLM}_e(\mathrm{norm}(h_l))\bigr), \qquad
            F = W_{out} W_{down}\,\mathrm{norm}(h_L) + (P\, s(e)) \odot x .
 
-Both matrices as long as the genome pass through a **bottleneck**, so that the cost is linear in genes and small beside
-the blocks. What a bottleneck cannot carry is the part of x outside of its span, which at low noise is most of it. The
-**gate** P s(e), one number for each gene and noise level, carries it: the denoiser of the factor model
-:math:`x_0 \sim N(0, \Lambda\Lambda^\top + \Psi)`, :math:`\Psi` diagonal, is a diagonal plus a matrix of low rank
-(Woodbury), :math:`D = (\Lambda\Lambda^\top + \Psi)(\Lambda\Lambda^\top + \Psi + \sigma^2)^{-1} x`, and so is F.
+A **bottleneck** splits the two matrices of the size of the genome. Their cost is linear in the number of genes, and
+small compared with the blocks. A bottleneck loses the part of x outside its span, which is most of x at low noise. The
+**gate** P s(e), one number for each gene and embedding, restores this part. This form is exact for the factor model
+:math:`x_0 \sim N(0, \Lambda\Lambda^\top + \Psi)` with diagonal :math:`\Psi`: its denoiser
+:math:`D = (\Lambda\Lambda^\top + \Psi)(\Lambda\Lambda^\top + \Psi + \sigma^2)^{-1} x` is a diagonal plus a matrix of
+low rank (Woodbury), and so is F.
 """
 
 from __future__ import annotations
@@ -32,21 +33,21 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 class GeneResidualMLP(nn.Module):
-    """Raw network F for profiles: x [B, num_genes], c_noise [B] to [B, num_genes]. Zero at the start.
+    """Raw network F for profiles: x [B, num_genes], c_noise [B] to [B, num_genes]. It returns 0 before training.
 
     Args:
-        num_genes: number of genes, in the order that the data has.
+        num_genes: number of genes, in the order of the data.
         hidden_size: width of the residual stream.
         depth: number of residual blocks.
         condition: declared condition fields; None declares none. A concat field is [B, channels].
-        checkpointing: recompute activations in the backward pass.
+        checkpointing: True recomputes activations in the backward pass.
         bottleneck: width between the genes and the residual stream, at the input and at the output.
         embedding_size: width of the embedding of noise level and condition.
-        gate_rank: rank of the genes' own gates, as functions of the embedding; 0 leaves the gates out.
-        dropout: share of the hidden units of a block that is dropped in training, for small sets.
+        gate_rank: rank of the gates of the genes, as functions of the embedding; 0 is no gate.
+        dropout: share of dropped hidden units of a block in training, for small data.
 
     Raises:
-        ValueError: for a size below 1, or dropout outside of [0, 1).
+        ValueError: for a size below 1, or dropout outside [0, 1). In the call: for x of another shape.
     """
 
     def __init__(
@@ -81,12 +82,12 @@ class GeneResidualMLP(nn.Module):
 
     @classmethod
     def preset(cls, name: str, num_genes: int, **options: Any) -> GeneResidualMLP:
-        """A size by its name: "small", "base" or "large"; other options as the constructor."""
+        """A network of a named size: "small", "base" or "large". Other options as of the constructor."""
         return cls(num_genes, **{**named_size(PRESETS, name), **options})
 
     @property
     def example_shape(self) -> tuple[int, ...]:
-        """Shape of a small valid input without its batch."""
+        """Shape of a small valid input, without the batch."""
         return (self.num_genes,)
 
     def forward(self, x: Tensor, c_noise: Tensor, **condition: Tensor) -> Tensor:
@@ -100,12 +101,12 @@ class GeneResidualMLP(nn.Module):
 
 
 class GeneGate(nn.Module):
-    r""":math:`(P\, s(e)) \odot x` of x [B, num_genes] and e [B, embedding_size]; zero at the start.
+    r""":math:`(P\, s(e)) \odot x` of x [B, num_genes] and e [B, embedding_size]; 0 before training.
 
     Args:
         num_genes: number of genes.
         embedding_size: width of e.
-        rank: number of columns of P, the shapes over noise levels that the genes mix.
+        rank: number of columns of P. The gate of a gene is a mixture of this number of functions of e.
     """
 
     def __init__(self, num_genes: int, embedding_size: int, rank: int) -> None:
@@ -134,6 +135,6 @@ def check_profile(network: nn.Module, x: Tensor, num_genes: int) -> None:
     """Raises a ValueError unless x is [B, num_genes]."""
     if x.ndim != 2 or x.shape[1] != num_genes:
         raise ValueError(
-            f"{type(network).__name__} of {num_genes} genes expects x [B, {num_genes}], got {tuple(x.shape)}. Bring "
-            "the genes of the data into the order of the training, missing ones included."
+            f"{type(network).__name__} of {num_genes} genes expects x [B, {num_genes}], got {tuple(x.shape)}. Order "
+            "the genes of the data as in the training, and include missing genes."
         )

@@ -1,16 +1,15 @@
-r"""A U-Net for high-resolution images that may see its surroundings: whole-slide tiles with a low-power context.
+r"""A U-Net for high-resolution images with an optional wide context: whole-slide tiles with a low-power field.
 
-**Stem.** Blocks of ``stem`` pixels along each axis become channels (space-to-depth, exactly inverted at the end), so
-that no layer runs at the full size, where activations are largest and channels fewest.
+**Stem.** Blocks of ``stem`` pixels along each axis become channels (space-to-depth; the output inverts it exactly). No
+layer runs at the full size, where activations are largest and channels fewest.
 
-**Levels.** Level l has ``channels[l]`` channels at :math:`1/(\mathrm{stem}\cdot 2^l)` of the size. One skip connection
-a level is *added* (after a 1x1 convolution of the coarser level), so that the decoder is as narrow as the encoder.
+**Levels.** Level l has ``channels[l]`` channels at :math:`1/(\mathrm{stem}\cdot 2^l)` of the size. Each level *adds*
+one skip connection (after a 1x1 convolution of the coarser level), so that the decoder is as narrow as the encoder.
 
-**Context.** A field of the same size in pixels and the same centre, but :math:`r = 2^k` times as wide in the world
-(``context_ratio``), is encoded by levels of its own. Its level l - k and level l of the tile have pixels of equal
-size in the world, so the centre of the one is *exactly* in register with the other and is added there, by a
-convolution of zeros; the mean of its coarsest level, the surroundings as a whole, is added to the embedding of noise
-level and condition.
+**Context.** A field has the same size in pixels and the same centre as the tile, and is :math:`r = 2^k` times as wide
+in the world (``context_ratio``). Levels of its own encode it. Level l - k of the context and level l of the tile have
+pixels of equal size in the world: the centre of the one is *exactly* in register with the other. A convolution of zeros
+adds it there. The mean of the coarsest level of the context is added to the embedding of noise level and condition.
 
 .. math::  h_l \leftarrow h_l + W_l\,\mathrm{centre}_{1/r}(c_{l-k}), \qquad e \leftarrow e + V\,\mathrm{mean}(c_{L-1-k})
 
@@ -51,29 +50,29 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 class HierarchicalUNet(nn.Module):
-    """Raw network F for images: x [B, C_in, *S], c_noise [B] to [B, C_out, *S]. Zero at the start.
+    """Raw network F for images: x [B, C_in, *S], c_noise [B] to [B, C_out, *S]. It returns 0 before training.
 
     Args:
         spatial_dims: 1, 2 or 3.
-        in_channels: channels of x (concat conditions not counted).
+        in_channels: channels of x, without concat conditions.
         out_channels: channels of the output.
-        channels: of each level, from the finest down.
-        attention_levels: which levels attend over all their positions; default the coarsest alone.
-        num_res_blocks: of each level on the way down and again on the way up.
+        channels: of each level, the finest first.
+        attention_levels: True for each level with attention over all its positions; default the coarsest alone.
+        num_res_blocks: number of blocks of each level, in the encoder and in the decoder.
         num_head_channels: channels of an attention head.
-        stem: edge of the blocks of pixels that become channels; 1 for none.
+        stem: edge of the blocks of pixels that become channels; 1 is no stem.
         context_channels: channels of the keyword condition ``context``, a field of the same size in pixels and centre
-            as x and ``context_ratio`` times as wide; 0 for none. A pixel that is NaN is missing and takes a learned
-            value; so does the whole context, if it is left out.
-        context_ratio: width of the context over that of x, a power of two.
-        context_dropout: probability, for each sample and step of training, that its context is dropped to missing.
+            as x and ``context_ratio`` times as wide; 0 is no context. NaN is a missing pixel: a learned value replaces
+            it. Without the keyword all pixels are missing.
+        context_ratio: width of the context over the width of x, a power of two.
+        context_dropout: probability that the context of a sample is missing, for each sample and step of training.
         condition: declared condition fields; None declares none.
-        checkpointing: recompute the activations of each level in the backward pass.
+        checkpointing: True recomputes the activations of each level in the backward pass.
     Raises:
         ValueError: if the arguments do not fit together. In the call: if a size is not divisible by ``stride``, or x
-            or the context have other channels or dimensions than declared.
+            or the context have other channels or dimensions.
     Attributes:
-        stride: what spatial sizes must be divisible by.
+        stride: divisor of the spatial sizes.
     """
 
     def __init__(
@@ -94,7 +93,7 @@ class HierarchicalUNet(nn.Module):
     ) -> None:
         super().__init__()
         if stem < 1:
-            raise ValueError(f"stem is the edge of a block of pixels and at least 1, got {stem}.")
+            raise ValueError(f"HierarchicalUNet expects stem >= 1, the edge of a block of pixels, got {stem}.")
         self.spatial_dims, self.in_channels, self.context_channels = spatial_dims, in_channels, context_channels
         self.stem = (stem,) * spatial_dims
         embedding_size, pixels = 4 * channels[0], stem**spatial_dims
@@ -110,7 +109,7 @@ class HierarchicalUNet(nn.Module):
             if context_channels
             else None
         )
-        # with a context the coarsest level has an even size, or its centre would lie half a pixel off
+        # with a context the coarsest level needs an even size, so that its centre is in register
         self.stride = stem * 2 ** (len(channels) - (0 if context_channels else 1))
         self.norm = ChannelNorm(channels[0])
         self.output = zero_init(convolution(spatial_dims, channels[0], out_channels * pixels))
@@ -119,12 +118,12 @@ class HierarchicalUNet(nn.Module):
     def preset(
         cls, name: str, spatial_dims: int, in_channels: int, out_channels: int, **options: Any
     ) -> HierarchicalUNet:
-        """A size by its name: "small", "base" or "large"; other options as the constructor."""
+        """A network of a named size: "small", "base" or "large". Other options as of the constructor."""
         return cls(spatial_dims, in_channels, out_channels, **{**named_size(PRESETS, name), **options})
 
     @property
     def example_shape(self) -> tuple[int, ...]:
-        """Shape of a small valid input without its batch."""
+        """Shape of a small valid input, without the batch."""
         return (self.in_channels, *[2 * self.stride] * self.spatial_dims)
 
     def forward(self, x: Tensor, c_noise: Tensor, context: Tensor | None = None, **condition: Tensor) -> Tensor:
@@ -151,7 +150,7 @@ class HierarchicalUNet(nn.Module):
 
 
 class _ContextEncoder(nn.Module):
-    """Encodes the wide field: (what to add to each level of the tile, what to add to the embedding)."""
+    """Encodes the context. It returns features to add to each level of the tile, and a vector for the embedding."""
 
     def __init__(
         self,
@@ -167,8 +166,8 @@ class _ContextEncoder(nn.Module):
         self.ratio, self.stem, self.dropout, self.shift = ratio, stem, dropout, ratio.bit_length() - 1
         if ratio != 2**self.shift or not 1 <= self.shift < len(channels):
             raise ValueError(
-                f"context_ratio must be a power of two, at least 2 and below 2^{len(channels)} with {len(channels)} "
-                f"levels, got {ratio}."
+                f"HierarchicalUNet with {len(channels)} levels expects as context_ratio a power of two from 2 to "
+                f"2^{len(channels) - 1}, got {ratio}."
             )
         widths, pixels = channels[: len(channels) - self.shift], stem[0] ** spatial_dims
         self.missing = nn.Parameter(torch.zeros(context_channels))
@@ -185,17 +184,17 @@ class _ContextEncoder(nn.Module):
         missing = per_sample(self.missing.to(x.dtype)[None], x)
         if context is None:
             context = missing.expand(x.shape[0], -1, *x.shape[2:])
-        gone = context.isnan()
+        is_missing = context.isnan()
         if self.training and self.dropout > 0:
-            gone = gone | per_sample(torch.rand(x.shape[0], device=x.device) < self.dropout, x)
-        h = channels_last(self.input(space_to_depth(torch.where(gone, missing, context.to(x)), self.stem)))
-        added: list[Tensor | None] = [None] * self.shift
+            is_missing = is_missing | per_sample(torch.rand(x.shape[0], device=x.device) < self.dropout, x)
+        h = channels_last(self.input(space_to_depth(torch.where(is_missing, missing, context.to(x)), self.stem)))
+        features: list[Tensor | None] = [None] * self.shift
         for index, level in enumerate(self.levels):
             h = level(h, embedding)
-            added.append(self.register[index](_centre(h, self.ratio)))
+            features.append(self.register[index](_centre(h, self.ratio)))
             if index < len(self.coarsen):
                 h = self.coarsen[index](h)
-        return added, self.summary(h.flatten(2).mean(2))
+        return features, self.summary(h.flatten(2).mean(2))
 
 
 def _centre(h: Tensor, ratio: int) -> Tensor:

@@ -22,14 +22,16 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 class ScoreMLP(nn.Module):
-    """Raw network F for vectors: x [B, features], c_noise [B] to [B, features]. Zero at the start.
+    """Raw network F for vectors: x [B, features], c_noise [B] to [B, features]. It returns 0 before training.
 
     Args:
-        features: number of columns.
+        features: number of columns of x.
         hidden_size: width of the residual stream.
         depth: number of residual blocks.
         condition: declared condition fields; None declares none. A concat field is [B, channels].
-        checkpointing: recompute activations in the backward pass.
+        checkpointing: True recomputes activations in the backward pass.
+    Raises:
+        ValueError: in the call: for x of another shape.
     """
 
     def __init__(
@@ -50,12 +52,12 @@ class ScoreMLP(nn.Module):
 
     @classmethod
     def preset(cls, name: str, features: int, **options: Any) -> ScoreMLP:
-        """A size by its name: "small", "base" or "large"; other options as the constructor."""
+        """A network of a named size: "small", "base" or "large". Other options as of the constructor."""
         return cls(features, **{**named_size(PRESETS, name), **options})
 
     @property
     def example_shape(self) -> tuple[int, ...]:
-        """Shape of a small valid input without its batch."""
+        """Shape of a small valid input, without the batch."""
         return (self.features,)
 
     def forward(self, x: Tensor, c_noise: Tensor, **condition: Tensor) -> Tensor:

@@ -1,21 +1,23 @@
-r"""Message passing over a graph of genes, at every noise level.
+r"""Message passing over a graph of genes.
 
-Each gene g of each sample is a token :math:`h_g`; a layer is
+Each gene g of each sample is a token :math:`h_g`. A layer is
 
 .. math::  m_g = \mathrm{FiLM}_e(\mathrm{norm}(h_g)), \qquad
            u_g = W_0 m_g + \sum_k \sum_{g'} A^{(k)}_{g g'} W_k m_{g'} + \sum_j Q_{gj} W_t\, t_j, \qquad
            h_g \leftarrow h_g + W_{out}\,\mathrm{SiLU}(u_g),
 
-with the graph's own matrices :math:`A^{(k)} = D^{-1/2} A D^{-1/2}`, one for each relation (such as activation and
-inhibition), and a few **global tokens** :math:`t_j = \sum_g P_{jg} m_g / \sqrt{G}`, which see all genes at
-once: two or three layers of a graph reach no further than two or three edges. P and Q are learned.
+with the matrices :math:`A^{(k)} = D^{-1/2} A D^{-1/2}` of the graph, one for each relation (such as activation and
+inhibition), and a few **global tokens** :math:`t_j = \sum_g P_{jg} m_g / \sqrt{G}`, which read all genes. (Two or three
+layers of a graph reach two or three edges.) P and Q are learned.
 
-The sums over neighbours are sparse products (:mod:`monai_diffscore.networks.sparse`) of features laid out [genes, B H]:
-no matrix [genes, genes], and no tensor of edges times features, exists at any time.
+The sums over neighbours are sparse products (:mod:`monai_diffscore.networks.sparse`) of features [genes, B H]. The
+network never allocates a matrix [genes, genes], or a tensor of edges times features.
 
-Gene sets are nodes too: an edge between a gene and a set makes the graph bipartite, and a set's token begins without a
-value. Source of the normalised sum: Kipf and Welling 2017, arXiv:1609.02907, Eq. 2, here without self-loops, since
-:math:`W_0` is a gene's own way; relations by a matrix each: Schlichtkrull et al. 2018, arXiv:1703.06103, Eq. 2.
+Gene sets are nodes, too. An edge between a gene and a set makes the gene a member. The first token of a set has no
+value.
+
+Sources: Kipf and Welling 2017, arXiv:1609.02907, Eq. 2 (the normalised sum; :math:`W_0` replaces its self-loops);
+Schlichtkrull et al. 2018, arXiv:1703.06103, Eq. 2 (a matrix for each relation).
 """
 
 from __future__ import annotations
@@ -43,27 +45,29 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 class PathwayGNN(nn.Module):
-    """Raw network F for profiles on a graph: x [B, num_genes], c_noise [B] to [B, num_genes]. Zero at the start.
+    """Raw network F for profiles on a graph: x [B, num_genes], c_noise [B] to [B, num_genes].
 
-    The graph is part of the state_dict: weights bring the graph that they were trained on.
+    It returns 0 before training. The graph is part of the state_dict: weights contain the graph of their training.
 
     Args:
-        num_genes: number of genes, in the order that the data has.
-        edges: integers [2, E], pairs of nodes. Nodes 0 to num_genes - 1 are the genes, those from num_genes on are gene
-            sets. Edges are undirected; repeated ones count once, loops not at all.
-        hidden_size: width of a gene's token.
+        num_genes: number of genes, in the order of the data.
+        edges: integers [2, E], pairs of nodes. Nodes 0 to num_genes - 1 are the genes, later nodes are gene sets.
+            Edges are undirected. Repetitions count once; loops do not count.
+        hidden_size: width of the token of a gene.
         depth: number of layers.
         condition: declared condition fields; None declares none. A concat field is [B, channels].
-        checkpointing: recompute activations in the backward pass, sample by sample: less memory, often less time.
-        weights: positive weight [E] of each edge; default 1. Of repeated edges the largest counts.
+        checkpointing: True recomputes activations in the backward pass, sample by sample, for less memory and often
+            less time.
+        weights: weight > 0 of each edge, [E]; default 1. The largest weight of repeated edges counts.
         relations: kind of each edge, integers [E] from 0; default is one kind.
         num_sets: number of gene sets.
-        num_tokens: number of global tokens; 0 leaves them out.
+        num_tokens: number of global tokens; 0 is no token.
         embedding_size: width of the embedding of noise level and condition.
-        gate_rank: rank of the genes' own gates (:class:`GeneGate`); 0 leaves them out.
+        gate_rank: rank of the gates of the genes (:class:`GeneGate`); 0 is no gate.
 
     Raises:
-        ValueError: for edges that are not pairs of nodes, weights or relations of another number, or sizes below 1.
+        ValueError: for edges that are not pairs of nodes, another number of weights or relations than edges, or sizes
+            below 1. In the call: for x of another shape.
     """
 
     def __init__(
@@ -98,12 +102,12 @@ class PathwayGNN(nn.Module):
 
     @classmethod
     def preset(cls, name: str, num_genes: int, edges: Tensor, **options: Any) -> PathwayGNN:
-        """A size by its name: "small", "base" or "large"; other options as the constructor."""
+        """A network of a named size: "small", "base" or "large". Other options as of the constructor."""
         return cls(num_genes, edges, **{**named_size(PRESETS, name), **options})
 
     @property
     def example_shape(self) -> tuple[int, ...]:
-        """Shape of a small valid input without its batch."""
+        """Shape of a small valid input, without the batch."""
         return (self.num_genes,)
 
     def forward(self, x: Tensor, c_noise: Tensor, **condition: Tensor) -> Tensor:
@@ -117,7 +121,7 @@ class PathwayGNN(nn.Module):
 
 
 class _Trunk(nn.Module):
-    """Values [B, num_genes + channels] and embedding [B, E] to [B, num_genes], by tokens [nodes, B, H]."""
+    """Maps values [B, num_genes + channels] and embedding [B, E] to [B, num_genes], with tokens [nodes, B, H]."""
 
     def __init__(
         self,
@@ -156,7 +160,7 @@ class _Trunk(nn.Module):
         return output[..., 0].T
 
     def _tokens(self, attached: Tensor) -> Tensor:
-        """The first features [nodes, B, H]: a node's own vector, plus a gene's value times a common one."""
+        """The first tokens [nodes, B, H]: a vector of the node, plus a common vector times the gene's value."""
         values = attached.T[: self.num_genes]
         values = F.pad(values, (0, 0, 0, self.num_sets)) if self.num_sets else values
         h = torch.addcmul(self.names[:, None], values[..., None], self.value)
@@ -166,7 +170,7 @@ class _Trunk(nn.Module):
 class _Layer(nn.Module):
     def __init__(self, hidden_size: int, embedding_size: int, relations: int, tokens: bool) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(hidden_size, elementwise_affine=False)  # FiLM has its weights
+        self.norm = nn.LayerNorm(hidden_size, elementwise_affine=False)  # FiLM scales and shifts
         self.film = zero_init(nn.Linear(embedding_size, 2 * hidden_size))
         self.own = nn.Linear(hidden_size, hidden_size)
         self.messages = nn.ModuleList(nn.Linear(hidden_size, hidden_size, bias=False) for _ in range(relations))
@@ -175,22 +179,22 @@ class _Layer(nn.Module):
 
     def forward(self, h: Tensor, embedding: Tensor, graph: nn.ModuleList, ways: tuple[Tensor, Tensor] | None) -> Tensor:
         m = modulate(self.norm(h), *self.film(embedding).chunk(2, dim=1))
-        u = self.own(m)  # a fresh tensor, added to in place
+        u = self.own(m)  # a new tensor, for in-place addition
         for matrix, message in zip(graph, self.messages, strict=True):
-            # the layer before the sum, so that the sum has nothing to keep for the backward pass
+            # the layer runs before the sum: autograd then saves nothing for the sum
             u += matrix(message(m).flatten(1)).view(h.shape)
         if self.tokens is not None and ways is not None:
             u += self._global(m, *ways)
         return h + self.out(F.silu(u))
 
     def _global(self, m: Tensor, pool: Tensor, spread: Tensor) -> Tensor:
-        """What the global tokens tell each gene, [nodes, B, H]; gene sets hear nothing."""
+        """The messages of the global tokens to the genes, [nodes, B, H]; 0 for gene sets."""
         assert self.tokens is not None
         sets = len(m) - len(spread)
         genes = m[: len(spread)] if sets else m  # a slice costs a copy in the backward pass
         pooled = (pool / math.sqrt(len(spread))) @ genes.flatten(1)  # (tokens, B * H)
-        told = (spread @ self.tokens(pooled.unflatten(1, m.shape[1:])).flatten(1)).view(genes.shape)
-        return F.pad(told, (0, 0, 0, 0, 0, sets)) if sets else told
+        messages = (spread @ self.tokens(pooled.unflatten(1, m.shape[1:])).flatten(1)).view(genes.shape)
+        return F.pad(messages, (0, 0, 0, 0, 0, sets)) if sets else messages
 
 
 def relation_matrices(
@@ -201,11 +205,11 @@ def relation_matrices(
     Args:
         nodes: number of nodes.
         edges: integers [2, E], pairs of nodes.
-        weights: positive [E]; default 1.
+        weights: > 0, [E]; default 1. The largest weight of repeated edges counts.
         relations: kind of each edge, integers [E] from 0; default is one kind.
 
     Raises:
-        ValueError: unless edges are pairs of nodes, with one weight > 0 and one relation each.
+        ValueError: for edges that are not pairs of nodes, or without one finite weight > 0 and one relation each.
     """
     if edges.ndim != 2 or len(edges) != 2 or edges.is_floating_point():
         raise ValueError(f"A graph expects edges [2, E] of integers, got {edges.dtype} {tuple(edges.shape)}.")
@@ -214,30 +218,30 @@ def relation_matrices(
     relations = edges.new_zeros(count) if relations is None else relations
     if weights.shape != (count,) or relations.shape != (count,) or relations.is_floating_point():
         raise ValueError(
-            f"A graph of {count} edges expects as many weights and integer relations, got {tuple(weights.shape)} and "
-            f"{relations.dtype} {tuple(relations.shape)}."
+            f"A graph of {count} edges expects weights [{count}] and integer relations [{count}], got "
+            f"{tuple(weights.shape)} and {relations.dtype} {tuple(relations.shape)}."
         )
     if count and not (float(weights.min()) > 0 and math.isfinite(float(weights.max())) and int(relations.min()) >= 0):
         raise ValueError(
-            f"Edges have finite weights > 0 and relations >= 0, got weights from {float(weights.min()):.4g} to "
-            f"{float(weights.max()):.4g} and relations from {int(relations.min())}. A sign is a relation of its own."
+            f"A graph expects finite weights > 0 and relations >= 0, got weights from {float(weights.min()):.4g} to "
+            f"{float(weights.max()):.4g} and relations from {int(relations.min())}. Make a negative sign a relation."
         )
     number = 1 + int(relations.max()) if count else 1
     return [_normalised(nodes, edges[:, relations == k].long(), weights[relations == k]) for k in range(number)]
 
 
 def _normalised(nodes: int, edges: Tensor, weights: Tensor) -> SparseMatrix:
-    kept = edges[0] != edges[1]
-    low, high = edges[:, kept].amin(0), edges[:, kept].amax(0)
+    proper = edges[0] != edges[1]  # no loop
+    low, high = edges[:, proper].amin(0), edges[:, proper].amax(0)
     if len(low) and not (int(low.min()) >= 0 and int(high.max()) < nodes):
         raise ValueError(
             f"A graph of {nodes} nodes expects edges between 0 and {nodes - 1}, got {int(low.min())} to "
-            f"{int(high.max())}. Nodes from num_genes on are gene sets: give num_sets."
+            f"{int(high.max())}. Nodes from num_genes on are gene sets: set num_sets."
         )
     pairs, place = torch.unique(low * nodes + high, return_inverse=True)
-    strongest = weights.new_zeros(len(pairs)).scatter_reduce(0, place, weights[kept], "amax")
+    largest = weights.new_zeros(len(pairs)).scatter_reduce(0, place, weights[proper], "amax")
     low, high = pairs // nodes, pairs % nodes
-    rows, columns, values = torch.cat([low, high]), torch.cat([high, low]), strongest.repeat(2)
+    rows, columns, values = torch.cat([low, high]), torch.cat([high, low]), largest.repeat(2)
     degrees = values.new_zeros(nodes).index_add(0, rows, values)
     scale = degrees.clamp_min(torch.finfo(degrees.dtype).tiny).rsqrt()
     return SparseMatrix(torch.stack([rows, columns]), values * scale[rows] * scale[columns], (nodes, nodes))

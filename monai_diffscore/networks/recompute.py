@@ -1,8 +1,9 @@
-r"""Activations recomputed sample by sample.
+r"""Recomputation of activations, sample by sample.
 
-For samples that do not influence each other, :math:`y_i = f(x_i)`, the backward pass can visit one sample after the
-other: compute f(x_i) again, pull its gradient back, forget it. The activations that exist at any time are those of one
-sample, whatever the batch, and they fit in a processor's cache: on a CPU the step can take less time than without.
+For samples that do not influence each other, :math:`y_i = f(x_i)`, the backward pass visits one sample after the other:
+it computes f(x_i) again, computes its gradient, and frees it. The memory of activations is that of one sample, and does
+not depend on the batch size. These activations can fit in the cache of a processor: on a CPU a step can then be faster
+than without recomputation.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ from torch.autograd.function import once_differentiable
 
 
 def run_samplewise(module: nn.Module, *inputs: Tensor, size: int = 1) -> Tensor:
-    """``module(*inputs)`` of inputs and output [B, ...], forward and backward ``size`` samples at a time.
+    """``module(*inputs)`` [B, ...]. It computes forward and backward passes for ``size`` samples at a time.
 
     Args:
-        module: samples must not influence each other, and nothing in it may be random.
+        module: without randomness. Samples must not influence each other.
         inputs: [B, ...] each.
-        size: samples at a time.
+        size: number of samples at a time.
     """
     parameters = [p for p in module.parameters() if p.requires_grad]
     output: Tensor = _Samplewise.apply(module, size, len(inputs), *inputs, *parameters)
@@ -38,7 +39,7 @@ class _Samplewise(torch.autograd.Function):
         output: Tensor | None = None
         for place in _slices(tensors[0], size):
             part = function(*(value[place] for value in tensors[:count]))
-            if output is None:  # one tensor from the start: many small ones would tear the memory into pieces
+            if output is None:  # one tensor from the start: many small tensors would fragment the memory
                 output = part.new_empty(len(tensors[0]), *part.shape[1:])
             output[place] = part
         assert output is not None, "an empty batch"
@@ -48,25 +49,25 @@ class _Samplewise(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         inputs, parameters = ctx.saved_tensors[: ctx.count], ctx.saved_tensors[ctx.count :]
-        needed = ctx.needs_input_grad[3 : 3 + ctx.count]
-        found = [torch.zeros_like(value) if need else None for value, need in zip(inputs, needed, strict=True)]
-        totals = [torch.zeros_like(parameter) for parameter in parameters]
+        needs = ctx.needs_input_grad[3 : 3 + ctx.count]
+        input_grads = [torch.zeros_like(value) if need else None for value, need in zip(inputs, needs, strict=True)]
+        parameter_grads = [torch.zeros_like(parameter) for parameter in parameters]
         for place in _slices(inputs[0], ctx.size):
-            parts = [v[place].detach().requires_grad_(n) for v, n in zip(inputs, needed, strict=True)]
-            sources = [part for part, need in zip(parts, needed, strict=True) if need]
-            pulled = _pull(ctx.function, parts, [*sources, *parameters], gradient[place], ctx.autocast)
-            targets = [value[place] for value in found if value is not None] + totals
-            for target, part in zip(targets, pulled, strict=True):
-                if part is not None:
-                    target.add_(part)
-        return None, None, None, *found, *totals
+            parts = [v[place].detach().requires_grad_(n) for v, n in zip(inputs, needs, strict=True)]
+            sources = [part for part, need in zip(parts, needs, strict=True) if need]
+            grads = _gradients(ctx.function, parts, [*sources, *parameters], gradient[place], ctx.autocast)
+            totals = [value[place] for value in input_grads if value is not None] + parameter_grads
+            for total, grad in zip(totals, grads, strict=True):
+                if grad is not None:
+                    total.add_(grad)
+        return None, None, None, *input_grads, *parameter_grads
 
 
 def _slices(batch: Tensor, size: int) -> list[slice]:
     return [slice(start, start + size) for start in range(0, len(batch), size)]
 
 
-def _pull(
+def _gradients(
     function: Callable[..., Tensor],
     inputs: Sequence[Tensor],
     sources: Sequence[Tensor],

@@ -1,22 +1,23 @@
 r"""Attention among genes, at a cost linear in their number.
 
-Attention over a cell as one vector is attention over a single token, which does nothing: the softmax of one number is
-1. Here every gene g is a token whose content follows its value :math:`x_g` (Gorishniy et al. 2021,
-arXiv:2106.11959)
+Every gene g is a token that depends on its value :math:`x_g` (Gorishniy et al. 2021, arXiv:2106.11959):
 
 .. math::  \tau_g = e_g + x_g u_g .
 
+(Attention over a cell as one vector is attention over a single token. It does nothing: the softmax of one number is 1.)
+
 M learned **module** queries :math:`q_m` read the genes (the first half of the induced set attention of Lee et al. 2019,
-arXiv:1810.00825, Eq. 9), attend to each other, and are read by the genes again:
+arXiv:1810.00825, Eq. 9). The modules attend to each other. The genes read the modules:
 
 .. math::  h_m = \sum_g \operatorname{softmax}_g\!\bigl(q_m^\top K \tau_g / \sqrt d\bigr)\, V \tau_g, \qquad
            h \leftarrow \mathrm{blocks}(h, \mathrm{FiLM}(\sigma, \mathrm{condition})), \qquad
            F_g = \sum_m \operatorname{softmax}_m\!\bigl((Q \tau_g)^\top k_m / \sqrt d\bigr)\, w_g^\top v_m .
 
-Since a token is affine in one number, so is its logit: :math:`q_m^\top K \tau_g = a_{mg} + b_{mg} x_g` with a and b the
-same for all cells. No token, key or value of a gene is ever written down for a cell; time and memory are B M G.
+A token is affine in one number, and so is its logit: :math:`q_m^\top K \tau_g = a_{mg} + b_{mg} x_g`, with the same a
+and b for all cells. The network never allocates a token, key or value of a gene for each cell; time and memory are
+proportional to B M G.
 
-A gene set (a row of a GMT file) may fix what a module sees: logits of all other genes are minus infinity.
+A gene set (a row of a GMT file) can select the genes of a module: the logits of all other genes are minus infinity.
 """
 
 from __future__ import annotations
@@ -40,12 +41,12 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 class GeneTokens(nn.Module):
-    r"""The identity :math:`e_g` and the slope :math:`u_g` of each gene's token, [2, heads, G, d], after a projection.
+    r"""The identity :math:`e_g` and the slope :math:`u_g` of the token of each gene.
 
     Args:
         num_genes: G.
         hidden_size: heads * d.
-        num_heads: of the attention that reads them.
+        num_heads: number of heads of the attention.
     """
 
     def __init__(self, num_genes: int, hidden_size: int, num_heads: int) -> None:
@@ -54,7 +55,7 @@ class GeneTokens(nn.Module):
         self.embedding = nn.Parameter(torch.randn(2, num_genes, hidden_size))
 
     def project(self, linear: nn.Linear) -> Tensor:
-        """Both after ``linear``, split into heads: [2, heads, G, d]. The bias of ``linear`` belongs to e_g alone."""
+        """The projection of e_g and u_g by ``linear``, [2, heads, G, d]. Its bias is added to e_g alone."""
         projected = F.linear(self.embedding, linear.weight)
         if linear.bias is not None:
             projected = torch.stack([projected[0] + linear.bias, projected[1]])
@@ -62,14 +63,16 @@ class GeneTokens(nn.Module):
 
 
 class GenePooling(nn.Module):
-    """Values of genes [B, G] to module tokens [B, hidden_size, M] by multi-head cross-attention.
+    """Maps values of genes [B, G] to module tokens [B, hidden_size, M], by multi-head cross-attention.
 
     Args:
         num_genes: G.
         hidden_size: size of a token.
-        num_modules: M.
-        num_heads: divides hidden_size.
-        gene_sets: optional boolean [M, G]: module m sees the genes that are true in its row.
+        num_modules: M, at least 2.
+        num_heads: number of heads, a divisor of hidden_size.
+        gene_sets: optional boolean [M, G]; row m selects the genes of module m.
+    Raises:
+        ValueError: for sizes or gene sets that do not fit together.
     """
 
     gene_sets: Tensor | None
@@ -93,7 +96,7 @@ class GenePooling(nn.Module):
         self.module = nn.Parameter(0.02 * torch.randn(num_modules, hidden_size))
 
     def attention(self, x: Tensor) -> Tensor:
-        """Weights of the genes for each module, [B, heads, M, G]; they sum to 1 over the genes."""
+        """The weights of the genes for each module, [B, heads, M, G]. Their sum over the genes is 1."""
         keys = self.tokens.project(self.key)
         offset, slope = self.queries @ keys.mT / math.sqrt(keys.shape[-1])  # each (heads, M, G)
         logits = offset + slope * x[:, None, None, :]
@@ -110,9 +113,9 @@ class GenePooling(nn.Module):
 
 
 class GeneReadout(nn.Module):
-    """Module tokens [B, hidden_size, M], and the values they were read from [B, G], to one number a gene [B, G].
+    """Maps module tokens [B, hidden_size, M] and values of genes x [B, G] to one number for each gene [B, G].
 
-    Args: as :class:`GenePooling`.
+    Arguments as of :class:`GenePooling`.
     """
 
     def __init__(self, num_genes: int, hidden_size: int, num_heads: int = 4) -> None:
@@ -133,7 +136,7 @@ class GeneReadout(nn.Module):
 
 
 class ModuleBlock(nn.Module):
-    """Self-attention among the modules, then a FiLM residual perceptron of each. [B, hidden_size, M] to the same."""
+    """Self-attention among modules, then a residual perceptron with FiLM. It keeps the shape [B, hidden_size, M]."""
 
     def __init__(
         self, hidden_size: int, num_heads: int, embedding_size: int | None = None, dropout: float = 0.0
@@ -155,22 +158,22 @@ class ModuleBlock(nn.Module):
 
 
 class SingleCellNet(nn.Module):
-    """Raw network F for cells: x [B, genes], c_noise [B] to [B, genes]. Zero at the start.
+    """Raw network F for cells: x [B, genes], c_noise [B] to [B, genes]. It returns 0 before training.
 
     Args:
         num_genes: number of genes, or of coordinates of a latent space.
         hidden_size: size of a module token.
-        num_modules: M, the number of inducing tokens; with ``gene_sets``, as many as sets.
+        num_modules: M, number of modules; with ``gene_sets``, the number of sets.
         depth: number of blocks of self-attention among the modules.
-        num_heads: of all attentions; divides hidden_size.
-        gene_sets: optional boolean [M, genes], what each module sees.
-        condition: declared condition fields, such as cell type and batch; None declares none. The channels of a
-            concat field [B, channels] are read as further genes.
-        dropout: in the residual perceptrons.
-        checkpointing: recompute activations in the backward pass.
+        num_heads: number of heads of all attentions, a divisor of hidden_size.
+        gene_sets: optional boolean [M, genes]; row m selects the genes of module m.
+        condition: declared condition fields, such as cell type and batch; None declares none. The modules read the
+            channels of a concat field [B, channels] as further genes.
+        dropout: probability in the residual perceptrons.
+        checkpointing: True recomputes activations in the backward pass.
 
     Raises:
-        ValueError: for sizes that do not fit each other.
+        ValueError: for sizes or gene sets that do not fit together. In the call: for x of another shape.
     """
 
     def __init__(
@@ -189,22 +192,22 @@ class SingleCellNet(nn.Module):
         self.num_genes = num_genes
         self.checkpointing = checkpointing
         self.conditioning = NoiseConditioning(hidden_size, condition)
-        further = self.conditioning.concat_channels
-        if gene_sets is not None and further:  # all modules see what is concatenated
-            gene_sets = torch.cat([gene_sets, gene_sets.new_ones(num_modules, further)], 1)
-        self.pooling = GenePooling(num_genes + further, hidden_size, num_modules, num_heads, gene_sets)
+        channels = self.conditioning.concat_channels
+        if gene_sets is not None and channels:  # all modules read the concat fields
+            gene_sets = torch.cat([gene_sets, gene_sets.new_ones(num_modules, channels)], 1)
+        self.pooling = GenePooling(num_genes + channels, hidden_size, num_modules, num_heads, gene_sets)
         self.embed = nn.Linear(hidden_size, hidden_size)
         self.blocks = nn.ModuleList(ModuleBlock(hidden_size, num_heads, hidden_size, dropout) for _ in range(depth))
         self.readout = GeneReadout(num_genes, hidden_size, num_heads)
 
     @classmethod
     def preset(cls, name: str, num_genes: int, **options: Any) -> SingleCellNet:
-        """A size by its name: "small", "base" or "large"; other options as the constructor."""
+        """A network of a named size: "small", "base" or "large". Other options as of the constructor."""
         return cls(num_genes, **{**named_size(PRESETS, name), **options})
 
     @property
     def example_shape(self) -> tuple[int, ...]:
-        """Shape of a small valid input without its batch."""
+        """Shape of a small valid input, without the batch."""
         return (self.num_genes,)
 
     def forward(self, x: Tensor, c_noise: Tensor, **condition: Tensor) -> Tensor:
@@ -223,11 +226,11 @@ class SingleCellNet(nn.Module):
 def check_sizes(
     num_genes: int, hidden_size: int, num_modules: int, num_heads: int, gene_sets: Tensor | None = None
 ) -> None:
-    """Raises a ValueError for sizes of a gene attention that do not fit each other."""
+    """Raises a ValueError for sizes or gene sets of a gene attention that do not fit together."""
     if num_modules < 2 or hidden_size % num_heads:
         raise ValueError(
-            f"Attention needs at least two modules, or it does nothing, and a hidden_size divisible by num_heads; got "
-            f"{num_modules} modules, hidden_size {hidden_size} and {num_heads} heads."
+            f"Attention among genes expects at least two modules (one does nothing) and a hidden_size divisible by "
+            f"num_heads, got {num_modules} modules, hidden_size {hidden_size} and {num_heads} heads."
         )
     if gene_sets is not None and (
         gene_sets.shape != (num_modules, num_genes) or gene_sets.dtype != torch.bool or not gene_sets.any(1).all()
@@ -235,5 +238,5 @@ def check_sizes(
         raise ValueError(
             f"Expected gene_sets boolean [modules, genes] = [{num_modules}, {num_genes}] with at least one gene in "
             f"each set, got {gene_sets.dtype} {tuple(gene_sets.shape)} with {int((~gene_sets.bool().any(-1)).sum())} "
-            "empty sets. Leave out sets of which no gene was measured."
+            "empty sets. Remove the sets without a measured gene."
         )

@@ -2,12 +2,12 @@ r"""The product of a fixed sparse matrix with dense features, differentiable in 
 
 .. math::  y = A x, \qquad \bar x = A^\top \bar y, \qquad y_i = \sum_{e:\, r_e = i} v_e\, x_{c_e}.
 
-A and its transpose are both stored by rows (CSR), so that both directions read the features row by row, add in
-registers, and hold nothing of the size of the entries times the features. The kernel is ``embedding_bag``, which is
-that sum; it took half of the time of torch's CSR product (MKL) on a gene graph, and it exports.
+The module stores A and its transpose by rows (CSR). Both directions then read the features row by row and add in
+registers; no tensor has the size of the entries times the features. The kernel is ``embedding_bag``, which computes
+this sum. It took half of the time of torch's CSR product (MKL) on a gene graph, and it exports.
 
-The matrix is six plain buffers: a tensor of a sparse layout as a buffer can not be deep-copied, as an exponential
-moving average does.
+The matrix is six dense buffers. An exponential moving average deep-copies a network, and ``deepcopy`` fails for a
+buffer of a sparse layout.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from torch import Tensor, nn
 
 
 class SparseMatrix(nn.Module):
-    """A [rows, columns] as a module: x [columns, F] to A x [rows, F], in x's dtype, float32 at least.
+    """A matrix A [rows, columns] as a module. It maps x [columns, F] to A x [rows, F], in float64 or float32.
 
-    Derivatives of any order in x, forward and backward, batched too (``torch.func.vmap``).
+    It has derivatives of any order in x, forward and backward, also batched (``torch.func.vmap``).
 
     Args:
-        indices: integers [2, E], row and column of each entry. Entries of equal place are added.
+        indices: integers [2, E], row and column of each entry. Entries of the same row and column add up.
         values: [E].
         shape: (rows, columns).
 
     Raises:
-        ValueError: for indices outside of the shape, or another number of values.
+        ValueError: for indices outside the shape, or another number of values. In the call: for x of another shape.
     """
 
     row_starts: Tensor
@@ -62,15 +62,15 @@ class SparseMatrix(nn.Module):
 
     @property
     def entries(self) -> int:
-        """Number of entries that are stored."""
+        """Number of stored entries."""
         return self.columns.numel()
 
     def forward(self, x: Tensor) -> Tensor:
         if x.ndim != 2 or x.shape[0] != self.shape[1]:
-            raise ValueError(f"A matrix {self.shape} multiplies x [{self.shape[1]}, F], got {tuple(x.shape)}.")
-        x = x if x.dtype == torch.float64 else x.float()  # sums of half precision lose small terms
+            raise ValueError(f"A sparse matrix {self.shape} expects x [{self.shape[1]}, F], got {tuple(x.shape)}.")
+        x = x if x.dtype == torch.float64 else x.float()  # sums in half precision lose small terms
         values, transposed_values = self.values.to(x.dtype), self.transposed_values.to(x.dtype)
-        if torch.jit.is_tracing():  # TorchScript files hold no functions of Python
+        if torch.jit.is_tracing():  # TorchScript files cannot hold functions of Python
             return _sum_rows(x, self.row_starts, self.columns, values)
         product: Tensor = _Product.apply(
             x, self.row_starts, self.columns, values, self.column_starts, self.rows, transposed_values
@@ -85,7 +85,7 @@ def _sum_rows(x: Tensor, starts: Tensor, places: Tensor, values: Tensor) -> Tens
 
 
 class _Product(torch.autograd.Function):
-    """x, (row starts, columns, values of A), (the same of A^T) to A x."""
+    """Maps x, (row starts, columns, values of A) and (the same of A^T) to A x."""
 
     @staticmethod
     def forward(x: Tensor, *matrix: Tensor) -> Tensor:
@@ -108,14 +108,14 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], x: Tensor, *matrix: Tensor) -> tuple[Tensor, int]:
-        """The mapped dimension joins the columns of x."""
+        """Merges the mapped dimension with the columns of x."""
         mapped = x.movedim(in_dims[0] or 0, 1)
         product = _Product.apply(mapped.flatten(1), *matrix)
         return product.unflatten(1, mapped.shape[1:]), 1
 
 
 def _by_rows(indices: Tensor, values: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
-    """Starts of the rows [rows + 1], columns [E] and values [E] of the entries in the order of the rows."""
+    """Row starts [rows + 1], columns [E] and values [E] of the entries, ordered by rows."""
     places, order = torch.unique(indices[0].long() * shape[1] + indices[1], return_inverse=True)
     totals = values.new_zeros(len(places)).index_add(0, order, values)
     counts = torch.bincount(places // shape[1], minlength=shape[0])

@@ -1,19 +1,19 @@
 r"""A U-Net in one, two or three dimensions.
 
-Levels l = 0 .. L-1 have ``channels[l]`` channels at :math:`1/2^l` of the size. On the way down each level runs its
-residual blocks and halves the size by a strided convolution; on the way up it *adds* what it had on the way down to
-the doubled coarser level (projected by a 1x1 convolution before it is doubled, where that costs least), and runs as
-many blocks again:
+Levels l = 0 .. L-1 have ``channels[l]`` channels at :math:`1/2^l` of the size. In the encoder each level runs its
+residual blocks, and a strided convolution halves the size. In the decoder each level *adds* its features of the encoder
+to the coarser level, and runs as many blocks again. A 1x1 convolution projects the coarser level before its size is
+doubled, at the lowest cost:
 
 .. math::  h_l = \mathrm{level}_l(\mathrm{coarsen}(h_{l-1}), e), \qquad
            u_l = \mathrm{level}'_l(h_l + \mathrm{double}(W u_{l+1}), e)
 
-Levels chosen by ``attention_levels`` attend over all their positions after their blocks. Activations are kept with
-their channels innermost in memory.
+The levels of ``attention_levels`` attend over all their positions after their blocks. The channels of activations are
+innermost in memory.
 
-Added instead of concatenated skips, one of each level instead of one of each block, and normalisation over channels
-make a step of training about twice as fast as the layout of Ho et al. 2020 at equal parameters, at no loss of denoising
-error for each second of training (docs/BENCHMARKS.md).
+The layout of Ho et al. 2020 concatenates a skip connection for each block. This network adds one for each level, and
+normalises over channels. Its step of training takes about half of the time at equal parameters, and its denoising error
+after equal seconds of training is not larger (docs/BENCHMARKS.md).
 
 Sources: Ronneberger et al. 2015, arXiv:1505.04597; Ho et al. 2020, arXiv:2006.11239, Appendix B; FiLM and block
 layout as in :mod:`monai_diffscore.networks.blocks`.
@@ -51,24 +51,24 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 class ScoreUNet(nn.Module):
-    """Raw network F for images: x [B, C_in, *S], c_noise [B] to [B, C_out, *S]. Zero at the start.
+    """Raw network F for images: x [B, C_in, *S], c_noise [B] to [B, C_out, *S]. It returns 0 before training.
 
     Args:
         spatial_dims: 1, 2 or 3.
-        in_channels: channels of x (concat conditions not counted).
+        in_channels: channels of x, without concat conditions.
         out_channels: channels of the output.
-        channels: of each level, from the full size down. Its length is the number of levels.
-        attention_levels: which levels attend over all their positions; default the coarsest alone.
-        num_res_blocks: of each level on the way down and again on the way up, or one number for all.
+        channels: of each level, the full size first. Its length is the number of levels.
+        attention_levels: True for each level with attention over all its positions; default the coarsest alone.
+        num_res_blocks: number of blocks of each level, in the encoder and in the decoder, or one number for all levels.
         num_head_channels: channels of an attention head.
         condition: declared condition fields; None declares none.
-        checkpointing: recompute the activations of each level in the backward pass, which saves most of the memory of
-            training for about a third more time.
+        checkpointing: True recomputes the activations of each level in the backward pass. This saves most of the memory
+            of training, and takes about a third more time.
     Raises:
         ValueError: if the arguments do not fit together. In the call: if a spatial size is not divisible by ``stride``,
-            or channels or dimensions of x differ from the declared ones.
+            or x has other channels or dimensions.
     Attributes:
-        stride: what spatial sizes must be divisible by, 2^(L-1).
+        stride: divisor of the spatial sizes, 2^(L-1).
     """
 
     def __init__(
@@ -97,12 +97,12 @@ class ScoreUNet(nn.Module):
 
     @classmethod
     def preset(cls, name: str, spatial_dims: int, in_channels: int, out_channels: int, **options: Any) -> ScoreUNet:
-        """A size by its name: "small", "base" or "large"; other options as the constructor."""
+        """A network of a named size: "small", "base" or "large". Other options as of the constructor."""
         return cls(spatial_dims, in_channels, out_channels, **{**named_size(PRESETS, name), **options})
 
     @property
     def example_shape(self) -> tuple[int, ...]:
-        """Shape of a small valid input without its batch."""
+        """Shape of a small valid input, without the batch."""
         return (self.in_channels, *[2 * self.stride] * self.spatial_dims)
 
     def forward(self, x: Tensor, c_noise: Tensor, **condition: Tensor) -> Tensor:
@@ -156,9 +156,9 @@ def scale_unets(
 
 
 class Hourglass(nn.Module):
-    """The levels of a U-Net, down and up: features [B, channels[0], *S] and embedding [B, E] to features.
+    """The levels of a U-Net. It maps features [B, channels[0], *S] and embedding [B, E] to features of the same shape.
 
-    Arguments as of :class:`ScoreUNet`.
+    Arguments as of :class:`ScoreUNet`; ``embedding_size`` is E.
     """
 
     def __init__(
@@ -177,8 +177,8 @@ class Hourglass(nn.Module):
         blocks = [num_res_blocks] * levels if isinstance(num_res_blocks, int) else list(num_res_blocks)
         if not levels == len(attention) == len(blocks) or levels == 0:
             raise ValueError(
-                f"channels, attention_levels and num_res_blocks need one entry for each level, got {list(channels)}, "
-                f"{attention} and {blocks}."
+                f"Expected channels, attention_levels and num_res_blocks with one entry for each level, got "
+                f"{list(channels)}, {attention} and {blocks}."
             )
         self.checkpointing = checkpointing
 
@@ -191,15 +191,21 @@ class Hourglass(nn.Module):
         self.refine = nn.ModuleList(convolution(spatial_dims, b, a, 1) for a, b in pairwise(channels))
         self.up = nn.ModuleList(level(index) for index in range(levels))
 
-    def forward(self, h: Tensor, embedding: Tensor, added: Sequence[Tensor | None] = ()) -> Tensor:
-        """``added``: features that each level is given besides, from the finest down."""
+    def forward(self, h: Tensor, embedding: Tensor, context: Sequence[Tensor | None] = ()) -> Tensor:
+        """Runs the levels.
+
+        Args:
+            h: [B, channels[0], *S].
+            embedding: [B, E].
+            context: features to add to the input of each encoder level, the finest first; None adds nothing.
+        """
         skips = []
         for index, level in enumerate(self.down):
             if index > 0:
                 h = self.coarsen[index - 1](h)
-            extra = added[index] if index < len(added) else None
-            if extra is not None:
-                h = h + extra
+            features = context[index] if index < len(context) else None
+            if features is not None:
+                h = h + features
             h = run_checkpointed(level, h, embedding, checkpointing=self.checkpointing)
             skips.append(h)
         for index in reversed(range(len(self.up))):
@@ -210,7 +216,7 @@ class Hourglass(nn.Module):
 
 
 class Level(nn.Module):
-    """Residual blocks and, if heads are given, attention, at one resolution."""
+    """Residual blocks and an optional attention at one resolution. ``head_channels`` None is no attention."""
 
     def __init__(
         self, spatial_dims: int, channels: int, embedding_size: int, num_blocks: int, head_channels: int | None

@@ -1,18 +1,17 @@
-r"""Weights of a pretrained Vision Transformer as those of a :class:`~monai_diffscore.networks.dit.ScoreDiT`.
+r"""Conversion of the weights of a pretrained Vision Transformer to a :class:`~monai_diffscore.networks.dit.ScoreDiT`.
 
-What is taken over, from timm's names (``blocks.0.attn.qkv.weight`` ...), exactly where there is an exact way:
+The module reads timm's names (``blocks.0.attn.qkv.weight`` ...). It converts exactly where an exact form exists:
 
-- **Blocks.** ScoreDiT's norms have no weights of their own, so those of the ViT go into the linear layer behind them,
-  :math:`W (\gamma \odot n + \beta) + b = (W \gamma) n + (W\beta + b)`; a layer scale goes into the layer before it. A
-  ScoreDiT whose gates were 1 would compute the ViT's tokens.
-- **Patch embedding.** Resized to another patch by linear interpolation, scaled by the ratio of pixels so that a
-  constant image keeps its token. RGB to C channels: the mean over the colours, 3/C times, so that a grey image keeps
-  its token. To 3-D: repeated along the third axis and divided by its length.
-- **Position table.** Without those of class and register tokens; interpolated to another grid; for 3-D, repeated
-  along the third axis, plus sines and cosines of that axis, of the table's own size, since equal slices could not be
-  told apart.
+- **Blocks.** The norms of ScoreDiT have no weights. The linear layer after a norm takes the weights of the ViT's norm,
+  :math:`W (\gamma \odot n + \beta) + b = (W \gamma) n + (W\beta + b)`. The layer before a layer scale takes the scale.
+  With gates of 1 a ScoreDiT computes the tokens of the ViT.
+- **Patch embedding.** Linear interpolation resizes it to another patch, and the ratio of pixels scales it: a constant
+  image keeps its token. For C channels it is 3/C times the mean over the colours: a grey image keeps its token. For 3-D
+  it is repeated along the third axis and divided by its length.
+- **Position table.** It has no class and register tokens. Interpolation resizes it to another grid. For 3-D it is
+  repeated along the third axis. Sines and cosines of that axis, in the scale of the table, distinguish the slices.
 
-The gates are 0 at the start, so that the start is defined (the zero network), whatever the image statistics are.
+The gates are 0 before training: the network then returns 0, for all image statistics.
 
 Sources: Dosovitskiy et al. 2021, arXiv:2010.11929, Section 3 (ViT and table interpolation); Carreira and Zisserman
 2017, arXiv:1705.07750, Section 2.4 (inflation).
@@ -29,24 +28,29 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def options(state_dict: Mapping[str, Tensor], spatial_dims: int, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Constructor options of the ScoreDiT that fits a ViT; those in ``given`` win where they may.
+def options(state_dict: Mapping[str, Tensor], spatial_dims: int, choices: Mapping[str, Any]) -> dict[str, Any]:
+    """The constructor options of the ScoreDiT that fits a ViT.
 
+    Args:
+        state_dict: of the ViT, in timm's names.
+        spatial_dims: 2 or 3.
+        choices: further options. The ViT determines hidden_size, depth, mlp_ratio, position and qk_norm.
     Raises:
-        ValueError: if these are not the weights of a plain ViT, or for 1-D data.
+        ValueError: for weights that are not those of a plain ViT, or 1-D data.
     """
-    needed = ("patch_embed.proj.weight", "pos_embed", "blocks.0.attn.qkv.weight", "blocks.0.mlp.fc1.weight")
-    absent = [name for name in needed if name not in state_dict]
-    if absent or "blocks.0.attn.q_norm.weight" in state_dict or spatial_dims not in (2, 3):
+    required = ("patch_embed.proj.weight", "pos_embed", "blocks.0.attn.qkv.weight", "blocks.0.mlp.fc1.weight")
+    missing = [name for name in required if name not in state_dict]
+    if missing or "blocks.0.attn.q_norm.weight" in state_dict or spatial_dims not in (2, 3):
+        fault = f"without {missing}" if missing else "that normalise queries and keys"
         raise ValueError(
-            "Expected the weights of a plain ViT in timm's names, for 2-D or 3-D data; got "
-            f"{spatial_dims}-D data and weights {f'without {absent}' if absent else 'that normalise queries and keys'}."
+            "Expected the weights of a plain ViT in timm's names, for 2-D or 3-D data, got "
+            f"{spatial_dims}-D data and weights {fault}. Use a ViT of timm without these changes."
         )
     hidden, _, patch, _ = state_dict["patch_embed.proj.weight"].shape
     return {
         "patch_size": patch,
         "num_heads": max(1, hidden // 64),
-        **given,
+        **choices,
         "hidden_size": hidden,
         "depth": _depth(state_dict),
         "mlp_ratio": state_dict["blocks.0.mlp.fc1.weight"].shape[0] / hidden,
@@ -56,27 +60,27 @@ def options(state_dict: Mapping[str, Tensor], spatial_dims: int, given: Mapping[
 
 
 def weights(state_dict: Mapping[str, Tensor], embed: Sequence[int], table: Sequence[int]) -> dict[str, Tensor]:
-    """The part of a ScoreDiT's state_dict that comes from a ViT.
+    """The part of the state_dict of a ScoreDiT that comes from a ViT.
 
     Args:
         state_dict: of the ViT, in timm's names.
         embed: shape [hidden, C, *patch] of the patch embedding.
         table: shape [1, hidden, *grid] of the position table.
     """
-    taken = {
+    converted = {
         "embed.weight": _patch_embedding(state_dict["patch_embed.proj.weight"].float(), embed),
         "table": _position_table(state_dict["pos_embed"].float(), table),
     }
     if "patch_embed.proj.bias" in state_dict:
-        taken["embed.bias"] = state_dict["patch_embed.proj.bias"].float()
+        converted["embed.bias"] = state_dict["patch_embed.proj.bias"].float()
     for index in range(_depth(state_dict)):
         block = {
             name.removeprefix(f"blocks.{index}."): value.float()
             for name, value in state_dict.items()
             if name.startswith(f"blocks.{index}.")
         }
-        taken.update({f"blocks.{index}.{name}": value for name, value in _block(block).items()})
-    return taken
+        converted.update({f"blocks.{index}.{name}": value for name, value in _block(block).items()})
+    return converted
 
 
 def _depth(state_dict: Mapping[str, Tensor]) -> int:
@@ -84,17 +88,17 @@ def _depth(state_dict: Mapping[str, Tensor]) -> int:
 
 
 def _block(block: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    taken: dict[str, Tensor] = {}
+    converted: dict[str, Tensor] = {}
     for ours, theirs, norm in (("qkv", "attn.qkv", "norm1"), ("mlp.0", "mlp.fc1", "norm2")):
         weight = block[f"{theirs}.weight"]
         bias = block.get(f"{theirs}.bias", weight.new_zeros(len(weight)))
-        taken[f"{ours}.weight"] = weight * block[f"{norm}.weight"]
-        taken[f"{ours}.bias"] = bias + weight @ block[f"{norm}.bias"]
+        converted[f"{ours}.weight"] = weight * block[f"{norm}.weight"]
+        converted[f"{ours}.bias"] = bias + weight @ block[f"{norm}.bias"]
     for ours, theirs, scale in (("project", "attn.proj", "ls1.gamma"), ("mlp.2", "mlp.fc2", "ls2.gamma")):
         gain = block.get(scale, torch.ones(len(block[f"{theirs}.weight"])))
-        taken[f"{ours}.weight"] = gain[:, None] * block[f"{theirs}.weight"]
-        taken[f"{ours}.bias"] = gain * block[f"{theirs}.bias"]
-    return taken
+        converted[f"{ours}.weight"] = gain[:, None] * block[f"{theirs}.weight"]
+        converted[f"{ours}.bias"] = gain * block[f"{theirs}.bias"]
+    return converted
 
 
 def _patch_embedding(weight: Tensor, shape: Sequence[int]) -> Tensor:
@@ -120,7 +124,7 @@ def _position_table(table: Tensor, shape: Sequence[int]) -> Tensor:
     if len(grid) == 2:
         return image
     frequencies = 10_000.0 ** (-torch.arange(shape[1]) / shape[1])
-    along = torch.sin(
+    waves = torch.sin(
         torch.arange(grid[2]) * frequencies[:, None] + 0.5 * math.pi * (torch.arange(shape[1]) % 2)[:, None]
     )
-    return image[..., None] + image.std() * along[None, :, None, None, :]
+    return image[..., None] + image.std() * waves[None, :, None, None, :]

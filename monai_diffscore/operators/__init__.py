@@ -1,17 +1,17 @@
-r"""Linear measurements :math:`y = A x + \sigma_y n` of an image or a profile: the forward half of inverse problems.
+r"""Linear measurements :math:`y = A x + \sigma_y n` of an image or a profile, for inverse problems.
 
 Each operator is a module with
 
 * ``forward(x)``: :math:`A x`, for a batch x [B, ...], differentiable;
-* ``adjoint(y)``: :math:`A^T y`, so that :math:`\langle A x, y\rangle = \langle x, A^T y\rangle` (the tests hold that
-  for all);
-* ``solve(y, prior_variance, noise_variance)``: :math:`(r^2 A A^T + \sigma_y^2 I)^{-1} y`, what a Gaussian posterior
-  needs: with :math:`x \sim N(m, r^2 I)` its mean is :math:`m + r^2 A^T (r^2 A A^T + \sigma_y^2 I)^{-1}(y - A m)`. In
-  closed form where A A^T is diagonal in a known basis, by conjugate gradients else;
+* ``adjoint(y)``: :math:`A^T y`, with :math:`\langle A x, y\rangle = \langle x, A^T y\rangle` (the tests check it for
+  all operators);
+* ``solve(y, prior_variance, noise_variance)``: :math:`(r^2 A A^T + \sigma_y^2 I)^{-1} y`. The mean of the Gaussian
+  posterior for :math:`x \sim N(m, r^2 I)` is :math:`m + r^2 A^T (r^2 A A^T + \sigma_y^2 I)^{-1}(y - A m)`. If an
+  explicit basis makes A A^T diagonal, the solution has a closed form; otherwise conjugate gradients compute it;
 * ``pseudo_inverse(y)``: the regularised least-squares image of smallest norm, a starting point and a baseline.
 
 ==============================  =========================================  ============================================
-operator                        what it is                                 x to y
+operator                        measurement                                x to y
 ==============================  =========================================  ============================================
 :class:`Mask`                   inpainting, cropped field of view          [B, C, *S] to the same
 :class:`Downsample`             thick slices, low resolution               [B, C, *S] to [B, C, *S / factors]
@@ -22,8 +22,8 @@ operator                        what it is                                 x to 
 :class:`GeneLoadings`           a panel, by a model of components          [B, K] to [B, G]
 ==============================  =========================================  ============================================
 
-Everything is real: complex measurements carry (real, imaginary) in a last axis of 2, so that the inner product, and
-noise of one standard deviation, are the ordinary ones.
+All tensors are real. Complex measurements hold (real, imaginary) in a last axis of size 2: the inner product and the
+standard deviation of the noise are those of real tensors.
 """
 
 from monai_diffscore.exports import lazy_exports

@@ -1,4 +1,4 @@
-"""Expression of which some genes are seen: in the space of the genes, or in that of their components."""
+"""Measurements of some genes of an expression profile, in the space of the genes or of their components."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ from monai_diffscore.operators.mask import Mask
 
 
 class GeneDropout(Mask):
-    """Expression [B, G] of which some genes were not seen: a targeted panel, or the zeros of single cells.
+    """A measurement of some genes of expression [B, G]: a targeted panel, or the dropouts of single cells.
 
-    In the (normalised) space of the denoiser: a gene that is unseen carries no information, where a measured zero
-    would.
+    It works in the (normalised) space of the denoiser. A gene without a measurement has no information; a measured zero
+    has.
 
     Args:
-        observed: [G] for a panel, or [B, G] for each cell; true where measured.
+        observed: [G] for a panel, or [B, G] for each cell; true for measured genes.
         capture: gain of a measured gene, one number or [B, 1], such as a relative sequencing depth.
+    Raises:
+        ValueError: as of :class:`Mask`.
     """
 
     def __init__(self, observed: Tensor, capture: Tensor | float = 1.0) -> None:
@@ -24,16 +26,16 @@ class GeneDropout(Mask):
 
 
 class GeneLoadings(Operator):
-    r"""Genes of which some were seen, read off components: :math:`y = M \Lambda^\top z`, [B, K] to [B, G].
+    r"""A measurement of some genes in the space of their components: :math:`y = M \Lambda^\top z`, [B, K] to [B, G].
 
-    With :math:`\Lambda` in units of what the components leave of each gene, noise of standard deviation 1 makes this
-    the likelihood of factor analysis.
+    Divide the loadings of each gene by the standard deviation of its residual. With noise of standard deviation 1 this
+    is then the likelihood of factor analysis.
 
     Args:
         loadings: :math:`\Lambda` [K, G].
-        observed: [G] or [B, G]; true where measured.
+        observed: M, [G] or [B, G]; true for measured genes.
     Raises:
-        ValueError: for numbers of genes that differ.
+        ValueError: if the numbers of genes differ.
     """
 
     loadings: Tensor

@@ -1,4 +1,4 @@
-"""What every measurement is: a linear map with its adjoint, and the systems that follow from it."""
+"""Linear maps with their adjoints, and the solution of their linear systems."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from monai_diffscore.tensors import per_sample
 def conjugate_gradients(
     apply: Callable[[Tensor], Tensor], right: Tensor, iterations: int = 100, tolerance: float = 1e-6
 ) -> Tensor:
-    r"""The solution u of :math:`M u = b` for symmetric positive definite M, each sample of the batch on its own.
+    r"""The solution u [B, ...] of :math:`M u = b` for symmetric positive definite M, for each sample.
 
     Args:
-        apply: u to M u, for a batch [B, ...]; samples must not influence each other.
+        apply: maps u to M u, for a batch [B, ...]. Samples must not influence each other.
         right: b, [B, ...].
-        iterations: at most this many applications of M.
-        tolerance: of the residual norm relative to that of b; the batch stops when all samples have reached it.
+        iterations: largest number of applications of M.
+        tolerance: norm of the residual over the norm of b. The iteration stops when all samples have reached it.
 
     Source: Hestenes and Stiefel 1952, doi:10.6028/jres.049.044.
     """
@@ -36,20 +36,20 @@ def conjugate_gradients(
             break
         image = apply(direction)
         curvature = dot(direction, image)
-        # a sample that has converged has no direction left: it stays where it is
+        # the direction of a converged sample is 0: its solution does not change
         step = torch.where(curvature > 0, power / curvature.clamp_min(torch.finfo(right.dtype).tiny), 0.0)
         solution = solution + step * direction
         residual = residual - step * image
-        following = dot(residual, residual)
-        ratio = torch.where(power > 0, following / power.clamp_min(torch.finfo(right.dtype).tiny), 0.0)
-        direction, power = residual + ratio * direction, following
+        next_power = dot(residual, residual)
+        ratio = torch.where(power > 0, next_power / power.clamp_min(torch.finfo(right.dtype).tiny), 0.0)
+        direction, power = residual + ratio * direction, next_power
     return solution
 
 
 class Operator(nn.Module, ABC):
     """A linear map of each sample of a batch.
 
-    Subclasses must implement ``forward`` and ``adjoint``; they implement ``solve`` where it is cheap.
+    Subclasses must implement ``forward`` and ``adjoint``. A subclass with a faster ``solve`` replaces it.
     """
 
     @abstractmethod
@@ -58,7 +58,7 @@ class Operator(nn.Module, ABC):
 
     @abstractmethod
     def adjoint(self, y: Tensor) -> Tensor:
-        """A^T y, of the shape of x."""
+        """A^T y, in the shape of x."""
 
     def solve(self, y: Tensor, prior_variance: Tensor | float, noise_variance: float) -> Tensor:
         r""":math:`(r^2 A A^T + \sigma_y^2 I)^{-1} y`.
@@ -72,12 +72,13 @@ class Operator(nn.Module, ABC):
         return conjugate_gradients(lambda u: prior * self(self.adjoint(u)) + noise_variance * u, y)
 
     def pseudo_inverse(self, y: Tensor, regularisation: float = 1e-3) -> Tensor:
-        r""":math:`A^T (A A^T + \epsilon \lVert A\rVert^2 I)^{-1} y`: least squares of smallest norm, noise kept in
-        bounds.
+        r""":math:`A^T (A A^T + \epsilon \lVert A\rVert^2 I)^{-1} y`, regularised least squares.
+
+        Without regularisation it is the least-squares solution of smallest norm.
 
         Args:
             y: measurements [B, ...].
-            regularisation: epsilon, relative to the largest eigenvalue of A A^T.
+            regularisation: epsilon, in units of the largest eigenvalue of A A^T. It limits the noise of the result.
         """
         return self.adjoint(self.solve(y, 1.0, regularisation * self.squared_norm(y[:1])))
 
@@ -87,7 +88,7 @@ class Operator(nn.Module, ABC):
 
         Args:
             like: a tensor of the shape, dtype and device of y.
-            iterations: of the power method; the result is a lower bound that is close after few.
+            iterations: of the power method. The result is a lower bound; it is close after few iterations.
         """
         u = torch.randn(like.shape, generator=torch.Generator().manual_seed(0), dtype=like.dtype).to(like.device)
         value = 0.0
@@ -99,5 +100,5 @@ class Operator(nn.Module, ABC):
 
 
 def over_samples(values: Tensor | float, like: Tensor) -> Tensor:
-    """One number, or one for each sample [B], that broadcasts against ``like`` [B, ...]."""
+    """One number, or one for each sample [B], in a shape that broadcasts against ``like`` [B, ...]."""
     return per_sample(torch.as_tensor(values, dtype=like.dtype, device=like.device), like)

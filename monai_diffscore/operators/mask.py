@@ -1,4 +1,4 @@
-"""What was measured and what was not: masks of images and profiles."""
+"""Masks of the measured elements of images and profiles."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from monai_diffscore.operators.linear_map import Operator, over_samples
 
 
 class Mask(Operator):
-    """Sees some elements and not others: y = mask * x.
+    """A measurement of some elements, y = mask * x.
 
     Args:
-        mask: 1 where measured, 0 where missing, broadcast against x [B, ...]. Values between are gains.
+        mask: 1 for measured and 0 for missing elements, broadcast against x [B, ...]. Other values > 0 are gains.
     Raises:
-        ValueError: if the mask holds NaN or negative values, or measures nothing.
+        ValueError: for a mask with NaN or negative values, or without a value > 0.
     """
 
     mask: Tensor

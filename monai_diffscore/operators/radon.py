@@ -15,15 +15,17 @@ from monai_diffscore.tensors import per_channel
 class Radon(Operator):
     r"""Parallel-beam line integrals of each slice: sinograms of CT, in units of (image value x voxels).
 
-    :math:`y(\theta, s) = \sum_{ij} x_{ij}\, \Lambda(s - i\cos\theta - j\sin\theta)`: each voxel of the first two
-    spatial axes is projected onto the detector and shared linearly between the two nearest bins (:math:`\Lambda` is the
-    hat function), which makes the adjoint, back-projection with linear interpolation, exact. Further axes are slices.
+    :math:`y(\theta, s) = \sum_{ij} x_{ij}\, \Lambda(s - i\cos\theta - j\sin\theta)` with the hat function
+    :math:`\Lambda`. It projects each voxel of the first two spatial axes onto the detector, and splits it linearly
+    between the two nearest bins. The adjoint is back-projection with linear interpolation, and is exact. Further axes
+    are slices.
 
     Args:
         size: (X, Y) of the slices, in voxels.
-        angles_degrees: [angles]; all of [0, 180) for a full scan, few for sparse views, a part for a limited angle.
-        bins: of the detector, one voxel wide; None takes the diagonal.
-        iterations, tolerance: of the conjugate gradients in ``solve``; each projects and back-projects once.
+        angles_degrees: [angles], in degrees: all of [0, 180) for a full scan, few for sparse views, a part for a
+            limited angle.
+        bins: number of bins of the detector, one voxel wide; None covers the diagonal.
+        iterations, tolerance: of the conjugate gradients in ``solve``. One iteration projects and back-projects once.
     Raises:
         ValueError: for no angles, or a size that is not two numbers > 0. In the call: for slices of another size, or a
             sinogram of another number of angles or bins.
@@ -53,7 +55,10 @@ class Radon(Operator):
         self.iterations, self.tolerance = iterations, tolerance
 
     def _places(self, angle: float, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Lower bin [X * Y] of each voxel, and the share of the upper one; one more bin on each side takes the rest."""
+        """The lower bin [X * Y] of each voxel, and the share of the upper bin.
+
+        Index 0 and the indices above ``bins`` are outside the detector.
+        """
         i, j = (torch.arange(n, device=like.device, dtype=torch.float64) - (n - 1) / 2 for n in self.size)
         s = (i[:, None] * math.cos(angle) + j[None] * math.sin(angle)).flatten() + (self.bins - 1) / 2 + 1
         s = s.clamp(0, self.bins + 0.999999)
@@ -62,8 +67,8 @@ class Radon(Operator):
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[2:4] != self.size:
             raise ValueError(
-                f"Radon projects slices of the size that it was built with: expected [B, C, {self.size[0]}, "
-                f"{self.size[1]}, ...], got shape {tuple(x.shape)}."
+                f"Radon expects slices of its own size, [B, C, {self.size[0]}, {self.size[1]}, ...], got shape "
+                f"{tuple(x.shape)}. Build a Radon of that size."
             )
         bins = self.bins
         voxels = x.flatten(2, 3)  # (B, C, X * Y, ...)
@@ -77,11 +82,11 @@ class Radon(Operator):
         return torch.stack(rows, dim=2)
 
     def adjoint(self, y: Tensor) -> Tensor:
-        """Back-projection of [B, C, angles, bins, ...] onto [B, C, X, Y, ...]."""
+        """Back-projects [B, C, angles, bins, ...] onto [B, C, X, Y, ...]."""
         if y.shape[2:4] != (len(self.angles), self.bins):
             raise ValueError(
-                f"Expected a sinogram [B, C, {len(self.angles)}, {self.bins}, ...] (angles, bins), got shape "
-                f"{tuple(y.shape)}."
+                f"Radon expects a sinogram [B, C, {len(self.angles)}, {self.bins}, ...] (angles, bins), got shape "
+                f"{tuple(y.shape)}. Build a Radon of these angles and bins."
             )
         size = self.size
         total = y.new_zeros(*y.shape[:2], size[0] * size[1], *y.shape[4:])
@@ -102,10 +107,13 @@ class Radon(Operator):
         return conjugate_gradients(apply, y, self.iterations, self.tolerance)
 
     def filtered_back_projection(self, y: Tensor) -> Tensor:
-        """The classical reconstruction of a full scan (ramp filter), and the baseline of an incomplete one."""
+        """The classical reconstruction [B, C, X, Y, ...] (ramp filter) of a full scan.
+
+        It is the baseline for an incomplete scan.
+        """
         bins = y.shape[3]
         length = 2 ** math.ceil(math.log2(2 * bins))
-        # the ramp in space (Kak and Slaney, Chapter 3), whose transform has the right mean
+        # the transform of the ramp in space (Kak and Slaney, Chapter 3) has the right mean
         n = torch.arange(length, device=y.device)
         n = torch.where(n < length // 2, n, n - length)
         kernel = torch.where(n % 2 == 1, -1 / (math.pi * n.double()) ** 2, 0.0)

@@ -1,4 +1,4 @@
-"""Lower resolution: thick slices and blur, one matrix for each spatial axis."""
+"""Operators of lower resolution, thick slices and blur, with one matrix for each spatial axis."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from monai_diffscore.operators.linear_map import Operator, over_samples
 
 
 class _Separable(Operator):
-    """One matrix for each spatial axis, applied one after the other: A is their Kronecker product.
+    """A Kronecker product of one matrix for each spatial axis.
 
-    A A^T is then diagonal in the product of the eigenvectors of each axis, which makes ``solve`` exact.
+    A A^T is diagonal in the product of the eigenvectors of the axes: ``solve`` is exact.
     """
 
     def __init__(self, spatial_dims: int) -> None:
@@ -27,7 +27,7 @@ class _Separable(Operator):
         raise NotImplementedError
 
     def image_size(self, axis: int, measured: int) -> int:
-        """Size of x along an axis of which y has ``measured`` elements."""
+        """The size of x along an axis with ``measured`` elements of y."""
         return measured
 
     def _matrix(self, axis: int, size: int) -> Tensor:
@@ -38,7 +38,7 @@ class _Separable(Operator):
     def _check(self, x: Tensor) -> None:
         if x.ndim != self.spatial_dims + 2:
             raise ValueError(
-                f"{type(self).__name__} was made for {self.spatial_dims} spatial axes: expected [B, C, *S] with "
+                f"{type(self).__name__} of {self.spatial_dims} spatial axes expects [B, C, *S] with "
                 f"{self.spatial_dims + 2} axes, got shape {tuple(x.shape)}."
             )
 
@@ -71,32 +71,33 @@ class _Separable(Operator):
 
 
 def _along(matrix: Tensor, x: Tensor, axis: int) -> Tensor:
-    """The matrix [m, n] applied to spatial axis ``axis`` of x [B, C, *S]."""
+    """Applies the matrix [m, n] to spatial axis ``axis`` of x [B, C, *S]."""
     return torch.tensordot(x, matrix.to(x), dims=([axis + 2], [1])).movedim(-1, axis + 2)
 
 
 class Downsample(_Separable):
-    """Means of neighbouring voxels: low resolution, or thick slices when one factor alone is above 1.
+    """Means of neighbouring voxels: low resolution, or thick slices if only one factor is above 1.
 
-    The mean over the thickness of a slice is the partial-volume model of a thick slice with a boxcar profile.
+    The mean over the thickness of a slice is the partial-volume model of a slice with a boxcar profile.
 
     Args:
-        factors: voxels that become one, for each spatial axis, such as (1, 1, 4).
+        factors: number of voxels of x in a voxel of y, for each spatial axis, such as (1, 1, 4).
     Raises:
-        ValueError: for factors below 1. In the call: if a size of x is not divisible by its factor.
+        ValueError: for factors below 1. In the call: if a size of x is not divisible by its factor, or x has another
+            number of axes.
     """
 
     def __init__(self, factors: Sequence[int]) -> None:
         super().__init__(len(factors))
         if any(factor < 1 for factor in factors):
-            raise ValueError(f"Downsample needs factors >= 1, one for each spatial axis, got {list(factors)}.")
+            raise ValueError(f"Downsample expects factors >= 1, one for each spatial axis, got {list(factors)}.")
         self.factors = tuple(int(factor) for factor in factors)
 
     def matrix(self, axis: int, size: int) -> Tensor:
         factor = self.factors[axis]
         if size % factor:
             raise ValueError(
-                f"Downsample by {self.factors}: expected sizes divisible by their factor, got {size} on spatial axis "
+                f"Downsample by {self.factors} expects sizes divisible by their factor, got {size} on spatial axis "
                 f"{axis}. Pad with DivisiblePadd, or crop."
             )
         return torch.eye(size // factor, dtype=torch.float64).repeat_interleave(factor, dim=1) / factor
@@ -106,18 +107,18 @@ class Downsample(_Separable):
 
 
 class Blur(_Separable):
-    """A Gaussian point spread function, mirrored at the borders so that a constant stays one. A is symmetric.
+    """A Gaussian point spread function with mirrored borders. It preserves constants, and A is symmetric.
 
     Args:
-        std_voxels: standard deviation for each spatial axis, in voxels; 0 leaves an axis alone.
+        std_voxels: standard deviation for each spatial axis, in voxels; 0 does not blur the axis.
     Raises:
-        ValueError: for a negative standard deviation.
+        ValueError: for a negative standard deviation. In the call: for x of another number of axes.
     """
 
     def __init__(self, std_voxels: Sequence[float]) -> None:
         super().__init__(len(std_voxels))
         if any(not std >= 0 for std in std_voxels):
-            raise ValueError(f"Blur needs standard deviations >= 0, got {list(std_voxels)}.")
+            raise ValueError(f"Blur expects standard deviations >= 0, got {list(std_voxels)}.")
         self.std_voxels = tuple(float(std) for std in std_voxels)
 
     def matrix(self, axis: int, size: int) -> Tensor:
