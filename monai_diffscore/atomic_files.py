@@ -1,4 +1,4 @@
-"""Files and folders that are written whole or not at all."""
+"""Atomic writes: a file or folder appears complete, or not at all."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from typing import Any, BinaryIO
 
 @contextmanager
 def whole_path(path: str | Path) -> Iterator[Path]:
-    """A path for a file to write, which takes the name ``path`` when all of it is on the disk; makes the folder if need
-    be. For libraries that open their files themselves; it ends as ``path`` does.
+    """A context with a temporary path to write. At its end the file gets the name ``path``.
 
-    A crash or an exception at any moment leaves the old file, or none, never a part of the new one.
+    The temporary path has the suffix of ``path``, for libraries that open their files themselves. The context makes the
+    folder of ``path``. It renames the file after all of it is on the disk. A crash or an exception leaves the old file,
+    or no file.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -30,7 +31,7 @@ def whole_path(path: str | Path) -> Iterator[Path]:
             os.fsync(written.fileno())
         temporary.chmod(0o644)  # mkstemp gives 0600
         os.replace(temporary, target)
-        flush_folder(target.parent)  # without it a power cut may undo the renaming
+        flush_folder(target.parent)  # otherwise a power cut can undo the renaming
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -38,29 +39,29 @@ def whole_path(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def whole_file(path: str | Path) -> Iterator[BinaryIO]:
-    """A binary file to write, otherwise as :func:`whole_path`."""
+    """A context with a binary file to write. It is otherwise as :func:`whole_path`."""
     with whole_path(path) as temporary, open(temporary, "wb") as file:
         yield file
 
 
 def write_json(path: str | Path, content: Any, **options: Any) -> None:
-    """Writes JSON to be read by people, four spaces to a level, whole or not at all; options are ``json.dumps``'s."""
+    """Writes JSON for people, with four spaces for each level, atomically. Options are those of ``json.dumps``."""
     with whole_file(path) as file:
         file.write((json.dumps(content, indent=4, **options) + "\n").encode())
 
 
 @contextmanager
 def whole_folder(path: str | Path) -> Iterator[Path]:
-    """An empty folder to fill, which takes the name ``path`` when all files in it are on the disk.
+    """A context with an empty temporary folder to fill. At its end the folder gets the name ``path``.
 
-    A crash or an exception at any moment leaves no folder of that name.
+    It renames the folder after all its files are on the disk. A crash or an exception leaves no folder of that name.
 
     Raises:
-        FileExistsError: if there is something at ``path`` other than an empty folder.
+        FileExistsError: if ``path`` exists and is not an empty folder.
     """
     target = Path(path)
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
-        raise FileExistsError(f"{target} exists and is not an empty folder: give another one, or take it away.")
+        raise FileExistsError(f"{target} exists and is not an empty folder: name another folder, or remove it.")
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))
     try:
@@ -78,7 +79,7 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
 
 
 def flush_folder(folder: Path) -> None:
-    """Waits until the names in a folder are on the disk."""
+    """Waits until the names of a folder are on the disk."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

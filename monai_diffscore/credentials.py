@@ -1,7 +1,7 @@
-"""Secrets are never written: not into records, files, logs or messages.
+"""Removal of secrets from records, files, logs and messages.
 
-A tracking URI may hold user and password, the environment tokens. What is written names the server without them;
-whoever reads it finds them again in ``MLFLOW_TRACKING_URI``.
+A tracking URI can hold user and password, and the environment holds tokens. Written URIs name the server alone. A
+reader takes user and password from ``MLFLOW_TRACKING_URI``.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import Any
 
 _IN_URI = re.compile(r"(?<=://)[^/\s'\"@]*(?:@[^/\s'\"@]*)*@(?=[^/\s'\"@]+)")
 _SECRET = re.compile(r"(?:PASSWORD|PASSWD|TOKEN|SECRET|API_?KEY|ACCESS_KEY)", re.IGNORECASE)
-_SHORTEST = 5  # shorter values, such as "1" or "none", stand in too many words
+_SHORTEST = 5  # shorter values, such as "1" or "none", are parts of many words
 
 
 def conceal(text: str) -> str:
-    """The text without user and password of its URIs, and without the environment's passwords, tokens and keys."""
+    """The text without the users and passwords of URIs, and without passwords, tokens and keys of the environment."""
     text = _IN_URI.sub("", text)
     for name, value in os.environ.items():
         if _SECRET.search(name) and len(value) >= _SHORTEST and value in text:
@@ -26,7 +26,7 @@ def conceal(text: str) -> str:
 
 
 def conceal_all(value: Any) -> Any:
-    """A configuration with every text concealed."""
+    """A configuration after :func:`conceal` of every text."""
     if isinstance(value, str):
         return conceal(value)
     if isinstance(value, Mapping):
@@ -37,6 +37,6 @@ def conceal_all(value: Any) -> Any:
 
 
 def reveal(uri: str) -> str:
-    """The environment's ``MLFLOW_TRACKING_URI``, if ``uri`` is what is written of it; else ``uri``."""
-    known = os.environ.get("MLFLOW_TRACKING_URI", "")
-    return known if known and conceal(known) == uri else uri
+    """``MLFLOW_TRACKING_URI`` of the environment, if ``uri`` is its concealed form; otherwise ``uri``."""
+    tracking_uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+    return tracking_uri if tracking_uri and conceal(tracking_uri) == uri else uri

@@ -1,8 +1,8 @@
-"""The public names of a package, each imported when it is first used (PEP 562).
+"""The public names of a package, with an import of each at its first use (PEP 562).
 
-The ``__init__.py`` of a package writes each name once, beside the module that defines it. The package then imports
-nothing by itself, so that a command line answers ``--help`` without torch. Type checkers and editors read the
-``__init__.pyi`` beside it, which names the modules alone.
+The ``__init__.py`` of a package holds each name once, beside the module that defines it. The package itself imports no
+module, so that a command line answers ``--help`` without torch. Type checkers and editors read the ``__init__.pyi``
+beside it, which names the modules alone.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Draws pictures of samples: look at them before any number.
+"""Pictures of samples, to look at before any number.
 
-A batch [B, C, *S] is one picture, by its number of dimensions: volumes are three orthogonal slices through the middle,
-images are themselves, signals are curves, rows of few columns are a scatter plot, rows of more than 16 a heat map. Grey
-values are those of the normalised data, -1 black and 1 white, in every picture. The findings in an image are another
-picture: an outline on the image, and maps in colours with their scales.
+One picture shows a batch [B, C, *S]: three orthogonal slices through the middle of each volume, images, signals as
+curves, rows of a table as a scatter plot, rows of more than 16 columns as a heat map. Grey values are those of the
+normalised data, -1 black and 1 white, in every picture. The picture of findings shows an outline on the image, and maps
+in colours with their scales.
 """
 
 from __future__ import annotations
@@ -174,7 +174,7 @@ def _images(
         for index, image in enumerate(images):
             axis = axes[sum(rows[:group]) + index // columns, index % columns]
             axis.set_axis_on()
-            if len(image) == 3:  # colours are pictures [3, rows, columns], as slide readers give them
+            if len(image) == 3:  # colours are pictures [3, rows, columns], as of slide readers
                 axis.imshow(np.clip((image.transpose(1, 2, 0) + 1) / 2, 0, 1), interpolation="nearest")
                 axis.set_xticks([])
                 axis.set_yticks([])
@@ -184,7 +184,7 @@ def _images(
 
 
 def _show(axis: object, picture: np.ndarray) -> None:
-    """An image whose first axis runs upwards (RAS: anterior or superior at the top)."""
+    """Draws an image with its first axis upwards (RAS: anterior or superior at the top)."""
     picture = np.clip((picture + 1) / 2, 0, 1)
     axis.imshow(picture, cmap="gray", vmin=0, vmax=1, origin="lower", interpolation="nearest")  # type: ignore[attr-defined]
     axis.set_xticks([])  # type: ignore[attr-defined]
@@ -192,7 +192,7 @@ def _show(axis: object, picture: np.ndarray) -> None:
 
 
 def _profiles(figure: Figure, samples: np.ndarray, reference: np.ndarray | None) -> None:
-    """A heat map of rows by columns, in the order of the first principal axis: correlated columns are neighbours."""
+    """Draws a heat map. The first principal axis orders the columns, so that correlated columns are neighbours."""
     groups = [("sample", samples)] + ([] if reference is None else [("real", reference)])
     centred = samples - samples.mean(0)
     order = np.argsort(np.linalg.svd(centred, full_matrices=False)[2][0])

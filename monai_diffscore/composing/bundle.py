@@ -1,4 +1,4 @@
-"""Bundles as folders: configurations, licence, logging; written whole, and compared with what lies there."""
+"""Bundles as folders of configurations, licence and logging: written atomically, and compared with existing folders."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from monai_diffscore.composing.composition import Config, compose, declared
 from monai_diffscore.composing.formatting import to_json
 
 _HERE = Path(__file__).parent
-#: files that every bundle has as they are, by their place in it
+#: files that all bundles share, by their place in the folder
 _FILES = {"LICENSE": _HERE / "LICENSE", "configs/logging.conf": _HERE / "logging.conf"}
 
 
@@ -18,7 +18,7 @@ def bundle_texts(configs: Mapping[str, Config]) -> dict[str, str]:
     """The text of each file of a bundle, by its place in the folder.
 
     Args:
-        configs: by file name without ``.json``, as :func:`~monai_diffscore.composing.compose` gives them.
+        configs: by file name without ``.json``, the result of :func:`~monai_diffscore.composing.compose`.
     """
     texts = {f"configs/{name}.json": to_json(config) for name, config in configs.items()}
     return {**texts, **{place: file.read_text() for place, file in _FILES.items()}}

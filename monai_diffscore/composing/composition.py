@@ -1,7 +1,7 @@
 """A bundle from parts: its declaration, and for a planned bundle the values of the plan.
 
-A *declaration* is a part with one more key, ``parts``: the names of those that lie under it, in order. It holds only
-what is the bundle's own.
+A *declaration* is a part with one more key, ``parts``: the names of the parts of the bundle, in order. It holds only
+the bundle's own values.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from monai_diffscore.composing.merging import Part, merge, written
 from monai_diffscore.errors import DataError
 
 _HERE = Path(__file__).parent
-#: a configuration is read from the top: name and places, settings, what is built from them, the walk of the data
+#: order of a configuration: name and paths, settings, components, the steps of the program
 _PLACES = (
     "imports",
     "+imports",

@@ -5,7 +5,7 @@ A *part* is a JSON object that says one thing: a training loop, CT, a U-Net. Its
 =====================================  ==================================================================
 ``"train": {...}``                     goes into configs/train.json
 ``"train, inference": {...}``          goes into both
-``"train/noise/mean": -0.8``           ``/`` leads into objects; ``#`` stays what MONAI takes it for
+``"train/noise/mean": -0.8``           ``/`` leads into objects; ``#`` keeps its meaning in MONAI
 ``"handlers[]": {"ema": {...}, ...}``  a list whose entries have names, by which later parts reach them
 ``"shape": "..."``                     a place that a later part fills; if none does, it is not written
 =====================================  ==================================================================
@@ -32,7 +32,7 @@ def merge(target: dict[str, Any], part: Part) -> None:
     """Merges a part into a composition, in place.
 
     Args:
-        target: what the parts before gave; its lists still have names.
+        target: the result of the earlier parts; its lists still have names.
         part: places and their values.
     """
     for places, value in part.items():
@@ -59,7 +59,7 @@ def _replaces(value: Mapping[str, Any], present: Mapping[str, Any]) -> bool:
 
 
 def written(value: Any) -> Any:
-    """What a composition is written as: lists with names become lists; places that no part fills are left out."""
+    """The JSON of a composition: lists with names become lists, and places that no part fills disappear."""
     if isinstance(value, list):
         return [written(entry) for entry in value]
     if not isinstance(value, dict):

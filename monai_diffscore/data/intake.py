@@ -1,7 +1,7 @@
-"""What a command takes in: how many subjects and cases it trains on and holds out, and what it passes over.
+"""Counts of the data of a command: subjects and cases of the training, held-out ones, and skipped files.
 
-Every training, calibration and report says this before anything else, and the record of a training keeps it: a model of
-the wrong files looks like any other.
+Every training, calibration and report prints them first, and the record of a training keeps them: the results of a
+model do not show that its files are wrong.
 """
 
 from __future__ import annotations

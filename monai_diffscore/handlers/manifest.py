@@ -1,4 +1,4 @@
-"""A record of what a sampling wrote, beside it: files are known by what made them, not by their names."""
+"""The record of a sampling, beside its files: which weights and configuration the files are from."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ logger = logging.getLogger(__name__)
 class SaveManifest:
     """Writes ``manifest.json`` beside samples: weights, seed, number, configuration and the files of this command.
 
-    Files that were there before and are still as they were belong to another command: a warning tells, and a report
-    leaves them out.
+    Older files that the command did not change belong to another command. A warning names them, and a report ignores
+    them.
 
     Args:
         folder: of the samples.
         checkpoint: the weights.
-        configuration: as it is executed; its statements are hashed.
-        facts: such as seed and number of samples.
+        configuration: the executed configuration. The manifest holds a hash of its choices.
+        facts: further entries, such as seed and number of samples.
     """
 
     def __init__(
@@ -50,11 +50,11 @@ class SaveManifest:
         attach_at_end(engine, self.write)
 
     def look(self, _engine: Engine) -> None:
-        """Notes the files that are there before."""
+        """Notes the files in the folder before the sampling."""
         self._before = self._files()
 
     def write(self, _engine: Engine) -> None:
-        """Writes the manifest and logs where things are."""
+        """Writes the manifest, and logs the paths of samples, pictures and record."""
         if idist.get_rank() != 0:
             return
         now = self._files()
@@ -76,7 +76,7 @@ class SaveManifest:
         logger.info("; ".join([*parts, f"record: {_quoted(self.folder / MANIFEST)}"]))
 
     def _files(self) -> dict[str, tuple[int, int]]:
-        """Files of the folder but the record itself, and what changes when one is written anew."""
+        """The files of the folder without the record, with the time and inode of each: a new write changes these."""
         states = {}
         for path in self.folder.rglob("*"):
             if path.is_file() and path.name != MANIFEST and not path.name.startswith("."):

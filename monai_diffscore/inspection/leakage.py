@@ -1,4 +1,4 @@
-"""What is on both sides of the split of a bundle's data."""
+"""Leaks between both sides of the split of a bundle's data."""
 
 from __future__ import annotations
 

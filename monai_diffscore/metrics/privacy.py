@@ -72,7 +72,7 @@ class NearestTrainShare(ProfileMetric):
 
 @dataclass(frozen=True)
 class PrivacyGate:
-    """What must hold before another metric counts.
+    """The privacy of a set of rows. If the gate fails, no other metric counts.
 
     ``ratio``: of :class:`ClosestRecord`; ``copies``: places of the suspected copies in S; ``rows``: of S.
     """

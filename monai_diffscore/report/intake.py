@@ -1,4 +1,4 @@
-"""What the training of a run took in, and what is on both sides of its split."""
+"""The data of a training: its subjects and cases, and leaks between both sides of its split."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from monai_diffscore.report.sources import Material
 
 @dataclass(frozen=True)
 class RunIntake:
-    """What a report says before anything else.
+    """The first facts of a report.
 
     Args:
-        lines: subjects and cases trained on and held out, and what was passed over.
-        leaks: pairs of images, one a side, that make the held-out numbers too good.
+        lines: subjects and cases of the training, held-out subjects and cases, and skipped files.
+        leaks: pairs of images, one on each side, that make the held-out numbers too good.
     """
 
     lines: tuple[str, ...]
@@ -49,5 +49,5 @@ def read_intake(record: RunRecord | None) -> RunIntake | None:
     train, held_out = parser.get_parsed_content("cases")
     near = len(train) + len(held_out) <= NEAR_AT_MOST
     compared = "content and voxels" if near else f"content alone (more than {NEAR_AT_MOST} images)"
-    found = tuple(str(leak) for leak in leaks(train, held_out, near=near))
-    return RunIntake((*lines, f"leaks: {len(found) or 'none'} (by subject, {compared})"), found)
+    pairs = tuple(str(leak) for leak in leaks(train, held_out, near=near))
+    return RunIntake((*lines, f"leaks: {len(pairs) or 'none'} (by subject, {compared})"), pairs)

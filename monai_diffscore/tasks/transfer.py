@@ -23,7 +23,7 @@ from monai_diffscore.sampling.deterministic import encode
 
 
 class TransferInferer(SamplingInferer):
-    """Latents [B, d] as they are under another condition.
+    """Latents [B, d], transferred to another condition.
 
     Args:
         target: name of a condition to its value for all cells, such as ``{"batch": 1}``; other conditions stay.
