@@ -61,7 +61,7 @@ def healthy_residuals(
     channels: Literal["sum", "norm"] = "sum",
     generator: Generators = None,
 ) -> Tensor:
-    r"""Returns the residuals :math:`r_\sigma` [B, L, *S] of images x0 [B, C, *S], one for each level.
+    r"""The residuals :math:`r_\sigma` [B, L, *S] of images x0 [B, C, *S], one for each level.
 
     It costs 2 L ``pairs`` evaluations of the denoiser.
 
@@ -96,7 +96,7 @@ def healthy_residuals(
 
 
 def smoothed(x: Tensor, std: float) -> Tensor:
-    """Returns x [B, C, *S] after a Gaussian filter of ``std`` voxels along each spatial axis. It repeats the border."""
+    """x [B, C, *S] after a Gaussian filter of ``std`` voxels along each spatial axis. It repeats the border."""
     if std == 0:
         return x
     radius = math.ceil(3 * std)
@@ -111,7 +111,7 @@ def smoothed(x: Tensor, std: float) -> Tensor:
 
 
 def ball_sum(x: Tensor, radius: float) -> Tensor:
-    """Returns the sum of x [B, C, *S] over a ball of ``radius`` voxels around each voxel. Outside the image x is 0."""
+    """The sum of x [B, C, *S] over a ball of ``radius`` voxels around each voxel. Outside the image x is 0."""
     total = torch.zeros_like(x)
     for width, shifts in _rows_of_a_ball(x, radius).items():
         rows = functional.avg_pool1d(_rows(x), width, 1, width // 2).view_as(x) * width
@@ -121,7 +121,7 @@ def ball_sum(x: Tensor, radius: float) -> Tensor:
 
 
 def ball_maximum(x: Tensor, radius: float) -> Tensor:
-    """Returns the maximum of x [B, C, *S] over a ball of ``radius`` voxels around each voxel."""
+    """The maximum of x [B, C, *S] over a ball of ``radius`` voxels around each voxel."""
     largest = x.clone()
     for width, shifts in _rows_of_a_ball(x, radius).items():
         rows = functional.max_pool1d(_rows(x), width, 1, width // 2).view_as(x)
@@ -139,7 +139,7 @@ Shift = tuple[Region, Region]  # target and source of rows
 
 
 def _rows_of_a_ball(x: Tensor, radius: float) -> dict[int, list[Shift]]:
-    """Returns the rows of a ball along the last axis: their width in voxels, and the shifts of the rows of that width.
+    """The rows of a ball along the last axis: their width in voxels, and the shifts of the rows of that width.
 
     A ball of radius R in 3-D then costs about pi R^2 additions of images. Voxel by voxel it costs 4/3 pi R^3."""
     reach = math.floor(radius)
@@ -154,7 +154,7 @@ def _rows_of_a_ball(x: Tensor, radius: float) -> dict[int, list[Shift]]:
 
 
 def _moved(x: Tensor, offset: Sequence[int]) -> Region:
-    """Returns the region of an image that stays inside it after a move by ``offset`` along all spatial axes but one."""
+    """The region of an image that stays inside it after a move by ``offset`` along all spatial axes but one."""
     slices = [slice(max(-step, 0), size - max(step, 0)) for step, size in zip(offset, x.shape[2:-1], strict=True)]
     return (..., *slices, slice(None))
 
@@ -193,7 +193,7 @@ class BallScan:
         return cls(tuple(map(float, radii)), level_spreads, tuple(ball_spreads))
 
     def __call__(self, residuals: Tensor) -> Tensor:
-        """Returns s [B, 1, *S] of residuals [B, L, *S]: > 0 is brighter than healthy tissue, < 0 is darker."""
+        """s [B, 1, *S] of residuals [B, L, *S]: > 0 is brighter than healthy tissue, < 0 is darker."""
         mean = _mean_of_levels(residuals, self.level_spreads)
         brighter, darker = torch.full_like(mean, -math.inf), torch.full_like(mean, -math.inf)
         for radius, spread in zip(self.radii, self.ball_spreads, strict=True):
@@ -204,13 +204,13 @@ class BallScan:
 
 
 def _mean_of_levels(residuals: Tensor, spreads: Sequence[float]) -> Tensor:
-    """Returns r [B, 1, *S] of residuals [B, L, *S]."""
+    """r [B, 1, *S] of residuals [B, L, *S]."""
     scale = per_sample(residuals.new_tensor(spreads)[None], residuals)
     return (residuals / scale).mean(1, keepdim=True)
 
 
 def _spreads(maps: Tensor, inside: Tensor) -> tuple[float, ...]:
-    """Returns the root mean square of each channel of ``maps`` [B, C, *S] over the voxels ``inside`` [B, 1, *S]."""
+    """The root mean square of each channel of ``maps`` [B, C, *S] over the voxels ``inside`` [B, 1, *S]."""
     voxels = maps.movedim(1, -1)[inside[:, 0]].double()
     spreads = voxels.square().mean(0).sqrt() if len(voxels) >= 100 else voxels.new_zeros(1)
     if not bool(torch.isfinite(spreads).all() & (spreads > 0).all()):
@@ -253,7 +253,7 @@ class HealthyScores:
         return cls(tuple(ranks.tolist()), tuple(ordered[ranks - 1].tolist()), count)
 
     def p_value(self, scores: Tensor) -> Tensor:
-        """Returns p in the shape of the scores, from 1 / (1 + count) to 1, rounded up to the next stored rank."""
+        """p in the shape of the scores, from 1 / (1 + count) to 1, rounded up to the next stored rank."""
         ascending = torch.tensor(self.scores[::-1], dtype=torch.float64, device=scores.device)
         index = len(self.scores) - torch.searchsorted(ascending, scores.abs().double().contiguous(), right=False)
         ranks = torch.tensor([*self.ranks, self.count + 1], dtype=torch.float64, device=scores.device)
@@ -282,16 +282,16 @@ class HealthyReference:
         return cls(scan, HealthyScores.of(scan(residuals)[inside]))
 
     def p_value(self, residuals: Tensor) -> Tensor:
-        """Returns p [B, 1, *S] of residuals [B, L, *S]."""
+        """p [B, 1, *S] of residuals [B, L, *S]."""
         return self.healthy.p_value(self.scan(residuals))
 
     def as_dict(self) -> dict[str, Any]:
-        """Returns a dictionary for JSON. :meth:`from_dict` inverts it and ignores other entries."""
+        """A dictionary for JSON. :meth:`from_dict` inverts it and ignores other entries."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> HealthyReference:
-        """Returns the reference of a dictionary of :meth:`as_dict`."""
+        """The reference of a dictionary of :meth:`as_dict`."""
         parts: list[dict[str, Any]] = [  # JSON stores tuples as lists
             {name: tuple(value) if isinstance(value, list) else value for name, value in values[part].items()}
             for part in ("scan", "healthy")

@@ -35,7 +35,7 @@ from monai_diffscore.tensors import noise_like, per_sample
 
 
 def per_sample_sigma(x: Tensor, sigma: Tensor | float) -> Tensor:
-    """Returns noise levels [B] in the dtype and on the device of ``x``.
+    """Noise levels [B] in the dtype and on the device of ``x``.
 
     Args:
         x: [B, ...].
@@ -55,9 +55,9 @@ def per_sample_sigma(x: Tensor, sigma: Tensor | float) -> Tensor:
 
 
 def positive_sigma(x: Tensor, sigma: Tensor | float) -> Tensor:
-    """Returns noise levels [B] as :func:`per_sample_sigma`, and checks values on the CPU.
+    """Noise levels [B] as of :func:`per_sample_sigma`, with a check of values on the CPU.
 
-    It does not check values on another device: the program would wait for the device at each call.
+    Values on another device pass unchecked: the program would wait for the device at each call.
 
     Raises:
         ValueError: for a level that is 0, negative or NaN, or another shape of ``sigma``.
@@ -258,7 +258,7 @@ class Denoiser(nn.Module):
         return per_sample(c.c_skip, x) * x + per_sample(c.c_out, x) * output.to(x.dtype)
 
     def __prepare_scriptable__(self) -> nn.Module:
-        """Returns the module that ``torch.jit.script`` compiles: a trace, since TorchScript has no ``**condition``."""
+        """The module that ``torch.jit.script`` compiles: a trace, since TorchScript has no ``**condition``."""
         return ScriptableDenoiser(self)
 
 
@@ -291,7 +291,7 @@ class ScriptableDenoiser(nn.Module):
 
 
 def score(denoiser: nn.Module, x: Tensor, sigma: Tensor | float, **condition: Tensor) -> Tensor:
-    r"""Returns the score :math:`\nabla_x \ln p_\sigma(x) = (D(x, \sigma) - x) / \sigma^2`, in the shape of ``x``.
+    r"""The score :math:`\nabla_x \ln p_\sigma(x) = (D(x, \sigma) - x) / \sigma^2`, in the shape of ``x``.
 
     Args:
         denoiser: any denoiser.
@@ -344,14 +344,14 @@ class MixtureDenoiser(nn.Module):
     axes: Tensor
 
     def _components(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns ln p(x, k) [B, K], x - m_k in eigenvector coordinates [B, K, d], and the variance there [B, K, d]."""
+        """ln p(x, k) [B, K], x - m_k in eigenvector coordinates [B, K, d], and the variance there [B, K, d]."""
         offset = torch.einsum("bkd,kde->bke", x.flatten(1)[:, None] - self.means, self.axes)  # (B, K, d)
         total = self.variances + sigma[:, None, None] ** 2  # (B, K, d)
         log_density = -0.5 * (offset**2 / total + total.log() + math.log(2 * math.pi)).sum(-1)
         return self.log_weights + log_density, offset, total
 
     def forward(self, x: Tensor, sigma: Tensor | float) -> Tensor:
-        """Returns :math:`D(x, \\sigma)` for x [B, ...], in the dtype of ``x``. It computes in the stored dtype."""
+        """:math:`D(x, \\sigma)` for x [B, ...], in the dtype of ``x``. The computation is in the stored dtype."""
         state = x.to(self.means.dtype)
         log_joint, offset, total = self._components(state, per_sample_sigma(state, sigma))
         shrunk = torch.einsum("bke,kde->bkd", self.variances / total * offset, self.axes)
@@ -359,12 +359,12 @@ class MixtureDenoiser(nn.Module):
         return denoised.reshape(x.shape).to(x.dtype)
 
     def log_prob(self, x: Tensor, sigma: Tensor | float = 0.0) -> Tensor:
-        """Returns the exact log density [B] of ``x`` at noise level ``sigma``, in nats. 0 is the data itself."""
+        """The exact log density [B] of ``x`` at noise level ``sigma``, in nats. 0 is the data itself."""
         state = x.to(self.means.dtype)
         return self._components(state, per_sample_sigma(state, sigma))[0].logsumexp(-1)
 
     def sample(self, count: int, generator: torch.Generator | None = None) -> Tensor:
-        """Returns ``count`` independent draws of the data, [count, ...]."""
+        """``count`` independent draws of the data, [count, ...]."""
         weights = self.log_weights.exp()
         component = torch.multinomial(weights, count, replacement=True, generator=generator)
         normal = noise_like(self.means[component], generator)
@@ -372,7 +372,7 @@ class MixtureDenoiser(nn.Module):
         return (self.means[component] + deviation).reshape(count, *self.sample_shape)
 
     def posterior(self, matrix: Tensor, y: Tensor, noise_std: float) -> MixtureDenoiser:
-        r"""Returns the exact denoiser of the data given :math:`y = A x_0 + \sigma_y n`. The posterior is a mixture.
+        r"""The exact denoiser of the data given :math:`y = A x_0 + \sigma_y n`. The posterior is a mixture.
 
         Each component of the posterior is the Gaussian posterior of a component of the prior. Its weight is the
         prior's weight times the evidence :math:`N(y; A m_k, A C_k A^T + \sigma_y^2 I)`.
@@ -395,7 +395,7 @@ class MixtureDenoiser(nn.Module):
         return MixtureDenoiser(weights, means.reshape(-1, *self.sample_shape), covariances, dtype)
 
     def moments(self) -> tuple[Tensor, Tensor]:
-        """Returns the mean [d] and the covariance [d, d] of the data."""
+        """The mean [d] and the covariance [d, d] of the data."""
         weights = self.log_weights.exp()
         mean = weights @ self.means
         within = torch.einsum("k,kde,ke,kfe->df", weights, self.axes, self.variances, self.axes)

@@ -1,12 +1,12 @@
 r"""Models of discrete time (DDPM), such as MONAI's, as denoisers; and denoisers as models of discrete time.
 
-A DDPM knows T noise levels, :math:`x_t = \sqrt{\bar\alpha_t}\, x_0 + \sqrt{1 - \bar\alpha_t}\, n` (Ho et al. 2020,
-arXiv:2006.11239, Eq. 4). Divided by :math:`\sqrt{\bar\alpha_t}` that is :math:`x_0 + \sigma_t n` with
+A DDPM has T noise levels, :math:`x_t = \sqrt{\bar\alpha_t}\, x_0 + \sqrt{1 - \bar\alpha_t}\, n` (Ho et al. 2020,
+arXiv:2006.11239, Eq. 4). Division by :math:`\sqrt{\bar\alpha_t}` gives :math:`x_0 + \sigma_t n` with
 
-.. math::  \sigma_t = \sqrt{(1 - \bar\alpha_t) / \bar\alpha_t},
+.. math::  \sigma_t = \sqrt{(1 - \bar\alpha_t) / \bar\alpha_t} .
 
-so a network that was trained to predict the noise, the velocity or the image at the steps t is a denoiser at the levels
-:math:`\sigma_t`; between them, t is interpolated in :math:`\ln\sigma`.
+A network that predicts the noise, the velocity or the image at the steps t is therefore a denoiser at the levels
+:math:`\sigma_t`. Between these levels, interpolation in :math:`\ln\sigma` gives t.
 
 =============================  ========================================================================================
 a trained DiffusionModelUNet   ``Denoiser(TimestepNetwork(unet), DiscretePreconditioning.of(scheduler))``, for all our
@@ -17,10 +17,11 @@ UNet2DModel of diffusers       as the first; a DiT with learned variances:
 a Denoiser of ours             ``TimestepModel(denoiser, scheduler)``, for MONAI's ``DiffusionInferer`` and schedulers
 =============================  ========================================================================================
 
-Nothing here imports MONAI or diffusers: a scheduler is anything with ``alphas_cumprod`` and ``prediction_type``.
+This module does not import MONAI or diffusers. A scheduler is any object with ``alphas_cumprod`` and
+``prediction_type``.
 
-A schedule of zero terminal SNR (:math:`\bar\alpha_T = 0`) has no finite last level and is refused; the message says how
-to leave that step out.
+A schedule of zero terminal SNR (:math:`\bar\alpha_T = 0`) has an infinite last level. The module refuses it, and the
+message says how to remove that step.
 """
 
 from __future__ import annotations
@@ -37,19 +38,19 @@ PREDICTIONS = ("epsilon", "v_prediction", "sample")
 
 
 class DiscreteSchedule(Protocol):
-    """What is used of a scheduler of MONAI."""
+    """A scheduler of MONAI, as far as this module reads it."""
 
     alphas_cumprod: Tensor
     prediction_type: str
 
 
 def prediction_of(scheduler: Any) -> str:
-    """What a scheduler of MONAI (``prediction_type``) or diffusers (``config.prediction_type``) predicts."""
+    """``prediction_type`` of a scheduler of MONAI, or ``config.prediction_type`` of one of diffusers."""
     return str(getattr(scheduler, "config", scheduler).prediction_type)
 
 
 class DiscretePreconditioning(Preconditioning):
-    r"""Coefficients of a network that was trained on T discrete steps; ``c_noise`` is the (fractional) step t.
+    r"""Preconditioning of a network that was trained on T discrete steps. ``c_noise`` is the (fractional) step t.
 
     With :math:`\alpha = 1/\sqrt{1+\sigma^2}` (the :math:`\sqrt{\bar\alpha}` of the level) and :math:`c_{in} = \alpha`:
 
@@ -63,12 +64,12 @@ class DiscretePreconditioning(Preconditioning):
 
     Args:
         alphas_cumprod: :math:`\bar\alpha_t` [T], decreasing, in (0, 1).
-        prediction: what the network predicts.
+        prediction: output of the network, a row of the table.
     Raises:
-        ValueError: for other values.
+        ValueError: for another prediction, or another ``alphas_cumprod``.
 
-    Noise levels outside of those that were trained are given the nearest step. Source of v: Salimans and Ho 2022,
-    arXiv:2202.00512, Appendix D.
+    A noise level outside the trained range gets the nearest step. Source of v: Salimans and Ho 2022, arXiv:2202.00512,
+    Appendix D.
     """
 
     log_sigmas: Tensor
@@ -76,18 +77,18 @@ class DiscretePreconditioning(Preconditioning):
     def __init__(self, alphas_cumprod: Tensor, prediction: str = "epsilon") -> None:
         super().__init__()
         if prediction not in PREDICTIONS:
-            raise ValueError(f"Expected a prediction among {PREDICTIONS}, got {prediction!r}.")
+            raise ValueError(f"DiscretePreconditioning expects a prediction of {PREDICTIONS}, got {prediction!r}.")
         self.prediction = prediction
         self.register_buffer("log_sigmas", level_of_steps(alphas_cumprod).log())
 
     @classmethod
     def of(cls, scheduler: DiscreteSchedule) -> DiscretePreconditioning:
-        """That of a scheduler of MONAI or diffusers."""
+        """The preconditioning of a scheduler of MONAI or diffusers."""
         return cls(scheduler.alphas_cumprod, prediction_of(scheduler))
 
     @property
     def sigmas(self) -> Tensor:
-        """The trained noise levels [T], ascending, float64."""
+        """The trained noise levels [T], ascending, float64, in units of the data."""
         return self.log_sigmas.exp()
 
     def forward(self, sigma: Tensor) -> Coefficients:
@@ -105,17 +106,17 @@ class DiscretePreconditioning(Preconditioning):
 
 
 class RFlowPreconditioning(Preconditioning):
-    r"""A network that was trained with MONAI's ``RFlowScheduler`` (the recipe of MAISI v2).
+    r"""Preconditioning of a network that was trained with MONAI's ``RFlowScheduler`` (the recipe of MAISI v2).
 
-    It predicts :math:`F = x_0 - n`, the negative of our velocity, at :math:`x_\tau = (1-\tau) x_0 + \tau n` and the
-    step :math:`T \tau`. With :math:`\tau = \sigma/(1+\sigma)`: :math:`D = x_\tau + \tau F`.
+    The network predicts :math:`F = x_0 - n`, the negative of our velocity, at :math:`x_\tau = (1-\tau) x_0 + \tau n`
+    and the step :math:`T \tau`. With :math:`\tau = \sigma/(1+\sigma)`: :math:`D = x_\tau + \tau F`.
 
     Args:
         num_train_timesteps: T.
     Raises:
         ValueError: unless T > 0.
 
-    Start below :math:`\tau = 1`, where :math:`\sigma` is infinite: at sigma_max 80 :math:`\tau` is 0.988.
+    Start a sampling below :math:`\tau = 1`, where :math:`\sigma` is infinite. At sigma_max 80 :math:`\tau` is 0.988.
     Source: Liu et al. 2022, arXiv:2209.03003, Eq. 1.
     """
 
@@ -127,7 +128,7 @@ class RFlowPreconditioning(Preconditioning):
 
     @classmethod
     def of(cls, scheduler: Any) -> RFlowPreconditioning:
-        """That of an ``RFlowScheduler``."""
+        """The preconditioning of an ``RFlowScheduler``."""
         return cls(int(scheduler.num_train_timesteps))
 
     def forward(self, sigma: Tensor) -> Coefficients:
@@ -136,14 +137,14 @@ class RFlowPreconditioning(Preconditioning):
 
 
 class TimestepNetwork(nn.Module):
-    """A network called as ``model(x, timesteps, **keywords)``, the form of MONAI and diffusers, as one of ours.
+    """Wraps a network with the call ``model(x, timesteps, **keywords)`` of MONAI and diffusers as a network of ours.
 
     Args:
         model: such as ``monai.networks.nets.DiffusionModelUNet``, or ``UNet2DModel`` and ``DiTTransformer2DModel`` of
-            diffusers, whose output object's ``sample`` is taken. Its state_dict is that of this module under "model.".
-        learned_variance: whether the second half of the output's channels is a variance, which is left out (DiT).
+            diffusers. From an output object it takes ``sample``. The keys of its state_dict get the prefix "model.".
+        learned_variance: True drops the second half of the output channels, a variance (DiT).
 
-    Conditions go through under the model's names: ``context`` [B, 1, d], ``class_labels`` [B]. A condition ``concat``
+    Conditions keep the names of the model: ``context`` [B, 1, d], ``class_labels`` [B]. A condition ``concat``
     [B, C, *S], MONAI's mode of that name, becomes further channels of x.
     """
 
@@ -160,15 +161,17 @@ class TimestepNetwork(nn.Module):
 
 
 class TimestepModel(nn.Module):
-    r"""A denoiser as a model of discrete time: ``(x_t, timesteps)`` to what the scheduler expects it to predict.
+    r"""A denoiser as a model of discrete time: it maps ``(x_t, timesteps)`` to the prediction of the scheduler.
 
     .. math::  n = (x - D) / \sigma_t, \qquad v = \sqrt{\bar\alpha_t}\, n - \sqrt{1 - \bar\alpha_t}\, D,
                \qquad x = x_t / \sqrt{\bar\alpha_t}
 
     Args:
-        denoiser: ours.
-        scheduler: the one that MONAI's inferer is given too; integer and fractional timesteps are understood.
-        context_name: the condition field that MONAI's ``context`` [B, 1, d] or [B, d] is passed on as.
+        denoiser: a denoiser of this package.
+        scheduler: that of MONAI's inferer. Timesteps may be integers or fractions.
+        context_name: name of the condition field that gets MONAI's ``context`` [B, 1, d] or [B, d].
+    Raises:
+        ValueError: for a scheduler with another prediction, or another ``alphas_cumprod``.
     """
 
     log_sigmas: Tensor
@@ -177,7 +180,9 @@ class TimestepModel(nn.Module):
         super().__init__()
         prediction = prediction_of(scheduler)
         if prediction not in PREDICTIONS:
-            raise ValueError(f"Expected a scheduler that predicts one of {PREDICTIONS}, got {prediction!r}.")
+            raise ValueError(
+                f"TimestepModel expects a scheduler that predicts one of {PREDICTIONS}, got {prediction!r}."
+            )
         self.denoiser = denoiser
         self.prediction = prediction
         self.context_name = context_name
@@ -199,27 +204,29 @@ class TimestepModel(nn.Module):
 def level_of_steps(alphas_cumprod: Tensor) -> Tensor:
     r""":math:`\sigma_t = \sqrt{(1-\bar\alpha_t)/\bar\alpha_t}` [T], ascending, float64.
 
+    Args:
+        alphas_cumprod: :math:`\bar\alpha_t` [T].
     Raises:
-        ValueError: unless :math:`\bar\alpha` decreases and lies in (0, 1); with the remedy where the last is 0.
+        ValueError: unless :math:`\bar\alpha` decreases and lies in (0, 1).
     """
     table = torch.as_tensor(alphas_cumprod).detach().cpu().double()
     if table.ndim == 1 and len(table) > 2 and table[-1] == 0:
         raise ValueError(
-            "alphas_cumprod ends in 0 (zero terminal SNR): the last step is noise alone, at an infinite sigma. Leave "
-            "it out: DiscretePreconditioning(scheduler.alphas_cumprod[:-1], prediction), and start the sampling at the "
-            f"largest level that is left, sigma {float(((1 - table[-2]) / table[-2]).sqrt()):.6g}."
+            "alphas_cumprod must be > 0, got 0 at the last step (zero terminal SNR): this step is noise alone, at an "
+            "infinite sigma. Remove it: DiscretePreconditioning(scheduler.alphas_cumprod[:-1], prediction), and start "
+            f"the sampling at the largest level left, sigma {float(((1 - table[-2]) / table[-2]).sqrt()):.6g}."
         )
     if table.ndim != 1 or len(table) < 2 or not (table[-1] > 0 and table[0] < 1 and (table.diff() < 0).all()):
         raise ValueError(
             f"alphas_cumprod must decrease within (0, 1), got {tuple(table.shape)} values from "
-            f"{table.flatten()[0]:.6g} to {table.flatten()[-1]:.6g}. (A scheduler that saw half precision has lost its "
-            "table: make a new one.)"
+            f"{table.flatten()[0]:.6g} to {table.flatten()[-1]:.6g}. (Half precision destroys the table of a "
+            "scheduler: build the scheduler again.)"
         )
     return torch.sqrt((1 - table) / table)
 
 
 def _interpolate(value: Tensor, table: Tensor) -> Tensor:
-    """The fractional index at which the ascending table has this value; at most its ends."""
+    """The fractional index of a value in an ascending table; outside, the index of the nearest end."""
     table = table.to(value.device)
     upper = torch.searchsorted(table, value.contiguous()).clamp(1, len(table) - 1)
     low, high = table[upper - 1], table[upper]

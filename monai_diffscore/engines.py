@@ -1,7 +1,7 @@
-"""The trainer: MONAI's, exactly repeatable, and stopped between iterations.
+"""The trainer: MONAI's trainer with exact repetition and with stops between iterations.
 
-The objective sits in the inferer slot (:class:`~monai_diffscore.inferers.LossInferer`). Nothing of the trainer's
-iteration (accumulation, autocast, GradScaler, compile) is written again here.
+Its inferer is the objective (:class:`~monai_diffscore.inferers.LossInferer`). The iteration itself (accumulation,
+autocast, GradScaler, compile) is MONAI's.
 """
 
 from __future__ import annotations
@@ -29,11 +29,13 @@ logger = logging.getLogger(__name__)
 
 
 class PrepareScoreBatch(PrepareBatch):
-    """Takes the image and the declared condition fields out of a batch dictionary: (image, image, (), condition).
+    """Takes the image and the declared condition fields from a batch dictionary: (image, image, (), condition).
 
     Args:
-        condition_keys: keys that go to the network (or the inferer) as keyword tensors of the same name.
+        condition_keys: keys of the fields. The network (or the inferer) gets them as keyword tensors of these names.
         image_key: key of the clean data.
+    Raises:
+        DataError: in the call: for a batch without one of these keys.
     """
 
     def __init__(self, condition_keys: Sequence[str] = (), image_key: str = "image") -> None:
@@ -54,7 +56,7 @@ class PrepareScoreBatch(PrepareBatch):
                 key=", ".join(missing),
                 expected=f"the keys {[self.image_key, *self.condition_keys]}",
                 got=f"{sorted(map(str, batchdata))}",
-                remedy="Add them to the data dictionaries, or take them out of condition_keys.",
+                remedy="Add them to the data dictionaries, or remove them from condition_keys.",
             )
         image = batchdata[self.image_key].to(device=device, non_blocking=non_blocking, **kwargs)
         condition = {
@@ -68,16 +70,16 @@ class PrepareScoreBatch(PrepareBatch):
 
 @runtime_checkable
 class Watched(Protocol):
-    """An inferer whose checks of finite numbers may run late, such as a ``LossInferer``."""
+    """An inferer with finiteness checks that may run late, such as a ``LossInferer``."""
 
     watches: list[FiniteWatch]
 
 
 class TrainingEvents(EventEnum):
-    """What a training tells its handlers beside Ignite's events.
+    """Events of a training beside Ignite's events.
 
-    INTERRUPTED fires once when an exception, a signal or Ctrl-C ends a training, before it goes on to the caller.
-    SAVING fires before a checkpoint is written, for records that must not fall behind it.
+    INTERRUPTED fires once when an exception, a signal or Ctrl-C ends a training, before the caller gets the exception.
+    SAVING fires before a checkpoint is written, so that records are at least as new as the checkpoint.
     """
 
     INTERRUPTED = "interrupted"
@@ -85,29 +87,30 @@ class TrainingEvents(EventEnum):
 
 
 class ScoreTrainer(SupervisedTrainer):
-    """MONAI's trainer with the objective in its inferer slot, exactly repeatable, and stopped between iterations.
+    """MONAI's trainer with the objective as its inferer, with exact repetition and with stops between iterations.
 
-    Takes the arguments of ``SupervisedTrainer``; ``inferer`` is a :class:`LossInferer`. ``loss_function`` is
-    not needed: the inferer returns the loss already.
+    It takes the arguments of ``SupervisedTrainer``. ``inferer`` is a
+    :class:`~monai_diffscore.inferers.LossInferer`, which returns the loss: leave ``loss_function`` out.
 
-    The random numbers of an iteration (noise, dropout) are a function of (seed, rank, iteration), and those of a
-    :class:`~monai_diffscore.data.ResumableLoader` of (seed, epoch, index): a training that is continued repeats the one
-    that was not interrupted, whatever ran in between.
+    The random numbers of an iteration (noise, dropout) are a function of (seed, rank, iteration). The random numbers of
+    a :class:`~monai_diffscore.data.ResumableLoader` are a function of (seed, epoch, index). A resumed training
+    therefore repeats the training without interruption.
 
     Args:
+        loss_function: of (result of the inferer, target); default returns the result of the inferer.
         seed: of the random numbers of the iterations.
     """
 
     #: the exception that ended the training, for handlers of the INTERRUPTED event
     stop_reason: BaseException | None = None
-    #: whether it ended between two steps, on request: then weights, optimizer and averages belong together
+    #: True if a request ended the training between two steps; weights, optimizer and averages are then of one step
     stopped_on_request = False
 
     def __init__(
         self, *args: Any, loss_function: Callable[..., Tensor] | None = None, seed: int = 0, **kwargs: Any
     ) -> None:
         kwargs.setdefault("prepare_batch", PrepareScoreBatch())
-        kwargs.setdefault("decollate", False)  # the loss has no images to take apart
+        kwargs.setdefault("decollate", False)  # the output has no images
         kwargs["event_names"] = [*(kwargs.get("event_names") or []), TrainingEvents]
         kwargs["loss_function"] = loss_function or _first
         self.seed = seed
@@ -117,7 +120,7 @@ class ScoreTrainer(SupervisedTrainer):
             average_other_gradients(kwargs["optimizer"], kwargs["network"])
         super().__init__(*args, **kwargs)
         if isinstance(self.inferer, Watched):
-            self.watches = [*self.inferer.watches, *self.watches]  # the loss comes before its gradients
+            self.watches = [*self.inferer.watches, *self.watches]  # at one iteration, name the loss, not its gradients
             for watch in self.inferer.watches:
                 watch.clock = lambda: self.state.iteration
         self._recent: deque[tuple[int, list[str]]] = deque(maxlen=32 * self.accumulation_steps)
@@ -131,10 +134,10 @@ class ScoreTrainer(SupervisedTrainer):
         """Trains.
 
         Raises:
-            DataError: if there is not one whole batch.
+            DataError: if the data are less than one batch.
             NotFiniteError: if loss or gradients are not finite; names the iteration and the files of its batch. No
                 checkpoint is written after it.
-            KeyboardInterrupt: after Ctrl-C, at the end of the step; at once after a second one.
+            KeyboardInterrupt: after Ctrl-C, at the end of the step. A second Ctrl-C raises it at once.
             Requeue: after SIGTERM or SIGUSR1, at the end of the step.
         """
         if self.state.epoch_length == 0:
@@ -153,7 +156,7 @@ class ScoreTrainer(SupervisedTrainer):
             try:
                 self.fire_event(TrainingEvents.INTERRUPTED)
                 if isinstance(error, Requeue):
-                    self.stop_requests.leave_together()  # a rank that leaves early takes the others with it
+                    self.stop_requests.leave_together()  # the exit of one rank kills the others
             except Exception:
                 logger.exception("a handler failed while the training was being stopped")
             raise
@@ -169,7 +172,10 @@ class ScoreTrainer(SupervisedTrainer):
             raise NotFiniteError(f"{error} (iteration {at}{names})", at) from error
 
     def _earliest(self, error: FloatingPointError) -> FloatingPointError:
-        """``error``, or an earlier one of the values that wait for their check; the loss comes before its gradients."""
+        """``error``, or the error of an earlier value that waits for its check.
+
+        At one iteration the error of the loss is earlier than the error of its gradients.
+        """
         try:
             self.settle()
         except NotFiniteError as other:
@@ -178,35 +184,35 @@ class ScoreTrainer(SupervisedTrainer):
         return error
 
     def settle(self) -> None:
-        """Checks the losses and gradients that are not checked yet; called before a checkpoint is written.
+        """Checks all losses and gradients that wait for their check. Handlers call it before they write a checkpoint.
 
         Raises:
-            NotFiniteError: if some are not finite; names the earliest, and the loss before its gradients.
+            NotFiniteError: for the earliest value that is not finite; at one iteration, for the loss.
         """
-        problems = []
+        errors = []
         for watch in self.watches:
             try:
                 watch.settle()
             except NotFiniteError as error:
-                problems.append(error)
-        if problems:
-            raise min(problems, key=lambda error: error.at or 0)
+                errors.append(error)
+        if errors:
+            raise min(errors, key=lambda error: error.at or 0)
 
     @property
     def at_whole_step(self) -> bool:
-        """Whether the iteration just done ended with a step of the optimizer: no gradients are left accumulated."""
+        """Whether the last iteration ended with a step of the optimizer. Then no accumulated gradients wait."""
         within = (self.state.iteration - 1) % (self.state.epoch_length or 1) + 1
         return within % self.accumulation_steps == 0 or within == self.state.epoch_length
 
 
 def _place_loader(engine: ScoreTrainer) -> None:
     loader = engine.state.dataloader
-    done = engine.state.iteration - (engine.state.epoch - 1) * engine.state.epoch_length
+    iterations = engine.state.iteration - (engine.state.epoch - 1) * engine.state.epoch_length
     if hasattr(loader, "start_at"):
-        loader.start_at(engine.state.epoch, done)
-    elif done:
+        loader.start_at(engine.state.epoch, iterations)
+    elif iterations:
         logger.warning(
-            f"a {type(loader).__name__} cannot continue within an epoch: the data of this one is drawn anew. "
+            f"a {type(loader).__name__} cannot continue within an epoch: this epoch starts again with new random data. "
             "Use monai_diffscore.data.ResumableLoader to continue exactly."
         )
 
@@ -215,7 +221,7 @@ def _seed_iteration(engine: ScoreTrainer) -> None:
     engine._recent.append((engine.state.iteration, file_names(engine.state.batch)))
     seed = scattered_seed(engine.seed, 2 + engine.state.rank, engine.state.iteration)
     torch.manual_seed(seed)
-    np.random.seed(seed)  # noqa: NPY002  # a loss of one's own may draw from the global generators
+    np.random.seed(seed)  # noqa: NPY002  # a user's loss may draw from the global generators
     random.seed(seed)
 
 
@@ -226,18 +232,22 @@ def _stop_if_asked(engine: ScoreTrainer) -> None:
     if stop == Stop.TIME_LIMIT:
         engine.terminate()
         return
-    engine.settle()  # or a training that ought to end as failed asks to be run again
+    engine.settle()  # a failure must end the training with an error, not with a request to run it again
     engine.stopped_on_request = True
     raise KeyboardInterrupt if stop == Stop.INTERRUPT else Requeue
 
 
 def average_other_gradients(optimizer: torch.optim.Optimizer, network: DistributedDataParallel) -> None:
-    """Before each step, averages over the ranks the gradients of what ``optimizer`` trains beside ``network``.
+    """Makes the optimizer average the gradients of its other parameters over the ranks, before each step.
 
-    DistributedDataParallel does so for its own parameters; a loss may have some too.
+    DistributedDataParallel averages the gradients of ``network`` alone. A loss may have parameters, too.
+
+    Args:
+        optimizer: of the parameters of the network and of the loss.
+        network: the wrapped network.
     """
-    own = set(map(id, network.parameters()))
-    others = [p for group in optimizer.param_groups for p in group["params"] if id(p) not in own]
+    parameters = set(map(id, network.parameters()))
+    others = [p for group in optimizer.param_groups for p in group["params"] if id(p) not in parameters]
 
     def average(*_arguments: Any) -> None:
         for parameter in others:
@@ -250,7 +260,7 @@ def average_other_gradients(optimizer: torch.optim.Optimizer, network: Distribut
 
 
 def file_names(batch: Any) -> list[str]:
-    """Files that the images of a batch were read from, where their metadata names them."""
+    """The files of the images of a batch, as far as the metadata of the images name them."""
     names: list[str] = []
     for value in batch.values() if isinstance(batch, Mapping) else ():
         files = getattr(value, "meta", {}).get("filename_or_obj", [])

@@ -253,7 +253,7 @@ class PosteriorGuidance(nn.Module):
             denoised = self.denoiser(point, sigma, **condition)
 
             def vjp(vector: Tensor, keep: bool = True) -> Tensor:
-                """Returns J^T times a vector in the shape of x."""
+                """J^T times a vector in the shape of x."""
                 (product,) = torch.autograd.grad(
                     denoised, point, vector, retain_graph=keep, create_graph=differentiable
                 )
@@ -272,7 +272,7 @@ class PosteriorGuidance(nn.Module):
         return guided if differentiable else guided.detach()
 
     def _weigh(self, residual: Tensor, sigma: Tensor, vjp: _Product) -> Tensor:
-        r"""Returns :math:`(A V A^T + \sigma_y^2 I)^{-1}` times the residual."""
+        r""":math:`(A V A^T + \sigma_y^2 I)^{-1}` times the residual."""
         noise = self.noise_std**2
         if self.method == "mmps":
             variance = per_sample(sigma, residual) ** 2

@@ -1,20 +1,22 @@
-"""What MONAI's engines call on a batch: a loss, a sample, an error or a likelihood.
+"""Inferers of MONAI's engines: they return the losses, samples, errors or likelihoods of a batch.
 
 MONAI's ``SupervisedTrainer`` computes ``loss_function(inferer(inputs, network, **kwargs), targets).mean()``. A
-denoising objective draws its own targets, so it sits in the **inferer** slot (:class:`LossInferer`), which returns the
-loss per sample, and the loss slot passes it on. A ``SupervisedEvaluator`` samples, validates or scores, by its inferer:
+denoising objective draws its own targets. It is therefore the **inferer** (:class:`LossInferer`) and returns the loss
+per sample; the loss function returns that loss unchanged. The inferer of a ``SupervisedEvaluator`` samples, validates
+or scores:
 
 ==============================  ====================================  ================================================
 inferer                         inputs                                ``engine.state.output["pred"]``
 ==============================  ====================================  ================================================
 :class:`LossInferer`            clean data [B, ...]                   loss per sample [B]
-:class:`SamplingInferer`        anything of the wanted shape          samples [B, ...]
+:class:`SamplingInferer`        any tensor of the shape of the        samples [B, ...]
+                                samples
 :class:`DenoisingErrorInferer`  clean data [B, ...]                   squared x0 error [B, levels]
 :class:`LikelihoodInferer`      clean data [B, ...]                   nats and standard error per dimension [B, 2]
 ==============================  ====================================  ================================================
 
-:class:`ScaleSamplingInferer`, :class:`ScaleErrorInferer` and :class:`ScaleLikelihoodInferer` do the same with a
-:class:`~monai_diffscore.multiscale.MultiScale`, on whole volumes.
+:class:`ScaleSamplingInferer`, :class:`ScaleErrorInferer` and :class:`ScaleLikelihoodInferer` do the same for whole
+volumes, with a :class:`~monai_diffscore.multiscale.MultiScale`.
 """
 
 from __future__ import annotations
@@ -39,24 +41,24 @@ from monai_diffscore.tensors import noise_like, per_sample, random_stream
 
 logger = logging.getLogger(__name__)
 
-#: whether to show a bar, or what makes one, called as tqdm is (a server writes its progress to the log)
+#: True shows a progress bar. A function with the arguments of tqdm returns another bar, such as one for a server's log.
 Progress = bool | Callable[..., tqdm]
 
 
 def progress_bar(progress: Progress, **options: Any) -> tqdm:
-    """The bar over evaluations that ``progress`` asks for."""
+    """The bar of ``progress``. ``options`` are arguments of tqdm."""
     if isinstance(progress, bool):
         return tqdm(disable=not progress, leave=False, **options)
     return progress(**options)
 
 
 class LossInferer(Inferer):
-    """``loss(network, inputs, **condition)`` as an inferer: the loss per sample [B].
+    """``loss(network, inputs, **condition)``, the loss per sample [B].
 
     Args:
         loss: a :class:`~monai_diffscore.losses.DenoisingLoss`, a module that holds several, or a function.
     Attributes:
-        watches: the checks of the losses that the trainer must settle before it writes a checkpoint.
+        watches: the finiteness checks of the losses. The trainer settles them before it writes a checkpoint.
     """
 
     def __init__(self, loss: Callable[..., Tensor]) -> None:
@@ -69,30 +71,32 @@ class LossInferer(Inferer):
         return self.loss(network, convert_to_tensor(inputs, track_meta=False), **condition)
 
 
-#: what a command that samples says after Ctrl-C
-INTERRUPTED = "what was finished until then is written"
+#: message of the KeyboardInterrupt that ends a sampling after Ctrl-C
+INTERRUPTED = "the finished samples are written"
 
 
 def std_over_draws(draws: Tensor, dim: int) -> Tensor:
-    """The standard deviation over ``dim``; NaN for one draw, which has none."""
+    """The standard deviation over the draws in ``dim``; NaN for a single draw."""
     return draws.std(dim) if draws.shape[dim] > 1 else torch.full_like(draws.select(dim, 0), torch.nan)
 
 
 class SamplingInferer(Inferer):
-    """Samples of the shape of ``inputs``, whose values are ignored.
+    """Samples in the shape of ``inputs``. The values of ``inputs`` have no effect.
 
-    Ctrl-C ends the sampling after the step that it is in, with the denoiser's current estimate, which is saved like any
-    other sample; the next batch then raises ``KeyboardInterrupt``. Of several :meth:`draws` the finished ones alone are
-    kept.
+    Ctrl-C ends the sampling after the current step. The result is then the current estimate of the denoiser, and the
+    command saves it like any sample. The next batch raises ``KeyboardInterrupt``. :meth:`draws` keeps finished draws
+    alone.
 
     Args:
         sampler: one of the functions ``sample_*``, or a partial of one.
-        sigmas: grid of noise levels [steps + 1].
-        seed: sample number i (the batch's ``seed`` entry, else its place in the batch) has a random stream of its own,
-            made of ``seed`` and i: the same sample comes out whatever the batch size.
-        progress: show a progress bar over the steps, or what makes it.
-        callback: called with each :class:`~monai_diffscore.sampling.Step`; returning True stops the sampling likewise.
-        wrap: makes another denoiser of the network, such as a ``TiledDenoiser`` or a guidance.
+        sigmas: grid of noise levels [steps + 1], in units of the normalised data.
+        seed: of all samples. The number i of a sample is its ``seed`` entry in the batch, else its index in the batch.
+            ``seed`` and i determine the random numbers of a sample: they do not depend on the batch size.
+        progress: True shows a progress bar over the steps; see :data:`Progress`.
+        callback: called with each :class:`~monai_diffscore.sampling.Step`. It stops the sampling by returning True.
+        wrap: maps the network to a denoiser, such as a ``TiledDenoiser`` or a guidance.
+    Raises:
+        KeyboardInterrupt: in the call: if Ctrl-C stopped an earlier batch.
     """
 
     def __init__(
@@ -112,30 +116,43 @@ class SamplingInferer(Inferer):
         self.callback = callback
         self.wrap = wrap
         self.stopped = False
-        #: how many samples the last :meth:`draws` has of each number
+        #: number of finished draws of the last :meth:`draws`
         self.finished_draws = 0
-        self._cut = False  # whether the last sample is an estimate on the way
+        self._unfinished = False  # whether the last sample is an estimate before the last step
 
     @torch.no_grad()
     def __call__(  # type: ignore[override]
         self, inputs: Tensor, network: nn.Module, seed: Tensor | None = None, **condition: Tensor
     ) -> Tensor:
-        if self.stopped:
-            raise KeyboardInterrupt(INTERRUPTED)
-        like = convert_to_tensor(inputs, track_meta=False).float()
+        like, numbers = self.open_batch(inputs, seed)
         denoiser = network if self.wrap is None else self.wrap(network)
-        numbers = range(len(like)) if seed is None else seed.tolist()
-        samples = self.sample(denoiser, like, [int(number) for number in numbers], **condition)
-        # a MetaTensor again where the inputs were one, so that Invertd finds what to invert
+        samples = self.sample(denoiser, like, numbers, **condition)
+        # a MetaTensor for MetaTensor inputs: Invertd reads the transforms of its metadata
         return convert_to_dst_type(samples, inputs, dtype=samples.dtype)[0]
 
+    def open_batch(self, inputs: Tensor, seed: Tensor | None) -> tuple[Tensor, list[int]]:
+        """The inputs in float32 without metadata [B, ...], and the number of each sample.
+
+        Args:
+            inputs: of the batch, [B, ...].
+            seed: numbers of the samples [B]; None numbers them from 0.
+        Raises:
+            KeyboardInterrupt: if Ctrl-C stopped an earlier batch.
+        """
+        if self.stopped:
+            raise KeyboardInterrupt(INTERRUPTED)
+        values = convert_to_tensor(inputs, track_meta=False).float()
+        return values, list(range(len(values))) if seed is None else [int(number) for number in seed.tolist()]
+
     def sample(self, denoiser: nn.Module, like: Tensor, numbers: Sequence[int], **options: Any) -> Tensor:
-        """Samples of the shape, dtype and device of ``like``, one for each number.
+        """Samples in the shape and dtype and on the device of ``like``, one for each number.
 
         Args:
             denoiser: D.
-            options: the condition that D takes; ``start``, the state at ``sigmas[0]`` (None draws noise); ``sigmas``
-                and ``sampler`` in place of the inferer's own.
+            like: [B, ...].
+            numbers: of the samples, B.
+            options: the condition of D; ``start``, the state at ``sigmas[0]`` (None draws noise); ``sigmas`` and
+                ``sampler`` in place of those of the inferer.
         """
         with first_interrupt(self._stop, "keeping the current estimate as the sample, and stopping"):
             return self._run(denoiser, like, numbers, **options)
@@ -143,29 +160,29 @@ class SamplingInferer(Inferer):
     def draws(self, denoiser: nn.Module, like: Tensor, numbers: Sequence[int], count: int, **options: Any) -> Tensor:
         """``count`` samples for each number, [B, count, ...]: draw d of number i is sample i * count + d.
 
-        Fewer after Ctrl-C, or where the callback stops: a draw that was not finished is no draw, and is left out.
-        ``finished_draws`` says how many there are.
+        After Ctrl-C, or if the callback stops the sampling, it returns the finished draws alone. ``finished_draws`` is
+        their number.
 
         Args:
             denoiser, like, numbers: as for :meth:`sample`.
-            count: draws of each.
+            count: number of draws of each.
             options: of :meth:`sample`.
         Raises:
-            KeyboardInterrupt: if none was finished.
+            KeyboardInterrupt: if no draw is finished.
         """
-        drawn: list[Tensor] = []  # one after the other: memory is that of one
-        with first_interrupt(self._stop, "keeping the draws that are finished, and stopping"):
-            while len(drawn) < count and not self.stopped:
-                sample = self._run(denoiser, like, [i * count + len(drawn) for i in numbers], **options)
-                if self._cut:
+        samples: list[Tensor] = []  # one after the other, for the memory of one draw
+        with first_interrupt(self._stop, "keeping the finished draws, and stopping"):
+            while len(samples) < count and not self.stopped:
+                sample = self._run(denoiser, like, [i * count + len(samples) for i in numbers], **options)
+                if self._unfinished:
                     break
-                drawn.append(sample)
-        self.finished_draws = len(drawn)
-        if not drawn:
+                samples.append(sample)
+        self.finished_draws = len(samples)
+        if not samples:
             raise KeyboardInterrupt(INTERRUPTED)
-        if len(drawn) < count:
-            logger.warning(f"{len(drawn)} of {count} draws were finished, and are kept")
-        return torch.stack(drawn, 1)
+        if len(samples) < count:
+            logger.warning(f"keeping the {len(samples)} finished draws of {count}")
+        return torch.stack(samples, 1)
 
     def _run(
         self,
@@ -179,48 +196,51 @@ class SamplingInferer(Inferer):
     ) -> Tensor:
         generators = [random_stream(self.seed, number) for number in numbers]
         sigmas = self.sigmas if sigmas is None else sigmas
-        self._cut = False
+        self._unfinished = False
         with progress_bar(self.progress, total=self._steps(denoiser, sigmas), desc=f"sampling {len(like)}") as bar:
 
             def on_step(step: Step) -> bool:
                 bar.update(1)
-                asked = self.callback is not None and self.callback(step) is True
-                self._cut = (asked or self.stopped) and step.number + 1 < step.steps  # after the last it is whole
-                return self._cut
+                stop = (self.callback is not None and self.callback(step) is True) or self.stopped
+                self._unfinished = stop and step.number + 1 < step.steps
+                return self._unfinished
 
-            run = partial(self.sampler if sampler is None else sampler, generator=generators, callback=on_step)
-            return self._draw(denoiser, like, sigmas, run, start, generators, condition)
+            options: dict[str, Any] = {"generator": generators, "callback": on_step, **condition}
+            return self._draw(sampler or self.sampler, denoiser, like, sigmas, start, **options)
 
     def _steps(self, denoiser: nn.Module, sigmas: Tensor) -> int:
-        """How many steps a sample takes."""
+        """The number of steps of a sample."""
         return len(sigmas) - 1
 
     def _draw(
         self,
+        sampler: Callable[..., Tensor],
         denoiser: nn.Module,
         like: Tensor,
         sigmas: Tensor,
-        run: Callable[..., Tensor],
         start: Tensor | None,
-        generators: list[torch.Generator],
-        condition: dict[str, Tensor],
+        *,
+        generator: Sequence[torch.Generator],
+        callback: Callable[[Step], bool],
+        **condition: Tensor,
     ) -> Tensor:
-        """What the sampler ``run`` makes of the start, or of noise."""
-        start = noise_like(like, generators) * float(sigmas[0]) if start is None else start
-        return run(partial(denoiser, **condition), start, sigmas)
+        """The sample of ``sampler`` from the start, or from noise."""
+        start = noise_like(like, generator) * float(sigmas[0]) if start is None else start
+        return sampler(partial(denoiser, **condition), start, sigmas, generator=generator, callback=callback)
 
     def _stop(self) -> None:
         self.stopped = True
 
 
 class ScaleSamplingInferer(SamplingInferer):
-    """Whole volumes of a :class:`~monai_diffscore.multiscale.MultiScale`: each scale takes the grid of noise levels.
+    """Whole volumes of a :class:`~monai_diffscore.multiscale.MultiScale`. All scales use the grid ``sigmas``.
 
-    Arguments as of :class:`SamplingInferer`; ``wrap`` makes another ``MultiScale``. Ctrl-C ends the scale that is being
-    drawn with its current estimate, and each finer one with its first.
+    Arguments as of :class:`SamplingInferer`; ``wrap`` maps a ``MultiScale`` to a ``MultiScale``. Ctrl-C ends the
+    current scale with its current estimate, and each finer scale with its first estimate.
 
     Raises:
-        ValueError: in :meth:`sample` for a ``start``, of which the scales have none in common.
+        TypeError: in :meth:`sample`: for a network that is no ``MultiScale``.
+        ValueError: in :meth:`sample`: for a ``start``.
     """
 
     def _steps(self, denoiser: nn.Module, sigmas: Tensor) -> int:
@@ -228,24 +248,17 @@ class ScaleSamplingInferer(SamplingInferer):
 
     def _draw(
         self,
+        sampler: Callable[..., Tensor],
         denoiser: nn.Module,
         like: Tensor,
         sigmas: Tensor,
-        run: Callable[..., Tensor],
         start: Tensor | None,
-        generators: list[torch.Generator],
-        condition: dict[str, Tensor],
+        **options: Any,
     ) -> Tensor:
         if start is not None:
-            raise ValueError("A model of scales starts each scale from its own noise: expected no start, got one.")
-        model = _scales_of(denoiser)
-
-        def sampler(denoise: nn.Module, noise: Tensor, grid: Tensor, **_options: Any) -> Tensor:
-            return run(denoise, noise, grid)
-
-        return sample_scales(
-            model, like.shape, sigmas.to(like.device), sampler, generator=generators, dtype=like.dtype, **condition
-        )
+            raise ValueError("ScaleSamplingInferer starts each scale from its own noise: expected no start, got one.")
+        grid = sigmas.to(like.device)
+        return sample_scales(_scales_of(denoiser), like.shape, grid, sampler, dtype=like.dtype, **options)
 
 
 def _scales_of(network: nn.Module) -> MultiScale:
@@ -255,14 +268,16 @@ def _scales_of(network: nn.Module) -> MultiScale:
 
 
 class DenoisingErrorInferer(Inferer):
-    r"""Mean squared error :math:`\lVert D(x_0 + \sigma n) - x_0\rVert^2/d` at fixed noise levels, [B, levels].
+    r"""The mean squared error :math:`\lVert D(x_0 + \sigma n) - x_0\rVert^2/d` at noise levels, [B, levels].
 
-    In x0 units, so that runs with different parameterisations, weights and noise densities compare. The noise is the
-    same at each call, so that the numbers of two epochs differ by the network alone.
+    The error is in squared units of x0. It compares runs with different parameterisations, weights and noise densities.
+    Each call uses the same noise: the errors of two epochs differ by the network alone.
 
     Args:
-        sigmas: noise levels to measure at, all > 0.
+        sigmas: noise levels > 0, in units of the normalised data.
         seed: of the noise.
+    Raises:
+        ValueError: for no level, or a level <= 0.
     """
 
     def __init__(self, sigmas: Sequence[float], seed: int = 0) -> None:
@@ -287,7 +302,8 @@ class DenoisingErrorInferer(Inferer):
 class ScaleErrorInferer(DenoisingErrorInferer):
     """The error of each scale of a :class:`~monai_diffscore.multiscale.MultiScale`, [B, scales, levels].
 
-    Each scale is measured whole, on standardised coefficients, given the true coarser ones: sigma_data is 1.
+    It measures whole scales, in standardised coefficients (sigma_data 1), with the true coarser scales as condition.
+    Arguments as of :class:`DenoisingErrorInferer`.
     """
 
     def __call__(self, inputs: Tensor, network: nn.Module, **condition: Tensor) -> Tensor:  # type: ignore[override]
@@ -300,13 +316,13 @@ class ScaleErrorInferer(DenoisingErrorInferer):
 
 
 class LikelihoodInferer(Inferer):
-    """Log likelihood and its standard error, both in nats **per dimension** of the normalised data, [B, 2].
+    """The log likelihood and its standard error, in nats **per dimension** of the normalised data, [B, 2].
 
     Args:
         sigmas: grid, as for :func:`~monai_diffscore.likelihood.log_likelihood`.
-        probes: Hutchinson probes; 0 computes the exact trace, for data of few dimensions.
+        probes: number of Hutchinson probes; 0 computes the exact trace, for data of few dimensions.
         seed: of the probes.
-        progress: show a progress bar over the intervals, or what makes it.
+        progress: True shows a progress bar over the intervals; see :data:`Progress`.
     """
 
     def __init__(self, sigmas: Tensor, probes: int = 1, seed: int = 0, progress: Progress = True) -> None:
@@ -318,9 +334,9 @@ class LikelihoodInferer(Inferer):
         generator = torch.Generator().manual_seed(self.seed)
         with progress_bar(self.progress, desc=f"likelihood of {len(x0)}") as bar:
 
-            def on_interval(done: int, intervals: int) -> None:
+            def on_interval(number: int, intervals: int) -> None:
                 bar.total = intervals
-                bar.update(done - bar.n)
+                bar.update(number - bar.n)
 
             options: dict[str, Any] = {
                 "divergence": "hutchinson" if self.probes else "exact",
@@ -334,12 +350,15 @@ class LikelihoodInferer(Inferer):
     def _nats(
         self, network: nn.Module, x0: Tensor, condition: dict[str, Any], options: dict[str, Any]
     ) -> tuple[Tensor, Tensor]:
-        """Log likelihood and standard error [B], in nats."""
+        """The log likelihood [B] and its standard error [B], in nats."""
         return log_likelihood(partial(network, **condition), x0, self.sigmas, **options)
 
 
 class ScaleLikelihoodInferer(LikelihoodInferer):
-    """The log likelihood of whole volumes [B, 2]: the sum over the scales, per voxel. Arguments as there."""
+    """The log likelihood of whole volumes and its standard error, in nats per voxel and channel, [B, 2].
+
+    It is the sum over the scales. Arguments as of :class:`LikelihoodInferer`.
+    """
 
     def _nats(
         self, network: nn.Module, x0: Tensor, condition: dict[str, Any], options: dict[str, Any]

@@ -46,7 +46,7 @@ def log_likelihood(
     generator: Generators = None,
     callback: Callable[[int, int], None] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    r"""Returns the log likelihood [B] and its standard error [B], in nats.
+    r"""The log likelihood [B] and its standard error [B], in nats.
 
     The classical Runge-Kutta method of order 4 in :math:`\ln\sigma` integrates the flow, with four evaluations for each
     interval.
@@ -102,7 +102,7 @@ def log_likelihood(
 
 
 def bits_per_dim(nats: Tensor, dims: int, *, levels: int = 256, data_range: float = 2.0) -> Tensor:
-    r"""Returns the bits per dimension [B] of data that has ``levels`` grey values over ``data_range``.
+    r"""The bits per dimension [B] of data that has ``levels`` grey values over ``data_range``.
 
     :math:`-\ln p / (d \ln 2) + \log_2(\mathrm{levels} / \mathrm{data\_range})`. The second term converts the density of
     the normalised, uniformly dequantised data to a density of integer grey values. It is + 7 for 8 bits on [-1, 1], the
@@ -120,7 +120,7 @@ def bits_per_dim(nats: Tensor, dims: int, *, levels: int = 256, data_range: floa
 
 
 def _directions(x: Tensor, divergence: str, probes: int, generator: Generators) -> Tensor:
-    """Returns the vectors v [K, B, ...] of :math:`v^T J v`: the basis, or random signs."""
+    """The vectors v [K, B, ...] of :math:`v^T J v`: the basis, or random signs."""
     if divergence == "exact":
         dims = x[0].numel()
         basis = torch.eye(dims, dtype=x.dtype, device=x.device).reshape(dims, 1, *x.shape[1:])
@@ -134,7 +134,7 @@ def _directions(x: Tensor, divergence: str, probes: int, generator: Generators) 
 
 
 def _directional_derivatives(denoise: Denoise, x: Tensor, sigma: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns :math:`D(x)` [B, ...] and :math:`v^T J_D v` [K, B] for directions v [K, B, ...].
+    """:math:`D(x)` [B, ...] and :math:`v^T J_D v` [K, B] for directions v [K, B, ...].
 
     It uses batched reverse mode.
     """

@@ -45,7 +45,7 @@ class NoiseDistribution(ABC):
 
     @abstractmethod
     def quantile(self, probability: Tensor) -> Tensor:
-        """Returns the noise level of a cumulative probability in (0, 1). Both are float64, of any shape."""
+        """The noise level of a cumulative probability in (0, 1). Both are float64, of any shape."""
 
     def sample(
         self,
@@ -55,7 +55,7 @@ class NoiseDistribution(ABC):
         generator: torch.Generator | None = None,
         stratified: bool = True,
     ) -> Tensor:
-        """Returns noise levels, float32 [count], in units of the (normalised) data.
+        """Noise levels, float32 [count], in units of the (normalised) data.
 
         Args:
             count: number of levels.
@@ -142,7 +142,7 @@ Weight = Callable[[Tensor], Tensor]
 
 
 def edm_weight(sigma: Tensor, sigma_data: float = 0.5) -> Tensor:
-    r"""Returns :math:`(\sigma^2 + s^2) / (\sigma s)^2`: weight 1 on the error of a network with EDM's preconditioning.
+    r""":math:`(\sigma^2 + s^2) / (\sigma s)^2`: weight 1 on the error of a network with EDM's preconditioning.
 
     Args:
         sigma: noise levels of any shape, in units of the data.
@@ -154,7 +154,7 @@ def edm_weight(sigma: Tensor, sigma_data: float = 0.5) -> Tensor:
 
 
 def likelihood_weight(sigma: Tensor) -> Tensor:
-    r"""Returns :math:`1/\sigma^2`: with ``LogUniformNoise`` the weight :math:`g^2` of maximum likelihood.
+    r""":math:`1/\sigma^2`: with ``LogUniformNoise`` the weight :math:`g^2` of maximum likelihood.
 
     In the noise coordinate :math:`g^2\,dt = d\sigma^2 = 2\sigma^2\, d\ln\sigma`, and the squared score error is
     :math:`\lVert D - x_0\rVert^2/\sigma^4`. With ``UniformTimeNoise`` the same weight gives DDPM's loss of noise
@@ -169,7 +169,7 @@ def likelihood_weight(sigma: Tensor) -> Tensor:
 
 
 def min_snr_weight(sigma: Tensor, gamma: float = 5.0) -> Tensor:
-    r"""Returns :math:`\min(\mathrm{SNR}, \gamma)`, the weight of the x0 error, with :math:`\mathrm{SNR} = 1/\sigma^2`.
+    r""":math:`\min(\mathrm{SNR}, \gamma)`, the weight of the x0 error, with :math:`\mathrm{SNR} = 1/\sigma^2`.
 
     Args:
         sigma: noise levels of any shape, in units of the data.
@@ -181,7 +181,7 @@ def min_snr_weight(sigma: Tensor, gamma: float = 5.0) -> Tensor:
 
 
 def flow_weight(sigma: Tensor) -> Tensor:
-    r"""Returns :math:`(1 + 1/\sigma)^2`: weight 1 on the velocity error of a rectified flow.
+    r""":math:`(1 + 1/\sigma)^2`: weight 1 on the velocity error of a rectified flow.
 
     With :math:`t = \sigma/(1+\sigma)` the velocity is :math:`n - x_0 = (x_t - x_0)/t`. An error e of x0 is then an
     error :math:`e/t = (1 + 1/\sigma)\, e` of the velocity.
@@ -217,7 +217,7 @@ class LearnedUncertainty(nn.Module):
         nn.init.zeros_(self.linear.weight)
 
     def forward(self, sigma: Tensor) -> Tensor:
-        """Returns :math:`u` [B] of the noise levels [B]."""
+        """:math:`u` [B] of the noise levels [B]."""
         return self.linear(self.embed(sigma.log() / 4)).squeeze(-1)
 
 
@@ -304,7 +304,7 @@ class DenoisingLoss(nn.Module):
     def forward(
         self, denoiser: nn.Module, x0: Tensor, generator: torch.Generator | None = None, **condition: Tensor
     ) -> Tensor:
-        """Returns the loss per sample [B] for clean data ``x0`` [B, ...].
+        """The loss per sample [B] for clean data ``x0`` [B, ...].
 
         Args:
             denoiser: called as ``denoiser(x, sigma, **condition)``.

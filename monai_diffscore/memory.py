@@ -1,7 +1,7 @@
-"""The largest memory that a process has held.
+"""The peak memory of a process.
 
-``getrusage`` alone does not say it: on Linux its peak is handed down to a child process, through ``exec`` as well, so
-that whatever a large program starts seems to need as much as that program.
+``getrusage`` is too large on Linux: a child process inherits the peak of its parent, also through ``exec``. A small
+program that a large program starts then reports the peak of the large program.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ from pathlib import Path
 
 
 def peak_memory_bytes(pid: int | None = None) -> int:
-    """Peak of the resident set of this process alone: ``VmHWM`` of Linux, elsewhere the one of ``getrusage``.
+    """The peak of the resident set of one process, in bytes.
+
+    It reads ``VmHWM`` on Linux, and ``getrusage`` elsewhere.
 
     Args:
-        pid: of another process, on Linux.
+        pid: of another process, on Linux; None is this process.
     """
     status = Path(f"/proc/{pid or 'self'}/status")
     if pid or status.is_file():

@@ -64,7 +64,7 @@ class MultiScale(nn.Module):
         preconditioning: Preconditioning,
         autocast_dtype: torch.dtype | None = None,
     ) -> MultiScale:
-        """Returns a model with a :class:`Denoiser` for each network.
+        """A model with a :class:`Denoiser` for each network.
 
         Args:
             scales: splits volumes and merges them.
@@ -75,7 +75,7 @@ class MultiScale(nn.Module):
         return cls(scales, [Denoiser(net, copy.deepcopy(preconditioning), autocast_dtype) for net in networks])
 
     def forward(self, x: Tensor, sigma: Tensor | float | None = None, *, scale: int = 0, **condition: Tensor) -> Tensor:
-        """Returns the estimate of the denoiser of one scale, [B, C_j, *S_j].
+        """The estimate of the denoiser of one scale, [B, C_j, *S_j].
 
         Args:
             x: noisy standardised coefficients [B, C_j, *S_j].
@@ -86,18 +86,18 @@ class MultiScale(nn.Module):
         return self.denoisers[scale](x, sigma, **condition)
 
     def __prepare_scriptable__(self) -> nn.Module:
-        """Returns the module that ``torch.jit.script`` compiles in place of this one: the coarse image's denoiser."""
+        """The module that ``torch.jit.script`` compiles in place of this one: the coarse image's denoiser."""
         return ScriptableDenoiser(self.denoisers[0])  # type: ignore[arg-type]
 
     def wrapped(self, wrap: Callable[[nn.Module], nn.Module], details: bool = True) -> MultiScale:
-        """Returns a model of the same scales whose denoisers are wrapped, in guidance or in tiles.
+        """A model of the same scales whose denoisers are wrapped, in guidance or in tiles.
 
         Args:
             wrap: maps a denoiser to a denoiser, such as ``lambda d: TiledDenoiser(d, (24, 24, 24))``.
             details: True wraps the denoisers of details alone. False wraps the denoiser of the coarse image, too.
         """
-        kept = 1 if details else 0
-        return MultiScale(self.scales, [*self.denoisers[:kept], *[wrap(d) for d in self.denoisers[kept:]]])
+        first = 1 if details else 0
+        return MultiScale(self.scales, [*self.denoisers[:first], *[wrap(d) for d in self.denoisers[first:]]])
 
 
 class AtScale(nn.Module):
@@ -114,7 +114,7 @@ class AtScale(nn.Module):
         self.model, self.scale, self.condition = model, scale, dict(condition or {})
 
     def forward(self, x: Tensor, sigma: Tensor | float, **condition: Tensor) -> Tensor:
-        """Returns the estimate of x [B, C_j, *S_j] at this scale."""
+        """The estimate of x [B, C_j, *S_j] at this scale."""
         denoised: Tensor = self.model(x, sigma, scale=self.scale, **self.condition, **condition)
         return denoised
 
@@ -163,7 +163,7 @@ class MultiScaleLoss(nn.Module):
         windows: Sequence[Sequence[int] | None],
         counts: Sequence[int] | None = None,
     ) -> MultiScaleLoss:
-        """Returns the loss with a :class:`DenoisingLoss` for each scale.
+        """The loss with a :class:`DenoisingLoss` for each scale.
 
         Args:
             scales: of the model.
@@ -177,14 +177,14 @@ class MultiScaleLoss(nn.Module):
     def forward(
         self, model: nn.Module, x0: Tensor, generator: torch.Generator | None = None, **condition: Tensor
     ) -> Tensor:
-        """Returns the loss per sample [B] for volumes ``x0`` [B, C, *S] and a condition without spatial axes."""
+        """The loss per sample [B] for volumes ``x0`` [B, C, *S] and a condition without spatial axes."""
         _check_condition(x0, condition)
         return torch.stack(self.by_scale(model, x0, generator, **condition)).mean(0)
 
     def by_scale(
         self, model: nn.Module, x0: Tensor, generator: torch.Generator | None = None, **condition: Tensor
     ) -> list[Tensor]:
-        """Returns the losses [B] of each scale, the coarsest first. Arguments as in the call."""
+        """The losses [B] of each scale, the coarsest first. Arguments as in the call."""
         values = []
         for number, scale in enumerate(self.scales.split(x0)):
             fields = {name: field.repeat_interleave(self.counts[number], 0) for name, field in condition.items()}
@@ -196,7 +196,7 @@ class MultiScaleLoss(nn.Module):
     def _windows(
         self, number: int, scale: Scale, generator: torch.Generator | None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Returns N random windows for each sample: of the coefficients [B N, C_j, *W], and of the fields."""
+        """N random windows for each sample: of the coefficients [B N, C_j, *W], and of the fields."""
         window, size = self.windows[number], tuple(scale.coefficients.shape[2:])
         window = size if window is None else window
         if len(window) != len(size) or any(w > s for w, s in zip(window, size, strict=True)):
@@ -255,14 +255,14 @@ def sample_scales(
         fields = {} if image is None else scales.fields(number, image)
         start = noise_like(torch.empty(sizes[number], dtype=dtype, device=device), generator) * float(grids[number][0])
         denoise = AtScale(model, number, {**fields, **condition})
-        drawn = sampler(denoise, start, grids[number], generator=generator, callback=callback)
-        image = scales.refine(number, image, drawn)
+        coefficients = sampler(denoise, start, grids[number], generator=generator, callback=callback)
+        image = scales.refine(number, image, coefficients)
     assert image is not None
     return image
 
 
 def _start(scales: Scales, sizes: Sequence[Sequence[int]], coarse: Tensor | None) -> tuple[int, Tensor | None]:
-    """Returns the number of the first scale to draw, and the pyramid's image of that scale."""
+    """The number of the first scale to draw, and the pyramid's image of that scale."""
     if coarse is None:
         return 0, None
     for number in range(1, len(sizes)):
@@ -285,7 +285,7 @@ def log_likelihood_scales(
     callback: Callable[[int, int], None] | None = None,
     **condition: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    r"""Returns the log likelihood of each scale [J + 1, B] given the coarser ones, and its standard error, in nats.
+    r"""The log likelihood of each scale [J + 1, B] given the coarser ones, and its standard error, in nats.
 
     The sum over the scales is :math:`\ln p(x)`. Standard errors of scales add up in quadrature.
 

@@ -1,16 +1,16 @@
-r"""One optimizer of two kinds: Muon for matrices and convolutions, AdamW for all else.
+r"""An optimizer of two parts: Muon for matrices and convolutions, AdamW for all other parameters.
 
-Muon moves a weight matrix by its momentum M with all singular values made (nearly) equal,
+Muon sets all singular values of the momentum M of a weight matrix to (nearly) the same value,
 
 .. math::  W \leftarrow W - \eta\, s\, U V^\top, \qquad M = U \Sigma V^\top, \qquad
            s = 0.2 \sqrt{\max(\mathrm{rows}, \mathrm{columns})},
 
-so that no direction waits for the few that dominate the gradient; s gives a step the size of AdamW's (Liu et al. 2025,
+so that all directions train at one speed. The factor s gives its step the size of a step of AdamW (Liu et al. 2025,
 arXiv:2502.16982, Section 2.2; Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks"). A
-convolution is the matrix [out channels, in channels x kernel]. Norms, biases, tokens and layers with fewer than 16
-rows or columns (the first and the last of a network) have no directions to speak of, and take AdamW.
+convolution is the matrix [out channels, in channels x kernel]. AdamW trains norms, biases, tokens, and matrices with
+fewer than 16 rows or columns, such as the first and the last layer of many networks.
 
-Score networks reach a held-out denoising error with about half of the steps that AdamW needs (docs/BENCHMARKS.md).
+With it score networks reach a held-out denoising error in about half of the steps of AdamW (docs/BENCHMARKS.md).
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from torch.optim import AdamW, Muon, Optimizer
 
 
 class MuonAdamW(Optimizer):
-    """``torch.optim.Muon`` and ``torch.optim.AdamW`` behind one step, one learning rate and one state.
+    """``torch.optim.Muon`` and ``torch.optim.AdamW`` with one step, one learning rate and one state.
 
     Args:
-        params: parameters of the network, in place for good: Muon works on views of their storage.
+        params: parameters of the network. Do not replace their storage later: Muon works on views of it.
         lr: learning rate of Muon.
         adamw_ratio: learning rate of AdamW over ``lr``.
         momentum: of Muon.
         betas: of AdamW.
         weight_decay: of both, decoupled.
-        smallest: rows and columns that a matrix must have for Muon.
+        smallest: number of rows and columns that a matrix needs for Muon.
     """
 
     def __init__(
@@ -48,8 +48,8 @@ class MuonAdamW(Optimizer):
     ) -> None:
         trained = [p for p in params if p.requires_grad]
         matrices = [p for p in trained if p.ndim > 1 and min(len(p), p[0].numel()) >= smallest]
-        chosen = {id(p) for p in matrices}
-        others = [p for p in trained if id(p) not in chosen]
+        matrix_ids = {id(p) for p in matrices}
+        others = [p for p in trained if id(p) not in matrix_ids]
         self.views = [nn.Parameter(p.detach().view(len(p), -1)) for p in matrices]
         adamw_lr = adamw_ratio * lr
         self.parts: list[Optimizer] = []
@@ -65,7 +65,7 @@ class MuonAdamW(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:  # type: ignore[override]
-        """One step; parameters without a gradient stay."""
+        """Makes one step. Parameters without a gradient do not change."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -74,17 +74,21 @@ class MuonAdamW(Optimizer):
             for view, parameter in zip(self.views, self.param_groups[0]["params"], strict=True):
                 view.grad = None if parameter.grad is None else parameter.grad.reshape(view.shape)
         for part, group in zip(self.parts, self.param_groups, strict=True):
-            part.param_groups[0]["lr"] = group["lr"]  # schedulers write into ours
+            part.param_groups[0]["lr"] = group["lr"]  # schedulers write into self.param_groups
             part.step()
         for view in self.views:
-            view.grad = None  # so that gradients are not held twice
+            view.grad = None  # a kept reference would hold the memory of the gradient
         return loss
 
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "parts": [part.state_dict() for part in self.parts]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Raises a ValueError if the state is that of another optimizer or network."""
+        """Restores the state.
+
+        Raises:
+            ValueError: if the state is that of another optimizer or network.
+        """
         parts = state_dict.get("parts", ())
         if len(parts) != len(self.parts):
             raise ValueError(

@@ -5,18 +5,20 @@ signal into two halves,
 
 .. math::  s_i = \sum_k h_k\, x_{(2i+k) \bmod n}, \qquad d_i = \sum_k g_k\, x_{(2i+k) \bmod n} .
 
-The rows of this map are orthonormal, so its transpose is its inverse. In D dimensions every axis is split in turn. One
-of the :math:`2^D` bands is the image of half the size, the others are the **details**; the image of half the size is
-split again:
+The rows of this map are orthonormal: its transpose is its inverse. (The code also shifts i by the centre of h, so that
+coarse and fine images are in register.) In D dimensions the pyramid splits each axis in turn. One of the :math:`2^D`
+bands is the image of half the size; the other bands are the **details**. The pyramid splits the image of half the size
+again:
 
 .. math::  x = a_0 \;\to\; (a_1, d_1) \;\to\; \dots \;\to\; (a_J, d_J, \dots, d_1), \qquad
            \lVert x \rVert^2 = \lVert a_J \rVert^2 + \sum_j \lVert d_j \rVert^2 .
 
-The map is orthogonal: volumes, norms, white noise and densities stay what they are, and a log density of the image is
-one of the coefficients.
+The map is orthogonal. It preserves volumes, norms and white noise: the log density of an image is the log density of
+its coefficients.
 
-With p = 1 this is the Haar transform, whose details see two neighbours and no border. With p > 1 the details ignore
-polynomials of degree p - 1, and the image wraps around at its border. The filters are Daubechies's.
+p = 1 is the Haar transform. Its details depend on two neighbours along each axis, and it does not cross the border.
+With p > 1 the details of polynomials of degree p - 1 are 0, and the image wraps around at its border. The filters are
+Daubechies's.
 
 Sources: Mallat 1989, doi:10.1109/34.192463 (the pyramid); Daubechies 1988, doi:10.1002/cpa.3160410705, Section 4 (the
 filters).
@@ -30,11 +32,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-_MOST_MOMENTS = 8  # above, the roots of the factorisation lose digits
+_MOST_MOMENTS = 8  # with more moments the roots of the factorisation lose digits
 
 
 class Pyramid:
-    """Splits images [B, C, *S] into a coarse image and details, and puts them together again.
+    """Splits images [B, C, *S] into a coarse image and details, and joins them again.
 
     Args:
         spatial_dims: number D of spatial axes, 1, 2 or 3.
@@ -52,7 +54,7 @@ class Pyramid:
 
     @property
     def stride(self) -> int:
-        """What every spatial size must be a multiple of, :math:`2^J`."""
+        """Divisor of every spatial size, :math:`2^J`."""
         return 2**self.scales
 
     @property
@@ -61,10 +63,10 @@ class Pyramid:
         return 2**self.spatial_dims - 1
 
     def shapes(self, shape: Sequence[int]) -> list[tuple[int, ...]]:
-        """Shapes of the coarse image and of the details, from the coarsest scale to the finest, for x of ``shape``.
+        """The shapes of the coarse image and of the details, from the coarsest scale to the finest.
 
         Args:
-            shape: [B, C, *S].
+            shape: of the images x, [B, C, *S].
         Raises:
             ValueError: as :meth:`analysis`.
         """
@@ -75,16 +77,16 @@ class Pyramid:
         return [(batch, channels, *halves[0]), *details]
 
     def analysis(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
-        r"""The coarse image and the details, the forward transform.
+        r"""The coarse image and the details: the forward transform.
 
         Args:
-            x: [B, C, *S], floating point, every size a multiple of ``stride``.
+            x: images [B, C, *S], floating point. Every size is a multiple of ``stride``.
         Returns:
             (:math:`a_J` [B, C, *S / 2^J], [:math:`d_J, \dots, d_1`]): details from the coarsest scale to the finest, of
-            shape [B, (2^D - 1) C, *S / 2^j]. Channel b C + c holds band b of channel c; the binary digits of b + 1 say
-            along which axes the band is high-pass, the first axis in the highest digit.
+            shape [B, (2^D - 1) C, *S / 2^j]. Channel b C + c holds band b of channel c. The binary digits of b + 1 mark
+            the axes along which the band is high-pass; the highest digit is the first axis.
         Raises:
-            ValueError: for another number of axes, a size that is not a multiple of ``stride``, or integers.
+            ValueError: for another number of axes, a size that is no multiple of ``stride``, or integers.
         """
         self._check(x.shape, x.dtype, self.scales)
         details = []
@@ -94,25 +96,27 @@ class Pyramid:
         return x, details[::-1]
 
     def synthesis(self, coarse: Tensor, details: Sequence[Tensor]) -> Tensor:
-        """The image [B, C, *S] of these coefficients: the inverse and the transpose of :meth:`analysis`.
+        """The image [B, C, *S] of coefficients: the inverse and the transpose of :meth:`analysis`.
 
         Args:
             coarse: [B, C, *S / 2^J].
-            details: one tensor a scale, as :meth:`analysis` returns them.
+            details: one tensor for each scale, in the order of :meth:`analysis`.
         Raises:
             ValueError: for another number of scales, or shapes that do not fit together.
         """
         if len(details) != self.scales:
-            raise ValueError(f"Expected the details of {self.scales} scales, the coarsest first, got {len(details)}.")
+            raise ValueError(
+                f"Pyramid expects the details of {self.scales} scales, the coarsest first, got {len(details)}."
+            )
         for detail in details:
             coarse = self.join(coarse, detail)
         return coarse
 
     def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """One scale: (the image of half the size [B, C, *S / 2], its details [B, (2^D - 1) C, *S / 2]).
+        """Splits one scale: returns the image of half the size [B, C, *S / 2] and the details [B, (2^D - 1) C, *S / 2].
 
         Raises:
-            ValueError: as :meth:`analysis`, for sizes that are odd.
+            ValueError: as :meth:`analysis`, for odd sizes.
         """
         self._check(x.shape, x.dtype, 1)
         batch, channels = x.shape[:2]
@@ -123,17 +127,20 @@ class Pyramid:
         return bands[:, 0], details
 
     def join(self, coarse: Tensor, details: Tensor) -> Tensor:
-        """The inverse of :meth:`split`.
+        """Inverts :meth:`split`: returns the image of twice the size [B, C, *S * 2].
 
+        Args:
+            coarse: [B, C, *S].
+            details: [B, (2^D - 1) C, *S].
         Raises:
-            ValueError: if the details are not of the size of the coarse image, with 2^D - 1 bands for each channel.
+            ValueError: for details of another shape.
         """
         batch, channels, *sizes = coarse.shape
         expected = (batch, self.bands * channels, *sizes)
         if len(sizes) != self.spatial_dims or details.shape != expected:
             raise ValueError(
-                f"Pyramid with {self.spatial_dims} axes: expected details of shape {expected} for a coarse image of "
-                f"shape {tuple(coarse.shape)}, got {tuple(details.shape)}. Pass what analysis returned, in its order."
+                f"Pyramid with {self.spatial_dims} axes expects details of shape {expected} for a coarse image of "
+                f"shape {tuple(coarse.shape)}, got {tuple(details.shape)}. Pass the results of analysis in their order."
             )
         bands = torch.cat([coarse.unsqueeze(1), details.reshape(batch, self.bands, channels, *sizes)], 1)
         for axis in range(2 + self.spatial_dims, 2, -1):
@@ -142,7 +149,7 @@ class Pyramid:
         return bands[:, 0]
 
     def _halve(self, x: Tensor, axis: int) -> tuple[Tensor, Tensor]:
-        """Low-pass and high-pass half along one axis."""
+        """The low-pass and the high-pass half along one axis."""
         even, odd = x.unflatten(axis, (-1, 2)).unbind(axis + 1)
         low, high = torch.zeros_like(even), torch.zeros_like(even)
         for shift, (h_even, h_odd), (g_even, g_odd) in self._taps():
@@ -152,7 +159,7 @@ class Pyramid:
         return low, high
 
     def _double(self, low: Tensor, high: Tensor, axis: int) -> Tensor:
-        """The transpose of :meth:`_halve`."""
+        """Applies the transpose of :meth:`_halve`."""
         even, odd = torch.zeros_like(low), torch.zeros_like(low)
         for shift, (h_even, h_odd), (g_even, g_odd) in self._taps():
             shifted_low, shifted_high = _rolled(low, shift, axis), _rolled(high, shift, axis)
@@ -161,7 +168,7 @@ class Pyramid:
         return torch.stack([even, odd], axis + 1).flatten(axis, axis + 1)
 
     def _taps(self) -> list[tuple[int, tuple[float, float], tuple[float, float]]]:
-        """The taps of h and g for an even and an odd sample, and how many pairs away they lie.
+        """Shift in pairs of samples, (even, odd) taps of h, and (even, odd) taps of g, for each pair of taps.
 
         The shift by the centre of h keeps coarse and fine images in register.
         """
@@ -176,7 +183,7 @@ class Pyramid:
         if len(sizes) != self.spatial_dims or any(size < 1 or size % stride for size in sizes):
             whole = tuple(math.ceil(max(size, 1) / stride) * stride for size in sizes)
             raise ValueError(
-                f"Pyramid, {scales} scales: expected x [B, C, *S] with {self.spatial_dims} spatial axes, each a "
+                f"Pyramid with {scales} scales expects x [B, C, *S] with {self.spatial_dims} spatial axes, each a "
                 f"multiple of {stride}, got shape {tuple(shape)}. Pad to {whole} (MONAI's DivisiblePadd with "
                 f"k={stride}) and crop the result, or use fewer scales."
             )
@@ -187,8 +194,8 @@ class Pyramid:
 def daubechies(vanishing_moments: int) -> Tensor:
     r"""The orthonormal low-pass filter h [2p] with p vanishing moments and the shortest support, float64.
 
-    :math:`\sum_k h_k = \sqrt 2` and :math:`\sum_k h_k h_{k+2m} = \delta_{m0}`. It is the factor of
-    :math:`\bigl(\tfrac{1+z}{2}\bigr)^p` and of the roots inside the unit circle of
+    :math:`\sum_k h_k = \sqrt 2` and :math:`\sum_k h_k h_{k+2m} = \delta_{m0}`. It is the product of
+    :math:`\bigl(\tfrac{1+z}{2}\bigr)^p` and of a factor for each root inside the unit circle of
 
     .. math::  P(y) = \sum_{k<p} \binom{p-1+k}{k} y^k, \qquad y = \tfrac12 - \tfrac14 (z + z^{-1}) .
 
@@ -202,7 +209,7 @@ def daubechies(vanishing_moments: int) -> Tensor:
     """
     p = vanishing_moments
     if not 1 <= p <= _MOST_MOMENTS:
-        raise ValueError(f"Expected 1 to {_MOST_MOMENTS} vanishing moments, got {p}. 1 is the Haar transform.")
+        raise ValueError(f"daubechies expects 1 to {_MOST_MOMENTS} vanishing moments, got {p}. 1 is the Haar filter.")
     polynomial = torch.ones(1, dtype=torch.complex128)
     for root in _roots([math.comb(p - 1 + k, k) for k in range(p)]):
         half = 1 - 2 * root  # (z + 1/z) / 2
@@ -216,7 +223,7 @@ def daubechies(vanishing_moments: int) -> Tensor:
 
 
 def _roots(coefficients: Sequence[float]) -> Tensor:
-    """Roots of a polynomial with these coefficients, the constant first: eigenvalues of its companion matrix."""
+    """The roots of a polynomial: the eigenvalues of its companion matrix. The constant coefficient is first."""
     degree = len(coefficients) - 1
     companion = torch.diag(torch.ones(max(degree - 1, 0), dtype=torch.float64), -1)
     if degree == 0:

@@ -71,7 +71,7 @@ class Scales(nn.Module):
         return self.pyramid.scales + 1
 
     def split(self, x: Tensor) -> list[Scale]:
-        """Returns the scales of volumes x [B, C, *S], from the coarse image to the finest details.
+        """The scales of volumes x [B, C, *S], from the coarse image to the finest details.
 
         Raises:
             ValueError: for sizes that the pyramid does not take.
@@ -84,7 +84,7 @@ class Scales(nn.Module):
         return scales
 
     def fields(self, number: int, image: Tensor) -> dict[str, Tensor]:
-        """Returns the condition fields of the denoiser of scale ``number`` >= 1.
+        """The condition fields of the denoiser of scale ``number`` >= 1.
 
         Args:
             number: of the scale of details.
@@ -99,7 +99,7 @@ class Scales(nn.Module):
         return fields
 
     def refine(self, number: int, image: Tensor | None, coefficients: Tensor) -> Tensor:
-        """Returns the pyramid's image of twice the size. For scale 0 it returns the coarse image.
+        """The pyramid's image of twice the size; for scale 0, the coarse image.
 
         Args:
             number: of the scale.
@@ -111,7 +111,7 @@ class Scales(nn.Module):
         return values if image is None else self.pyramid.join(image, values)
 
     def merge(self, coefficients: Sequence[Tensor]) -> Tensor:
-        """Returns volumes [B, C, *S] of standardised coefficients, the coarsest first. It inverts :meth:`split`."""
+        """Volumes [B, C, *S] of standardised coefficients, the coarsest first: the inverse of :meth:`split`."""
         image: Tensor | None = None
         for number, values in enumerate(coefficients):
             image = self.refine(number, image, values)
@@ -119,7 +119,7 @@ class Scales(nn.Module):
         return image
 
     def log_volume(self, number: int, coefficients: Tensor) -> float:
-        r"""Returns :math:`\sum \ln s` over the coefficients of one sample.
+        r""":math:`\sum \ln s` over the coefficients of one sample.
 
         The log density of the coefficients is the log density of the standardised ones minus this sum.
         """
@@ -136,7 +136,7 @@ class Scales(nn.Module):
 
 
 def measure_scales(pyramid: Pyramid, volumes: Iterable[Tensor]) -> dict[str, list[list[float]]]:
-    """Returns the mean and the standard deviation of each channel of each scale, for ``statistics`` of :class:`Scales`.
+    """The mean and the standard deviation of each channel of each scale, for ``statistics`` of :class:`Scales`.
 
     The result is {"mean": [[...], ...], "std": [[...], ...]}, the coarsest scale first, in units of the pyramid's
     coefficients.

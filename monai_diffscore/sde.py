@@ -41,30 +41,30 @@ class SDE(ABC):
 
     @abstractmethod
     def alpha(self, t: Tensor) -> Tensor:
-        r"""Returns the signal scale :math:`\alpha(t)`, with :math:`\alpha(0) = 1`."""
+        r"""The signal scale :math:`\alpha(t)`, with :math:`\alpha(0) = 1`."""
 
     @abstractmethod
     def noise_level(self, t: Tensor) -> Tensor:
-        r"""Returns :math:`\sigma(t) = \mathrm{std}(t) / \alpha(t)`, in units of the data. It increases with t."""
+        r""":math:`\sigma(t) = \mathrm{std}(t) / \alpha(t)`, in units of the data. It increases with t."""
 
     @abstractmethod
     def time(self, noise_level: Tensor) -> Tensor:
-        """Returns the t of a noise level: the inverse of :meth:`noise_level`."""
+        """The t of a noise level: the inverse of :meth:`noise_level`."""
 
     @abstractmethod
     def log_alpha_rate(self, t: Tensor) -> Tensor:
-        r"""Returns :math:`d \ln \alpha / dt`, per unit of t."""
+        r""":math:`d \ln \alpha / dt`, per unit of t."""
 
     @abstractmethod
     def diffusion(self, t: Tensor) -> Tensor:
-        r"""Returns :math:`g(t)`, in units of the data per square root of t."""
+        r""":math:`g(t)`, in units of the data per square root of t."""
 
     def std(self, t: Tensor) -> Tensor:
-        r"""Returns the standard deviation of :math:`x_t` given :math:`x_0`, :math:`\alpha \sigma`."""
+        r"""The standard deviation of :math:`x_t` given :math:`x_0`, :math:`\alpha \sigma`."""
         return self.alpha(t) * self.noise_level(t)
 
     def drift(self, x: Tensor, t: Tensor) -> Tensor:
-        r"""Returns :math:`f(x, t) = x\, d\ln\alpha/dt` for x [B, ...] and t [B]."""
+        r""":math:`f(x, t) = x\, d\ln\alpha/dt` for x [B, ...] and t [B]."""
         rate = self.log_alpha_rate(t)
         return per_sample(rate, x) * x
 

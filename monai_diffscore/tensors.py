@@ -13,7 +13,7 @@ Generators = torch.Generator | Sequence[torch.Generator] | None
 
 
 def per_sample(values: Tensor, x: Tensor) -> Tensor:
-    """Returns ``values`` [B] or [B, C] with further axes of length 1: they broadcast against x [B, C, ...].
+    """``values`` [B] or [B, C] with further axes of length 1: they broadcast against x [B, C, ...].
 
     A 0-d tensor gets as many axes as ``x``.
     """
@@ -21,12 +21,12 @@ def per_sample(values: Tensor, x: Tensor) -> Tensor:
 
 
 def per_channel(values: Tensor, image: Tensor) -> Tensor:
-    """Returns ``values`` [C] with further axes of length 1: they broadcast against one image [C, *S]."""
+    """``values`` [C] with further axes of length 1: they broadcast against one image [C, *S]."""
     return per_sample(values, image)
 
 
 def noise_like(x: Tensor, generator: Generators = None) -> Tensor:
-    """Returns standard normal noise in the shape and dtype and on the device of ``x``.
+    """Standard normal noise in the shape and dtype and on the device of ``x``.
 
     Args:
         x: [B, ...].
@@ -44,7 +44,7 @@ def noise_like(x: Tensor, generator: Generators = None) -> Tensor:
 
 
 def random_stream(*key: int) -> torch.Generator:
-    """Returns a generator on the CPU for a key of integers >= 0, such as (seed, number of the sample).
+    """A generator on the CPU for a key of integers >= 0, such as (seed, number of the sample).
 
     Different keys of one length have different streams. Zeros at the end of a key do not change the stream.
     """

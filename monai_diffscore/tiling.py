@@ -100,7 +100,7 @@ class TiledDenoiser(nn.Module):
     def _estimate(
         self, x: Tensor, sigma: Tensor, condition: dict[str, Tensor], windows: list[tuple[int, list[int]]]
     ) -> Tensor:
-        """Returns the estimates of one batch of windows (sample, first voxel).
+        """The estimates of one batch of windows (sample, first voxel).
 
         A backward pass recomputes them, so that memory holds the graph of one batch alone.
         """
@@ -126,11 +126,11 @@ class TiledDenoiser(nn.Module):
         return run(*arguments)
 
     def _cut(self, begin: Sequence[int]) -> tuple[slice, ...]:
-        """Returns the index of a window in one sample [C, *S]."""
+        """The index of a window in one sample [C, *S]."""
         return (slice(None), *(slice(b, b + w) for b, w in zip(begin, self.window, strict=True)))
 
     def _position(self, begin: Sequence[int], x: Tensor) -> Tensor:
-        """Returns the positions [axes, *window] of a window: -1 is the first voxel of the volume, 1 is the last."""
+        """The positions [axes, *window] of a window: -1 is the first voxel of the volume, 1 is the last."""
         axes = [
             2 * (torch.arange(b, b + w, device=x.device, dtype=x.dtype) / max(size - 1, 1)) - 1
             for b, w, size in zip(begin, self.window, x.shape[2:], strict=True)
@@ -172,7 +172,7 @@ class SliceDenoiser(nn.Module):
 def any_size(
     denoiser: nn.Module, window: Sequence[int], spatial_dims: int, overlap: float = 0.25, batch_size: int = 4
 ) -> nn.Module:
-    """Returns a denoiser of images of any size, from a denoiser of patches.
+    """A denoiser of images of any size, from a denoiser of patches.
 
     It tiles the images. If the patches are slices of the images, it runs slice by slice.
 
@@ -195,7 +195,7 @@ def any_size(
 
 
 def window_starts(size: int, window: int, overlap: float) -> list[int]:
-    """Returns the first voxels of the fewest windows that cover an axis with at least this overlap, evenly spaced.
+    """The first voxels of the fewest windows that cover an axis with at least this overlap, evenly spaced.
 
     Args:
         size: of the axis, in voxels, >= window.
@@ -208,7 +208,7 @@ def window_starts(size: int, window: int, overlap: float) -> list[int]:
 
 
 def _blending(size: int, window: int, starts: Sequence[int]) -> Tensor:
-    """Returns the weights [windows, window] of one axis: a Gaussian for each window, over their sum at each voxel."""
+    """The weights [windows, window] of one axis: a Gaussian for each window, over their sum at each voxel."""
     offset = torch.arange(window, dtype=torch.float64) - (window - 1) / 2
     # MONAI's sliding windows have the same standard deviation, window / 8; the floor keeps 1 / total finite
     kernel = torch.exp(-0.5 * (offset / (0.125 * window)) ** 2).clamp_min(1e-6)

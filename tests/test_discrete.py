@@ -159,7 +159,7 @@ def test_a_spoilt_table_is_refused():
     half = scheduler.alphas_cumprod.half()
     with pytest.raises(ValueError, match="must decrease within"):
         DiscretePreconditioning(half)
-    with pytest.raises(ValueError, match="among"):
+    with pytest.raises(ValueError, match="expects a prediction of"):
         DiscretePreconditioning(scheduler.alphas_cumprod, "noise")
 
 

@@ -123,7 +123,7 @@ def test_coefficients_that_do_not_fit_are_refused():
     coarse, details = pyramid.analysis(torch.zeros(1, 1, 8, 8))
     with pytest.raises(ValueError, match="details of 2 scales, the coarsest first, got 1"):
         pyramid.synthesis(coarse, details[:1])
-    with pytest.raises(ValueError, match=r"expected details of shape \(1, 3, 2, 2\)"):
+    with pytest.raises(ValueError, match=r"expects details of shape \(1, 3, 2, 2\)"):
         pyramid.synthesis(coarse, details[::-1])
 
 

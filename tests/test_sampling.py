@@ -75,7 +75,7 @@ def test_karras_grid_has_its_ends_and_its_formula():
     ],
 )
 def test_bad_grids_are_refused(make):
-    with pytest.raises(ValueError, match=r"[Ee]xpected|at least one"):
+    with pytest.raises(ValueError, match=r"[Ee]xpect|at least one"):
         make()
 
 
@@ -219,7 +219,7 @@ def test_repaint_made_once_is_ancestral_sampling(mixture_2d):
         for f, options in ((sample_repaint, {"repeats": 1}), (sample_ancestral, {}))
     )
     torch.testing.assert_close(once, ancestral)
-    with pytest.raises(ValueError, match="at least once"):
+    with pytest.raises(ValueError, match="repeats >= 1"):
         sample_repaint(mixture_2d, x, karras_sigmas(9), repeats=0)
 
 
@@ -272,7 +272,7 @@ def test_adams_of_order_one_is_euler(mixture_2d):
     x = 80 * torch.randn(5, 2, dtype=torch.float64)
     first = sample_adams(mixture_2d, x, karras_sigmas(9), order=1, corrector=False)
     torch.testing.assert_close(first, sample_euler(mixture_2d, x, karras_sigmas(9)))
-    with pytest.raises(ValueError, match="orders 1 to 4"):
+    with pytest.raises(ValueError, match="order 1, 2, 3 or 4"):
         sample_adams(mixture_2d, x, karras_sigmas(9), order=5)
 
 

@@ -18,16 +18,18 @@ from monai_diffscore.tensors import Generators, noise_like
 def sample_euler(
     denoise: Denoise, x: Tensor, sigmas: Grid, *, generator: Generators = None, callback: Callback = None
 ) -> Tensor:
-    r"""Euler's method, order 1; identical to DDIM with :math:`\eta = 0`. One evaluation a step.
+    r"""Samples by Euler's method, of order 1, with one evaluation for each step. It equals DDIM with :math:`\eta = 0`.
 
     Args:
         denoise: the denoiser with its condition bound.
-        x: noise at level sigmas[0], [B, ...]: ``sigmas[0] * noise``. Another standard deviation gives a warning.
-        sigmas: grid [steps + 1], a tensor, an array or a list.
-        generator: not used by the deterministic solvers; one signature serves all.
-        callback: called with a :class:`Step` after each.
+        x: the start [B, ...], ``sigmas[0] * noise``. The sampler warns of another standard deviation.
+        sigmas: grid [steps + 1], a tensor, an array or a list, in units of the (normalised) data.
+        generator: of added noise. Solvers without noise ignore it; all samplers have one signature.
+        callback: called with a :class:`Step` after each step.
     Returns:
         the state at sigmas[-1], [B, ...].
+    Raises:
+        ValueError: for a grid that does not descend strictly to a level >= 0.
 
     Source: Karras et al. 2022, Algorithm 1 without its correction; Song et al. 2021, arXiv:2010.02502, Eq. 12-13.
     """
@@ -50,22 +52,24 @@ def sample_heun(
     churn_range: tuple[float, float] = (0.0, math.inf),
     churn_noise: float = 1.0,
 ) -> Tensor:
-    r"""Heun's method, order 2, with optional churn (noise before each step). Two evaluations a step, one in the last.
+    r"""Samples by Heun's method, of order 2, with optional churn: noise before each step.
+
+    It makes two evaluations for each step, and one for a step to 0.
 
     Args:
-        churn: S_churn; 0 is deterministic. The noise level is raised by the factor
+        churn: S_churn; 0 is deterministic. Churn raises the noise level by the factor
             :math:`1 + \min(S_{churn}/N, \sqrt2 - 1)`.
-        churn_range: (S_tmin, S_tmax), the noise levels at which noise is added.
-        churn_noise: S_noise, standard deviation of the added noise.
+        churn_range: (S_tmin, S_tmax), the noise levels with churn, in units of the data.
+        churn_noise: S_noise, factor of the standard deviation of the added noise.
 
     Other arguments as :func:`sample_euler`. Source: Karras et al. 2022, Algorithm 1 (churn 0) and Algorithm 2.
     """
     for step in intervals(sigmas, x):
         sigma, sigma_next = step.sigma, step.sigma_next
         if churn > 0 and churn_range[0] <= sigma <= churn_range[1]:
-            raised = sigma * (1 + min(churn / step.steps, math.sqrt(2) - 1))
-            x = x + churn_noise * math.sqrt(raised**2 - sigma**2) * noise_like(x, generator)
-            sigma = raised
+            sigma_hat = sigma * (1 + min(churn / step.steps, math.sqrt(2) - 1))
+            x = x + churn_noise * math.sqrt(sigma_hat**2 - sigma**2) * noise_like(x, generator)
+            sigma = sigma_hat
         denoised = denoise_at(denoise, x, sigma)
         slope = (x - denoised) / sigma
         x_next = x + (sigma_next - sigma) * slope
@@ -82,12 +86,13 @@ def sample_heun(
 def sample_dpmpp_2m(
     denoise: Denoise, x: Tensor, sigmas: Grid, *, generator: Generators = None, callback: Callback = None
 ) -> Tensor:
-    r"""DPM-Solver++(2M), order 2: D is extrapolated to the middle of the step, and frozen there.
+    r"""Samples by DPM-Solver++(2M), of order 2, with one evaluation for each step.
 
-    The extrapolation is linear in :math:`\lambda = -\ln\sigma` through the last two estimates.
-    One evaluation a step. Arguments as :func:`sample_euler`. Source: Lu et al. 2022, arXiv:2211.01095, Algorithm 2.
+    It extrapolates D to the middle of a step, linearly in :math:`\lambda = -\ln\sigma` through the last two estimates,
+    and makes the step with this constant D. Arguments as :func:`sample_euler`.
+    Source: Lu et al. 2022, arXiv:2211.01095, Algorithm 2.
     """
-    previous: tuple[float, Tensor] | None = None  # log step and estimate of the step before
+    previous: tuple[float, Tensor] | None = None  # size in ln(sigma), and estimate, of the previous step
     for step in intervals(sigmas, x):
         denoised = denoise_at(denoise, x, step.sigma)
         extrapolated = denoised
@@ -113,38 +118,40 @@ def sample_adams(
     order: int = 4,
     corrector: bool = True,
 ) -> Tensor:
-    r"""Exponential Adams-Bashforth-Moulton, order k: D a polynomial in :math:`v = \mathrm{asinh}(\sigma/2)`.
+    r"""Samples by exponential Adams-Bashforth-Moulton of order k, with one evaluation for each step.
 
-    The predictor's polynomial passes through the last k estimates, and
-    :math:`\frac{s}{\sigma} x + s\int_s^\sigma D(u)/u^2\,du` is then exact. v is linear in :math:`\sigma` below the
-    scale of the data, so that D can be followed down to 0 and the last step keeps its order, and logarithmic above it,
-    where a polynomial in :math:`\sigma` overshoots. The corrector repeats the step that led here with the estimate made
-    here among its k nodes, before the next step: one evaluation a step, as without it, and an error several times
-    smaller (predict, evaluate, correct).
+    It approximates D by a polynomial in :math:`v = \mathrm{asinh}(\sigma/2)`. The polynomial of the predictor passes
+    through the last k estimates. For this polynomial :math:`\frac{s}{\sigma} x + s\int_s^\sigma D(u)/u^2\,du` is exact.
+
+    For small :math:`\sigma` v is linear in :math:`\sigma`: the polynomial extends to 0, and the last step keeps its
+    order. For large :math:`\sigma` v is logarithmic; a polynomial in :math:`\sigma` overshoots there.
+
+    The corrector repeats the last step, with the new estimate among its k nodes, before the next step (predict,
+    evaluate, correct). It needs no further evaluation, and makes the error several times smaller.
 
     Args:
-        order: number of estimates k that a polynomial passes through, 1 to 4; as many are kept in memory. With strong
-            guidance (w of 7) at 10 steps 2 is the steadier choice.
-        corrector: False is the plain Adams-Bashforth method; order 1 without it is Euler.
+        order: k, 1 to 4, number of estimates of a polynomial, and of estimates in memory. Use 2 for strong guidance
+            (w of 7) with 10 steps: it is more stable.
+        corrector: False is the Adams-Bashforth method; order 1 without a corrector is Euler's method.
     Raises:
-        ValueError: for another order.
+        ValueError: for another order, or a bad grid.
 
     Other arguments as :func:`sample_euler`. Sources: Zhang and Chen 2023, arXiv:2204.13902 (DEIS, the
     predictor); Zhao et al. 2023, arXiv:2302.04867 (UniPC, a corrector without a further evaluation);
     Hochbruck and Ostermann 2010, doi:10.1017/S0962492910000048. The variable v and the grid are ours.
     """
     if order not in (1, 2, 3, 4):
-        raise ValueError(f"sample_adams has orders 1 to 4, got {order}.")
+        raise ValueError(f"sample_adams expects order 1, 2, 3 or 4, got {order}.")
     nodes: list[float] = []  # newest first
     estimates: list[Tensor] = []
-    before: tuple[float, Tensor] | None = None  # level and (corrected) state of the step before
+    previous: tuple[float, Tensor] | None = None  # level and (corrected) state before the previous step
     for step in intervals(sigmas, x):
         nodes, estimates = nodes[: order - 1], estimates[: order - 1]  # frees the oldest before the evaluation
         denoised = denoise_at(denoise, x, step.sigma)
         nodes, estimates = [step.sigma, *nodes], [denoised, *estimates]
-        if corrector and before is not None:
-            x = _adams_step(before[1], before[0], step.sigma, nodes, estimates)
-        before = (step.sigma, x)
+        if corrector and previous is not None:
+            x = _adams_step(previous[1], previous[0], step.sigma, nodes, estimates)
+        previous = (step.sigma, x)
         x = _adams_step(x, step.sigma, step.sigma_next, nodes, estimates)
         if step.report(callback, x, denoised):
             return denoised
@@ -154,7 +161,7 @@ def sample_adams(
 def _adams_step(x: Tensor, sigma: float, sigma_next: float, nodes: list[float], estimates: list[Tensor]) -> Tensor:
     x = sigma_next / sigma * x
     for weight, estimate in zip(_adams_weights(nodes, sigma, sigma_next), estimates, strict=True):
-        x.add_(estimate, alpha=weight)  # in place: x is new here, and no further volume is needed
+        x.add_(estimate, alpha=weight)  # in place, for the memory of one volume less: no one else holds this x
     return x
 
 
@@ -170,24 +177,27 @@ _GAUSS_NODES, _GAUSS_WEIGHTS = _gauss_legendre(24)
 
 
 def _adams_weights(nodes: list[float], sigma: float, sigma_next: float) -> list[float]:
-    r""":math:`s \int_s^{\sigma} L_j(v(u))/u^2\,du` of the Lagrange polynomials in v through the nodes."""
+    r""":math:`s \int_s^{\sigma} L_j(v(u))/u^2\,du` for the Lagrange polynomials in v through the nodes.
+
+    At s = 0 the limit is :math:`L_j(v(0))`.
+    """
     if sigma_next == 0:
         points, measure = torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
     else:
         half = math.log(sigma / sigma_next) / 2
         points = sigma_next * torch.exp(half * (_GAUSS_NODES + 1))
         measure = _GAUSS_WEIGHTS * half * sigma_next / points
-    v, at = torch.asinh(points / 2), torch.asinh(torch.tensor(nodes, dtype=torch.float64) / 2)
+    v, v_nodes = torch.asinh(points / 2), torch.asinh(torch.tensor(nodes, dtype=torch.float64) / 2)
     weights = []
     for j in range(len(nodes)):
-        others = torch.cat([at[:j], at[j + 1 :]])
-        lagrange = ((v[:, None] - others) / (at[j] - others)).prod(1)
+        others = torch.cat([v_nodes[:j], v_nodes[j + 1 :]])
+        lagrange = ((v[:, None] - others) / (v_nodes[j] - others)).prod(1)
         weights.append(float(measure @ lagrange))
     return weights
 
 
 class _Stopped(Exception):
-    """A callback wants to stop, inside scipy's loop."""
+    """A callback stops the sampling inside scipy's loop."""
 
     def __init__(self, denoised: Tensor) -> None:
         super().__init__()
@@ -204,18 +214,20 @@ def sample_rk45(
     rtol: float = 1e-5,
     atol: float = 1e-5,
 ) -> Tensor:
-    r"""Dormand-Prince of order 5(4) with adaptive steps, by scipy. The number of evaluations follows the tolerance.
+    r"""Samples by Dormand-Prince of order 5(4) with adaptive steps, by scipy.
 
-    Of the grid only the ends count: it integrates from sigmas[0] to the last positive level and denoises from
-    there if the grid ends in 0. The state passes through the CPU in float64. The error is controlled for the batch
-    as a whole, so that a sample depends slightly (within the tolerance) on the batch that it is in.
+    The tolerance determines the number of evaluations. It integrates from sigmas[0] to the last positive level, and
+    denoises there if the grid ends in 0; it ignores the other levels. scipy holds the state on the CPU in float64. It
+    controls the error of the batch as a whole: a sample depends slightly (within the tolerance) on its batch.
 
     Args:
-        rtol, atol: relative and absolute tolerance of a step, in units of the (normalised) data.
+        rtol: relative tolerance of a step.
+        atol: absolute tolerance of a step, in units of the (normalised) data.
     Raises:
-        RuntimeError: if the solver gives up.
+        RuntimeError: if the solver fails.
+        ValueError: for a bad grid.
 
-    Other arguments as :func:`sample_euler`; the callback sees number 0 at every accepted evaluation.
+    Other arguments as :func:`sample_euler`. The callback gets step number 0 at each evaluation.
     Source: Song et al. 2021, Appendix D.4; Dormand and Prince 1980.
     """
     from scipy.integrate import solve_ivp
@@ -239,7 +251,9 @@ def sample_rk45(
         except _Stopped as stopped:
             return stopped.denoised
         if not solution.success:
-            raise RuntimeError(f"RK45 stopped before sigma {end}: {solution.message} Loosen rtol or atol.")
+            raise RuntimeError(
+                f"sample_rk45 expected to reach sigma {end}, got from scipy: {solution.message} Raise rtol or atol."
+            )
         x = torch.from_numpy(solution.y[:, -1].copy()).reshape(shape).to(like)
     return x if levels[-1] > 0 else denoise_at(denoise, x, end)
 
@@ -250,19 +264,21 @@ ORDERS: dict[Callable[..., Tensor], int] = {sample_euler: 1, sample_heun: 2, sam
 
 @torch.no_grad()
 def encode(denoise: Denoise, x: Tensor, sigmas: Grid) -> Tensor:
-    r"""The noise that the probability-flow ODE maps to x: the inverse of a deterministic sampler.
+    r"""The state at the highest level that the probability-flow ODE maps to x: an inverted sampler.
 
-    Solves :math:`dx/d\sigma = (x - D(x, \sigma))/\sigma` from the lowest positive level of the grid to its highest, by
-    Heun's method (Karras et al. 2022, Algorithm 1 in the opposite direction).
+    It solves :math:`dx/d\sigma = (x - D(x, \sigma))/\sigma` from the lowest positive level of the grid to its highest,
+    by Heun's method (Karras et al. 2022, Algorithm 1 in the opposite direction).
 
     Args:
         denoise: the denoiser with its condition bound.
-        x: [B, ...], data with noise of the lowest positive level; data without noise where that level is small.
-        sigmas: descending grid.
+        x: data [B, ...] with noise of the lowest positive level. For a small level, data without noise.
+        sigmas: descending grid, in units of the (normalised) data.
+    Raises:
+        ValueError: for a bad grid.
     """
     levels = [sigma for sigma in check_sigmas(sigmas) if sigma > 0][::-1]
     for low, high in pairwise(levels):
         slope = (x - denoise(x, x.new_tensor(low))) / low
-        ahead = x + (high - low) * slope
-        x = x + (high - low) / 2 * (slope + (ahead - denoise(ahead, x.new_tensor(high))) / high)
+        euler = x + (high - low) * slope
+        x = x + (high - low) / 2 * (slope + (euler - denoise(euler, x.new_tensor(high))) / high)
     return x

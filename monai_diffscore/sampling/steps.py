@@ -1,6 +1,6 @@
-r"""What every solver shares: the intervals of a grid, the step with D frozen, and what a callback sees.
+r"""The steps of a solver: intervals of a grid, the step with a constant D, and the callback.
 
-A callback is called after each step, and **stops** the sampling by returning True.
+The solver calls the callback after each step. The callback **stops** the sampling by returning True.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ Denoise = Callable[[Tensor, Tensor], Tensor]
 
 
 class Step(NamedTuple):
-    """What a callback sees after each step."""
+    """The argument of a callback."""
 
     number: int
     steps: int
-    sigma: float  # the level that was stepped from
+    sigma: float  # the level before the step
     x: Tensor  # the state after the step
     denoised: Tensor  # the denoiser's last estimate of x0
 
@@ -38,12 +38,12 @@ class Interval(NamedTuple):
     sigma_next: float
 
     def report(self, callback: Callback, x: Tensor, denoised: Tensor) -> bool:
-        """Tells the callback; returns whether it wants the sampling to stop."""
+        """Calls the callback. Returns True if it stops the sampling."""
         return callback is not None and callback(Step(self.number, self.steps, self.sigma, x, denoised)) is True
 
 
 def intervals(sigmas: Grid, start: Tensor) -> Iterator[Interval]:
-    """The intervals of a grid, in order, after a check of the grid and of the start at its first level."""
+    """Checks the grid and the start at its first level, and returns the intervals in order."""
     levels = check_sigmas(sigmas)
     check_start(start, levels[0], stacklevel=4)
     for i, (sigma, sigma_next) in enumerate(itertools.pairwise(levels)):
@@ -51,10 +51,10 @@ def intervals(sigmas: Grid, start: Tensor) -> Iterator[Interval]:
 
 
 def denoise_at(denoise: Denoise, x: Tensor, sigma: float) -> Tensor:
-    """The denoiser with one noise level for the whole batch."""
+    """The estimate of the denoiser at one noise level for the whole batch."""
     return denoise(x, x.new_full((x.shape[0],), sigma))
 
 
 def toward(x: Tensor, denoised: Tensor, sigma: float, sigma_next: float) -> Tensor:
-    """The exact solution from sigma to sigma_next with D frozen."""
+    """The exact solution at sigma_next for a constant D."""
     return denoised + sigma_next / sigma * (x - denoised)

@@ -1,4 +1,4 @@
-r"""Stochastic solvers: the reverse SDE, and chains that add noise on the way down."""
+r"""Stochastic solvers: the reverse SDE, and chains that add noise in each step."""
 
 from __future__ import annotations
 
@@ -20,10 +20,12 @@ def sample_dpmpp_2m_sde(
     callback: Callback = None,
     eta: float = 1.0,
 ) -> Tensor:
-    r"""SDE-DPM-Solver++(2M): the reverse SDE, linear part exact, D extrapolated as in :func:`sample_dpmpp_2m`.
+    r"""Samples by SDE-DPM-Solver++(2M), with one evaluation for each step.
+
+    It solves the linear part of the reverse SDE exactly, and extrapolates D as :func:`sample_dpmpp_2m`.
 
     Args:
-        eta: 0 is deterministic, and the same as :func:`sample_dpmpp_2m`; 1 is the reverse SDE.
+        eta: factor of the noise. 0 is deterministic and equals :func:`sample_dpmpp_2m`; 1 is the reverse SDE.
 
     Other arguments as :func:`sample_euler`. Source: Lu et al. 2022, arXiv:2211.01095 (eta = 1).
     """
@@ -54,12 +56,13 @@ def sample_ancestral(
     callback: Callback = None,
     eta: float = 1.0,
 ) -> Tensor:
-    r"""Ancestral sampling: an Euler step past sigma_next, then noise back up to it. One evaluation a step.
+    r"""Samples by the ancestral sampler, with one evaluation for each step.
 
-    The added noise has the variance :math:`\eta^2 s^2 (\sigma^2 - s^2)/\sigma^2` of the posterior
-    :math:`x_s \mid x_\sigma, x_0`; with :math:`\eta = 1` this is DDPM.
+    It makes an Euler step to a level below sigma_next, and adds noise up to sigma_next. The noise has the variance
+    :math:`\eta^2 s^2 (\sigma^2 - s^2)/\sigma^2`. With :math:`\eta = 1` this is the variance of the posterior
+    :math:`x_s \mid x_\sigma, x_0`, and the sampler is DDPM.
 
-    It needs many steps. Error of the variance of its samples, for data N(0, 1) and its exact denoiser on
+    It needs many steps. This is the error of the variance of its samples, for data N(0, 1) and its exact denoiser on
     :func:`karras_sigmas` (the standard error of each figure is 0.7 %):
 
     ======  ======  ======  ======
@@ -69,7 +72,7 @@ def sample_ancestral(
     ======  ======  ======  ======
 
     Args:
-        eta: 0 (DDIM) to 1 (DDPM).
+        eta: factor of the noise, 0 (DDIM) to 1 (DDPM).
     Raises:
         ValueError: for eta outside [0, 1].
 
@@ -78,7 +81,7 @@ def sample_ancestral(
     coordinate Song et al. 2021, arXiv:2011.13456, Eq. 47.
     """
     if not 0 <= eta <= 1:
-        raise ValueError(f"eta must be between 0 (DDIM) and 1 (DDPM), got {eta}.")
+        raise ValueError(f"sample_ancestral expects eta from 0 (DDIM) to 1 (DDPM), got {eta}.")
     for step in intervals(sigmas, x):
         denoised = denoise_at(denoise, x, step.sigma)
         ratio = step.sigma_next / step.sigma
@@ -94,12 +97,13 @@ def sample_ancestral(
 def sample_reverse_sde(
     denoise: Denoise, x: Tensor, sigmas: Grid, *, generator: Generators = None, callback: Callback = None
 ) -> Tensor:
-    r"""Euler-Maruyama on the reverse SDE, in the time :math:`\sigma^2` in which its diffusion is 1.
+    r"""Samples by Euler-Maruyama on the reverse SDE, with one evaluation for each step.
 
+    Its time is :math:`\sigma^2`, in which the diffusion is 1:
     :math:`x \leftarrow x + \delta\, \nabla\ln p_\sigma(x) + \sqrt\delta\, z` with
-    :math:`\delta = \sigma^2 - s^2`. The last step adds no noise. One evaluation a step.
+    :math:`\delta = \sigma^2 - s^2`. A step to 0 adds no noise.
 
-    It needs many steps. Error of the variance of its samples, for data N(0, 1) and its exact denoiser on
+    It needs many steps. This is the error of the variance of its samples, for data N(0, 1) and its exact denoiser on
     :func:`karras_sigmas` (the standard error of each figure is 0.7 %):
 
     ======  ======  ======  ======
@@ -108,8 +112,8 @@ def sample_reverse_sde(
     +86 %   +22 %   +11 %   +2 %
     ======  ======  ======  ======
 
-    Arguments as :func:`sample_euler`. Source: Song et al. 2021, Eq. 6 and Eq. 46, for VE the
-    predictor of Algorithm 2.
+    Arguments as :func:`sample_euler`. Source: Song et al. 2021, Eq. 6, and Eq. 46 for VE (the predictor of
+    Algorithm 2).
     """
     for step in intervals(sigmas, x):
         denoised = denoise_at(denoise, x, step.sigma)
@@ -129,14 +133,15 @@ def sample_predictor_corrector(
     corrector_steps: int = 1,
     snr: float = 0.16,
 ) -> Tensor:
-    r"""Reverse-diffusion predictor, then Langevin corrector steps at the new noise level.
+    r"""Samples by a reverse-diffusion predictor and Langevin corrector steps at the new noise level.
 
-    :math:`x \leftarrow x + \epsilon \nabla\ln p_s(x) + \sqrt{2\epsilon}\, z`, :math:`\epsilon = 2 (r s)^2`. Song et al.
-    take :math:`\epsilon = 2 (r \lVert z\rVert / \lVert \nabla\ln p \rVert)^2`; its value for a score of the norm
-    :math:`\sqrt d / s` that it has in the mean is ours, which needs no statistics of the batch and never divides
-    by 0. 1 + ``corrector_steps`` evaluations a step.
+    A corrector step is :math:`x \leftarrow x + \epsilon \nabla\ln p_s(x) + \sqrt{2\epsilon}\, z` with
+    :math:`\epsilon = 2 (r s)^2`. Song et al. use
+    :math:`\epsilon = 2 (r \lVert z\rVert / \lVert \nabla\ln p \rVert)^2`. Ours is its value for a score of norm
+    :math:`\sqrt d / s`, the norm of the conditional score :math:`\nabla \ln p(x_s \mid x_0)`. It needs no statistics of
+    the batch, and does not divide by 0. A step makes 1 + ``corrector_steps`` evaluations; a step to 0 makes one.
 
-    It needs many steps. Error of the variance of its samples, for data N(0, 1) and its exact denoiser on
+    It needs many steps. This is the error of the variance of its samples, for data N(0, 1) and its exact denoiser on
     :func:`karras_sigmas` (the standard error of each figure is 0.7 %):
 
     ======  ======  ======  ======
@@ -146,15 +151,15 @@ def sample_predictor_corrector(
     ======  ======  ======  ======
 
     Args:
-        corrector_steps: Langevin steps at each level.
-        snr: r, the size of a Langevin step; below 0.7, where it would overshoot.
+        corrector_steps: number of Langevin steps at each level.
+        snr: r, the size of a Langevin step, below 0.7. A larger step overshoots.
     Raises:
         ValueError: unless 0 < snr < 0.7.
 
     Other arguments as :func:`sample_euler`. Source: Song et al. 2021, Algorithm 2 and Algorithm 4.
     """
     if not 0 < snr < 0.7:
-        raise ValueError(f"snr must be between 0 and 0.7 for a stable Langevin step, got {snr}.")
+        raise ValueError(f"sample_predictor_corrector expects 0 < snr < 0.7 for a stable Langevin step, got {snr}.")
     for step in intervals(sigmas, x):
         denoised = denoise_at(denoise, x, step.sigma)
         x = _reverse_diffusion(x, denoised, step.sigma, step.sigma_next, generator)
@@ -176,21 +181,21 @@ def sample_repaint(
     callback: Callback = None,
     repeats: int = 5,
 ) -> Tensor:
-    r"""Ancestral sampling that goes back up and repeats each step, so that a replaced part and the rest come to agree.
+    r"""Samples by an ancestral sampler that repeats each step, to harmonise the parts of an inpainted image.
 
-    Each step down is followed, ``repeats`` - 1 times, by noise of variance :math:`\sigma^2 - s^2` that leads back to
-    :math:`\sigma`, and the step again. Meant for :class:`~monai_diffscore.guidance.Inpaint`; with 1 it is
-    :func:`sample_ancestral`. ``repeats`` evaluations a step, one in the last.
+    After a step it adds noise of variance :math:`\sigma^2 - s^2`, which leads back to :math:`\sigma`, and makes the
+    step again, ``repeats`` - 1 times. Use it with :class:`~monai_diffscore.guidance.Inpaint`. One repeat is
+    :func:`sample_ancestral`. A step makes ``repeats`` evaluations; a step to 0 makes one.
 
     Args:
-        repeats: how often each step is made.
+        repeats: number of times that the sampler makes each step.
     Raises:
-        ValueError: for fewer than one.
+        ValueError: for repeats < 1.
 
     Other arguments as :func:`sample_euler`. Source: Lugmayr et al. 2022, arXiv:2201.09865 (jump length 1).
     """
     if repeats < 1:
-        raise ValueError(f"sample_repaint makes each step at least once, got repeats {repeats}.")
+        raise ValueError(f"sample_repaint expects repeats >= 1, got {repeats}.")
     for step in intervals(sigmas, x):
         ratio = step.sigma_next / step.sigma
         noise_std = step.sigma_next * math.sqrt(1 - ratio**2)

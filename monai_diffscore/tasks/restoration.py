@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from monai_diffscore.gallery import save_gallery
 from monai_diffscore.guidance import PosteriorGuidance
-from monai_diffscore.inferers import INTERRUPTED, Progress, SamplingInferer, std_over_draws
+from monai_diffscore.inferers import Progress, SamplingInferer, std_over_draws
 from monai_diffscore.operators import Mask, Operator
 from monai_diffscore.sampling import asinh_sigmas, sample_adams, sample_dpmpp_2m_sde
 from monai_diffscore.tasks.cases import CaseTable, WriteNifti, intensity_range, on_source_grid
@@ -117,10 +117,7 @@ class RestorationInferer(SamplingInferer):
     def __call__(  # type: ignore[override]
         self, inputs: Tensor, network: nn.Module, seed: Tensor | None = None, **condition: Tensor
     ) -> Tensor:
-        if self.stopped:
-            raise KeyboardInterrupt(INTERRUPTED)
-        images = convert_to_tensor(inputs, track_meta=False).float()
-        numbers = list(range(len(images))) if seed is None else [int(number) for number in seed]
+        images, numbers = self.open_batch(inputs, seed)
         tiled = any_size(network, self.window, images.ndim - 2, self.overlap, self.windows_at_once)
         return torch.cat(
             [self._restore(images[i : i + 1], tiled, number, condition) for i, number in enumerate(numbers)]
