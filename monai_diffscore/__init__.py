@@ -27,6 +27,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         ),
         "pyramid": "Pyramid",
         "scales": "Scales measure_scales",
+        "latent": "Latent measure_latent",
         "likelihood": "bits_per_dim log_likelihood",
         "operators": (
             "Blur Downsample FourierUndersampling GeneDropout GeneLoadings Mask Operator Radon cartesian_lines"

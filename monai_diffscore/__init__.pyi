@@ -3,6 +3,7 @@ from monai_diffscore.denoiser import *
 from monai_diffscore.detail_tiles import *
 from monai_diffscore.guidance import *
 from monai_diffscore.joint_scales import *
+from monai_diffscore.latent import *
 from monai_diffscore.likelihood import *
 from monai_diffscore.losses import *
 from monai_diffscore.multiscale import *

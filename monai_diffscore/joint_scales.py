@@ -36,6 +36,7 @@ from monai_diffscore.multiscale import MultiScale
 from monai_diffscore.operators import Operator, conjugate_gradients
 from monai_diffscore.operators.linear_map import over_samples
 from monai_diffscore.sampling import asinh_sigmas
+from monai_diffscore.scales import Scales
 from monai_diffscore.tensors import per_sample
 
 
@@ -49,12 +50,17 @@ class JointScales(nn.Module):
             with more noise are scaled down to it: they tell nothing about the details.
     Raises:
         ValueError: for a lead below 1, or a level that is not positive.
+        TypeError: for a model of latent images.
     """
 
     def __init__(self, model: MultiScale, lead: float = 4.0, largest_level: float = 80.0) -> None:
         super().__init__()
         if not (lead >= 1 and largest_level > 0):
             raise ValueError(f"Expected a lead >= 1 and a largest level > 0, got {lead} and {largest_level}.")
+        if not isinstance(model.scales, Scales):
+            got = type(model.scales).__name__
+            raise TypeError(f"JointScales expects a model with the scales of a pyramid, got {got}. Use a pyramid.")
+        self.pyramid = model.scales.pyramid
         self.model, self.lead, self.largest_level = model, float(lead), float(largest_level)
 
     def forward(self, x: Tensor, sigma: Tensor | float, **condition: Tensor) -> Tensor:
@@ -76,7 +82,7 @@ class JointScales(nn.Module):
             denoised = self.model(state, shown, scale=number, **fields, **condition)
             image = scales.refine(number, image, denoised)
             estimates.append(denoised * self.lead**-number)
-        return scales.pyramid.synthesis(estimates[0], estimates[1:])
+        return self.pyramid.synthesis(estimates[0], estimates[1:])
 
     def volume(self, state: Tensor) -> Tensor:
         """The volume x [B, C, *S] of a state z."""
@@ -85,12 +91,12 @@ class JointScales(nn.Module):
     def state(self, volume: Tensor) -> Tensor:
         """The state z [B, C, *S] of a volume x: the inverse of :meth:`volume`."""
         parts = [scale.coefficients * self.lead**-n for n, scale in enumerate(self.model.scales.split(volume))]
-        return self.model.scales.pyramid.synthesis(parts[0], parts[1:])
+        return self.pyramid.synthesis(parts[0], parts[1:])
 
     def scaled(self, state: Tensor) -> Tensor:
         """The linear part of :meth:`volume`. It is symmetric."""
         parts = [part * self._gain(n, part) for n, part in enumerate(self._parts(state))]
-        return self.model.scales.pyramid.synthesis(parts[0], parts[1:])
+        return self.pyramid.synthesis(parts[0], parts[1:])
 
     def with_variance(self, state: Tensor, variance: Tensor) -> Tensor:
         r"""The state with scale j times :math:`r_j^2 = 1 / (1/r^2 + \lambda^{2j} - 1)`.
@@ -102,7 +108,7 @@ class JointScales(nn.Module):
             part / (1 / per_sample(variance, part) + self.lead ** (2 * n) - 1)
             for n, part in enumerate(self._parts(state))
         ]
-        return self.model.scales.pyramid.synthesis(parts[0], parts[1:])
+        return self.pyramid.synthesis(parts[0], parts[1:])
 
     def sigmas(self, steps: int, sigma_max: float = 80.0) -> Tensor:
         """A grid of noise levels [steps + 1] that reaches the details of all scales."""
@@ -110,7 +116,7 @@ class JointScales(nn.Module):
         return asinh_sigmas(steps, sigma_max, scale=0.045 * finest)
 
     def _parts(self, x: Tensor) -> list[Tensor]:
-        coarse, details = self.model.scales.pyramid.analysis(x)
+        coarse, details = self.pyramid.analysis(x)
         return [coarse, *details]
 
     def _gain(self, number: int, part: Tensor) -> Tensor:

@@ -28,6 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from monai_diffscore.denoiser import Denoiser, Preconditioning, ScriptableDenoiser
+from monai_diffscore.latent import Latent
 from monai_diffscore.likelihood import log_likelihood
 from monai_diffscore.losses import DenoisingLoss, NoiseDistribution, Weight
 from monai_diffscore.sampling import sample_adams
@@ -46,7 +47,7 @@ class MultiScale(nn.Module):
         ValueError: if the numbers of denoisers and scales differ.
     """
 
-    def __init__(self, scales: Scales, denoisers: Sequence[nn.Module]) -> None:
+    def __init__(self, scales: Scales | Latent, denoisers: Sequence[nn.Module]) -> None:
         super().__init__()
         if len(denoisers) != len(scales):
             raise ValueError(
@@ -59,7 +60,7 @@ class MultiScale(nn.Module):
     @classmethod
     def of_networks(
         cls,
-        scales: Scales,
+        scales: Scales | Latent,
         networks: Sequence[nn.Module],
         preconditioning: Preconditioning,
         autocast_dtype: torch.dtype | None = None,
@@ -137,7 +138,7 @@ class MultiScaleLoss(nn.Module):
 
     def __init__(
         self,
-        scales: Scales,
+        scales: Scales | Latent,
         losses: Sequence[DenoisingLoss],
         windows: Sequence[Sequence[int] | None],
         counts: Sequence[int] | None = None,
@@ -157,7 +158,7 @@ class MultiScaleLoss(nn.Module):
     @classmethod
     def of_noise(
         cls,
-        scales: Scales,
+        scales: Scales | Latent,
         noise: NoiseDistribution | Sequence[NoiseDistribution],
         weight: Weight,
         windows: Sequence[Sequence[int] | None],
@@ -247,9 +248,9 @@ def sample_scales(
         ValueError: for sizes that the pyramid does not take, or a coarse image whose size is no scale of the pyramid.
     """
     scales = model.scales
-    sizes = scales.pyramid.shapes(shape)
+    sizes = scales.shapes(shape)
     grids = [sigmas] * len(sizes) if isinstance(sigmas, Tensor) else list(sigmas)
-    first, image = _start(scales, sizes, coarse)
+    first, image = scales.start(shape, coarse)
     device = next(scales.buffers()).device
     for number in range(first, len(sizes)):
         fields = {} if image is None else scales.fields(number, image)
@@ -259,19 +260,6 @@ def sample_scales(
         image = scales.refine(number, image, coefficients)
     assert image is not None
     return image
-
-
-def _start(scales: Scales, sizes: Sequence[Sequence[int]], coarse: Tensor | None) -> tuple[int, Tensor | None]:
-    """The number of the first scale to draw, and the pyramid's image of that scale."""
-    if coarse is None:
-        return 0, None
-    for number in range(1, len(sizes)):
-        if tuple(coarse.shape) == (*sizes[0][:2], *sizes[number][2:]):
-            return number, coarse / 2 ** (-0.5 * scales.pyramid.spatial_dims * (len(sizes) - number))
-    expected = [(*sizes[0][:2], *size[2:]) for size in sizes[1:]]
-    raise ValueError(
-        f"sample_scales expects a coarse image of one of the shapes {expected}, got {tuple(coarse.shape)}. Resample it."
-    )
 
 
 def log_likelihood_scales(
@@ -304,6 +292,7 @@ def log_likelihood_scales(
     grids = [sigmas] * len(parts) if isinstance(sigmas, Tensor) else list(sigmas)
     nats, errors = [], []
     for number, (part, grid) in enumerate(zip(parts, grids, strict=True)):
+        log_volume = model.scales.log_volume(number, part.coefficients)
         value, error = log_likelihood(
             AtScale(model, number, {**part.fields, **condition}),
             part.coefficients,
@@ -314,7 +303,7 @@ def log_likelihood_scales(
             generator=generator,
             callback=callback,
         )
-        nats.append(value - model.scales.log_volume(number, part.coefficients))
+        nats.append(value - log_volume)
         errors.append(error)
     return torch.stack(nats), torch.stack(errors)
 

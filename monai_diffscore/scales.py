@@ -70,6 +70,14 @@ class Scales(nn.Module):
     def __len__(self) -> int:
         return self.pyramid.scales + 1
 
+    def shapes(self, shape: Sequence[int]) -> list[tuple[int, ...]]:
+        """Returns the shapes of the scales of volumes of ``shape`` [B, C, *S], the coarsest first.
+
+        Raises:
+            ValueError: for sizes that the pyramid does not take.
+        """
+        return self.pyramid.shapes(shape)
+
     def split(self, x: Tensor) -> list[Scale]:
         """The scales of volumes x [B, C, *S], from the coarse image to the finest details.
 
@@ -90,13 +98,32 @@ class Scales(nn.Module):
             number: of the scale of details.
             image: the pyramid's image of this scale [B, C, *S_j], in units of the pyramid's coefficients.
         """
-        gain = 2 ** (-0.5 * self.pyramid.spatial_dims * (len(self) - number))  # of a constant volume
-        fields = {self.coarse_key: image * gain}
+        fields = {self.coarse_key: image * self._gain(number)}
         if self.position_key is not None:
             axes = [torch.linspace(-1, 1, size, dtype=image.dtype, device=image.device) for size in image.shape[2:]]
             position = torch.stack(torch.meshgrid(*axes, indexing="ij"))
             fields[self.position_key] = position.expand(len(image), *position.shape)
         return fields
+
+    def start(self, shape: Sequence[int], coarse: Tensor | None) -> tuple[int, Tensor | None]:
+        """Returns the number of the first scale to draw, and the pyramid's image of that scale; (0, None) without one.
+
+        Args:
+            shape: [B, C, *S] of the volumes.
+            coarse: an image [B, C, *S / 2^j] in units of the volume, or None.
+        Raises:
+            ValueError: for sizes that the pyramid does not take, or a coarse image whose size is no scale of it.
+        """
+        if coarse is None:
+            return 0, None
+        sizes = [(*shape[:2], *size[2:]) for size in self.shapes(shape)[1:]]
+        if tuple(coarse.shape) not in sizes:
+            raise ValueError(
+                f"sample_scales expects a coarse image of one of the shapes {sizes}, got {tuple(coarse.shape)}. "
+                "Resample it."
+            )
+        number = 1 + sizes.index(tuple(coarse.shape))
+        return number, coarse / self._gain(number)
 
     def refine(self, number: int, image: Tensor | None, coefficients: Tensor) -> Tensor:
         """The pyramid's image of twice the size; for scale 0, the coarse image.
@@ -125,6 +152,10 @@ class Scales(nn.Module):
         """
         _, std = self._statistics(number, coefficients.double())
         return float(std.log().sum()) * coefficients[0, 0].numel()
+
+    def _gain(self, number: int) -> float:
+        """The factor from the pyramid's image of a scale of details to units of the volume."""
+        return 2.0 ** (-0.5 * self.pyramid.spatial_dims * (len(self) - number))
 
     def _standardised(self, number: int, values: Tensor) -> Tensor:
         mean, std = self._statistics(number, values)

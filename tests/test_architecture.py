@@ -20,7 +20,7 @@ ORDER = {
         ["credentials", "errors", "exports", "memory", "tensors"],
         ["atomic_files", "networks", "operators", "pyramid", "sde"],
         ["gallery", "scales", "transforms"],
-        ["data"],
+        ["data", "latent"],
         ["samples"],
     ],
     1: [["denoiser", "optimizers"]],
@@ -46,7 +46,7 @@ RANKS = {
 }
 # these need torch and nothing else of ours or MONAI's to be read, tested and reused
 MATHEMATICS = {"sde", "denoiser", "losses", "sampling", "likelihood", "guidance", "operators", "tiling", "anomaly"}
-MATHEMATICS |= {"networks", "discrete", "optimizers", "pyramid", "scales", "tensors", "multiscale"}
+MATHEMATICS |= {"networks", "discrete", "optimizers", "pyramid", "scales", "latent", "tensors", "multiscale"}
 MATHEMATICS |= {"detail_tiles", "joint_scales"}
 #: what torch itself imports
 TORCH = {"torch", "torchgen", "functorch", "triton", "numpy", "sympy", "mpmath", "networkx", "typing_extensions"}
