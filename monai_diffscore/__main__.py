@@ -33,7 +33,7 @@ def add_plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         help="key of a subject: a column of cells, tables and expression; for volumes folder, study (DICOM) or a "
         "regular expression of the path",
     )
-    parser.add_argument("--exclude", default="", metavar="A,B", help="columns of a table to leave out, such as names")
+    parser.add_argument("--exclude", default="", metavar="A,B", help="columns, files or series to leave out")
     parser.add_argument("--missing", default="", metavar="A,B", help="further marks of missing values in a table")
     parser.add_argument("--delimiter", help="between the cells of a text file (default: detected)")
     parser.add_argument("--graph", type=Path, metavar="EDGES", help="edges between genes (.tsv, .gmt)")
@@ -65,6 +65,7 @@ def _add_reading(parser: argparse.ArgumentParser) -> None:
         "--value_range", "--value-range", dest="value_range", metavar="[LOW,HIGH]",
         help="black and white of pictures of more than 8 bits",
     )  # fmt: skip
+    group.add_argument("--image_channels", type=int, choices=(1, 3), help="read all pictures as grey (1) or colour (3)")
     group.add_argument("--assume_intercept", type=float, metavar="HU", help="of CT stored without it, often -1024")
     group.add_argument("--allow_no_air", choices=("True", "False"), help="CT without a value below 0 HU is right")
     for name in DICOM_OPTIONS:
@@ -76,6 +77,7 @@ def _reading(chosen: argparse.Namespace) -> dict[str, Any]:
     dicom = {name: getattr(chosen, f"dicom_{name}") for name in DICOM_OPTIONS}
     given = {
         "value_range": _literal(chosen.value_range),
+        "image_channels": chosen.image_channels,
         "assume_intercept": chosen.assume_intercept,
         "allow_no_air": _literal(chosen.allow_no_air),
         "dicom_options": {name: _literal(text) for name, text in dicom.items() if text is not None} or None,

@@ -219,3 +219,20 @@ def test_a_series_is_left_out_or_chosen_by_its_path(root):
         warnings.simplefilter("error")
         (item,) = list_volumes(table)
     assert item["image"] == str(root / "a/series:t2")
+
+
+@pytest.mark.parametrize("place", ["", "export"])
+def test_one_bad_series_of_a_flat_export_is_left_out_by_name(root, place):
+    """All series of a patient in one folder, which is the root or lies below it."""
+    study(root, place, "PAT1", 1, {"a": "t1", "bb": "t1", "ccc": "t1"})
+    for series in ("a", "bb", "ccc"):
+        for file in (root / place / series).iterdir():
+            file.rename(root / place / f"{series}_{file.name}")
+        (root / place / series).rmdir()
+    names = [below(root, path) for case in list_cases(root) for path in case.images.values()]
+    front = f"{place}/" if place else ""
+    assert names == [f"{front}series:1.2.1.{number}" for number in (1, 2, 3)]
+    left = [below(root, item["image"]) for item in list_volumes(root, left_out=[names[1]])]
+    assert left == [names[0], names[2]]
+    with pytest.raises(DataError, match=r"no .*series:9\.9.*the names"):
+        list_cases(root, left_out=[f"{front}series:9.9"])

@@ -77,6 +77,86 @@ def test_plan_takes_every_rule_of_the_dicom_reader():
     assert list(DICOM_OPTIONS) == [field.name for field in fields(ReadingRules)]
 
 
+def write_pictures(root: Path) -> None:
+    for number in range(6):
+        shape = (32, 32, 3) if number < 2 else (32, 32)
+        values = np.random.default_rng(number).integers(0, 255, shape).astype(np.uint8)
+        Image.fromarray(values).save(root / f"x{number}.png")
+
+
+def write_volumes(root: Path, channels: int = 1, **changes: int) -> None:
+    for number in range(3):
+        shape = (16, 16, 16) if channels == 1 else (16, 16, 16, channels)
+        values = np.random.default_rng(number).integers(1, 900, shape).astype(np.int16)
+        case_folders.save(root / f"v{number}_of_{channels}.nii.gz", values + changes.get("offset", 0))
+
+
+def kinds(root: Path) -> None:
+    write_volumes(root / "a")
+    (root / "b").mkdir()
+    write_pictures(root / "b")
+
+
+def grey_and_colour(root: Path) -> None:
+    root.mkdir()
+    write_pictures(root)
+
+
+def time_series_beside_volumes(root: Path) -> None:
+    write_volumes(root)
+    write_volumes(root, channels=4)
+
+
+def air_in_one(root: Path) -> None:
+    """Two CT cut to a window, which look like MR, and one with its air."""
+    write_volumes(root, offset=-300)
+    values = np.random.default_rng(9).integers(-1000, 900, (16, 16, 16)).astype(np.int16)
+    case_folders.save(root / "whole.nii.gz", values)
+
+
+#: folders of two kinds: whether a plan refuses them, the flag that it names, and how many images then are one kind
+MIXTURES: dict[Callable[[Path], None], tuple[bool, str, int]] = {
+    kinds: (True, r"--kind \w+", 3),
+    grey_and_colour: (False, r"--image_channels \d", 2),
+    time_series_beside_volumes: (True, r'--exclude "[^"]+"', 3),
+    air_in_one: (False, r"--modality CT", 4),
+}
+
+
+@pytest.mark.parametrize("write", MIXTURES, ids=lambda write: write.__name__)
+def test_no_majority_decides_unsaid_what_a_mixed_folder_is(write, tmp_path, capsys):
+    """The plan names each file of the minority, or refuses; the flag that it names plans one kind."""
+    refused, flag, count = MIXTURES[write]
+    write(tmp_path / "data")
+    command = ["plan", str(tmp_path / "data"), "--no-trial", "--out"]
+    assert main([*command, str(tmp_path / "a")]) == int(refused)
+    page = " ".join("".join(capsys.readouterr()).split())
+    assert refused or "left out: " in page
+    (said, *_) = re.findall(flag, page)
+    assert main([*command, str(tmp_path / "b"), *shlex.split(said)]) == 0
+    fingerprint = json.loads((tmp_path / "b/docs/fingerprint.json").read_text())
+    assert fingerprint["cases"] == count
+
+
+def test_a_file_or_series_is_left_out_of_a_plan_by_name(tmp_path, capsys):
+    write_volumes(tmp_path / "data")
+    write_series(tmp_path / "data/dicom/a", phantom(16, 16, 16), modality="MR", uid="1.2.9")
+    write_series(
+        tmp_path / "data/dicom/a",
+        phantom(16, 16, 16, seed=1),
+        modality="MR",
+        uid="1.2.8",
+        names=[f"b{n}.dcm" for n in range(16)],
+    )
+    command = ["plan", str(tmp_path / "data"), "--no-trial", "--out", str(tmp_path / "bundle")]
+    assert main([*command, "--exclude", "v0_of_1.nii.gz,dicom/a/series:1.2.9"]) == 0
+    assert "left out: dicom/a/series:1.2.9: expected no image, as --exclude says" in capsys.readouterr().out
+    parser = ConfigParser()
+    parser.read_config(tmp_path / "bundle/configs/train.json")
+    names = [Path(item["image"]).name for item in parser.get_parsed_content("listed")]
+    assert sorted(names) == ["series:1.2.8", "v1_of_1.nii.gz", "v2_of_1.nii.gz"]
+
+
 def test_a_flag_that_says_nothing_of_the_data_is_refused(tmp_path, capsys):
     sixteen_bits(tmp_path / "data")
     command = ["plan", str(tmp_path / "data"), "--out", str(tmp_path / "bundle"), "--no-trial"]

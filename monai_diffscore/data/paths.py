@@ -31,6 +31,11 @@ def split_series(path: str | Path) -> tuple[Path, str | None]:
     return _split(Path(path), _SERIES)
 
 
+def names_series(name: str) -> bool:
+    """Whether a relative path names a series: ``series:UID`` or ``FOLDER/series:UID``."""
+    return f"/{_SERIES}" in f"/{name}"
+
+
 def split_channel(path: str | Path) -> tuple[Path, int | None]:
     """The file of ``FILE/channel:2`` and the number, or the path itself and None."""
     place, number = _split(Path(path), _CHANNEL)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from monai_diffscore.data.paths import names_series
 from monai_diffscore.errors import DataError
 
 #: folders of desktops and archives, which hold no data of their own
@@ -99,13 +100,13 @@ def _reason(entry: os.DirEntry[str]) -> str:
 def walk_without(root: str | Path, left_out: Sequence[str], key: str = "image") -> Tree:
     """The tree without the files and folders of ``left_out``, which are relative to ``root``.
 
-    A name may end in ``/series:UID``; the reader of DICOM handles these.
+    A name may end in ``series:UID``; the reader of DICOM handles these.
 
     Raises:
         DataError: for a missing file or folder: the list must fit the data.
     """
     tree = walk(root)
-    gone = [tree.root / name for name in left_out if "/series:" not in name]
+    gone = [tree.root / name for name in left_out if not names_series(name)]
     absent = [str(path.relative_to(tree.root)) for path in gone if not os.path.lexists(path)]
     if absent:
         raise DataError(

@@ -127,14 +127,14 @@ def shown_names(subjects: Sequence[str]) -> list[str]:
 
 
 def list_readable(
-    root: Path, lister: Callable[[Sequence[str]], list[dict[str, Any]]]
+    root: Path, lister: Callable[[Sequence[str]], list[dict[str, Any]]], exclude: Sequence[str] = ()
 ) -> tuple[list[dict[str, Any]], list[Problem]]:
-    """The cases of ``lister(left_out)``, and a problem for each file that it refuses.
+    """The cases of ``lister(left_out)``, and a problem for each file that it refuses, or that ``exclude`` names.
 
     Raises:
         DataError: if it refuses the whole folder.
     """
-    problems: list[Problem] = []
+    problems = [Problem(name, "no image, as --exclude says", "one", "Leave it out of --exclude.") for name in exclude]
     while True:
         try:
             return lister([problem.file for problem in problems]), problems

@@ -66,6 +66,7 @@ def fingerprint_volumes(
     subject: str = "",
     reading: Mapping[str, Any] | None = None,
     conditions: Sequence[str] = (),
+    exclude: Sequence[str] = (),
 ) -> Fingerprint:
     """The fingerprint of a folder of volumes and DICOM series, of a table of cases, or of one volume.
 
@@ -76,6 +77,7 @@ def fingerprint_volumes(
         reading: ``dicom_options`` of :class:`~monai_diffscore.data.LoadVolumed`, and the arguments of
             :class:`~monai_diffscore.transforms.HounsfieldUnits`.
         conditions: names; the fingerprint declares those that the cases state themselves ("contrast", and facts).
+        exclude: files, folders and series below ``root`` to leave out.
     """
     units = dict(reading or {})
     dicom_options = units.pop("dicom_options", {})
@@ -93,8 +95,8 @@ def fingerprint_volumes(
         assumed.extend(f"left out: {count} x {reason}" for reason, count in listed.reasons.items())
         return listed.images(image, conditions=conditions)
 
-    cases, problems = list_readable(root, lister)
-    channels = Counter(_channels(case["image"]) for case in cases).most_common(1)[0][0]
+    cases, problems = list_readable(root, lister, exclude)
+    channels = _one_number_of_channels(root, cases)
     load: Any = LoadVolumed("image", spatial_dims=3, channels=channels, slices=True, dicom=dicom_options)
     of_roles = by_role.pop() if len(by_role) == 1 else ""
     pairs, unread = read_each(
@@ -168,6 +170,22 @@ def _stated_conditions(cases: Sequence[Mapping[str, Any]], names: Sequence[str])
     return {"table": None, "fields": declare_fields(table, stated, "the cases")} if stated else {}
 
 
+def _one_number_of_channels(root: Path, cases: Sequence[Mapping[str, Any]]) -> int:
+    """The number of channels of all images; a majority must not decide what is an image."""
+    by_count: dict[int, list[str]] = {}
+    for case in cases:
+        by_count.setdefault(_channels(case["image"]), []).append(first_path(case["image"]))
+    if len(by_count) > 1:
+        kinds = [f"{count} in {len(files)} (first: {files[0]})" for count, files in sorted(by_count.items())]
+        fewest = min(by_count.values(), key=len)
+        raise DataError(
+            root, key="image", expected="images of one number of channels", got=", ".join(kinds),
+            remedy="Take one kind: --image ROLE, or leave the others out, such as --exclude "
+            f'"{",".join(_below(root, file) for file in fewest)}".',
+        )  # fmt: skip
+    return next(iter(by_count))
+
+
 def _channels(path: str | list[str]) -> int:
     """Number of channels in a header, or of files; 1 for an unreadable header, which fails when the file is read."""
     if isinstance(path, list):
@@ -236,7 +254,8 @@ def _of_one_modality(
         if volume.modality != common:
             raise DataError(
                 case["image"], expected=f"{common}, as most of the other files", got=volume.modality,
-                remedy="Plan each modality separately: give each a folder, or state --modality.",
+                remedy=f"If all are of one, say --modality {volume.modality} or {common}; else plan each alone: "
+                "--exclude, --image ROLE, or a folder of its own.",
             )  # fmt: skip
         return volume
 
@@ -248,11 +267,11 @@ def _of_one_modality(
 
 
 def fingerprint_pictures(
-    root: Path, channels: int | None = None, value_range: Sequence[float] | None = None
+    root: Path, image_channels: int | None = None, value_range: Sequence[float] | None = None
 ) -> Fingerprint:
     """The fingerprint of pictures or .npy files of images: a folder, or one file; ``value_range`` of more bits."""
     cases, problems = list_readable(root, lambda names: list_arrays(root, 2, left_out=names))
-    count = channels or _picture_channels(cases)
+    count = image_channels or _picture_channels(cases)
     load: Any = LoadPictured("image", count, value_range=value_range)
     fingerprint = _arrays(root, "pictures", cases, problems, count, lambda case: np.asarray(load(case)["image"]))
     return replace(fingerprint, details={**fingerprint.details, "value_range": value_range})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -58,8 +58,16 @@ def find_kind(path: str | Path, graph: str | Path | None = None) -> str:
         root,
         expected="one kind of data: NIfTI, DICOM, slides, pictures, .npy arrays, .h5ad, or a table",
         got=f"several: {images}" if images else f"{len(files)} files, of the types {endings[:8]}{_left_out(tree)}",
-        remedy="Give each kind a folder of its own." if images else "Convert it to one of these.",
+        remedy=_remedy(images, tree),
     )
+
+
+def _remedy(images: Mapping[str, int], tree: Tree) -> str:
+    if images:
+        return f"Name one of them, such as --kind {next(iter(images))}, or give each kind a folder of its own."
+    if any("not fetched" in entry.reason for entry in tree.left_out):
+        return "Fetch the files that the links name (datalad get, git annex get)."
+    return "Convert it to one of these."
 
 
 def _are_figures(files: Sequence[Path]) -> bool:

@@ -48,11 +48,11 @@ def take_fingerprint(
         graph: edges between genes. They make a table a matrix of expression.
         subject: for cells, tables and matrices of expression, the column whose equal values stay on one side of the
             split; for volumes "folder", "study" or a regular expression of the path.
-        exclude: columns of a table to ignore.
+        exclude: columns of a table, or files, folders and series of volumes, to leave out.
         delimiter, missing: as :func:`~monai_diffscore.data.tables.read_table` takes them.
         layout, image: of volumes, as :func:`~monai_diffscore.data.list_volumes` takes them.
-        reading: what the files do not say: ``value_range`` of pictures; ``assume_intercept``, ``allow_no_air`` and
-            ``dicom_options`` of volumes.
+        reading: what the files do not say: ``value_range`` and ``image_channels`` of pictures; ``assume_intercept``,
+            ``allow_no_air`` and ``dicom_options`` of volumes.
     Raises:
         DataError: if the kind is unknown, or if no case is usable.
         ValueError: for an unknown kind.
@@ -66,15 +66,18 @@ def take_fingerprint(
                         remedy="Leave --subject out: sub-<label> in the paths names the subjects.")  # fmt: skip
     if kind != "volumes" and (layout != "auto" or image):
         raise DataError(root, key="image", expected="volumes", got=kind, remedy="Leave --layout and --image out.")
-    own = {"pictures": {"value_range"}, "volumes": {"assume_intercept", "allow_no_air", "dicom_options"}}
+    own = {
+        "pictures": {"value_range", "image_channels"},
+        "volumes": {"assume_intercept", "allow_no_air", "dicom_options"},
+    }
     strange = sorted(set(reading or {}) - own.get(kind, set()))
     if strange:
         raise DataError(root, key=strange[0], expected="data that this is said of", got=kind,
                         remedy=f"Leave --{strange[0]} out.")  # fmt: skip
     if graph is not None and kind != "expression":
         raise DataError(root, key="graph", expected="a matrix of expression", got=kind, remedy="Leave --graph out.")
-    if exclude and kind != "table":
-        raise DataError(root, key="exclude", expected="a table", got=kind, remedy="Leave --exclude out.")
+    if exclude and kind not in ("table", "volumes"):
+        raise DataError(root, key="exclude", expected="a table or volumes", got=kind, remedy="Leave --exclude out.")
     if kind == "cells":
         return fingerprint_cells(only_matrix(root), conditions, subject)
     if kind == "expression":
@@ -83,7 +86,9 @@ def take_fingerprint(
         return fingerprint_table(only_table(root), conditions, subject, exclude, delimiter, missing)
     if kind == "volumes":
         stated_by_cases = conditions if participants is None else [name for name in conditions if name == CONTRAST]
-        fingerprint = fingerprint_volumes(root, modality, layout, image, subject or "", reading, stated_by_cases)
+        fingerprint = fingerprint_volumes(
+            root, modality, layout, image, subject or "", reading, stated_by_cases, exclude
+        )
     elif kind == "slides":
         fingerprint = fingerprint_slides(root, assume_mpp_um)
     else:

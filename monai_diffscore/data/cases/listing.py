@@ -19,7 +19,7 @@ from monai_diffscore.data.cases.detection import LAYOUTS, find_parts
 from monai_diffscore.data.cases.dicom import read_dicom
 from monai_diffscore.data.cases.names import ending, is_volume
 from monai_diffscore.data.cases.table import read_table_of_cases
-from monai_diffscore.data.paths import locate, split_channel, split_series
+from monai_diffscore.data.paths import locate, names_series, split_channel, split_series
 from monai_diffscore.data.tree import LeftOut, Tree, walk_without
 from monai_diffscore.errors import DataError
 
@@ -117,7 +117,12 @@ def _detect(tree: Tree, subject: str) -> Cases:
 
 def _without_series(listing: Cases, root: Path, left_out: Sequence[str], uid: str | None) -> Cases:
     """The cases without the series of ``left_out``, or with only the series ``uid``."""
-    gone = {str(root / name) for name in left_out if "/series:" in name}
+    gone = {str(root / name) for name in left_out if names_series(name)}
+    if absent := gone - {path for case in listing for path in case.images.values()}:
+        raise DataError(
+            root, expected="the series that left_out names", got=f"no {', '.join(sorted(absent)[:4])}",
+            remedy="`python -m monai_diffscore cases FOLDER` prints the names. Take the others out of left_out.",
+        )  # fmt: skip
     cases = []
     for case in listing:
         images = {role: path for role, path in case.images.items() if path not in gone}
