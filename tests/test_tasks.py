@@ -16,6 +16,7 @@ import numpy as np
 import pydicom
 import pytest
 import torch
+from ignite.engine import Engine
 from monai.bundle import ConfigWorkflow
 from monai.data import DataLoader, MetaTensor
 from monai.transforms import Compose, CropForegroundd, Orientationd, Spacingd, SpatialPadd
@@ -25,6 +26,7 @@ from torch import nn
 from monai_diffscore.anomaly import HealthyScores
 from monai_diffscore.data import LoadVolumed, read_dicom_series, write_dicom_series
 from monai_diffscore.errors import DataError, explain, find_cause
+from monai_diffscore.handlers.spool import Spool
 from monai_diffscore.operators import Downsample, Mask, Radon
 from monai_diffscore.sampling import asinh_sigmas, log_uniform_sigmas
 from monai_diffscore.tasks import (
@@ -43,6 +45,7 @@ from monai_diffscore.tasks import (
     on_source_grid,
 )
 from monai_diffscore.tasks.anomaly import load_scores
+from monai_diffscore.tasks.case_tracking import TrackCases
 from monai_diffscore.tensors import per_sample
 from monai_diffscore.transforms import PercentileScaled
 
@@ -467,3 +470,25 @@ def test_generate_makes_volumes_larger_than_the_patch(tmp_path, weights):
     run(["inference", "generate"], tmp_path, weights, **small)
     (file,) = (tmp_path / "out").glob("*.nii.gz")
     assert nib.load(file).shape == (24, 16, 16)
+
+
+@pytest.mark.parametrize(
+    ("failing", "status"), [([], "FINISHED"), ([1], "FAILED"), ([0, 2], "FAILED"), ([0, 1, 2], "FAILED")]
+)
+def test_a_run_in_which_a_case_failed_is_failed_in_the_tracker(failing, status, tmp_path):
+    table = CaseTable(tmp_path)
+
+    def work(_engine, case):
+        if case in failing:
+            table.fail(f"/data/{case}.nii", RuntimeError("out of memory"))
+        else:
+            table.add({"case": str(case), "mean": 1.0 * case})
+
+    engine = Engine(work)
+    TrackCases("http://127.0.0.1:9", tmp_path, table, patience=0.1).attach(engine)
+    engine.run([0, 1, 2])
+    entries = [entry for entry, _ in Spool(tmp_path).read()]
+    assert [entry["status"] for entry in entries if "status" in entry] == [status]
+    assert [row[1] for entry in entries for row in entry.get("metrics", []) if row[0] == "mean"] == [
+        number for number in range(3) if number not in failing
+    ]

@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -18,6 +19,7 @@ import pytest
 import torch
 from ignite.engine import Engine, Events
 from mlflow.tracking import MlflowClient
+from workflows import workflow
 
 from monai_diffscore.__main__ import main
 from monai_diffscore.handlers import Tracking
@@ -424,3 +426,25 @@ def test_a_tracker_that_hangs_delays_the_end_by_ten_seconds_at_most(tmp_path):
     engine(Tracking(f"http://127.0.0.1:{server.server_port}", tmp_path), 5)
     assert time.monotonic() - started < 10
     server.shutdown()
+
+
+def test_a_whole_training_waits_ten_seconds_at_most_for_a_server_that_accepts_and_never_answers(tmp_path):
+    """Start, iterations, validation, pictures, checkpoints, end; compared with a server that refuses at once."""
+
+    def seconds(name: str, port: int) -> float:
+        started = time.monotonic()
+        uri = f"http://127.0.0.1:{port}"
+        workflow(
+            "toy2d_mlp", ["train"], ["smoke"], tracking_uri=uri, output_dir=str(tmp_path / name), val_interval=1,
+            save_every=2, gallery_every=2,
+        ).run()  # fmt: skip
+        return time.monotonic() - started
+
+    with socket.create_server(("127.0.0.1", 0)) as silent, socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # without listen
+        connections: list[socket.socket] = []
+        threading.Thread(target=lambda: connections.append(silent.accept()[0]), daemon=True).start()
+        refused = seconds("refused", closed.getsockname()[1])
+        assert seconds("silent", silent.getsockname()[1]) < refused + 10
+        assert len(connections) == 1
+    assert recorded(tmp_path / "silent") == recorded(tmp_path / "refused") == [1, 2, 3, 4]

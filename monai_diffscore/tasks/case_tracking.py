@@ -16,7 +16,8 @@ from monai_diffscore.tasks.cases import CaseTable
 class TrackCases(Tracking):
     """Logs each number of each row of a :class:`~monai_diffscore.tasks.CaseTable`: the step is the number of the case.
 
-    At the end it logs the tables, pictures and JSON files of the task; it does not upload volumes. A second run of the
+    At the end it logs the tables, pictures and JSON files of the task; it does not upload volumes. The run is FAILED if a
+    case has no result. A second run of the
     task in the same folder continues the run of MLflow: its cases follow the earlier ones.
 
     Args:
@@ -56,7 +57,7 @@ class TrackCases(Tracking):
         for path in sorted(self.table.path.parent.glob("*")):
             if path.suffix in (".csv", ".png") or (path.suffix == ".json" and path.name != "mlflow_run.json"):
                 self.log_artifact(path)
-        self.close(engine, "FINISHED")
+        self.close(engine, "FINISHED" if len(self.table.results()) == len(self.table.rows) else "FAILED")
 
     def close_failed(self, engine: Engine, error: BaseException) -> None:
         if self._courier is not None:
