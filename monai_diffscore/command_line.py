@@ -19,6 +19,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -27,7 +28,7 @@ from monai.bundle import run as monai_run
 
 from monai_diffscore.credentials import conceal
 from monai_diffscore.errors import FlagError, explain, find_cause
-from monai_diffscore.flags import refuse_unknown
+from monai_diffscore.flags import refuse_numbers_for_lists, refuse_unknown
 from monai_diffscore.interrupts import requeue_when_asked
 from monai_diffscore.launcher import refuse_lonely_ranks
 
@@ -106,6 +107,8 @@ def _arguments_of(function: Callable[..., Any]) -> dict[str, Any] | None:
 def refuse_unknown_flags() -> bool:
     """Refuses flags that override nothing in the configuration files of the command, and values of another kind.
 
+    A program that builds a workflow states no files: there it refuses one number in place of a list.
+
     Raises:
         FlagError: names the flag and similar ids.
     """
@@ -113,6 +116,11 @@ def refuse_unknown_flags() -> bool:
     if request is not None and request.files:
         refuse_unknown(request.files, request.flags, request.dropped, _OWN)
     arguments = _arguments_of(ConfigParser.get_parsed_content)
+    if arguments is not None:
+        parser: ConfigParser = arguments["self"]
+        own = Path(str(parser.get("bundle_root", "."))) / "configs"
+        files = [own / "train.json", own / "inference.json"]
+        refuse_numbers_for_lists(parser.get(), [file for file in files if file.is_file()])
     lines = arguments["self"].get("initialize", []) if arguments else []
     if not any(".initialize(" in str(line) for line in lines):
         refuse_lonely_ranks()

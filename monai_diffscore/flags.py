@@ -8,7 +8,9 @@ of the value that it replaces.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from monai.bundle import ConfigParser
@@ -34,20 +36,62 @@ def refuse_unknown(
     parser = ConfigParser()
     for number, file in enumerate(files):
         for name, value in ConfigParser.load_config_file(file).items():
-            refuse_another_kind(f"{file}: {name}", value, parser.get(name.lstrip("+")), name)
+            refuse_another_kind(f"{file}: {name}", value, _example(parser, name.lstrip("+")), name)
         parser.read_config(list(files[: number + 1]))
     ids = {name for name in parser.get() if name != "_meta_"}
     for flag, value in flags.items():
         name = flag.lstrip("+").replace("::", "#").split("#")[0]
         if name not in ids:
             raise FlagError(f"--{flag} overrides nothing in {', '.join(map(str, files))}; {nearest(name, ids, own)}")
-        refuse_another_kind(f"--{flag}", value, parser.get(flag), flag)
+        refuse_another_kind(f"--{flag}", value, _example(parser, flag), flag)
     for flag in dropped:
         if parser.get(flag) is not None:
             raise FlagError(
                 f"--{flag} None: MONAI ignores a flag of None, so {parser.get(flag)!r} would stay. "
                 f"Write --{flag} '$None'."
             )
+
+
+def refuse_numbers_for_lists(config: Mapping[str, Any], files: Sequence[str | Path]) -> None:
+    """Refuses one number in place of a list, in a configuration that a program merged.
+
+    Args:
+        config: the merged configuration.
+        files: train.json and inference.json of its bundle; the one whose ids the configuration has states the lists.
+    Raises:
+        FlagError: names the id and the list to write.
+    """
+    for file in files:
+        parser = ConfigParser(ConfigParser.load_config_file(file))
+        stated = {name: value for name, value in parser.get().items() if name != "_meta_"}
+        if set(stated) <= set(config):
+            _refuse_numbers_below(config, stated, parser, "")
+
+
+def _refuse_numbers_below(config: Any, stated: Mapping[str, Any], parser: ConfigParser, path: str) -> None:
+    for name, value in stated.items():
+        place, own = f"{path}{name}", config.get(name)
+        if isinstance(value, Mapping) and isinstance(own, Mapping):
+            _refuse_numbers_below(own, value, parser, f"{place}#")
+        elif _is_number(own) and _is_list(example := _example(parser, place)):
+            refuse_another_kind(place, own, example, place)
+
+
+def _example(parser: ConfigParser, name: str) -> Any:
+    """The value of an id in the files; for a reference to a list, or a statistic that is one, that list."""
+    stated = value = parser.get(name)
+    seen = {name}
+    while isinstance(value, str) and value.startswith("@") and value not in seen:
+        seen.add(value)
+        value = parser.get(value[1:])
+    statistic = re.fullmatch(r"\$@statistics\['(\w+)'\]", value) if isinstance(value, str) else None
+    if statistic is not None:
+        value = parser.get("untrained", {}).get(statistic.group(1))
+    return value if _is_list(value) else stated
+
+
+def _is_list(example: Any) -> bool:
+    return bool(example) and (isinstance(example, list) or str(example).startswith("$["))
 
 
 def nearest(name: str, ids: Collection[str], own: Collection[str] = ()) -> str:
@@ -97,7 +141,8 @@ def _expected(value: Any, stated: Any) -> str:
         return f"a number, such as {stated}" if wrong else ""
     if isinstance(stated, str) and stated[:1] not in ("$", "@", "%"):
         return f"a text, such as {stated!r}; keep its quotes: \"'{value}'\"" if _is_number(value) else ""
-    if isinstance(stated, list) and stated and not isinstance(value, list | tuple):
-        several = ", ".join([str(value)] * len(stated)) if len(stated) <= 3 else f"{value}, ..."
+    if _is_list(stated) and not isinstance(value, list | tuple) and (isinstance(stated, list) or _is_number(value)):
+        short = isinstance(stated, list) and len(stated) <= 3
+        several = ", ".join([str(value)] * len(stated)) if short else f"{value}, ..."
         return f'a list, such as {stated}; for the same on each axis write "[{several}]"'
     return ""

@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 from monai.bundle import ConfigParser, ConfigWorkflow, run
+from workflows import workflow
 
 from monai_diffscore import command_line
 from monai_diffscore.command_line import report_plainly
@@ -127,3 +128,19 @@ def test_what_python_gives_is_recorded_in_place_of_json(files):
 def test_outside_a_configuration_there_is_none():
     with pytest.raises(RuntimeError, match="stands in a configuration"):
         command_line.executed_configuration()
+
+
+@pytest.mark.parametrize(
+    ("bundle", "base", "flag"),
+    [
+        ("mri_unet3d", "train", {"patch_size": 64}),
+        ("mri_unet3d", "train", {"spacing_mm": 2.0}),
+        ("natural_dit2d", "inference", {"sample_size": 16}),
+    ],
+)
+def test_a_program_that_gives_a_number_for_a_list_is_refused_before_anything_is_read(bundle, base, flag, tmp_path):
+    kind = "train" if base == "train" else "infer"
+    with pytest.raises(RuntimeError) as caught:
+        workflow(bundle, [base], kind=kind, output_dir=str(tmp_path), **flag)
+    assert "expected a list" in str(find_cause(caught.value))
+    assert list(tmp_path.iterdir()) == []

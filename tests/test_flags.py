@@ -8,7 +8,7 @@ import pytest
 from processes import ROOT
 
 from monai_diffscore.errors import FlagError
-from monai_diffscore.flags import nearest, refuse_unknown
+from monai_diffscore.flags import nearest, refuse_numbers_for_lists, refuse_unknown
 
 STATED = {
     "max_epochs": 40,
@@ -22,6 +22,12 @@ STATED = {
     "run_name": None,
     "label": None,
     "network_def": {"channels": [16, 32], "depth": 3},
+    "untrained": {"image_size": [8, 8], "classes": 10},
+    "window": "@patch_size",
+    "sample_size": "@image_size",
+    "image_size": "$@statistics['image_size']",
+    "tile": "$[@statistics['tile']] * 2",
+    "classes": "$@statistics['classes']",
 }
 
 
@@ -38,6 +44,10 @@ def file(tmp_path) -> str:
         ("patch_size", 40, '"[40, 40, 40]"'),
         ("network_def#channels", 8, '"[8, 8]"'),
         ("network_def::channels", 8.0, '"[8.0, 8.0]"'),
+        ("window", 40, '"[40, 40, 40]"'),
+        ("image_size", 16, '"[16, 16]"'),
+        ("sample_size", 16, '"[16, 16]"'),
+        ("tile", 16, "expected a list"),
         ("levels", 0.5, "a list, such as [0.1"),
         ("names", "a", "a list, such as"),
         ("max_epochs", "ten", "a number, such as 40"),
@@ -78,6 +88,9 @@ def test_what_cannot_be_meant_is_refused_with_what_to_write(file, flag, value, w
         ("label", [0, 1]),
         ("dataset_dir", ["a", "b"]),
         ("network_def#new", 3),
+        ("classes", 3),
+        ("tile", [16, 16]),
+        ("tile", "@patch_size"),
         ("network_def", "%other.json"),
         ("amp", None),
     ],
@@ -86,7 +99,26 @@ def test_what_may_be_meant_passes(file, flag, value):
     refuse_unknown([file], {flag: value}, [], [])
 
 
-@pytest.mark.parametrize("overlay", [{"patch_size": 40}, {"amp": "false"}, {"network_def#channels": 8}])
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"patch_size": 64}, "patch_size 64: expected a list"),
+        ({"sample_size": 16.0}, "sample_size 16.0: expected a list"),
+        ({"network_def": {"channels": 8, "depth": 3}}, '"[8, 8]"'),
+        ({"tile": 16}, "tile 16: expected a list"),
+    ],
+)
+def test_a_program_is_held_to_the_lists_of_its_bundle(file, change, words):
+    with pytest.raises(FlagError) as caught:
+        refuse_numbers_for_lists(STATED | change, [file])
+    assert words in str(caught.value)
+    refuse_numbers_for_lists(STATED | {"patch_size": [64, 64], "max_epochs": 3}, [file])
+    refuse_numbers_for_lists({"patch_size": 64}, [file])  # of another bundle
+
+
+@pytest.mark.parametrize(
+    "overlay", [{"sample_size": 16}, {"patch_size": 40}, {"amp": "false"}, {"network_def#channels": 8}]
+)
 def test_an_overlay_is_held_to_the_same(file, overlay, tmp_path):
     path = tmp_path / "overlay.json"
     path.write_text(json.dumps(overlay))

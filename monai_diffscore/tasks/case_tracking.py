@@ -16,9 +16,9 @@ from monai_diffscore.tasks.cases import CaseTable
 class TrackCases(Tracking):
     """Logs each number of each row of a :class:`~monai_diffscore.tasks.CaseTable`: the step is the number of the case.
 
-    At the end it logs the tables, pictures and JSON files of the task; it does not upload volumes. The run is FAILED if a
-    case has no result. A second run of the
-    task in the same folder continues the run of MLflow: its cases follow the earlier ones.
+    At the end it logs the tables, pictures and JSON files of the task; it does not upload volumes. The run is FAILED if
+    a case has no result. A second run of the task in the same folder continues the run of MLflow: its cases follow the
+    earlier ones.
 
     Args:
         uri, folder, options: see :class:`~monai_diffscore.handlers.Tracking`.
