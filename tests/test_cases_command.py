@@ -21,7 +21,7 @@ from monai_diffscore.data.cases import list_cases
 from monai_diffscore.errors import DataError
 from monai_diffscore.planning import trial
 from monai_diffscore.planning.kinds import find_kind
-from monai_diffscore.tasks import CaseTable
+from monai_diffscore.tasks import CaseEvaluator, CaseTable
 
 
 def test_the_command_prints_layout_roles_masks_and_reasons(tmp_path, capsys):
@@ -267,6 +267,27 @@ def test_contrasts_of_one_subject_are_told_apart_and_stay_on_one_side(two_contra
         assert {item["contrast"] for item in items} == {0, 1}
         assert all(item["contrast"] == right[item["image"][-12:]] for item in items)
     assert parser.get_parsed_content("calibrator#prepare_batch").condition_keys == ("seed", "contrast")
+
+
+def test_a_task_says_first_what_it_works_on_and_records_it(two_contrasts, tmp_path, capsys):
+    (two_contrasts / "readme.txt").write_text("x")
+    out = tmp_path / "bundle"
+    assert main(["plan", str(two_contrasts), "--out", str(out), "--no-trial", "--image", "t2"]) == 0
+    parser = ConfigParser()
+    parser.read_config([str(out / f"configs/{name}.json") for name in ("inference", "cases", "denoise")])
+    taken = parser.get_parsed_content("taken")
+    assert taken == {"task_subjects": 5, "task_cases": 5, "passed_over": {"no image by its ending": 1}}
+    assert parser.get("track_cases#facts") == "@taken"
+    assert (parser.get("evaluator#intake"), parser.get("evaluator#source")) == ("@taken", "@dataset_dir")
+    capsys.readouterr()
+    evaluator = CaseEvaluator(
+        CaseTable(tmp_path), taken, two_contrasts,
+        device=torch.device("cpu"), val_data_loader=[{"image": torch.zeros(1, 1, 2)}], network=torch.nn.Identity(),
+    )  # fmt: skip
+    evaluator.run()
+    assert capsys.readouterr().out == (
+        f"data: 5 subject(s), 5 case(s) to work on ({two_contrasts})\npassed over: 1 x no image by its ending\n"
+    )
 
 
 def test_conditions_of_tasks_are_those_of_the_files_else_those_of_the_request(tmp_path):

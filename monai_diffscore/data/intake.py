@@ -1,7 +1,7 @@
 """Counts of the data of a command: subjects and cases of the training, held-out ones, and skipped files.
 
-Every training, calibration and report prints them first, and the record of a training keeps them: the results of a
-model do not show that its files are wrong.
+Every training, calibration, report and task on cases prints them first, and the record of a training or a task keeps
+them: the results of a model do not show that its files are wrong.
 """
 
 from __future__ import annotations
@@ -13,18 +13,26 @@ import torch
 
 
 def count_intake(
-    training: Sequence[Any] = (), held_out: Sequence[Any] = (), passed_over: Mapping[str, int] | None = None
+    training: Sequence[Any] = (),
+    held_out: Sequence[Any] = (),
+    passed_over: Mapping[str, int] | None = None,
+    task: Sequence[Any] = (),
 ) -> dict[str, Any]:
-    """The counts of a split, for the record.
+    """The counts of a split, or of the cases of a task, for the record.
 
     Args:
         training: cases trained on.
         held_out: cases held out. A case with a ``subject`` is one of that subject; others are their own.
         passed_over: how many files are not read, by reason.
+        task: cases that a task works on.
     Returns:
         ``training_subjects``, ``training_cases``, ``validation_subjects``, ``validation_cases``,
-        ``subjects_on_both_sides`` (one subject alone is cut into two slabs) and ``passed_over``.
+        ``subjects_on_both_sides`` (one subject alone is cut into two slabs) and ``passed_over``; of a task
+        ``task_subjects``, ``task_cases`` and ``passed_over``.
     """
+    if task:
+        subjects = len(_subjects(task) or task)
+        return {"task_subjects": subjects, "task_cases": len(task), "passed_over": dict(passed_over or {})}
     names = [_subjects(cases) for cases in (training, held_out)]
     return {
         "training_subjects": len(names[0] or training),
@@ -51,11 +59,11 @@ def intake_lines(intake: Mapping[str, Any], source: object = "") -> list[str]:
     """
     parts = [
         f"{intake[f'{name}_subjects']} subject(s), {intake[f'{name}_cases']} case(s) {what}"
-        for name, what in (("training", "trained on"), ("validation", "held out"))
-        if intake[f"{name}_cases"]
+        for name, what in (("training", "trained on"), ("validation", "held out"), ("task", "to work on"))
+        if intake.get(f"{name}_cases")
     ]
     first = f"data: {'; '.join(parts) or 'none'}" + (f" ({source})" if source else "")
-    if intake["subjects_on_both_sides"]:
+    if intake.get("subjects_on_both_sides"):
         first += f"; {intake['subjects_on_both_sides']} subject(s) on both sides, cut into slabs"
     return [first, *(f"passed over: {count} x {reason}" for reason, count in intake["passed_over"].items())]
 

@@ -23,6 +23,7 @@ from monai_diffscore.atomic_files import whole_file
 from monai_diffscore.credentials import conceal
 from monai_diffscore.data.cases.names import is_volume, read_name, stem
 from monai_diffscore.data.dicom import holds_dicom, write_dicom_seg, write_dicom_series
+from monai_diffscore.data.intake import report_intake
 from monai_diffscore.data.paths import split_channel, split_series
 from monai_diffscore.errors import DataError, explain
 from monai_diffscore.transforms.intensity import IntensityTransformd
@@ -132,19 +133,25 @@ class CaseEvaluator(SupervisedEvaluator):
 
     Args:
         table: of the cases; takes the error of a case.
+        intake: the counts of the cases, as :func:`~monai_diffscore.data.count_intake` gives them; None prints none.
+        source: of the cases, named with the counts.
         options: of MONAI's evaluator.
     """
 
-    def __init__(self, table: CaseTable, **options: Any) -> None:
+    def __init__(
+        self, table: CaseTable, intake: Mapping[str, Any] | None = None, source: object = "", **options: Any
+    ) -> None:
         super().__init__(**options)
-        self.table = table
+        self.table, self.intake, self.source = table, intake, source
 
     def run(self, global_epoch: int = 1) -> None:  # type: ignore[override]
-        """Works on all cases.
+        """Prints the counts, then works on all cases.
 
         Raises:
             DataError: at the end, if any failed.
         """
+        if self.intake is not None:
+            report_intake(self.intake, self.source)
         super().run(global_epoch)
         self.table.refuse_failures()
 
