@@ -1,4 +1,4 @@
-"""Figures of sets of images against closed forms, brute force and MONAI, and the controls that they must see."""
+"""Metrics of sets of images against closed forms, brute force and MONAI, and the controls that they must see."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def head() -> Tensor:
     return torch.tensor(2 * volume / high - 1).clip(-1, 1)[None]
 
 
-# ---- each figure by itself ----
+# ---- each metric by itself ----
 
 
 def test_the_intensity_distance_of_a_shift_is_the_shift():
@@ -125,9 +125,9 @@ def test_the_frechet_distance_is_monais(count):
 
 
 def test_the_sliced_distance_of_a_shift_is_the_shift_along_each_direction():
-    images, figure = normal(4, 2, 12, 12), PatchSlicedWasserstein()
-    along = figure.describe(torch.ones_like(images))[0, 0].abs().mean()
-    assert figure(images + 0.3, images) == pytest.approx(0.3 * float(along), rel=1e-4)
+    images, metric = normal(4, 2, 12, 12), PatchSlicedWasserstein()
+    along = metric.describe(torch.ones_like(images))[0, 0].abs().mean()
+    assert metric(images + 0.3, images) == pytest.approx(0.3 * float(along), rel=1e-4)
 
 
 def test_random_features_depend_on_the_seed_alone():
@@ -139,10 +139,10 @@ def test_random_features_depend_on_the_seed_alone():
 @pytest.mark.parametrize("shape", [(5, 5), (32, 32), (64, 48), (16, 16, 16)])
 def test_equal_images_are_similar_and_noise_is_not(shape):
     one = normal(1, 1, *shape).expand(4, *[-1] * (len(shape) + 1))
-    figure, other = PairSimilarity(), normal(4, 1, *shape)
-    torch.testing.assert_close(figure.describe(one), torch.ones(2), atol=1e-4, rtol=0)
-    assert float(figure.describe(other).mean()) < 0.3
-    assert figure(one, one) == 1
+    metric, other = PairSimilarity(), normal(4, 1, *shape)
+    torch.testing.assert_close(metric.describe(one), torch.ones(2), atol=1e-4, rtol=0)
+    assert float(metric.describe(other).mean()) < 0.3
+    assert metric(one, one) == 1
 
 
 # ---- memorisation ----
@@ -213,7 +213,7 @@ def test_every_control_is_seen_in_a_head(head):
     assert caught["collapsed"]
 
 
-def test_every_control_is_seen_in_ct_and_each_figure_is_blind_to_one():
+def test_every_control_is_seen_in_ct_and_each_metric_is_blind_to_one():
     training = list(phantoms(64, 1))
     rows = assess(image_panel_metrics(1000, "HU", training), None, phantoms(128, 0), torch.stack(training), draws=30)
     caught = seen(rows)
@@ -228,10 +228,10 @@ def test_every_control_is_seen_in_ct_and_each_figure_is_blind_to_one():
 
 def test_a_perfect_model_passes_and_a_blurred_one_fails():
     real = phantoms(96, 0)
-    figures = image_panel_metrics(1000, "HU", list(phantoms(32, 1)))
-    perfect = assess(figures, phantoms(48, 2), real, draws=30)
+    metrics = image_panel_metrics(1000, "HU", list(phantoms(32, 1)))
+    perfect = assess(metrics, phantoms(48, 2), real, draws=30)
     assert sum(row.beyond_floor("model") for row in perfect) <= 1  # each is a test at 5 %
-    spoilt = {row.metric.name: row for row in assess(figures[:1], blurred(phantoms(48, 2)), real, draws=30)}
+    spoilt = {row.metric.name: row for row in assess(metrics[:1], blurred(phantoms(48, 2)), real, draws=30)}
     assert spoilt["spectrum"].beyond_floor("model")
 
 
@@ -267,20 +267,20 @@ def test_sets_that_cannot_be_compared_are_refused(samples, real, message):
 
 
 @pytest.mark.parametrize("decollate", [True, False])
-def test_a_figure_serves_an_evaluator_as_a_metric(decollate):
+def test_an_image_metric_serves_an_evaluator(decollate):
     samples, reference = normal(5, 1, 12, 12), normal(4, 1, 12, 12, seed=1)
-    figures = [SpectrumError(), IntensityDistance(), PatchSlicedWasserstein(), RandomFeatureFrechet()]
+    metrics = [SpectrumError(), IntensityDistance(), PatchSlicedWasserstein(), RandomFeatureFrechet()]
     evaluator = SupervisedEvaluator(
         device=torch.device("cpu"),
         val_data_loader=[{"image": samples[:3], "label": samples[:3]}, {"image": samples[3:], "label": samples[3:]}],
         network=torch.nn.Identity(),
         decollate=decollate,
-        key_val_metric={"spectrum": SetMetric(figures[0], reference)},
-        additional_metrics={figure.name: SetMetric(figure, reference) for figure in figures[1:]},
+        key_val_metric={"spectrum": SetMetric(metrics[0], reference)},
+        additional_metrics={metric.name: SetMetric(metric, reference) for metric in metrics[1:]},
     )
     evaluator.run()
-    for figure in figures:
-        assert evaluator.state.metrics[figure.name] == pytest.approx(figure(samples, reference))
+    for metric in metrics:
+        assert evaluator.state.metrics[metric.name] == pytest.approx(metric(samples, reference))
 
 
 def labelled(count: int, seed: int, contrast: float = 2.0) -> tuple[Tensor, Tensor]:
@@ -291,29 +291,29 @@ def labelled(count: int, seed: int, contrast: float = 2.0) -> tuple[Tensor, Tens
     return images, labels
 
 
-def test_training_on_samples_shows_what_they_are_worth():
-    figure = TrainOnSyntheticImages()
+def test_training_on_samples_measures_their_usefulness():
+    metric = TrainOnSyntheticImages()
     test, good, bad = labelled(200, 1), labelled(80, 2), labelled(80, 3, contrast=0.0)
 
     def accuracy(samples: tuple[Tensor, Tensor]) -> float:
-        return figure(samples[0], test[0], (samples[1], test[1]))
+        return metric(samples[0], test[0], (samples[1], test[1]))
 
     assert accuracy(good) > 0.85 > 0.7 > accuracy(bad)
     assert accuracy((good[0], 1 - good[1])) < 0.15  # labels exchanged
     assert accuracy((good[0][:10], torch.ones(10))) == 0.5  # one class learnt: right for it, wrong for the other
     with pytest.raises(ValueError, match="a label of each of the 80 images, got none"):
-        figure(good[0], test[0])
+        metric(good[0], test[0])
 
 
-def test_the_panel_sees_labels_that_were_ignored_and_nothing_else_does():
+def test_only_training_on_samples_detects_ignored_labels():
     samples, real, copied = labelled(64, 0), labelled(128, 1), labelled(64, 2)
     guesses = torch.randint(2, (64,), generator=torch.Generator().manual_seed(0))
     labels = {"model": guesses, "real": real[1], "copied": copied[1]}
-    figures = image_panel_metrics(labelled=True)
-    rows = assess(figures, samples[0], real[0], copied[0], draws=30, labels=labels)
+    metrics = image_panel_metrics(labelled=True)
+    rows = assess(metrics, samples[0], real[0], copied[0], draws=30, labels=labels)
     assert [row.metric.name for row in rows if row.beyond_floor("model")] == ["tstr"]
     tstr = next(row for row in rows if row.metric.name == "tstr")
     assert not tstr.beyond_floor("copied")
     assert all(0 <= e.low <= e.value <= e.high <= 1 for e in tstr.sets.values())
-    honest = assess(figures[-1:], samples[0], real[0], copied[0], draws=30, labels={**labels, "model": samples[1]})
+    honest = assess(metrics[-1:], samples[0], real[0], copied[0], draws=30, labels={**labels, "model": samples[1]})
     assert not honest[0].beyond_floor("model")

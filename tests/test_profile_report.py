@@ -71,7 +71,7 @@ def test_a_failed_gate_stands_first_and_strikes_the_rest_through(copies_report):
     record = json.loads((copies_report / "report.json").read_text())
     assert list(record)[:2] == ["title", "privacy_gate"]
     assert not record["privacy_gate"]["passed"]
-    assert record["figures_count"] is False
+    assert record["metrics_valid"] is False
     html = (copies_report / "report.html").read_text()
     lead = re.search(r'<p class="lead">(.*?)</p>', html)
     assert lead is not None
@@ -79,24 +79,24 @@ def test_a_failed_gate_stands_first_and_strikes_the_rest_through(copies_report):
     assert html.index("<h2>Privacy gate</h2>") < html.index("<h2>Verdict</h2>")
     verdict = html[html.index("<h2>Verdict</h2>") : html.index("<h2>Maps</h2>")]
     models = re.findall(r'<td class="[^"]*"[^>]*><s>', verdict)
-    figures = [name for name in record["figures"] if name not in ("dcr_ratio", "nearest_train_share")]
-    assert len(models) >= len(figures)
+    metrics = [name for name in record["metrics"] if name not in ("dcr_ratio", "nearest_train_share")]
+    assert len(models) >= len(metrics)
     assert 'class="model good"' not in verdict
 
 
-def test_the_record_holds_every_figure_of_model_floor_and_baselines(copies_report):
+def test_the_record_holds_every_metric_of_model_floor_and_baselines(copies_report):
     record = json.loads((copies_report / "report.json").read_text())
     assert record["left_out"] == {}
-    assert len(record["figures"]) == 19
-    for name, figure in record["figures"].items():
+    assert len(record["metrics"]) == 19
+    for name, metric in record["metrics"].items():
         counted = name in ("zero_mae", "library_ks")  # SMOTE and PCA + GMM make no counts
-        assert {"model", "real", "negative binomial", "Gaussian copula", "copies"} <= set(figure["sets"])
-        assert ("SMOTE copies" in figure["sets"]) is not counted
-        for estimate in figure["sets"].values():
+        assert {"model", "real", "negative binomial", "Gaussian copula", "copies"} <= set(metric["sets"])
+        assert ("SMOTE copies" in metric["sets"]) is not counted
+        for estimate in metric["sets"].values():
             assert estimate["low"] <= estimate["value"] + 1e-9
             assert estimate["value"] <= estimate["high"] + 1e-9
             assert 0 < estimate["count"] <= 90
-        assert figure["blind_to"][:30] in (copies_report / "report.html").read_text()
+        assert metric["blind_to"][:30] in (copies_report / "report.html").read_text()
     assert set(record["by_type"]) == {"B", "NK", "T"}
     assert record["by_type"]["B"]["dcr_ratio"]["model"] == pytest.approx(0, abs=1e-6)
     assert record["by_type"]["B"]["dcr_ratio"]["real"] == pytest.approx(1, abs=0.3)
@@ -127,9 +127,9 @@ def test_fresh_cells_pass_and_look_real(folder, tmp_path):
     assert main(command(folder, "fresh.h5ad", tmp_path)) == 0
     record = json.loads((tmp_path / "report.json").read_text())
     assert record["privacy_gate"]["passed"]
-    beyond = [name for name, figure in record["figures"].items() if figure["beyond_floor"]["model"]]
+    beyond = [name for name, metric in record["metrics"].items() if metric["beyond_floor"]["model"]]
     assert len(beyond) <= 6  # each is a test at 5 %, of a floor of few draws, and they are not independent
-    baseline = record["figures"]["corr_rmse"]["sets"]
+    baseline = record["metrics"]["corr_rmse"]["sets"]
     assert baseline["model"]["value"] < baseline["negative binomial"]["value"]
 
 
@@ -168,12 +168,12 @@ def test_a_table_without_labels_leaves_out_what_needs_labels_and_counts(tables):
     arguments = ["report", "--real", str(tables / "train.csv"), str(tables / "test.csv"), "--synthetic"]
     assert main([*arguments, str(tables / "fresh.csv"), "--draws", "4", "--out", str(tables / "out")]) == 0
     record = json.loads((tables / "out/report.json").read_text())
-    assert {"c2st_rf", "column_ks", "corr_rmse", "dcr_ratio"} <= set(record["figures"])
-    assert not {"zero_mae", "rho_mean", "tstr_f1", "marker_slope"} & set(record["figures"])
+    assert {"c2st_rf", "column_ks", "corr_rmse", "dcr_ratio"} <= set(record["metrics"])
+    assert not {"zero_mae", "rho_mean", "tstr_f1", "marker_slope"} & set(record["metrics"])
     assert "labels" in record["left_out"]["TSTR F1"]
     assert "counts" in record["left_out"]["Share of zeros"]
     assert record["by_type"] == {}
-    assert "negative binomial" not in record["figures"]["c2st_rf"]["sets"]
+    assert "negative binomial" not in record["metrics"]["c2st_rf"]["sets"]
     assert "Left out: " in (tables / "out/report.html").read_text()
 
 
@@ -230,7 +230,7 @@ def test_a_column_of_names_is_refused(tables):
         read_tables(tables)
 
 
-def test_continuous_values_are_no_counts_unless_said(folder, tmp_path):
+def test_continuous_values_are_no_counts_without_the_flag(folder, tmp_path):
     data = anndata.read_h5ad(folder / "test.h5ad")
     del data.layers["counts"]
     data.write_h5ad(tmp_path / "log.h5ad")
@@ -272,7 +272,7 @@ def test_types_are_compared_in_the_numbers_of_the_held_out_rows():
     assert "B 0 of 15" in short.warnings[0]
 
 
-def test_generated_files_are_found_and_a_report_asks_for_real_ones(folder, tmp_path, capsys):
+def test_a_report_of_generated_files_asks_for_real_ones(folder, tmp_path, capsys):
     (tmp_path / "samples").mkdir()
     shutil.copy(folder / "fresh.h5ad", tmp_path / "samples/cells.h5ad")
     assert find_profiles(tmp_path) == [tmp_path / "samples/cells.h5ad"]
@@ -294,7 +294,7 @@ def test_rows_of_an_array_are_a_table_and_one_of_two_files_of_a_name_is_read(tmp
     assert main(command) == 0
     record = json.loads((out / "report.json").read_text())
     assert "60 synthetic with 60 held-out rows" in str(record["compared"])
-    assert "corr_r" not in record["figures"]  # the pattern of one correlation
+    assert "corr_r" not in record["metrics"]  # the pattern of one correlation
     (tmp_path / "many").mkdir()
     pd.DataFrame(rows[0]).to_csv(tmp_path / "many/profiles.csv")
     (tmp_path / "many/profiles.h5ad").touch()

@@ -1,4 +1,4 @@
-"""Figures of profiles against closed forms, brute force and published rows, and the controls that they must see."""
+"""Metrics of profiles against closed forms, brute force and published rows, and the controls that they must see."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_log_profiles_take_the_total_of_the_whole_cell_dense_or_sparse():
         (lambda: Comparison(Reference(small(0), small(1)), small(2, columns=5)), "4 columns"),
     ],
 )
-def test_what_cannot_be_compared_is_refused(make, message):
+def test_incomparable_sets_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
 
@@ -158,8 +158,8 @@ def test_real_rows_themselves_are_perfect(reference):
     }
     exact |= {CorrelationError: 0, CorrelationAgreement: 1, AssignmentDistance: 0, MarkerSlope: 1, MarkerAgreement: 1}
     exact |= {ClosestRecord: 1, NearestTrainShare: 0}
-    for figure, value in exact.items():
-        assert figure()(same) == pytest.approx(value, abs=1e-6), figure.__name__
+    for metric, value in exact.items():
+        assert metric()(same) == pytest.approx(value, abs=1e-6), metric.__name__
 
 
 def test_the_share_near_training_rows_is_half_by_chance_for_any_sizes(reference, fresh):
@@ -190,7 +190,7 @@ def test_a_few_copies_among_new_rows_are_counted(reference, fresh):
 
 
 def controls(fresh: Comparison) -> dict[str, tuple[Profiles, type]]:
-    """Fresh rows, spoilt, and a figure that must see it."""
+    """Fresh rows, spoilt, and a metric that must see it."""
     made, random = fresh.synthetic, np.random.default_rng(0)
     mixed = random.permutation(made.labels)
     shuffled = made.dense.copy()
@@ -219,17 +219,17 @@ CONTROL_NAMES = sorted(controls(Comparison(Reference(cells(30, 1), cells(30, 2))
 
 
 @pytest.mark.parametrize("name", CONTROL_NAMES)
-def test_each_control_is_seen_by_the_figure_that_is_for_it(reference, fresh, name):
+def test_each_control_is_seen_by_the_metric_that_is_for_it(reference, fresh, name):
     spoilt, kind = controls(fresh)[name]
-    figure = kind()
-    others = [figure(Comparison(reference, cells(150, seed))) for seed in range(3, 7)]
+    metric = kind()
+    others = [metric(Comparison(reference, cells(150, seed))) for seed in range(3, 7)]
     low, high = min(others), max(others)
     slack = 0.5 * (high - low)  # far outside what fresh real rows do
-    value = figure(Comparison(reference, spoilt))
-    assert value < low - slack if figure.higher_is_better else True
-    if figure.two_sided:
+    value = metric(Comparison(reference, spoilt))
+    assert value < low - slack if metric.higher_is_better else True
+    if metric.two_sided:
         assert not low - slack <= value <= high + slack
-    elif not figure.higher_is_better:
+    elif not metric.higher_is_better:
         assert value > high + slack
 
 
@@ -278,7 +278,7 @@ def test_the_copula_has_the_marginals_and_correlations_of_its_rows():
 
 
 @pytest.mark.parametrize("generate", [held_in, copies, smote, copula, pca_gmm, negative_binomial])
-def test_a_baseline_gives_what_was_asked_for_and_the_same_again(reference, generate):
+def test_a_baseline_gives_the_requested_types_and_repeats_itself(reference, generate):
     labels = np.array(["T", "B", "B", "NK"] * 5)
     made, again = (generate(reference.train, labels, np.random.default_rng(1)) for _ in range(2))
     np.testing.assert_array_equal(made.dense, again.dense)

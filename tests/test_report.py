@@ -52,7 +52,7 @@ def test_the_command_writes_a_page_a_record_and_a_picture(folders, capsys):
     assert main(command(folders, "--unit", "HU", "--title", "a & b")) == 0
     html, record = (folders / "out/report.html").read_text(), json.loads((folders / "out/report.json").read_text())
     assert "<title>a &amp; b</title>" in html
-    assert set(record["figures"]) == {
+    assert set(record["metrics"]) == {
         "spectrum",
         "intensity",
         "texture",
@@ -61,10 +61,10 @@ def test_the_command_writes_a_page_a_record_and_a_picture(folders, capsys):
         "memorisation",
     }
     assert record["images_in_each_set"] == 8
-    for figure in record["figures"].values():
-        assert figure["blind_to"][:40] in html
-        assert {"model", "real", "blurred", "noisy", "copied"} <= set(figure["sets"])
-    assert record["figures"]["intensity"]["unit"] == "HU"
+    for metric in record["metrics"].values():
+        assert metric["blind_to"][:40] in html
+        assert {"model", "real", "blurred", "noisy", "copied"} <= set(metric["sets"])
+    assert record["metrics"]["intensity"]["unit"] == "HU"
     check_picture(folders / "out/gallery.png", grey=True)
     assert "wrote" in capsys.readouterr().out
 
@@ -88,12 +88,12 @@ def test_copies_are_named_on_the_page(folders):
     assert "4 of the 16 samples" in (folders / "out/report.html").read_text()
 
 
-def test_without_training_data_the_page_says_what_is_missing(folders):
+def test_without_training_data_the_page_names_the_missing_metrics(folders):
     arguments = command(folders)
     at = arguments.index("--train")
     assert main(arguments[:at] + arguments[at + 2 :]) == 0
     assert "nothing is said about memorisation" in (folders / "out/report.html").read_text()
-    assert "memorisation" not in json.loads((folders / "out/report.json").read_text())["figures"]
+    assert "memorisation" not in json.loads((folders / "out/report.json").read_text())["metrics"]
 
 
 def test_the_card_is_written_once_and_replaced(folders):
@@ -109,24 +109,24 @@ def test_the_card_is_written_once_and_replaced(folders):
 
 
 def test_labels_beside_the_images_train_a_classifier(folders):
-    def figures() -> dict:
+    def metrics() -> dict:
         assert main(command(folders)) == 0
-        return json.loads((folders / "out/report.json").read_text())["figures"]
+        return json.loads((folders / "out/report.json").read_text())["metrics"]
 
     for name in ("samples", "real", "train"):
         np.save(folders / name / "labels.npy", np.arange(16) % 2)
         images = np.load(folders / name / "set.npy")
         images[1::2] *= 0.3
         np.save(folders / name / "set.npy", images)
-    tstr = figures()["tstr"]
+    tstr = metrics()["tstr"]
     assert tstr["sets"]["model"]["value"] == 1
     assert not tstr["beyond_floor"]["model"]
     assert "more is better" in (folders / "out/report.html").read_text()
     np.save(folders / "samples/labels.npy", np.zeros(16, dtype=int))
-    assert "tstr" not in figures()
+    assert "tstr" not in metrics()
     assert "got [0] and [0, 1]" in (folders / "out/report.html").read_text()
     np.save(folders / "samples/labels.npy", np.full(16, -1))
-    assert "tstr" not in figures()
+    assert "tstr" not in metrics()
     assert "left out" not in (folders / "out/report.html").read_text()
 
 
@@ -141,7 +141,7 @@ def test_labels_beside_the_images_train_a_classifier(folders):
         (lambda f: np.save(f / "real/set.npy", blobs(8, 0, 12)), "as the samples"),
     ],
 )
-def test_what_cannot_be_reported_on_is_one_line_and_leaves_nothing(folders, spoil, message, capsys):
+def test_an_unusable_folder_is_one_line_and_leaves_no_file(folders, spoil, message, capsys):
     spoil(folders)
     assert main(command(folders)) == 1
     assert message in capsys.readouterr().err
@@ -218,7 +218,7 @@ def test_a_browser_opens_the_page_without_a_complaint(folders):
     check_page(folders / "out/report.html", folders)
 
 
-def test_components_are_what_a_configuration_instantiates_and_no_text_in_it():
+def test_components_are_instantiated_ones_not_texts():
     window = {"_target_": "monai_diffscore.transforms.WindowHUd", "window_hu": [-1000, 1000]}
     config = {"title": "RandFlipd", "steps": [{"_target_": "LoadImaged"}, window], "note": "_target_: RandFlipd"}
     record = RunRecord("uri", "id", "name", {}, config)

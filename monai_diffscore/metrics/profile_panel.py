@@ -71,8 +71,8 @@ class ProfilePanel:
         }
         return {
             "privacy_gate": gates[MODEL],
-            "figures_count": self.gate.passed,
-            "figures": {row.metric.name: row.record() for row in self.rows},
+            "metrics_valid": self.gate.passed,
+            "metrics": {row.metric.name: row.record() for row in self.rows},
             "by_type": {
                 str(label): {name: {"model": ours, "real": real} for name, (ours, real) in values.items()}
                 for label, values in self.by_type.items()

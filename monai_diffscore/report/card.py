@@ -25,7 +25,7 @@ def card_text(report: ImageReport, picture: str = "panel.png") -> str:
         "",
         *(f"- {name}: {fact}" for name, fact in report.material.facts.items()),
         "",
-        "| figure | model | real against real | model is | blurred | noisy | copied |",
+        "| metric | model | real against real | model is | blurred | noisy | copied |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in report.rows:
@@ -38,11 +38,11 @@ def card_text(report: ImageReport, picture: str = "panel.png") -> str:
         )
     lines += [
         "",
-        f"N = {report.count} images in each set; brackets hold 95 % of the draws. Each figure is blind to something: "
-        "the page that `python -m monai_diffscore report` writes says to what.",
+        f"N = {report.count} images in each set; brackets hold 95 % of the draws. The page of "
+        "`python -m monai_diffscore report` says what each metric is blind to.",
         *(f"\n> {warning}" for warning in report.material.warnings),
         "",
-        f"![Each figure of the model, of real data and of spoilt real data]({picture})",
+        f"![Each metric of the model, of real data and of spoilt real data]({picture})",
     ]
     return "\n".join(lines)
 

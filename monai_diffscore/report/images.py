@@ -66,7 +66,7 @@ class ImageReport:
             "images_in_each_set": self.count,
             "unit": self.material.unit,
             "warnings": self.material.warnings,
-            "figures": {row.metric.name: row.record() for row in self.rows},
+            "metrics": {row.metric.name: row.record() for row in self.rows},
             "nearest_training_distance": distances,
             "suspected_copies": list(self.copies),
         }
@@ -81,11 +81,11 @@ def report_images(
         title: title of the page.
         material: from :func:`~monai_diffscore.report.sources.gather`.
         draws, seed: see :func:`~monai_diffscore.metrics.assess`.
-        progress: called with the name of each figure.
+        progress: called with the name of each metric.
     """
     # in three dimensions an exact search of all offsets takes 8 times as long, with the same result
     coarse = 2 if material.samples.ndim == 5 and min(material.samples.shape[2:]) >= 16 else 1
-    figures = image_panel_metrics(
+    metrics = image_panel_metrics(
         material.scale,
         material.unit,
         material.training,
@@ -94,8 +94,8 @@ def report_images(
         signals=material.samples.ndim == 3,
         labelled=material.labels is not None,
     )
-    rows = assess(figures, material.samples, material.real, material.copied, draws, seed, progress, material.labels)
-    search = figures[-1]
+    rows = assess(metrics, material.samples, material.real, material.copied, draws, seed, progress, material.labels)
+    search = metrics[-1]
     if not isinstance(search, MemorisationRatio):
         return ImageReport(title, material, rows)
     count = len(material.samples)
@@ -116,7 +116,7 @@ def write_report(report: ImageReport, folder: str | Path) -> list[Path]:
 
 
 def image_metrics(report: ImageReport) -> dict[str, float]:
-    """The figures of the model by name, for the record of the run."""
+    """The metrics of the model by name, for the record of the run."""
     values = {row.metric.name: row.sets["model"].value for row in report.rows}
     if report.neighbours is not None:
         values["suspected_copies"] = float(len(report.copies))
@@ -124,7 +124,7 @@ def image_metrics(report: ImageReport) -> dict[str, float]:
 
 
 def log_report(metrics: Mapping[str, float], files: Sequence[Path], run: RunRecord) -> None:
-    """Stores the files with the MLflow run of the training, and the figures as its metrics ``report_<figure>``."""
+    """Stores the files with the MLflow run of the training, and the values as its metrics ``report_<metric>``."""
     client = MlflowClient(run.uri)
     for file in files:
         client.log_artifact(run.run_id, str(file), "report")
@@ -133,9 +133,9 @@ def log_report(metrics: Mapping[str, float], files: Sequence[Path], run: RunReco
 
 
 def image_page(report: ImageReport) -> page.Page:
-    """The page: verdict, pictures, each figure, spectra and histograms, nearest neighbours, method."""
+    """The page: verdict, pictures, each metric, spectra and histograms, nearest neighbours, method."""
     material = report.material
-    sections = [_verdict(report), _pictures(material), _figures(report), _curves(material)]
+    sections = [_verdict(report), _pictures(material), _metrics(report), _curves(material)]
     if report.neighbours is not None:
         sections.append(_neighbours(report))
     sections.append(_method(report))
@@ -165,9 +165,9 @@ def headline(report: ImageReport) -> str:
     total = len(report.rows)
     if beyond:
         verb = "tells" if len(beyond) == 1 else "tell"
-        text = f"{len(beyond)} of {total} figures {verb} the model's images from real ones: {', '.join(beyond)}."
+        text = f"{len(beyond)} of {total} metrics {verb} the model's images from real ones: {', '.join(beyond)}."
     else:
-        text = f"None of {total} figures tells the model's {report.count} images from real ones."
+        text = f"None of {total} metrics tells the model's {report.count} images from real ones."
     if report.neighbours is not None:
         number, total = len(report.copies), len(report.material.samples)
         who = {0: f"None of the {total} samples is a", 1: f"One of the {total} samples is a"}.get(
@@ -178,7 +178,7 @@ def headline(report: ImageReport) -> str:
 
 
 def nearest_control(row: Row) -> str:
-    """The control whose figure is nearest to the model's on a logarithmic scale."""
+    """The control whose metric is nearest to the model's on a logarithmic scale."""
     ours = row.sets["model"].value
 
     def apart(name: str) -> float:
@@ -203,21 +203,21 @@ def _verdict(report: ImageReport) -> Section:
             tip, seen = _interval(row, name), "seen" if caught else "blind"
             cells.append(Cell(_number(row.sets[name].value), seen, "caught" if caught else "missed", tip))
         rows.append(cells)
-    body = page.table(["Figure", "Model", "Real", *controls], rows) + page.legend(
+    body = page.table(["Metric", "Model", "Real", *controls], rows) + page.legend(
         {
             "model, inside the interval of real data": COLOURS["good"],
             "model, outside it": COLOURS["bad"],
             "real against real: the floor": "#dfe7ee",
-            "control that this figure sees": "#f0dfc2",
+            "control that this metric sees": "#f0dfc2",
             "control that it is blind to": "#ffffff;border:1px solid #c9d1d9",
         }
     )
     return Section(
         "Verdict",
         body,
-        f"Each figure for {report.count} images of the model, beside what {report.count} real images score against "
-        f"{report.count} others and what spoilt real images score. Brackets hold 95 % of the draws. A figure that is "
-        "blind to a control is no evidence against that failure in the model.",
+        f"Each metric of {report.count} images of the model, beside that of {report.count} real images against "
+        f"{report.count} others and that of spoilt real images. Brackets hold 95 % of the draws. If a metric is "
+        "blind to a control, its value says nothing about that failure in the model.",
     )
 
 
@@ -225,20 +225,20 @@ def _pictures(material: Material) -> Section:
     ours, theirs = _montage(material.samples[:12]), _montage(material.real[:12])
     kind = "Three planes through the middle of each" if material.samples.ndim == 5 else "As they are"
     body = page.picture(ours, "generated images", f"Generated, the first {min(12, len(material.samples))}.", 1060)
-    body += "<br>" + page.picture(theirs, "real images", "Real, not trained on, drawn at random.", 1060)
+    body += "<br>" + page.picture(theirs, "real images", "Real, not in the training data, drawn at random.", 1060)
     scale = f"{material.low:g} to {material.high:g} {material.unit}"
     return Section("The images", body, f"{kind}, in one grey scale, {scale}.")
 
 
-def _figures(report: ImageReport) -> Section:
+def _metrics(report: ImageReport) -> Section:
     parts = [
         (row.metric.title, charts.interval_chart(row), [("Sees:", row.metric.sees), ("Blind to:", row.metric.blind_to)])
         for row in report.rows
     ]
     return Section(
-        "Figure by figure",
+        "Metric by metric",
         page.multiples(parts),
-        "Dot: the figure. Line: its 95 % interval. Grey band: real data among themselves, where a perfect model lies.",
+        "Dot: the metric. Line: its 95 % interval. Grey band: real data among themselves, where a perfect model lies.",
     )
 
 
@@ -254,8 +254,8 @@ def _curves(material: Material) -> Section:
     }
     body = page.chart(
         charts.spectrum_chart(ring_frequencies(spatial), spectra, planes),
-        "Band: the middle half of the real images; lines: means. A model's line that falls below the real one to the "
-        "right lacks fine detail, one that stays above it adds noise.",
+        "Band: the middle half of the real images; lines: means. On the right, a model whose line is below the real "
+        "one lacks fine detail; a model whose line is above it adds noise.",
     )
     body += "<br>" + page.chart(
         charts.histogram_chart(values, material.unit), "Filled: real. The vertical axis is logarithmic."
@@ -301,10 +301,9 @@ def _method(report: ImageReport) -> Section:
     copies = "training images, copied" if material.training else "copies of the real images compared with"
     text = (
         f"Every set has {report.count} images, because the distance of two finite sets depends on their size. The real "
-        "column is the median over random splits of the real images in two; its interval is what a perfect model would "
-        "score, so each figure is a test at 5 %: of 20 figures of a perfect model one falls outside. The other "
-        "intervals are a bootstrap over images, centred on the estimate. Controls are made of real images: Gaussian "
-        "blur of one voxel; "
+        "column is the median over random splits of the real images into halves. A perfect model scores inside its "
+        "interval in 95 % of cases: of 20 metrics, one is outside by chance. The other intervals are a bootstrap over "
+        "images, centred on the estimate. The controls are real images after a change: Gaussian blur of one voxel; "
         f"noise of 5 % of the range; a shift of 2.5 % of the range ({0.05 * material.scale:.3g} {material.unit}); "
         f"voxels in random order; four images repeated; {copies}."
     )

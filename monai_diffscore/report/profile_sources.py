@@ -23,7 +23,7 @@ from monai_diffscore.report.profile_tables import ROWS, TABLES, encode_tables, n
 from monai_diffscore.report.runs import RunRecord, run_parser
 
 EXPRESSION = (".h5ad", ".zarr")
-#: values of held-out and synthetic rows that the figures use; of larger tables, the columns that vary most
+#: values of held-out and synthetic rows that the metrics use; of larger tables, the columns that vary most
 _BUDGET = 4_000_000
 _FEW, _LEAST = 100, 16
 
@@ -207,7 +207,7 @@ def match_profiles(
     if width > columns:
         chosen = np.sort(np.argsort(-_variance(train.values), kind="stable")[:columns])
         train, real, synthetic = (part.columns(chosen) for part in (train, real, synthetic))
-        warnings.append(f"Figures are of the {columns} columns of {width} that vary most in the training rows.")
+        warnings.append(f"The metrics use the {columns} columns, of {width}, that vary most in the training rows.")
     if min(len(real), len(synthetic)) < _FEW:
         warnings.append(
             f"Only {len(real)} held-out and {len(synthetic)} synthetic rows: intervals are wide, and few "

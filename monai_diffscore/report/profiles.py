@@ -106,24 +106,24 @@ def write_profile_report(report: ProfileReport, folder: str | Path) -> list[Path
 
 
 def profile_metrics(report: ProfileReport) -> dict[str, float]:
-    """The figures of the model by name, for the record of the run; ``privacy_gate`` is 1 if it passed."""
-    figures = {row.metric.name: row.sets[MODEL].value for row in report.rows}
-    return {"privacy_gate": float(report.panel.gate.passed), **figures}
+    """The metrics of the model by name, for the record of the run; ``privacy_gate`` is 1 if it passed."""
+    metrics = {row.metric.name: row.sets[MODEL].value for row in report.rows}
+    return {"privacy_gate": float(report.panel.gate.passed), **metrics}
 
 
 def profile_headline(report: ProfileReport) -> str:
     """The result in two sentences, the gate first."""
     panel = report.panel
     if not panel.gate.passed:
-        return f"{panel.gate.reason} No other figure counts: copies would look as good."
+        return f"{panel.gate.reason} The other metrics do not count: copies would score as well."
     others = [row for row in panel.rows if row.metric.name not in _PRIVACY]
     beyond = [row.metric.title for row in others if row.beyond_floor(MODEL)]
     if beyond:
         which = f": {'; '.join(beyond)}" if len(beyond) <= 6 else ""
         verb = "tells" if len(beyond) == 1 else "tell"
-        text = f"{len(beyond)} of {len(others)} figures {verb} synthetic rows from fresh real ones{which}."
+        text = f"{len(beyond)} of {len(others)} metrics {verb} synthetic rows from fresh real ones{which}."
     else:
-        text = f"None of {len(others)} figures tells synthetic rows from fresh real ones."
+        text = f"None of {len(others)} metrics tells synthetic rows from fresh real ones."
     return f"{panel.gate.reason} {text}"
 
 
@@ -133,11 +133,11 @@ def profile_card(report: ProfileReport, picture: str) -> str:
     names = [name for name in panel.gates if name != MODEL]
     struck = "" if panel.gate.passed else "~~"
     lines = [
-        f"**{panel.gate.reason}**" + ("" if panel.gate.passed else " The other figures do not count."),
+        f"**{panel.gate.reason}**" + ("" if panel.gate.passed else " The other metrics do not count."),
         "",
         *(f"- {name}: {fact}" for name, fact in report.material.facts.items()),
         "",
-        f"| figure | model | real against real | {' | '.join(names)} |",
+        f"| metric | model | real against real | {' | '.join(names)} |",
         "|" + "---|" * (3 + len(names)),
     ]
     for row in panel.rows:
@@ -154,23 +154,23 @@ def profile_card(report: ProfileReport, picture: str) -> str:
         [
             *lines,
             "",
-            "Brackets hold 95 % of the draws; what is struck through comes from a set that failed the privacy gate. "
-            "Each figure is blind to something: the page that `python -m monai_diffscore report` writes says to what.",
+            "Brackets hold 95 % of the draws. Numbers of a set that failed the privacy gate are struck through. "
+            "The page of `python -m monai_diffscore report` says what each metric is blind to.",
             *(f"\n> {warning}" for warning in report.material.warnings),
             "",
-            f"![Each figure of the model, of real data and of the baselines]({picture})",
+            f"![Each metric of the model, of real data and of the baselines]({picture})",
         ]
     )
 
 
 def profile_page(report: ProfileReport) -> page.Page:
-    """The page: gate, verdict, maps, each figure, type by type, omissions, method."""
+    """The page: gate, verdict, maps, each metric, type by type, omissions, method."""
     panel = report.panel
-    sections = [_privacy(report), _verdict(report), _maps(report), _figures(report)]
+    sections = [_privacy(report), _verdict(report), _maps(report), _metrics(report)]
     if panel.by_type:
         sections.append(_types(report))
     sections.append(_method(report))
-    failed = [] if panel.gate.passed else [f"{panel.gate.reason} The figures below are struck through: none counts."]
+    failed = [] if panel.gate.passed else [f"{panel.gate.reason} The metrics below do not count: they are struck out."]
     return page.Page(
         kind="Quality panel of generated " + ("rows of a table" if report.material.table else "expression profiles"),
         title=report.title,
@@ -204,14 +204,14 @@ def _privacy(report: ProfileReport) -> Section:
         + "<br>"
         + page.chart(
             charts.distance_chart(distances),
-            "Distance of each row to the nearest training row, in the embedding. Grey: real rows that were held out, "
-            "which is where fresh synthetic rows (blue) belong. Rows to the left of the line are suspected copies.",
+            "Distance of each row to the nearest training row, in the embedding. Grey: held-out real rows; fresh "
+            "synthetic rows (blue) belong in the same place. Rows to the left of the line are suspected copies.",
         )
     )
     lead = (
-        "Passed if the median distance of synthetic rows to their nearest training row is at least 0.85 of that of "
+        "A set passes if the median distance of its rows to their nearest training row is at least 0.85 of that of "
         "held-out rows, and at most 1 % of them are nearer than half the distance of any held-out row. Copies of the "
-        "training data win most other figures, so those count only if this holds."
+        "training data win most other metrics, so the other metrics count only if the set passes."
     )
     return Section("Privacy gate", body, lead)
 
@@ -240,7 +240,7 @@ def _verdict(report: ProfileReport) -> Section:
                 Cell(_number(row.sets[name].value), "" if valid else "gate failed", style, _interval(row, name))
             )
         rows.append(cells)
-    body = page.table(["Figure", "Model", "Real", *names], rows) + page.legend(
+    body = page.table(["Metric", "Model", "Real", *names], rows) + page.legend(
         {
             "model, inside the interval of fresh real rows": COLOURS["good"],
             "model, outside it": COLOURS["bad"],
@@ -250,11 +250,11 @@ def _verdict(report: ProfileReport) -> Section:
         }
     )
     lead = (
-        "Each figure of the model, beside what fresh real rows score against held-out ones (brackets: 95 % of the "
-        "draws) and what generators without a network score, fitted to the same training rows."
+        "Each metric of the model, beside that of fresh real rows against held-out ones (brackets: 95 % of the draws) "
+        "and that of generators without a network, fitted to the same training rows."
     )
     if not panel.gate.passed:
-        lead = "THE PRIVACY GATE FAILED: these figures do not count. " + lead
+        lead = "THE PRIVACY GATE FAILED: these metrics do not count. " + lead
     left_out = "; ".join(f"{title}: {why}" for title, why in panel.left_out.items())
     return Section("Verdict", body + page.paragraph(f"Left out: {left_out}." if left_out else ""), lead)
 
@@ -266,25 +266,25 @@ def _maps(report: ProfileReport) -> Section:
     if real is not None and synthetic is not None:
         body += page.chart(
             type_maps(*report.places, (real, synthetic)),
-            "One type each, the largest first: real rows grey, synthetic blue, all others pale. A type that is drawn "
-            "in the place of another is hidden in the map of all.",
+            "One type each, the largest first: real rows grey, synthetic blue, all others pale. The map of all hides "
+            "a type that is drawn in the place of another.",
         )
     lead = (
-        f"{report.map_name}, of the principal components of real and synthetic rows together. A picture to look at, "
-        "not a measurement: distances between groups mean nothing in it."
+        f"{report.map_name}, of the principal components of real and synthetic rows together. It is no measurement: "
+        "distances between groups in it mean nothing."
     )
     return Section("Maps", body, lead)
 
 
-def _figures(report: ProfileReport) -> Section:
+def _metrics(report: ProfileReport) -> Section:
     parts = [
         (row.metric.title, charts.interval_chart(row), [("Sees:", row.metric.sees), ("Blind to:", row.metric.blind_to)])
         for row in report.panel.rows
     ]
     return Section(
-        "Figure by figure",
+        "Metric by metric",
         page.multiples(parts),
-        "Dot: the figure. Line: its 95 % interval. Grey band: fresh real rows, where a perfect model lies.",
+        "Dot: the metric. Line: its 95 % interval. Grey band: fresh real rows, where a perfect model lies.",
     )
 
 
@@ -310,10 +310,10 @@ def _types(report: ProfileReport) -> Section:
         rows.append(cells)
     absent = sorted(set(real) - {str(label) for label in panel.by_type})
     lead = (
-        "A type that is drawn wrongly disappears among the others in a figure of all. Under each number what fresh "
-        "real rows of the type score, the mean of a few splits; small types are noisy in both."
+        "A metric of all rows hides a wrong type among the others. Under each number stands that of fresh real rows of "
+        "the type, the mean of a few splits. Both are noisy for small types."
     )
-    lead += f" Too few rows to say anything: {', '.join(absent)}." if absent else ""
+    lead += f" Types with too few rows: {', '.join(absent)}." if absent else ""
     return Section("Type by type", page.table(["Type", *(titles[name] for name in chosen)], rows), lead)
 
 
@@ -324,15 +324,15 @@ def _method(report: ProfileReport) -> Section:
         if report.material.table
         else "Values are log(1 + 10^4 x / l), l the total of the whole cell."
         if report.material.real.library is not None
-        else "Values are as given, in log units."
+        else "Values are those of the file, in log units."
     )
     text = (
-        f"{space} Neighbours, kernels and distances live in at most 30 principal components of all real rows. The "
-        "floor pools the real rows and splits them anew, type by type, into rows that stand for the held-out, the "
-        "synthetic and the training rows; its interval is 1.96 standard deviations of the draws, so each figure is a "
-        "test at 5 %: of 20 figures of a perfect model one falls outside. The other intervals are a bootstrap over "
-        "held-out and synthetic rows, centred on the estimate, with all that is fitted held; they do not contain the "
-        "spread of training again. PCA + GMM does not know the types and so fails what needs them."
+        f"{space} Neighbours, kernels and distances use at most 30 principal components of all real rows. The "
+        "floor pools the real rows and splits them anew, type by type, into rows in the place of the held-out, the "
+        "synthetic and the training rows. Its interval is 1.96 standard deviations of the draws: of 20 metrics of a "
+        "perfect model, one is outside by chance. The other intervals are a bootstrap over held-out and synthetic "
+        "rows, centred on the estimate, with fitted models held fixed. They leave out the "
+        "variation between trainings. PCA + GMM does not know the types, so it fails the metrics that need them."
     )
     return Section("How to read it", "", text)
 
