@@ -3,14 +3,14 @@ r"""Anomaly maps against two baselines, on held-out MNI152 with synthetic lesion
     python -m benchmarks.anomaly --checkpoint bundles/mri_unet3d/models/model.pt [--lesions 6] [--markdown FILE]
 
 Patches of 32 x 32 x 32 voxels of 2 mm lie at the front of the head, and only voxels of the slab that the training held
-out (the front 30%) count. Scores are calibrated on the left half, lesions are put in the right half: spheres in tissue
-of a constant added to the image, at any place between voxels, their edges with partial volume as a scanner shows them.
+out (the front 30%) count. The left half calibrates the scores. The right half gets the lesions: spheres in tissue,
+a constant added to the image, at any place between voxels, with partial volume at their edges as in a scanner.
 (The halves are near mirror images of one averaged, smooth head: this is easier than another subject.)
 
 Methods: the score model as in `anomaly.json`; the same residuals voxel by voxel, without the scan over balls; the
 intensity z-score, x - mean of the healthy half; and the blur residual, x - Gaussian blur of x with 1 voxel, both with
-the same scan. All get their p-values in the same way. AUROC: of the score for the voxels of a patch. Dice: of
-p <= alpha, and at the best threshold of each patch, which nobody knows beforehand. Means over the lesions of a row.
+the same scan. All get their p-values in the same way. AUROC: that of the score for the voxels of a patch. Dice: that of
+p <= alpha, and that at the best threshold of each patch, which no user knows. Means over the lesions of a row.
 """
 
 from __future__ import annotations

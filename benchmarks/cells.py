@@ -4,14 +4,14 @@
     python -m benchmarks.cells [--seeds 0 1 2] [--draws 5] [--split 0] [--out FOLDER] [--set NAME=VALUE ...]
 
 pbmc68k_reduced with its counts recovered, 700 cells, split 60/40 by cell type (scikit-learn's stratified shuffle,
-``random_state`` --split). Each seed trains on the 420 cells and asks, --draws times, for as many cells of each type as
-the 280 held-out ones have, and reads what was written as AnnData; figures are those of ``monai_diffscore.metrics``, in
-the mean of the draws. CPU seconds are user and system time of the training process, start of Python and libraries
-included. The targets are those that no baseline reaches together.
+``random_state`` --split). Each seed trains on the 420 cells. It then draws, --draws times, as many cells of each type
+as the 280 held-out ones have, and reads the AnnData files. The metrics of ``monai_diffscore.metrics`` are means over
+the draws. CPU seconds are user and system time of the training process, with the start of Python and libraries. No
+baseline reaches all targets together.
 
-``--floor`` trains nothing and prints what real cells would get in the place of synthetic ones, for which 700 cells have
-to do with smaller sets: half of the held-out ones are R, two thirds of the training ones T, the other third stands for
-S. T itself in the place of S is not that, because the embedding of the figures is fitted on R and T.
+``--floor`` trains nothing. It prints the metrics of real cells in the place of synthetic ones. 700 cells give smaller
+sets: half of the held-out cells are R, two thirds of the training cells T, the other third stands for S. T itself
+cannot stand for S, because the embedding of the metrics is fitted on R and T.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from monai_diffscore.samples import pbmc68k
 
 BUNDLE = Path(__file__).parent.parent / "bundles/scrna_attention"
 LABEL, TOTAL = "bulk_labels", "n_counts"
-#: figure -> (sign of what is better, threshold)
+#: metric -> (1 if more is better, else -1; threshold)
 TARGETS = {
     "c2st_rf": (-1, 0.80),
     "c2st_lr": (-1, 0.62),
@@ -80,7 +80,7 @@ def rows_of_each(labels: Any) -> dict[str, int]:
 
 
 def mean_of(sets: list[dict[str, float]]) -> dict[str, float]:
-    """The figures of several sets, each in the mean."""
+    """The mean of each metric over several sets."""
     return {name: float(np.mean([one[name] for one in sets])) for name in sets[0]}
 
 
@@ -92,15 +92,15 @@ def generate(asked: Any, folder: Path, seed: int, bundle: Path = BUNDLE) -> Any:
     return anndata.read_h5ad(where["output_dir"] / "cells.h5ad")
 
 
-def figures_of(reference: Reference, cells: Any) -> dict[str, float]:
-    """The figures of profiles that have a target, and some more."""
+def metrics_of(reference: Reference, cells: Any) -> dict[str, float]:
+    """The metrics with a target, and some more."""
     comparison = Comparison(reference, cells)
     wanted = {*TARGETS, "rho_mean", "rho_var", "var_ratio", "library_ks", "marker_slope"}
-    return {figure.name: figure(comparison) for figure in profile_panel_metrics() if figure.name in wanted}
+    return {metric.name: metric(comparison) for metric in profile_panel_metrics() if metric.name in wanted}
 
 
 def floor(cells: Any, split: int) -> dict[str, dict[str, float]]:
-    """Figures of real cells that neither R nor T has, and of cells of T, as many, in the place of S."""
+    """Metrics of real cells outside of R and T, and of as many cells of T, in the place of S."""
     training, testing = stratified_split(cells.obs[LABEL], 0.4, split)
 
     def part(rows: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
@@ -111,7 +111,7 @@ def floor(cells: Any, split: int) -> dict[str, dict[str, float]]:
     copied = part(seen, len(fresh) / len(seen))[1]
     reference = Reference(profiles(cells[held_out]), profiles(cells[seen]))
     sets = {"real, in neither R nor T": fresh, "real, of T": copied}
-    return {name: figures_of(reference, profiles(cells[rows])) for name, rows in sets.items()}
+    return {name: metrics_of(reference, profiles(cells[rows])) for name, rows in sets.items()}
 
 
 def row(name: str, found: list[dict[str, float]], seconds: list[float] | None = None) -> str:
@@ -137,12 +137,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("output/benchmarks/cells"))
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="flags for the training")
     parser.add_argument("--no-baselines", action="store_true")
-    parser.add_argument("--floor", action="store_true", help="figures of real cells, without training")
+    parser.add_argument("--floor", action="store_true", help="metrics of real cells, without training")
     arguments = parser.parse_args()
     cells = anndata.read_h5ad(pbmc68k())
     if arguments.floor:
-        for name, figures in floor(cells, arguments.split).items():
-            print(f"| {name} | {' | '.join(f'{key} {value:.3g}' for key, value in figures.items())} |")
+        for name, metrics in floor(cells, arguments.split).items():
+            print(f"| {name} | {' | '.join(f'{key} {value:.3g}' for key, value in metrics.items())} |")
         return
     training, testing = stratified_split(cells.obs[LABEL], 0.4, arguments.split)
     known, held_out = cells[training].copy(), cells[testing].copy()
@@ -154,7 +154,7 @@ def main() -> None:
         folder = arguments.out.resolve() / f"split_{arguments.split}_seed_{seed}"
         seconds.append(train(known, folder, seed, settings, BUNDLE))
         sets = [generate(held_out, folder, 100 * seed + number) for number in range(arguments.draws)]
-        found.append(mean_of([figures_of(reference, profiles(made)) for made in sets]))
+        found.append(mean_of([metrics_of(reference, profiles(made)) for made in sets]))
         if seed == arguments.seeds[0]:
             print(f"| generator | {' | '.join(found[0])} | CPU s of training |\n|---|{'---|' * (len(found[0]) + 1)}")
         print(row(f"scrna_attention, seed {seed}", found[-1:], seconds[-1:]), flush=True)
@@ -162,7 +162,7 @@ def main() -> None:
     labels = reference.real.labels
     for name, baseline in {} if arguments.no_baselines else BASELINES.items():
         draws = [baseline(reference.train, labels, np.random.default_rng(seed)) for seed in arguments.seeds]
-        print(row(name, [figures_of(reference, made) for made in draws]), flush=True)
+        print(row(name, [metrics_of(reference, made) for made in draws]), flush=True)
 
 
 if __name__ == "__main__":

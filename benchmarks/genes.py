@@ -1,11 +1,11 @@
-"""Networks over genes: cost by number of genes, PathwayGNN against GCNConv, and what a true graph is worth.
+"""Networks over genes: cost by number of genes, PathwayGNN against GCNConv, and the worth of a true graph.
 
     python -m benchmarks.genes scaling      # seconds a step over 1,000 to 40,000 genes, slope in log-log
     python -m benchmarks.genes graph        # 20,000 genes, 300,000 edges: beside torch_geometric's
     python -m benchmarks.genes knowledge    # held-out denoising error: graph, permuted graph, MLP of equal size
 
-``graph`` runs each network in a process of its own, because memory that was freed is not given back. Its peak is that
-of the resident memory above what it was when the network and the data stood.
+``graph`` runs each network in a process of its own, because a process keeps freed memory. The peak is that of the
+resident memory above its value after network and data are built.
 """
 
 from __future__ import annotations

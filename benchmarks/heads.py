@@ -1,4 +1,4 @@
-"""How much simulated heads differ, and how well their ventricles follow the stated law of age: the tables of a cohort.
+"""Tables of a cohort of simulated heads: their differences, and the fit of their ventricles to the stated law of age.
 
     python -m benchmarks.heads [--count 200] [--seed 0] [--lesions 0.3] [--folder FOLDER]
 

@@ -1,20 +1,20 @@
-r"""The ranking that annotators are offered, on cases of a head that the model never saw, some of them corrupted.
+r"""The ranking of cases for annotators, on an unseen head; some cases are corrupted.
 
     python -m benchmarks.label_ranking --checkpoint bundles/mri_unet3d/models/model.pt [--sets 3]
 
-**The cases.** There is no free population of MR volumes in a package. Each case is Colin27 (one head, 27 scans of it
-averaged; Debian's ``mricron-data``), which no bundle trains on, turned by up to 10 degrees, scaled by up to 7 %,
-shifted by up to 8 mm, deformed smoothly by about 2 mm, with a bias field of up to 15 % and noise of 1 %: 64 x 64 x 64
-voxels of 2 mm. So the 15 healthy cases of a set vary, but they are **one person's**: real subjects differ more, which
+**The cases.** No package holds a free population of MR volumes. Each case is Colin27 (one head, the average of 27
+scans; Debian's ``mricron-data``), which no bundle trains on. It is turned by up to 10 degrees, scaled by up to 7 %,
+shifted by up to 8 mm, deformed smoothly by about 2 mm, and gets a bias field of up to 15 % and noise of 1 %: 64 x 64 x
+64 voxels of 2 mm. The 15 healthy cases of a set vary, but they are **one person's**. Real subjects differ more, which
 makes a ranking harder. Five cases of a set are corrupted, one in each way: a bright sphere of 8 mm radius in tissue
 (+40 % of the range), motion (every other line of k-space moved by 3 voxels: ghosts), a wrong window (all clipped to the
 middle tenth of the intensities), a wrong body part (a block of the drawn chest phantom), noise of 10 % of the range.
 
-**The rankings.** ``u`` is what the server ranks by (:mod:`lib.ranking`), with its defaults and calibrated, as it does
-by default, on four of the cases themselves, which may be corrupted ones; ``largest_score`` and ``nats`` are its two
-parts. ``evidence``, the mean of the map, is what it once was in the place of the largest score.
-``variance`` ranks by how far the variance of an image lies from the median one (two-sided, like nats), ``random`` is
-the mean over permutations. Average precision: of the corrupted cases, 1 if they are the first five.
+**The rankings.** ``u`` is the score of the server (:mod:`lib.ranking`) with its defaults. By default it calibrates on
+four of the cases, which may be corrupted. ``largest_score`` and ``nats`` are its two parts. ``evidence``, the mean of
+the map, was the first part in earlier versions. ``variance`` ranks by the distance of the variance of an image from the
+median variance (two-sided, like nats). ``random`` is the mean over permutations. Average precision of the corrupted
+cases: 1 if they are the first five.
 """
 
 from __future__ import annotations

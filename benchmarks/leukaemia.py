@@ -1,15 +1,15 @@
-"""A score model of 76 leukaemia patients, measured on 52 others: fidelity, usefulness, and whether it memorised.
+"""A score model of 76 leukaemia patients, measured on 52 others: fidelity, usefulness, memorisation.
 
     python -m benchmarks.leukaemia curve     # held-out error over iterations; the bundle splits the 76 itself
-    python -m benchmarks.leukaemia inner     # the figures on inner splits: what is chosen is chosen here
-    python -m benchmarks.leukaemia test      # the figures on the 52, three seeds of training, five sets of each
+    python -m benchmarks.leukaemia inner     # the metrics on inner splits, for the choice of settings
+    python -m benchmarks.leukaemia test      # the metrics on the 52, three seeds of training, five sets of each
 
-The bundle bulk_expression_mlp with its overlay leukaemia.json, trained and sampled through its JSON files. With 12,625
-probe sets and 76 patients a network learns the patients by heart. What prevents it is in the overlay: normal scores of
-each gene (its own distribution comes back), the mean of each group taken out, principal components, a small network
-with dropout and weight decay, and few iterations, chosen by the curve.
+It trains and samples the bundle bulk_expression_mlp with its overlay leukaemia.json. With 12,625 probe sets and 76
+patients a network learns the patients by heart. The overlay prevents it: normal scores of each gene (samples get its
+own distribution back), the mean of each group subtracted, principal components, a small network with dropout and weight
+decay, and few iterations, chosen by the curve.
 
-Needs r-bioc-all (Debian) and rdata; split and figures are those of docs/BENCHMARKS_OMICS.md.
+Needs r-bioc-all (Debian) and rdata; split and metrics are those of docs/BENCHMARKS_OMICS.md.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ BUNDLE = Path(__file__).parent.parent / "bundles/bulk_expression_mlp"
 LABEL = "group"
 #: where the held-out error of the curve is least; share of the patients that the trainings hold out all the same
 ITERATIONS, HELD_OUT = 260, 0.03
-FIGURES = (
+METRICS = (
     ForestTwoSample(),
     LogisticTwoSample(),
     KernelDiscrepancy(),
@@ -109,9 +109,9 @@ def splits(patients: Any, part: str, count: int) -> list[tuple[Any, Any]]:
 
 
 def measure(known: Any, held_out: Any, made: Any) -> dict[str, float]:
-    """The figures of the omics tables."""
+    """The metrics of the omics tables."""
     comparison = Comparison(Reference(profiles(held_out), profiles(known)), profiles(made))
-    return {figure.name: figure(comparison) for figure in FIGURES}
+    return {metric.name: metric(comparison) for metric in METRICS}
 
 
 def main() -> None:

@@ -1,11 +1,11 @@
-"""How long a trainer waits for its data: measured on a bundle as it is trained, printed as one table.
+"""The time that a trainer waits for its data, measured on a bundle, as one table.
 
     python -m benchmarks.loader bundles/ct_unet3d [--workers 0 2] [--iterations 30] [--dataset PATH]
 
 A step is everything from the end of one iteration to the end of the next: the wait for a batch (Ignite's
-GET_BATCH_STARTED to GET_BATCH_COMPLETED), then forward, backward, optimizer and handlers. The first iterations, which
-start the workers and warm up, are left out. The bundle's handlers (EMA, clipping, records) are off, so that the step is
-shorter and the share larger than in a training.
+GET_BATCH_STARTED to GET_BATCH_COMPLETED), then forward, backward, optimizer and handlers. It leaves out the first
+iterations, which start the workers and warm up. The bundle's handlers (EMA, clipping, records) are off: the step is
+shorter, and the share of the wait larger, than in a training.
 """
 
 from __future__ import annotations

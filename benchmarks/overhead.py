@@ -1,7 +1,7 @@
-"""What EMA, checkpoints and tracking cost beside a training step of the bundle mri_unet3d, on its sample volume.
+"""The cost of EMA, checkpoints and tracking beside a training step of the bundle mri_unet3d, on its sample volume.
 
-Each is timed where the training thread calls it; a checkpoint's time is divided over the ``save_every`` iterations
-between two. Prints one JSON line.
+It times the calls in the training thread. The time of a checkpoint is spread over the ``save_every`` iterations from
+one to the next. It prints one JSON line.
 
     python -W ignore -m benchmarks.overhead [--iterations 40] [--bundle mri_unet3d]
 """

@@ -3,13 +3,13 @@
     python -m benchmarks.plan mri --seconds 300 --seeds 0 1
     python -m benchmarks.plan cells --seeds 0 1 2
 
-``mri``: both are trained by their own train.json at the same time, one thread each, so that they share whatever load
-the machine has. Both are judged by the **hand-written** bundle's validation: its held-out patches, spacing and noise
-levels (EDM-weighted x0 error, 1 is every element guessed alone).
+``mri``: both train by their own train.json at the same time, one thread each, so that they share the load of the
+machine. The validation of the **hand-written** bundle judges both: its held-out patches, spacing and noise levels
+(EDM-weighted x0 error; a guess of each element alone has 1).
 
-``cells``: the plan is told the CPU seconds that the hand-written bundle took on 420 cells of pbmc68k_reduced. Errors of
-two latent spaces do not compare: both generate as many cells of each type as the 280 held-out ones have, and the
-figures are those of benchmarks/cells.py.
+``cells``: the plan gets the CPU seconds of the hand-written bundle on 420 cells of pbmc68k_reduced. Errors of two
+latent spaces do not compare, so both generate as many cells of each type as the 280 held-out ones have, and the metrics
+are those of benchmarks/cells.py.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def compare_cells(folder: Path, memory_gb: float, seeds: list[int], split: int) 
         places = {seed: folder / f"{name}-{seed}" for seed in seeds}
         spent[name] = [cell_benchmark.train(known, places[seed], seed, {}, bundles[name]) for seed in seeds]
         made = [cell_benchmark.generate(held_out, places[seed], seed, bundles[name]) for seed in seeds]
-        found[name] = [cell_benchmark.figures_of(reference, cell_benchmark.profiles(one)) for one in made]
+        found[name] = [cell_benchmark.metrics_of(reference, cell_benchmark.profiles(one)) for one in made]
         if name == "scrna_attention":
             names = list(found[name][0])
             print(f"| bundle | {' | '.join(names)} | CPU s of training |\n|---|{'---|' * (len(names) + 1)}")

@@ -1,15 +1,14 @@
-r"""Posterior sampling against closed forms: how far each method's samples are from the exact posterior.
+r"""Posterior sampling against closed forms: the distance of each method's samples from the exact posterior.
 
     python -m benchmarks.posteriors
 
-Prior: 64-pixel signals, smooth, one population (Gaussian) or three, near enough to each other for a measurement to
-leave doubt (mixture) or four times as far apart (separated mixture), exact denoiser. Measurements with noise
-of 0.1 (`fourier`: every third line of k-space and the centre). Figures: distance between the mean of 500 samples and
-the exact posterior mean, and between the standard deviations, root mean square over pixels, relative to the exact
-posterior standard deviation; `floor` is what 500 exact posterior samples have. For the mixture also the largest error
-of a population's posterior weight. 40 steps of sample_adams; `repaint` is Inpaint with sample_repaint, 100 steps of 10
-repeats.
-"""
+Prior: smooth signals of 64 pixels with their exact denoiser. They have one population (Gaussian), or three: so near to
+each other that a measurement leaves doubt (mixture), or four times as far apart (separated mixture). The noise of a
+measurement is 0.1 (`fourier`: every third line of k-space and the centre). Metrics: distance between the mean of 500
+samples and the exact posterior mean, and between the standard deviations, root mean square over pixels, relative to the
+exact posterior standard deviation; `floor` is the value of 500 exact posterior samples. For the mixture also the
+largest error of a population's posterior weight. 40 steps of sample_adams; `repaint` is Inpaint with sample_repaint,
+100 steps of 10 repeats."""
 
 from __future__ import annotations
 

@@ -1,14 +1,13 @@
-r"""Restoration tasks of a trained bundle beside classical ones, on volumes that it was not trained on.
+r"""Restoration tasks of a trained bundle beside classical ones, on held-out volumes.
 
     python -m benchmarks.restorations bundles/ct_unet2d --checkpoint MODEL.pt reconstruct_ct super_resolve
 
 Each task runs as its configuration says (operator, noise, posterior samples), on a part of the held-out volumes
-(`--region`). Beside the posterior mean stand, for the very same measurement, the operator's pseudo-inverse; filtered
-back-projection (CT); scikit-image's biharmonic inpainting (masks); and total variation: scikit-image's
-`denoise_tv_chambolle` of the best of these, with the weight that brings it **nearest to the truth**, which no one
-knows: a favour. Figures: root mean square error in the units of the data, structural similarity, and the share of
-voxels within two standard deviations of the mean. Of masks all are taken where nothing was measured.
-"""
+(`--region`). The other methods restore the same measurement: the operator's pseudo-inverse; filtered back-projection
+(CT); scikit-image's biharmonic inpainting (masks); and total variation: scikit-image's `denoise_tv_chambolle` of the
+best of these. Its weight is the one **nearest to the truth**, an advantage, because no user knows the truth. Metrics:
+root mean square error in the units of the data, structural similarity, and the share of voxels within two standard
+deviations of the mean. For masks they count hidden voxels only."""
 
 from __future__ import annotations
 

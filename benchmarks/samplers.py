@@ -1,14 +1,14 @@
-r"""Samplers against each other where every error is theirs: exact denoisers, equal numbers of evaluations.
+r"""Samplers against each other, with exact denoisers and equal numbers of evaluations: every error is the sampler's.
 
     pip install -e '.[benchmark]' && pip install --no-deps k-diffusion   (its other dependencies are not needed here)
     python -m benchmarks.samplers [--evaluations 10 20 50 100] [--markdown FILE]
 
-Problems: Gaussian mixtures in 2 and 64 dimensions of kinds that the grid of `sample_adams` was not tuned on (rings of
-anisotropic modes; smooth random fields), and random mixtures with other seeds. Error: root mean square per dimension
-between a sample and the solution of the probability-flow ODE from the same noise, by DOP853 at 1e-10 (the median over
-samples, the geometric mean over problems). Each peer starts at its own largest noise level, with its own reference.
-Peers get the exact noise or velocity at exactly the noise level of their schedule, in float64, without clipping.
-"""
+Problems: Gaussian mixtures in 2 and 64 dimensions of other kinds than those that the grid of `sample_adams` was tuned
+on (rings of anisotropic modes; smooth random fields), and random mixtures with other seeds. Error: root mean square per
+dimension between a sample and the solution of the probability-flow ODE from the same noise, by DOP853 at 1e-10 (the
+median over samples, the geometric mean over problems). Each peer starts at its own largest noise level, with its own
+reference. Peers get the exact noise or velocity at exactly the noise level of their schedule, in float64, without
+clipping."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Tiles a second and peak memory of ``SlideTiles`` on a synthetic pyramid of 20,000 x 20,000 pixels, on one core.
 
-Writes the pyramid tile by tile (never whole in memory), uncompressed and as JPEG, then reads its tiles in a process of
-its own, pinned to one core. Memory is the peak resident size above that of the process with all its
-modules loaded. Prints one JSON object a case.
+It writes the pyramid tile by tile (never whole in memory), uncompressed and as JPEG. A process of its own, pinned to
+one core, then reads its tiles. Memory is the peak resident size above that of the process with all its modules loaded.
+It prints one JSON object a case.
 
     python -m benchmarks.slides [--size 20000] [--folder FOLDER] [--tiles 2000]
 """

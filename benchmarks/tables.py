@@ -5,20 +5,20 @@ privacy.
     python -m benchmarks.tables diabetes --peers
     python -m benchmarks.tables wine --inner --set learning_rate=0.001   (to look for settings)
 
-60 of 100 rows train (a fifth of them tells when to stop), the others are seen by no part of a training. For each seed
-the bundle is trained and sampled as its README says, and once more with all of the 60 (all_rows.json); figures and
-baselines are the package's. ``--inner`` takes the training rows alone and splits them again, by the seed: settings are
-looked for there, so that the held-out rows of a reported table have no part in the choice.
+60 of 100 rows train; a fifth of them decides when to stop. No part of a training sees the others. For each seed the
+bundle trains and samples as its README says, and once more with all of the 60 (all_rows.json). Metrics and baselines
+are the package's. ``--inner`` splits the training rows alone, by the seed. It serves the choice of settings, so that
+the held-out rows of a reported table have no part in it.
 
 Peers, with the defaults of their authors (``--epochs-times`` multiplies the epochs), see the same rows:
 
 - CTGAN and TVAE of ctgan (300 epochs of one batch of 500 rows): ``pip install -c constraints.txt ctgan``. Its licence,
-  BUSL-1.1, is not an open one: no extra of this package brings it.
+  BUSL-1.1, is not open: no extra of this package installs it.
 - TabDM of tabdm (120 epochs of one batch), a DDPM as TabDDPM is, in a space of scaled numbers and one-hot categories:
   ``pip install --no-deps tabdm``; Apache-2.0.
 
-TabDDPM itself was not to be had beside constraints.txt: synthcity requires torch < 2.3 and numpy < 2, and without its
-dependencies asks for a torchvision that finds CUDA's libraries.
+TabDDPM itself does not install beside constraints.txt: synthcity requires torch < 2.3 and numpy < 2, and without its
+dependencies it needs a torchvision that finds CUDA's libraries.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def tabdm(train: pd.DataFrame, label: str, count: int, seed: int, times: int) ->
     return made
 
 
-#: name -> (package, what it does)
+#: name -> (package, function that draws its rows)
 PEERS: dict[str, tuple[str, Generate]] = {
     "CTGAN": ("ctgan", ctgan("CTGAN")),
     "TVAE": ("ctgan", ctgan("TVAE")),
@@ -134,9 +134,9 @@ def generate(folder: Path, label: str, seed: int, count: int, settings: dict[str
     return {name: where / "samples/table.csv" for name, where in made.items()}
 
 
-def measure(comparison: Comparison, figures: Sequence[ProfileMetric]) -> dict[str, float]:
-    """The figures, and the number of suspected copies."""
-    return {**{f.name: f(comparison) for f in figures}, "suspected copies": float(len(privacy_gate(comparison).copies))}
+def measure(comparison: Comparison, metrics: Sequence[ProfileMetric]) -> dict[str, float]:
+    """The metrics, and the number of suspected copies."""
+    return {**{f.name: f(comparison) for f in metrics}, "suspected copies": float(len(privacy_gate(comparison).copies))}
 
 
 def present(names: Sequence[str]) -> list[str]:
@@ -151,7 +151,7 @@ def present(names: Sequence[str]) -> list[str]:
 def one_seed(
     frame: pd.DataFrame, label: str, seed: int, options: argparse.Namespace, peers: Sequence[str]
 ) -> dict[str, dict[str, float]]:
-    """The figures of the model, the baselines and the peers of one seed."""
+    """The metrics of the model, the baselines and the peers of one seed."""
     train, test = split_table(frame, infer_schema(frame, label), HELD_OUT)
     if options.inner:
         train, test = split_table(train, infer_schema(train, label), HELD_OUT, seed)
@@ -173,11 +173,11 @@ def one_seed(
 
 
 def compare(material: dict[str, ProfileMaterial], seed: int) -> dict[str, dict[str, float]]:
-    """The figures of each material, and of the baselines beside the first."""
+    """The metrics of each material, and of the baselines beside the first."""
     first = next(iter(material.values()))
-    figures = [ClosestRecord(), LogisticTwoSample(), ForestTwoSample(), KernelDiscrepancy(), CorrelationError()]
+    metrics = [ClosestRecord(), LogisticTwoSample(), ForestTwoSample(), KernelDiscrepancy(), CorrelationError()]
     if first.train.labels is not None:
-        figures += [TrainOnSyntheticAccuracy(), TrainOnSyntheticF1()]
+        metrics += [TrainOnSyntheticAccuracy(), TrainOnSyntheticF1()]
     reference, random = Reference(first.real, first.train), np.random.default_rng(seed)
     sets: dict[str, Profiles] = {key: one.synthetic for key, one in material.items()}
     unlabelled = np.zeros(len(first.synthetic), dtype=int)
@@ -186,7 +186,7 @@ def compare(material: dict[str, ProfileMaterial], seed: int) -> dict[str, dict[s
     for key, one in material.items():
         for warning in one.warnings:
             print(f"{seed} {key}: {warning}", flush=True)
-    found = {name: measure(Comparison(reference, rows), figures) for name, rows in sets.items()}
+    found = {name: measure(Comparison(reference, rows), metrics) for name, rows in sets.items()}
     for name, values in found.items():
         print(seed, name, {key: round(value, 3) for key, value in values.items()}, flush=True)
     return found

@@ -2,13 +2,12 @@ r"""Memory, time and seams of a volume four times as long in each axis as the tr
 
     python -m benchmarks.tiling [--checkpoint bundles/mri_unet3d/models/model.pt] [--patch 32]
 
-Memory, compared with one batch of windows through the network plus six volumes, is measured in two ways: the tensors
-alive at once, the volume itself included, as the profiler counts their allocations; and the largest resident size of a
-process of its own beyond what it had with the network loaded, which also has what libraries keep. Time: seconds of one
-evaluation against the number of windows, after one of each batch size.
-Seams: gradient energy at window borders over elsewhere in samples of the trained network (needs a checkpoint), of the
-same size, beside the range of the same ratio where borders are looked for up to half a stride away: what chance does.
-"""
+Memory stands beside that of one batch of windows through the network plus six volumes. It is measured in two ways: all
+tensors alive at once, with the volume, as the profiler counts their allocations; and the peak resident size of a
+process of its own above its size with the network loaded, which includes the memory that libraries keep. Time: seconds
+of one evaluation against the number of windows, after a warm-up of each batch size. Seams: gradient energy at window
+borders over that elsewhere, in samples of the trained network of the same size (needs a checkpoint). The range of the
+same ratio at places up to half a stride from the borders shows the effect of chance."""
 
 from __future__ import annotations
 

@@ -1,13 +1,12 @@
-"""How real the whole heads of a trained bundle are: panel, law of age, tissues, copies, seconds and memory a head.
+"""Whole heads of a trained bundle beside unseen ones: panel, law of age, tissues, copies, seconds and memory a head.
 
     python -m benchmarks.whole FOLDER [--training OUTPUT_DIR] [--bundle BUNDLE] [--count 120]
 
 Measures the demonstration weights of the bundle (``mri_whole3d``), or those of the training that wrote OUTPUT_DIR. It
 draws a head for the age of each unseen subject, with the bundle's own network and inferer, and compares the heads with
-those subjects: the held-out ones of the training's split, and 40 further simulated ones, so that 100 of each are
-compared. FOLDER gets the heads, ``measured.json``, ``heads.png`` (ages along the columns) and the report of the panel.
-The same command continues after a kill: a head that was drawn stays.
-"""
+those subjects: the held-out ones of the training's split, and 40 further simulated ones, 100 in all. FOLDER gets the
+heads, ``measured.json``, ``heads.png`` (ages along the columns) and the report of the panel. After a kill, the same
+command keeps the finished heads and continues."""
 
 from __future__ import annotations
 
@@ -112,7 +111,7 @@ class Drawing:
 def draw_heads(folder: Path, ages: Sequence[float], draw: DrawHead) -> Drawing:
     """A head of each age, from the folder where it lies there.
 
-    Memory is the peak of the process above what it held before it drew.
+    Memory is the peak of the process above its memory before the draw.
     """
     log = folder / "drawn.json"
     drawn = json.loads(log.read_text()) if log.is_file() else []
@@ -179,7 +178,7 @@ def compare(heads: Tensor, real: Tensor, ages: Sequence[float]) -> dict[str, Any
 
 
 def summary(report: ImageReport, anatomy: dict[str, Any], drawing: Drawing) -> dict[str, Any]:
-    """The figures that say whether the heads are real, new and of their age."""
+    """The metrics that say whether the heads are real, new and of their age."""
     values = {row.metric.name: row.sets["model"].value for row in report.rows}
     beyond = [row.metric.name for row in report.rows if row.beyond_floor("model")]
     model, real = anatomy["law"]["model"], anatomy["law"]["real"]
@@ -229,7 +228,7 @@ def measure(folder: Path, heads: Path, record: RunRecord, cohort: Cohort, draw: 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="of heads, pictures and figures")
+    parser.add_argument("folder", type=Path, help="of heads, pictures and metrics")
     parser.add_argument("--training", type=Path, help="output folder of a training; default: demonstration weights")
     parser.add_argument("--bundle", type=Path, default=BUNDLE, help="whose demonstration weights are measured")
     parser.add_argument("--count", type=int, default=120, help="heads to draw")

@@ -30,7 +30,7 @@ from monai_diffscore.tiling import any_size
 
 logger = logging.getLogger(__name__)
 
-_MOST_VOXELS = 200_000  # a calibration keeps of each case
+_MOST_VOXELS = 200_000  # scores that a calibration keeps of each case
 
 
 class AnomalyInferer(Inferer):
@@ -183,12 +183,12 @@ def load_scores(path: str | Path, settings: Mapping[str, Any]) -> dict[str, Any]
 class SaveAnomaly:
     """Writes the p-values and the label map of each case; a postprocessing of MONAI's evaluators.
 
-    On the grid of the source: ``<case>_p`` (1 outside of the foreground), ``<case>_score`` (signed: > 0 brighter than
-    healthy) and ``<case>_label`` (1 where p <= alpha in connected groups of at least ``min_volume_ml``); ``<case>.png``
-    (the image with the outline of the label, the signed score from -8 to 8, -log10 p from 0 to 4; through where the
-    evidence is strongest), and the table ``cases.csv``. Its ``largest_score`` is the scan statistic of it, the
-    largest absolute score in the foreground, which has no floor as p has; ``evidence`` is the mean of -log10 p over the
-    foreground, at most 1/ln 10 = 0.434 in expectation for voxels exchangeable with the healthy ones.
+    Files on the grid of the source: ``<case>_p`` (1 outside of the foreground), ``<case>_score`` (signed: > 0 is
+    brighter than healthy) and ``<case>_label`` (1 where p <= alpha in connected groups of at least ``min_volume_ml``).
+    ``<case>.png`` shows the planes of strongest evidence: the image with the outline of the label, the signed score
+    from -8 to 8, and -log10 p from 0 to 4. In the table ``cases.csv``, ``largest_score`` is the scan statistic of the
+    case: the largest absolute score in the foreground. Unlike p it has no floor. ``evidence`` is the mean of -log10 p
+    over the foreground, at most 1/ln 10 = 0.434 in expectation for voxels exchangeable with the healthy ones.
 
     Args:
         folder: folder of the files.

@@ -24,22 +24,22 @@ from monai_diffscore.operators import GeneDropout, GeneLoadings, Operator
 
 
 class ProfileImputationInferer(SamplingInferer):
-    r"""Mean and standard deviation of draws of each profile given its measured genes, [B, 2, G], normalised.
+    r"""Mean and standard deviation of posterior draws of each profile for its measured genes, [B, 2, G], normalised.
 
-    A model of genes is asked with :class:`~monai_diffscore.operators.GeneDropout` for the genes of its input. One of
-    components z, of which a gene is :math:`\lambda_g^\top z + r_g \epsilon` in standard deviations about its mean, with
-    :class:`~monai_diffscore.operators.GeneLoadings` in units of :math:`(r_g^2 + \sigma_y^2)^{1/2}`, for ``measured``
-    genes [B, G]; a gene's own rest :math:`r_g` is part of the standard deviation.
+    For a model of genes the operator is :class:`~monai_diffscore.operators.GeneDropout` on the genes of its input. A
+    model of components z has genes :math:`\lambda_g^\top z + r_g \epsilon`, in standard deviations about their mean.
+    Its operator is :class:`~monai_diffscore.operators.GeneLoadings` on the ``measured`` genes [B, G], in units of
+    :math:`(r_g^2 + \sigma_y^2)^{1/2}`. The standard deviation includes the residual :math:`r_g` of each gene.
 
-    After Ctrl-C those of the draws that were finished; of one the deviation is NaN.
+    After Ctrl-C both are those of the finished draws. The standard deviation of one draw is NaN.
 
     Args:
-        draws: of the posterior, at least 2.
-        noise_std: of the measurement, in standard deviations of a gene.
-        method: of :class:`~monai_diffscore.guidance.PosteriorGuidance`.
-        sigma_data: of the model; None takes it from the network.
-        facts: of a model that may work in components.
-        options: as for :class:`~monai_diffscore.inferers.SamplingInferer`.
+        draws: number of draws of the posterior, at least 2.
+        noise_std: standard deviation of the noise of the measurement, in standard deviations of a gene.
+        method: method of :class:`~monai_diffscore.guidance.PosteriorGuidance`.
+        sigma_data: standard deviation of the model's data; None takes it from the network.
+        facts: facts of the model's data. They say whether it works in components.
+        options: see :class:`~monai_diffscore.inferers.SamplingInferer`.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class ProfileImputationInferer(SamplingInferer):
     ) -> None:
         super().__init__(**options)
         if draws < 2:
-            raise ValueError(f"ProfileImputationInferer needs at least two draws, for their spread, got {draws}.")
+            raise ValueError(f"ProfileImputationInferer needs two draws or more for a standard deviation, got {draws}.")
         self.count, self.noise_std, self.method, self.sigma_data = draws, noise_std, method, sigma_data
         #: loadings [K, G] and rest [G] in standard deviations of a gene
         self.components: tuple[Tensor, Tensor] | None = None
@@ -106,8 +106,8 @@ class SaveImputedProfiles(Collector):
     writes the complete profiles: ``obs['draws']`` has the number of draws of each, the report has the smallest.
 
     Args:
-        folder: where they go.
-        facts: of the model: genes, mean and standard deviation of each.
+        folder: folder of the files.
+        facts: facts of the model: its genes, the mean and the standard deviation of each.
     """
 
     def __init__(self, folder: str | Path, facts: Mapping[str, Any]) -> None:

@@ -1,9 +1,9 @@
 r"""Volumes restored from measurements.
 
-A measurement :math:`y = A x + \sigma_y n` has many images that explain it; the samples of the posterior are those that
-the prior finds likely. :class:`RestorationInferer` draws some and returns their mean, the estimate of least expected
-squared error, and their standard deviation, which is small where the image is measured and large where it is invented.
-:class:`SavePosterior` writes both, and one row of numbers for each case.
+Many images explain a measurement :math:`y = A x + \sigma_y n`. The posterior weighs them by the prior.
+:class:`RestorationInferer` draws samples of the posterior. It returns their mean, the estimate of least expected
+squared error, and their standard deviation: small where the measurement determines the image, large where the prior
+does. :class:`SavePosterior` writes both, and one row of numbers for each case.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from monai_diffscore.tasks.cases import CaseTable, WriteNifti, intensity_range, 
 from monai_diffscore.tensors import noise_like, random_stream
 from monai_diffscore.tiling import any_size
 
-#: a strong measurement makes the denoiser of the posterior change by more from step to step than a polynomial through
-#: earlier estimates can follow: higher orders overshoot
+#: under a strong measurement the denoiser of the posterior changes too fast between steps for a polynomial through
+#: earlier estimates: higher orders overshoot
 FIRST_ORDER: Callable[..., Tensor] = partial(sample_adams, order=1)
 
 
@@ -69,21 +69,22 @@ def estimate_noise(x: Tensor) -> float:
 class RestorationInferer(SamplingInferer):
     """Posterior mean, standard deviation and baseline of each input, [B, 3 C, *S].
 
-    The baseline is the operator's pseudo-inverse of the same measurement. The network is tiled, and may be of patches.
-    After Ctrl-C mean and deviation (NaN of one) are those of the draws that were finished; if there are none, or a case
-    of the same batch is left, ``KeyboardInterrupt`` is raised: one case a batch loses the least.
+    The baseline is the operator's pseudo-inverse of the same measurement. The network is tiled, so it may be a network
+    of patches. After Ctrl-C mean and standard deviation (NaN for one draw) are those of the finished draws. Without a
+    finished draw of each case of the batch it raises ``KeyboardInterrupt``: batches of one case lose the least.
 
     Args:
-        operator: makes A for images of a spatial size, ``size -> Operator``.
-        window: of the tiling; the patch that the network was trained on. One of two axes makes a volume slice by slice.
-        noise_std: of the measurement, in units of the normalised data; None estimates it (of inputs that are measured).
-        measure: the inputs are clean images, and the measurement is simulated here (a retrospective study); else the
-            inputs **are** the measurement.
+        operator: ``size -> Operator`` makes A for images of a spatial size.
+        window: window of the tiling, the patch size of the training. Two axes take a volume slice by slice.
+        noise_std: standard deviation of the noise, in units of the normalised data; None estimates it from a measured
+            input.
+        measure: True takes the inputs as clean images and simulates their measurement (a retrospective study). False
+            takes them as the measurement.
         count: posterior samples for each input, at least 2.
-        method: of :class:`~monai_diffscore.guidance.PosteriorGuidance`.
+        method: method of :class:`~monai_diffscore.guidance.PosteriorGuidance`.
         sigma_data: standard deviation of the data; None takes it from the network.
-        overlap, windows_at_once: of the tiling.
-        sampler, sigmas, seed, progress: as for :class:`~monai_diffscore.inferers.SamplingInferer`. The default is
+        overlap, windows_at_once: options of the tiling.
+        sampler, sigmas, seed, progress: see :class:`~monai_diffscore.inferers.SamplingInferer`. The default is
             :data:`FIRST_ORDER`.
     """
 
@@ -140,8 +141,10 @@ class RestorationInferer(SamplingInferer):
     def _denoise(
         self, y: Tensor, noise_std: float, tiled: nn.Module, number: int, condition: dict[str, Tensor]
     ) -> Tensor:
-        """An image with white noise is a state of the diffusion: D(y, noise_std) is the posterior mean, samples come
-        down from y by the reverse SDE, and nothing is approximated. The spread is about that mean; the baseline is y.
+        """The posterior of an image with white noise, without an approximation: y is a state of the diffusion.
+
+        The mean is D(y, noise_std). The reverse SDE from y draws samples. The standard deviation is about that mean,
+        and the baseline is y.
         """
         if noise_std == 0:
             return torch.cat([y, torch.zeros_like(y), y], dim=1)
@@ -156,17 +159,17 @@ class RestorationInferer(SamplingInferer):
 class SavePosterior:
     """Writes the output of a :class:`RestorationInferer` for each case; a postprocessing of MONAI's evaluators.
 
-    ``<case>_mean`` and ``<case>_std`` in the intensity units of the input, ``<case>.png`` (the input, the mean, the
-    baseline and the standard deviation, on the grid that the network works on), and the table ``cases.csv``.
+    It writes ``<case>_mean`` and ``<case>_std`` in the intensity units of the input, ``<case>.png`` (input, mean,
+    baseline and standard deviation, on the network's grid), and the table ``cases.csv``.
 
     Args:
         folder: folder of the files.
-        reference: the input is the truth (a simulated measurement), and the table has errors against it: root mean
+        reference: True takes the input as the truth of a simulated measurement. The table then has the root mean
             square error of the mean and of the baseline in units of the normalised data, and the share of voxels within
             two standard deviations of the mean (0.95 for a calibrated posterior).
         preprocessing: transforms of the cases, whose inverse brings volumes back to the grid of their files. Voxels
             outside of the network's grid get the lowest intensity of the range. None leaves volumes on that grid.
-        write: writer of the mean. The standard deviation is a map, and always NIfTI.
+        write: writer of the mean. The standard deviation is a map: it is always NIfTI.
         table: table of the cases; None makes one.
     """
 
