@@ -83,7 +83,7 @@ def test_the_scan_is_its_formula_and_turns_its_sign_with_the_image():
 
 
 @pytest.mark.parametrize("contrast", [0.5, -0.5])
-def test_a_faint_lesion_is_found_with_its_sign_and_the_rest_is_not(contrast):
+def test_a_faint_lesion_is_marked_with_its_sign_and_nothing_else(contrast):
     """One standard deviation of the pixels, which none of them shows by itself."""
     first, second = [healthy_residuals(white, images(100, seed), [0.3, 1.0]) for seed in (0, 1)]
     lesion = (distances((24, 24))[12 * 24 + 12].reshape(24, 24) <= 4).float()
@@ -107,7 +107,7 @@ def test_the_filter_keeps_the_mean_and_has_the_noise_gain_of_a_gaussian():
     assert smoothed(x, 0) is x
 
 
-def test_what_cannot_be_calibrated_is_refused():
+def test_a_calibration_needs_finite_healthy_voxels_and_radii():
     inside = torch.ones(1, 1, 20, 20, dtype=torch.bool)
     with pytest.raises(ValueError, match="more healthy data"):
         HealthyScores.of(torch.randn(50))

@@ -134,7 +134,7 @@ def test_the_class_is_the_number_beside_the_array(save, tmp_path):
         list_arrays(tmp_path / "data", 1, num_classes=2)
 
 
-def test_the_samples_are_what_their_packages_give():
+def test_samples_have_the_content_of_their_packages():
     from sklearn.datasets import load_digits
 
     digits = load_digits()
@@ -231,7 +231,7 @@ def test_fitting_keeps_the_aspect_and_the_centre():
         ({"a.npy": np.ones((2, 9)), "b.npy": np.ones((2, 9)), "labels.npy": np.arange(2)}, 1, "beside 2 arrays"),
     ],
 )
-def test_what_cannot_be_cases_is_refused(save, tmp_path, files, dims, message):
+def test_folders_and_tables_without_cases_are_refused(save, tmp_path, files, dims, message):
     for name, array in files.items():
         save(name, array)
     with pytest.raises(DataError, match=message):

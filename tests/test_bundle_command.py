@@ -97,7 +97,7 @@ def test_a_mistyped_flag_ends_the_command_with_one_line(tmp_path):
 
 
 @pytest.mark.slow
-def test_sampling_before_training_says_what_to_do(tmp_path):
+def test_sampling_before_training_names_the_command_that_trains(tmp_path):
     done = run(
         "mri_unet3d", "sampling", "inference", "--checkpoint", f"{tmp_path}/model.pt", "--output_dir", f"{tmp_path}/out"
     )

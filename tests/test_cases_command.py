@@ -35,7 +35,7 @@ def test_the_command_prints_layout_roles_masks_and_reasons(tmp_path, capsys):
     assert "choose: --image ROLE" in page
 
 
-def test_the_written_table_is_edited_and_given_back(tmp_path, capsys):
+def test_the_command_reads_its_own_edited_table(tmp_path, capsys):
     root = tmp_path / "data"
     case_folders.brats(root)
     table = tmp_path / "cases.csv"
@@ -47,7 +47,7 @@ def test_the_written_table_is_edited_and_given_back(tmp_path, capsys):
     assert list_cases(table).subjects == ["BraTS20_Training_002", "first"]
 
 
-def test_who_is_held_out_and_what_leaks_are_printed_on_request(tmp_path, capsys):
+def test_held_out_subjects_and_leaks_are_printed_on_request(tmp_path, capsys):
     case_folders.folders_of_visits(tmp_path)
     assert main(["cases", str(tmp_path), "--validation-share", "0.5"]) == 0
     page = capsys.readouterr().out
@@ -63,7 +63,7 @@ def test_who_is_held_out_and_what_leaks_are_printed_on_request(tmp_path, capsys)
         (["--subject", "zz"], "match 'zz'"),
     ],
 )
-def test_what_is_not_there_is_one_line_with_what_is(tmp_path, capsys, flags, cause):
+def test_a_missing_path_is_one_line_with_the_present_ones(tmp_path, capsys, flags, cause):
     case_folders.folders_of_visits(tmp_path)
     assert main(["cases", str(tmp_path), *flags]) == 1
     error = capsys.readouterr().err
@@ -90,7 +90,7 @@ def two_contrasts(tmp_path):
     return root
 
 
-def test_a_plan_refuses_several_roles_and_says_what_it_assumed(two_contrasts, tmp_path, capsys):
+def test_a_plan_refuses_several_roles_and_prints_its_assumptions(two_contrasts, tmp_path, capsys):
     out = str(tmp_path / "bundle")
     assert main(["plan", str(two_contrasts), "--out", out, "--no-trial"]) == 1
     assert "the roles t1 (5), t2 (5)" in capsys.readouterr().err
@@ -123,7 +123,7 @@ def test_a_planned_training_lists_the_role_that_was_planned(two_contrasts, tmp_p
     }  # fmt: skip
 
 
-def test_a_training_says_first_what_it_takes_and_what_it_passes_over(two_contrasts, tmp_path, capsys):
+def test_a_training_first_prints_the_counts_of_used_and_skipped_cases(two_contrasts, tmp_path, capsys):
     (two_contrasts / "readme.txt").write_text("x")
     out = tmp_path / "bundle"
     assert main(["plan", str(two_contrasts), "--out", str(out), "--no-trial", "--image", "t2"]) == 0
@@ -179,7 +179,7 @@ def test_pictures_beside_volumes_are_views_of_them_and_elsewhere_another_kind(tm
         find_kind(tmp_path)
 
 
-def test_a_folder_of_links_to_nothing_says_so(tmp_path):
+def test_a_folder_of_broken_links_is_refused_as_such(tmp_path):
     (tmp_path / "sub-1_T1w.nii.gz").symlink_to(tmp_path / "gone")
     with pytest.raises(DataError, match=r"1 x link to a missing file \(not fetched\?\)"):
         find_kind(tmp_path)

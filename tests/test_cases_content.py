@@ -62,7 +62,7 @@ def test_equal_sizes_and_checksums_do_not_make_equal_files(tmp_path):
     ],
     ids=["mask", "labels", "few values", "noise", "fractions", "constant", "NaN"],
 )
-def test_label_maps_are_told_from_images_by_their_values(values, right):
+def test_values_distinguish_label_maps_from_images(values, right):
     assert is_label_map(values) is right
 
 
@@ -232,7 +232,7 @@ def test_masks_beside_pictures_are_no_pictures_but_classes_may_be_called_so(tmp_
     assert {case["class_name"] for case in list_arrays(tmp_path / "faces", 2)} == {"with_mask", "without_mask"}
 
 
-def test_a_folder_of_nothing_is_refused_with_what_it_holds(tmp_path):
+def test_a_folder_without_images_is_refused_with_its_content(tmp_path):
     (tmp_path / "sub-1_T1w.nii.gz").symlink_to(tmp_path / "gone")
     with pytest.raises(DataError, match=r"1 x link to a missing file \(not fetched\?\)"):
         list_volumes(tmp_path)

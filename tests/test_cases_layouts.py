@@ -53,11 +53,14 @@ def test_no_mask_is_ever_an_image(root, layout):
 
 @each_layout
 def test_a_subject_is_on_one_side_in_every_layout(root, layout):
+    """Of a single subject both sides have every image, in slabs of its own."""
     right = layout(root)
-    if len({subject for subject, _ in right.cases}) < 2:
-        pytest.skip("one subject")
     train, held_out = split_by_subject(list_cases(root).images(conditions=["contrast"]), 0.4)
     sides = [{below(root, item["image"]) for item in part} for part in (train, held_out)]
+    if len({subject for subject, _ in right.cases}) == 1:
+        assert sides[0] == sides[1]
+        assert [{item["slab"] for item in part} for part in (train, held_out)] == [{"train"}, {"validation"}]
+        return
     assert sides[0]
     assert sides[1]
     assert sides[0].isdisjoint(sides[1])
@@ -182,7 +185,7 @@ def test_series_of_a_study_are_roles_by_the_contrast_of_their_description(root):
     ]
 
 
-def test_one_placeholder_for_all_patients_is_refused_until_another_key_is_given(root):
+def test_one_placeholder_for_all_patients_is_refused_without_another_key(root):
     for number in (1, 2, 3):
         study(root, f"case{number}", "ANONYMOUS", number, {"a": ""})
     with pytest.raises(DataError, match=r"'ANONYMOUS' in 3 studies, in 3 folders.*--subject folder"):
@@ -195,7 +198,7 @@ def test_one_placeholder_for_all_patients_is_refused_until_another_key_is_given(
         list_cases(root)
 
 
-def test_one_patient_id_for_all_studies_is_told(root):
+def test_one_patient_id_for_all_studies_is_warned_of(root):
     for number in (1, 2):
         study(root, f"visit{number}", "PAT", number, {"a": ""})
     cases = list_cases(root)

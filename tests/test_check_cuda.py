@@ -206,7 +206,7 @@ def test_a_parameter_without_a_gradient_fails():
 SMALL = ["--width", "1", "--edge", "1", "--batch", "2", "--no-bundle", "--no-compile", "--only", "mlp"]
 
 
-def test_the_command_says_what_it_skips_and_ends_with_its_code(check_cuda, capsys):
+def test_the_command_prints_skipped_checks_and_ends_with_its_code(check_cuda, capsys):
     assert check_cuda.main([*SMALL, "--device", "cpu"]) == 0
     text = capsys.readouterr().out
     assert "skipped" in text

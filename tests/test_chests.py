@@ -98,7 +98,7 @@ def test_broken_projects_are_refused_and_leave_nothing(content, no_ct):
     assert not list((no_ct / "cache").rglob("*.nii.gz"))
 
 
-def test_without_any_ct_phantoms_are_drawn_and_said_to_be(no_ct, monkeypatch, caplog):
+def test_without_ct_phantoms_are_drawn_with_a_notice(no_ct, monkeypatch, caplog):
     drawn = no_ct / "cache/monai_diffscore/ct_phantoms"
     monkeypatch.setattr(
         "monai_diffscore.samples.volumes.write_ct_phantoms", lambda folder: write_ct_phantoms(folder, subjects=2)

@@ -48,7 +48,7 @@ def test_each_evaluation_starts_empty():
     assert numbers.written[1:] == [[{"value": 30}]]
 
 
-def test_ctrl_c_writes_what_is_complete_and_goes_on():
+def test_ctrl_c_writes_complete_rows_and_goes_on():
     engine, numbers = evaluator(interrupted_at=3)
     with pytest.raises(KeyboardInterrupt):
         engine.run([[1], [2], [3]])

@@ -17,7 +17,7 @@ from monai_diffscore.errors import FlagError, find_cause
 
 
 @pytest.mark.parametrize(("said", "line"), [((), "the same command continues"), (("a is written",), "a is written.")])
-def test_ctrl_c_ends_with_one_line_that_says_what_is_left(monkeypatch, capsys, said, line):
+def test_ctrl_c_ends_with_one_line_that_says_how_to_continue(monkeypatch, capsys, said, line):
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
     monkeypatch.setattr(command_line, "_is_command", lambda: True)
     report_plainly()
@@ -62,7 +62,7 @@ def files(request, tmp_path, monkeypatch) -> list[str]:
         {"logging_file": False},
     ],
 )
-def test_what_is_recorded_is_what_monai_merged(files, flags):
+def test_the_record_equals_the_merged_configuration(files, flags):
     """In every folder, for every way to write an id, with a flag of None where None stands already."""
     run("training", config_file=files, **flags)
     (recorded,) = command_line.seen
@@ -118,14 +118,14 @@ def test_a_workflow_of_a_program_records_the_same_and_leaves_its_hooks(files):
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)] == handlers
 
 
-def test_what_python_gives_is_recorded_in_place_of_json(files):
+def test_values_from_python_replace_json_in_the_record(files):
     parser = ConfigParser()
     parser.read_config(files)
     parser["max_epochs"] = np.float32
     assert parser.get_parsed_content("configuration")["max_epochs"] is np.float32
 
 
-def test_outside_a_configuration_there_is_none():
+def test_outside_of_a_configuration_the_record_is_refused():
     with pytest.raises(RuntimeError, match="stands in a configuration"):
         command_line.executed_configuration()
 

@@ -62,7 +62,7 @@ def changed(change) -> list[str]:
         ),
     ],
 )
-def test_a_change_of_what_the_trainer_reads_is_named(change, line):
+def test_a_changed_value_that_the_trainer_reads_is_named(change, line):
     assert changed(change) == [line]
 
 
@@ -102,7 +102,7 @@ def test_every_bundle_compares_the_settings_of_its_training(bundle, name):
 
 
 @pytest.mark.parametrize("bundle", BUNDLES)
-def test_no_bundle_compares_what_may_change(bundle):
+def test_no_bundle_compares_values_that_may_change(bundle):
     config = json.loads((ROOT / f"bundles/{bundle}/configs/train.json").read_text())
     now = config | dict.fromkeys(("max_epochs", "save_every", "val_interval", "num_workers", "device"), 77)
     now |= dict.fromkeys(("output_dir", "ckpt_dir", "dataset_dir", "tracking_uri", "run_name"), "elsewhere")

@@ -35,7 +35,7 @@ def test_values_of_the_environments_secrets_are_concealed(name, monkeypatch):
     assert conceal_all({"a": ["x abc-123-def y", 3], "b": None}) == {"a": ["x *** y", 3], "b": None}
 
 
-def test_what_is_written_is_found_again_in_the_environment(monkeypatch):
+def test_concealed_credentials_come_back_from_the_environment(monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://u:p@host:1")
     assert reveal("http://host:1") == "http://u:p@host:1"
     assert reveal("http://other:1") == "http://other:1"

@@ -82,7 +82,7 @@ def test_a_delimiter_at_the_end_of_each_row_is_no_cell(tmp_path):
 
 @pytest.mark.parametrize(("sep", "name"), [(";", "t.csv"), ("\t", "t.tsv"), (";", "t.txt"), ("|", "t.csv")])
 @pytest.mark.parametrize("decimal", [".", ","])
-def test_delimiters_and_decimal_commas_are_found(sep, name, decimal, tmp_path):
+def test_delimiters_and_decimal_commas_are_detected(sep, name, decimal, tmp_path):
     pd.testing.assert_frame_equal(
         read(patients().to_csv(index=False, sep=sep, decimal=decimal), tmp_path, name), patients()
     )
@@ -171,7 +171,7 @@ def test_plus_and_minus_are_answers(tmp_path):
     [("<5", 4, range(5, 40)), (">100", 101, range(0, 90)), ("< 0.5", 0.4, [0.5, 1.2, 3.7])],
 )
 @pytest.mark.parametrize("share", [0.2, 0.6])
-def test_censored_values_are_kept_as_told(limit, number, known, share, tmp_path):
+def test_censored_values_keep_their_limit(limit, number, known, share, tmp_path):
     g = np.random.default_rng(0)
     cells = np.where(g.random(200) < share, limit, g.choice(list(known), 200).astype(str))
     frame = read(pd.DataFrame({"crp": cells, "n": range(200)}).to_csv(index=False), tmp_path)

@@ -200,7 +200,7 @@ def test_a_network_of_another_shape_is_refused_though_it_broadcasts(given, retur
     "wrap",
     [lambda x: (x,), lambda x: [x, x], lambda x: {"sample": x}, lambda x: SimpleNamespace(sample=x), lambda x: None],
 )
-def test_a_network_that_returns_no_tensor_is_told_what_is_expected(wrap):
+def test_a_network_that_returns_no_tensor_is_refused_with_the_remedy(wrap):
     denoiser = Denoiser(Lambda(lambda x, _: wrap(x)), EDMPreconditioning())
     with pytest.raises(
         TypeError, match=rf"one tensor of the shape of x, \(2, 3\), got {type(wrap(0)).__name__}. Wrap it"

@@ -45,7 +45,7 @@ def expected_warnings(name):
         assert any(re.search(expected, text, re.S) for text in ours)
 
 
-def test_there_are_variants_enough():
+def test_twenty_variants_are_exact_and_twenty_are_refused():
     assert len(EXACT) >= 20
     assert len(REFUSED) >= 20
 
@@ -109,7 +109,7 @@ def test_no_cut_of_a_header_escapes_as_an_error_of_the_decoder(name, step, tmp_p
             assert all(plane.damage for plane in read_planes(path)), f"a whole file at {size} of {len(content)} bytes"
 
 
-def test_the_report_says_what_was_found(tmp_path):
+def test_the_report_lists_the_findings(tmp_path):
     VARIANTS["missing_slices_interpolated"].write(tmp_path / "series")
     report = DicomReport.of(read_dicom_series(tmp_path / "series", on_gap="resample").meta)
     assert (report.modality, report.unit, report.kind) == ("CT", "HU", "CT Image Storage")
@@ -130,7 +130,7 @@ def test_the_report_says_what_was_found(tmp_path):
         ("plain", None),
     ],
 )
-def test_what_an_option_did_is_recorded(name, repair, tmp_path):
+def test_the_effect_of_an_option_is_recorded(name, repair, tmp_path):
     VARIANTS[name].write(tmp_path / "series")
     report = DicomReport.of(read_dicom_series(tmp_path / "series", **VARIANTS[name].rules).meta)
     assert report.repairs == ((repair,) if repair else ())
@@ -242,7 +242,7 @@ def test_series_are_found_beside_nifti_with_their_patients(archive):
     ]
 
 
-def test_what_was_listed_is_loaded_and_joined_to_batches(archive):
+def test_listed_series_are_loaded_and_joined_to_batches(archive):
     root, volumes = archive
     with pytest.warns(UserWarning, match="left out"):
         cases = list_volumes(root)
@@ -329,7 +329,7 @@ def test_a_bundle_trains_on_dicom_and_writes_dicom(bundle, tmp_path):
         assert header.PatientID.startswith("SYNTH-")
 
 
-def test_a_bundle_says_what_is_wrong_with_a_series_and_takes_the_option(tmp_path):
+def test_a_bundle_names_the_fault_of_a_series_and_takes_the_option(tmp_path):
     VARIANTS["missing_slices_interpolated"].write(tmp_path / "data")
     for file in (tmp_path / "data").iterdir():
         header = pydicom.dcmread(file)

@@ -52,7 +52,7 @@ def written(request, tmp_path):
     return in_lps(volume), write_dicom_series(volume, tmp_path / "ct", modality="CT", model_hash=HASH)
 
 
-def test_simpleitk_reads_what_was_written(written):
+def test_simpleitk_reads_the_written_series(written):
     volume, series = written
     names = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(series.folder))
     image = sitk.ReadImage(names)
@@ -64,7 +64,7 @@ def test_simpleitk_reads_what_was_written(written):
     np.testing.assert_allclose(np.reshape(image.GetDirection(), (3, 3)), lps[:3, :3] / spacing, atol=1e-8)
 
 
-def test_itk_reads_what_was_written(written):
+def test_itk_reads_the_written_series(written):
     volume, series = written
     image = itk.imread([str(f) for f in series.files])
     np.testing.assert_array_equal(itk.array_from_image(image).transpose(2, 1, 0), volume[0].numpy())
@@ -74,7 +74,7 @@ def test_itk_reads_what_was_written(written):
     np.testing.assert_allclose(itk.array_from_matrix(image.GetDirection()), lps[:3, :3] / spacing, atol=1e-8)
 
 
-def test_pydicom_reads_what_was_written(written):
+def test_pydicom_reads_the_written_series(written):
     volume, series = written
     lps = LPS_TO_RAS @ volume.affine.numpy()
     for k, file in enumerate(series.files):
@@ -86,7 +86,7 @@ def test_pydicom_reads_what_was_written(written):
         assert ds.InstanceNumber == k + 1
 
 
-def test_the_strict_reader_and_highdicom_read_what_was_written(written):
+def test_the_strict_reader_and_highdicom_read_the_written_series(written):
     volume, series = written
     back = read_dicom_series(series.folder)
     np.testing.assert_array_equal(back.numpy(), volume.numpy())
@@ -156,7 +156,7 @@ def test_a_series_shown_upright_has_rows_to_the_left_and_columns_to_the_back(tmp
     assert list(first.ImageOrientationPatient) == [1, 0, 0, 0, 1, 0]
 
 
-def test_fractions_of_hu_are_rounded_and_said(tmp_path):
+def test_fractions_of_hu_are_rounded_and_the_error_is_stated(tmp_path):
     values = np.random.default_rng(0).uniform(-1000, 1000, size=(6, 7, 8))
     volume = volume_of(AFFINES["LPS"], values)
     series = write_dicom_series(volume, tmp_path / "ct", modality="CT", model_hash=HASH)
@@ -185,7 +185,7 @@ def test_mr_keeps_its_units_to_four_digits(scale, slope, tmp_path):
     assert DicomReport.of(read_dicom_series(series.folder).meta).unit == "arbitrary"
 
 
-def test_mr_of_a_known_unit_says_it(tmp_path):
+def test_mr_of_a_known_unit_states_the_unit(tmp_path):
     volume = volume_of(AFFINES["LPS"])
     series = write_dicom_series(volume, tmp_path / "mr", modality="MR", model_hash=HASH, unit="ms")
     back = read_dicom_series(series.folder)
@@ -203,7 +203,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_what_cannot_be_represented_is_refused_and_nothing_written(name, tmp_path):
+def test_values_outside_of_the_format_are_refused_before_writing(name, tmp_path):
     change, message = BAD[name]
     values = change(volume_of(np.eye(4))[0].numpy())
     with pytest.raises(DataError, match=message):
@@ -243,7 +243,7 @@ def test_a_crash_in_the_middle_leaves_nothing(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_nothing_is_written_over(tmp_path):
+def test_present_files_are_never_overwritten(tmp_path):
     (tmp_path / "ct").mkdir()
     (tmp_path / "ct/old.txt").write_text("precious")
     with pytest.raises(FileExistsError, match="not an empty folder"):

@@ -89,7 +89,7 @@ def test_a_whole_ddim_sampling_equals_euler_on_the_same_levels(unet, prediction)
 
 
 @each_prediction
-def test_there_and_back_is_the_same_model(unet, prediction):
+def test_the_round_trip_gives_the_same_model(unet, prediction):
     scheduler = ddim(prediction)
     denoiser = Denoiser(TimestepNetwork(unet), DiscretePreconditioning.of(scheduler))
     back = TimestepModel(denoiser, scheduler)

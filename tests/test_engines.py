@@ -313,7 +313,7 @@ def test_gradients_that_are_not_finite_stop_before_the_step(tmp_path):
 
 
 @pytest.mark.parametrize("where", ["loss", "gradients"])
-def test_what_is_looked_at_late_is_named_right_and_never_saved(where, tmp_path):
+def test_late_checks_name_the_right_iteration_and_save_nothing(where, tmp_path):
     """As on a device that the program does not wait for: 16 numbers together, but those before a checkpoint at once."""
     training = Training(tmp_path, epochs=8)  # 4 iterations an epoch, checkpoints at 5, 10, ...
     clip = ClipGradients(training.optimizer)
@@ -407,7 +407,7 @@ def test_a_diverged_loss_stops_the_training_with_its_noise_level(tmp_path):
     assert training.run_record()[0].info.status == "FAILED"
 
 
-def test_clipped_steps_have_the_given_norm_over_accumulated_gradients(tmp_path):
+def test_clipped_steps_have_the_largest_norm_over_accumulated_gradients(tmp_path):
     """Plain SGD moves by lr times the clipped gradient; two accumulated batches are one clipped step."""
     training = Training(tmp_path, epochs=1)
     sgd = torch.optim.SGD(training.network.parameters(), lr=1.0)
@@ -524,7 +524,7 @@ def test_ctrl_c_keeps_the_draws_that_are_finished(mixture_2d, pressed_at, kept):
 
 
 @pytest.mark.parametrize("ending", ["ctrl_c", "error", "none"])
-def test_what_was_sampled_until_ctrl_c_is_written_by_all_that_save(mixture_2d, tmp_path, ending):
+def test_every_saving_handler_writes_the_samples_before_ctrl_c(mixture_2d, tmp_path, ending):
     """Of three batches of two in eight steps each, in the second of which it ends."""
     steps = itertools.count(1)
 

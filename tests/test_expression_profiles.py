@@ -48,7 +48,7 @@ def expression(rows: int = 12, genes: int = 5) -> Expression:
     return Expression(anndata.AnnData(values, obs=obs), GeneFields(content="continuous", label="group"))
 
 
-def test_components_explain_what_they_should_and_the_rest_keeps_its_variance():
+def test_components_explain_their_share_and_the_residual_keeps_its_variance():
     rows = np.random.default_rng(0).normal(size=(40, 3)) @ np.random.default_rng(1).normal(size=(3, 60)) + 5
     exact = PrincipalComponents(**measure_components(rows, 3).as_dict())
     z = exact(torch.from_numpy(rows))
@@ -257,7 +257,7 @@ def test_early_stopping_goes_back_to_the_best_weights():
     assert (again.best, again.best_iteration, again.waited) == (1.0, 2, 2)
 
 
-def test_the_leukaemia_set_is_what_its_package_says():
+def test_the_leukaemia_set_agrees_with_its_package():
     try:
         sample_path("all_leukaemia")
     except DataError:

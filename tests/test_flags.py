@@ -65,7 +65,7 @@ def file(tmp_path) -> str:
         ("batch_sise", 3, "overrides nothing"),
     ],
 )
-def test_what_cannot_be_meant_is_refused_with_what_to_write(file, flag, value, words):
+def test_values_of_another_kind_are_refused_with_the_flag_to_write(file, flag, value, words):
     with pytest.raises(FlagError) as caught:
         refuse_unknown([file], {flag: value}, [], [])
     assert str(caught.value).startswith(f"--{flag} ")
@@ -95,7 +95,7 @@ def test_what_cannot_be_meant_is_refused_with_what_to_write(file, flag, value, w
         ("amp", None),
     ],
 )
-def test_what_may_be_meant_passes(file, flag, value):
+def test_values_of_the_same_kind_pass(file, flag, value):
     refuse_unknown([file], {flag: value}, [], [])
 
 

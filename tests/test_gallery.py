@@ -38,7 +38,7 @@ def test_an_image_lies_with_its_first_axis_to_the_right_and_its_second_upwards(t
     assert (pixels < 5).sum() > 0.9 * quarter
 
 
-def test_what_is_marked_has_a_red_outline(tmp_path):
+def test_marked_voxels_have_a_red_outline(tmp_path):
     image, marked = torch.zeros(1, 32, 32), torch.zeros(32, 32)
     marked[8:24, 8:24] = 1
     scores = ColourMap("score", torch.rand(32, 32), 0, 1, "viridis")

@@ -126,7 +126,7 @@ def test_several_files_are_one_graph(tmp_path):
         ("a.json", "{}", "ending"),
     ],
 )
-def test_what_is_no_graph_is_refused_with_the_place(tmp_path, name, text, message):
+def test_files_without_a_graph_are_refused_with_the_line(tmp_path, name, text, message):
     with pytest.raises(DataError, match=message):
         graph_of(tmp_path, name, text)
 

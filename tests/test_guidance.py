@@ -220,7 +220,7 @@ def test_gradients_pass_through_guidance():
     torch.testing.assert_close(nats, exact.log_prob(points), rtol=0, atol=0.02)
 
 
-def test_inpainting_keeps_what_is_known_and_conditions_the_rest():
+def test_inpainting_keeps_measured_values_and_conditions_the_others():
     prior = smooth_prior()
     truth = prior.sample(1, torch.Generator().manual_seed(1))
     known = torch.arange(SIZE) < 5
@@ -302,7 +302,7 @@ def test_dps_takes_the_squared_norm_of_its_own_grid(size):
 
 
 @pytest.mark.parametrize("method", ["mmps", "pigdm", "dps"])
-def test_what_a_mask_hides_does_not_matter(method):
+def test_hidden_values_of_a_mask_have_no_effect(method):
     prior = GaussianDenoiser(torch.zeros(1, SIZE), 0.25 * torch.eye(SIZE))
     operator = Mask((torch.arange(SIZE) % 2 == 0).float())
     image, x = torch.randn(2, 3, 1, SIZE, dtype=torch.float64, generator=torch.Generator().manual_seed(2))

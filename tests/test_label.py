@@ -126,7 +126,7 @@ def server(command, work):
         yield running
 
 
-def test_info_lists_what_bundles_can_do(server):
+def test_info_lists_the_tasks_of_bundles(server):
     info = server.get("/info/").json()
     models = info["models"]
     tasks = ("anomaly", "denoise", "inpaint", "super_resolve")
@@ -285,7 +285,7 @@ def test_a_large_ct_is_tiled_in_bounded_memory(server, tmp_path):
     assert used < 30 * volume_mb
 
 
-def test_scores_are_made_once_and_order_the_cases(server, work):
+def test_scores_are_computed_once_and_order_the_cases(server, work):
     first = server.post("/scoring/mri_unet3d?run_sync=true", json=QUICK_SCORES).json()
     assert set(first) == {"a", "b", "lesion", "nan", "slide"}
     assert "refused" in first["slide"]
@@ -333,7 +333,7 @@ def test_labels_are_stored_returned_and_no_longer_offered(server, work):
     assert (wrong.status_code, wrong.json()["detail"]) == (404, "Image nobody not found")
 
 
-def test_training_on_unlabelled_images_then_serves_what_it_learned(server, mri):
+def test_training_on_unlabelled_images_serves_the_new_weights(server, mri):
     before = (mri / "models/model.pt").read_bytes()
     options = {"max_epochs": 3, "patches": 32, "batch_size": 4, "learning_rate": 0.002, "patience": 2}
     started = server.post("/train/mri_unet3d", json=options)

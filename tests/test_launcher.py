@@ -19,7 +19,7 @@ def clean(monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE"])
-def test_ranks_that_know_nothing_of_each_other_are_refused(name, monkeypatch):
+def test_ranks_without_a_common_training_are_refused(name, monkeypatch):
     launcher.refuse_lonely_ranks()
     monkeypatch.setenv(name, "1")
     launcher.refuse_lonely_ranks()

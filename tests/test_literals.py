@@ -39,6 +39,6 @@ def test_a_dictionary_of_data_makes_no_object():
     assert read({"_target_": "builtins.exit"}) == {"_target_": "builtins.exit"}
 
 
-def test_what_is_harmless_stays_as_it_is():
+def test_harmless_text_stays_the_same():
     for value in ("age", "/data/a b.csv", ["I", "II"], {"mean": 3.0}, None, True, 5, "5 %", "a$b"):
         assert literal(value) == value

@@ -64,7 +64,7 @@ def test_a_report_takes_the_files_of_the_newest_command(case, tmp_path, weights,
     assert (f"left out {len(left)} file(s)" in caplog.text) == bool(left)
 
 
-def test_the_hash_tells_commands_apart_and_holds_no_secret(tmp_path, weights):
+def test_the_hash_distinguishes_commands_and_holds_no_secret(tmp_path, weights):
     engine = Engine(lambda *_: None)
     hashes = []
     for configuration in ({"steps": 4}, {"steps": 4}, {"steps": 5}, {"steps": 4, "label": "circle"}):
@@ -81,7 +81,7 @@ def test_without_a_manifest_all_files_are_taken(tmp_path):
     assert len(find_samples(tmp_path)) == 4
 
 
-def test_nothing_written_leaves_no_record(tmp_path, weights):
+def test_a_sampling_without_files_writes_no_record(tmp_path, weights):
     engine = Engine(lambda *_: None)
     SaveManifest(tmp_path / "out", weights, {}).attach(engine)
     engine.add_event_handler(Events.STARTED, lambda: None)
@@ -89,7 +89,7 @@ def test_nothing_written_leaves_no_record(tmp_path, weights):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_bundle_writes_it_beside_its_samples(tmp_path):
+def test_a_bundle_writes_the_manifest_beside_its_samples(tmp_path):
     facts = {"sigma_data": 0.5, "low": 0.0, "high": 1000.0, "spacing_mm": [2.0, 2.0, 2.0]}
     (tmp_path / "data_statistics.json").write_text(json.dumps(facts))
     where = {"checkpoint": str(tmp_path / "model.pt"), "output_dir": str(tmp_path / "samples"), "steps": 2}

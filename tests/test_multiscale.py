@@ -112,7 +112,7 @@ def test_a_sample_depends_on_its_generator_alone():
     torch.testing.assert_close(both[1:], alone)
 
 
-def test_details_are_drawn_to_a_coarse_image_that_is_given():
+def test_details_are_drawn_for_a_coarse_image():
     """The conditional mean of a Gaussian field given its coarse image, and the coarse image stays."""
     dims, scales, size = 2, 1, (8, 4)
     model, field = exact_model(dims, scales, size, 1)

@@ -285,7 +285,7 @@ def test_windows_do_not_see_each_other_but_every_fourth_block_sees_all():
         assert (difference > 1e-7).float().mean().item() == pytest.approx(reached, abs=0.02)
 
 
-def test_dit_runs_at_sizes_it_was_not_made_for_and_refuses_those_that_do_not_fit():
+def test_dit_runs_at_other_sizes_and_refuses_wrong_ones():
     network = dit(2)
     assert network(torch.zeros(1, 2, 12, 20), C_NOISE[:1]).shape == (1, 2, 12, 20)
     with pytest.raises(ValueError, match=r"divisible by its patch_size \(2, 2\), got \(7, 8\).*DivisiblePadd"):
@@ -437,7 +437,7 @@ def test_checkpointed_gradients_of_the_gene_mlp_equal_unchecked_ones():
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-5, atol=1e-7)
 
 
-def test_gates_carry_what_a_bottleneck_of_one_cannot():
+def test_gates_pass_information_around_a_bottleneck_of_one():
     """The exact F of independent genes is a diagonal, which gates represent and a bottleneck alone does not."""
     network = GeneResidualMLP(6, 16, 1, bottleneck=1, embedding_size=16, gate_rank=2)
     x = torch.randn(4, 6)

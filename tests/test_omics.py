@@ -105,7 +105,7 @@ def test_the_sample_cells_have_counts():
         (lambda x: np.where(x > 3, np.nan, x), "NaN or infinite"),
     ],
 )
-def test_what_is_not_counts_is_refused_with_the_reason(spoil, reason):
+def test_values_that_are_no_counts_are_refused_with_the_reason(spoil, reason):
     made = cells()
     spoiled = anndata.AnnData(spoil(made.layers["counts"].toarray()), obs=made.obs, var=made.var)
     with pytest.raises(DataError, match=rf"raw counts.*X: .*{reason}.*layers\['counts'\]"):
@@ -193,7 +193,7 @@ def test_unknown_categories_are_refused_and_missing_ones_are_minus_one(fields):
         (GeneFields(layer="spliced"), "spliced"),
     ],
 )
-def test_fields_that_are_not_there_are_named(tmp_path, fields, reason):
+def test_missing_fields_are_named(tmp_path, fields, reason):
     cells().write_h5ad(tmp_path / "cells.h5ad")
     with pytest.raises(DataError, match=reason):
         Expression(tmp_path / "cells.h5ad", fields)
@@ -414,7 +414,7 @@ def test_generated_cells_are_marked_and_read_again(tmp_path, fields, ending):
     assert not [file for file in tmp_path.iterdir() if file.name.startswith(".")]
 
 
-def test_what_is_no_counts_is_not_written(tmp_path, fields):
+def test_values_that_are_no_counts_are_not_written(tmp_path, fields):
     measured = Expression(cells(), fields).fields
     with pytest.raises(DataError, match="fractions"):
         write_expression(tmp_path / "made.h5ad", np.full((2, 12), 0.5), measured)
@@ -499,7 +499,7 @@ OTHER_NAMES = {
 @pytest.mark.parametrize("name", GENE_NAMES)
 @pytest.mark.parametrize("turned", [False, True])
 @pytest.mark.parametrize("corner", ["", "gene"])
-def test_genes_are_told_by_their_names_and_turned(name, turned, corner, tmp_path):
+def test_genes_in_rows_are_recognised_by_their_names_and_turned(name, turned, corner, tmp_path):
     from monai_diffscore.planning import Budget, make_plan, take_fingerprint
 
     values = np.random.default_rng(0).normal(8, 1, (40, len(GENE_NAMES[name]))).round(2)

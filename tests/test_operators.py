@@ -73,7 +73,7 @@ def test_operators_are_linear_for_each_sample_alone_and_differentiable(name):
 
 
 @each_operator
-def test_solve_inverts_what_it_says(name):
+def test_solve_solves_its_linear_system(name):
     operator, _, y = some(name)
     prior = torch.tensor([0.7, 1.3], dtype=torch.float64)
     u = operator.solve(y, prior, 0.2)
@@ -213,6 +213,6 @@ def test_conjugate_gradients_solve_each_sample_alone():
         lambda: Radon((8, 8), [0.0]).adjoint(torch.zeros(1, 1, 2, 13)),
     ],
 )
-def test_what_cannot_be_measured_is_refused(make):
+def test_impossible_operators_are_refused(make):
     with pytest.raises(ValueError, match=r"needs|[Ee]xpect"):
         make()

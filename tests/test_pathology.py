@@ -60,7 +60,7 @@ def pixels(matrix: np.ndarray, seed: int = 0) -> np.ndarray:
 
 @pytest.mark.parametrize(("fit", "tolerance"), [(fit_macenko, 2.0), (fit_vahadane, 4.0)])
 @pytest.mark.parametrize("matrix", [HE, HDAB], ids=["HE", "HDAB"])
-def test_known_stains_are_found(fit, tolerance, matrix):
+def test_stain_fits_recover_the_true_stains(fit, tolerance, matrix):
     """Macenko's percentiles cut off the purest 1% of the directions; the sparse factors are drawn together."""
     found = fit(pixels(matrix))
     for row, truth in zip(found.matrix, matrix, strict=True):
@@ -69,7 +69,7 @@ def test_known_stains_are_found(fit, tolerance, matrix):
     assert found.concentrations == pytest.approx(truth, rel=0.2)
 
 
-def test_haematoxylin_comes_first_whatever_there_is_more_of():
+def test_haematoxylin_comes_first_for_any_mixture():
     for scale in (0.3, 3.0):
         concentrations = np.random.default_rng(0).gamma(1.0, 0.3, (20_000, 2)) * [scale, 1.0]
         density = concentrations @ (HE / np.linalg.norm(HE, axis=1, keepdims=True))

@@ -70,7 +70,7 @@ def test_sums_are_in_float32_under_autocast_forward_and_backward():
     torch.testing.assert_close(x.grad.double(), expected, rtol=1e-2, atol=1e-2)
 
 
-def test_sparse_matrices_refuse_what_does_not_fit():
+def test_sparse_matrices_refuse_wrong_shapes():
     sparse, _ = matrix()
     with pytest.raises(ValueError, match=r"expects x \[7, F\], got \(5, 2\)"):
         sparse(torch.zeros(5, 2))
@@ -93,7 +93,7 @@ def test_relations_are_the_normalised_adjacency_without_loops_and_repetitions():
     torch.testing.assert_close(sparse(torch.eye(4)), scale @ adjacency @ scale)
 
 
-def test_graphs_refuse_what_is_not_one():
+def test_invalid_graphs_are_refused():
     for edges, options, message in (
         (torch.zeros(3, 2).long(), {}, r"edges \[2, E\]"),
         (torch.tensor([[0], [4]]), {}, "between 0 and 3, got 0 to 4.*num_sets"),

@@ -458,7 +458,7 @@ def plan(tmp_path) -> Plan:
 @pytest.mark.parametrize(
     ("per_sample", "batch", "checkpointing"), [(0.1, 4, False), (0.4, 2, False), (0.7, 1, False), (1.5, 1, True)]
 )
-def test_a_plan_gives_way_until_it_fits(plan, per_sample, batch, checkpointing):
+def test_a_plan_shrinks_until_it_fits(plan, per_sample, batch, checkpointing):
     """1 GB of libraries and so much a sample, a tenth with checkpointing: batch first, then activations."""
 
     def measured(made: Plan, size: int) -> Trial:
@@ -482,7 +482,7 @@ def test_a_first_stage_has_half_of_the_minutes_at_most(plan, epoch, epochs, seco
 
 
 @pytest.mark.parametrize(("rows", "share"), [(20, 0.4), (42, 0.4), (60, 0.28), (100, 0.2), (10**6, 0.2)])
-def test_as_many_rows_are_held_out_as_a_report_needs_if_there_are_enough(rows, share):
+def test_a_split_holds_out_the_rows_that_a_report_needs(rows, share):
     assert held_out_share(rows, 0.2) == share
     assert rows * share >= 16 or share == MOST_HELD_OUT
 
@@ -533,7 +533,7 @@ def test_cells_of_a_donor_stay_together(tmp_path):
         (["phase", "cell_type", "age"], None, "type phase; batch cell_type; covariates age"),
     ],
 )
-def test_a_plan_says_what_columns_of_cells_are_taken_for(conditions, subject, line, tmp_path, capsys):
+def test_a_plan_prints_the_roles_of_columns_of_cells(conditions, subject, line, tmp_path, capsys):
     write_cells(tmp_path / "data")
     cells = anndata.read_h5ad(tmp_path / "data/cells.h5ad")
     cells.obs["donor"] = np.repeat([f"d{number}" for number in range(7)], 100)
@@ -544,7 +544,7 @@ def test_a_plan_says_what_columns_of_cells_are_taken_for(conditions, subject, li
     assert said == [f"{line}. --condition TYPE,BATCH,COVARIATE and --subject COLUMN choose others"]
 
 
-def test_a_plan_says_what_columns_of_a_table_are_taken_for(tmp_path, capsys):
+def test_a_plan_prints_the_roles_of_columns_of_a_table(tmp_path, capsys):
     frame = pd.DataFrame({"patient": np.arange(100) // 2, "dose": np.arange(100.0) / 7, "arm": ["a", "b"] * 50})
     frame.to_csv(tmp_path / "visits.csv", index=False)
     command = ["plan", str(tmp_path), "--out", str(tmp_path / "made"), "--no-trial", "--kind", "table"]
@@ -584,7 +584,7 @@ def test_a_subject_of_volumes_is_a_pattern_of_their_paths(tmp_path):
         take_fingerprint(tmp_path, "pictures", subject="patient")
 
 
-def test_what_does_not_fit_at_all_is_said(plan):
+def test_a_plan_that_never_fits_is_refused(plan):
     with pytest.raises(DataError, match="--memory-gb"):
         fit_plan(plan, try_batch=lambda made, size: trial(size, 5.0), say=lambda _: None)
 

@@ -271,7 +271,7 @@ SMALL = [*UNIT.values(), N4BiasCorrect, HounsfieldUnits, ReplacePadding]
 
 @pytest.mark.parametrize("make", SMALL)
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf, 1e300])
-def test_what_is_not_finite_is_refused_with_count_and_key(make, bad, image):
+def test_nan_and_infinity_are_refused_with_count_and_key(make, bad, image):
     spoilt = MetaTensor(image.as_tensor().double(), meta={"filename_or_obj": "spoilt.nii"})
     spoilt[0, 0, 0, :3] = bad
     with pytest.raises(DataError, match=r"spoilt.nii \(key 'ct'\).*finite.*got 3 of 720 voxels.*nan_policy") as caught:
@@ -279,7 +279,7 @@ def test_what_is_not_finite_is_refused_with_count_and_key(make, bad, image):
     assert "\n" not in str(caught.value)
 
 
-def test_what_is_not_finite_can_be_filled_knowingly(image):
+def test_nan_and_infinity_are_filled_on_request(image):
     image[0, 0, 0, :3] = torch.tensor([torch.nan, torch.inf, -torch.inf])
     low, high = image[torch.isfinite(image)].min(), image[torch.isfinite(image)].max()
     filled = WindowIntensity(float(low), float(high), nan_policy="fill")(image)

@@ -164,7 +164,7 @@ def test_a_flag_that_says_nothing_of_the_data_is_refused(tmp_path, capsys):
     assert "Leave --assume_intercept out" in capsys.readouterr().err
 
 
-def test_check_names_what_is_on_both_sides_of_the_split(tmp_path, capsys):
+def test_check_names_subjects_and_images_on_both_sides_of_the_split(tmp_path, capsys):
     """Three images under the names of two patients each, rescaled so that no file is a copy of another."""
     axes = np.meshgrid(*[np.linspace(-1, 1, 20)] * 3, indexing="ij")
     for number in range(6):

@@ -49,13 +49,13 @@ def test_by_default_rows_are_as_the_training_rows_were(make, count):
 
 @MAKERS
 @pytest.mark.parametrize(("name", "place"), [("T", 2), (0, 0), (2, 2)])
-def test_labels_are_asked_for_by_name_or_number(make, name, place):
+def test_labels_are_requested_by_name_or_number(make, name, place):
     assert make(asked={name: 5}) == [place] * 5
 
 
 @MAKERS
 @pytest.mark.parametrize("name", ["Ghost", 1, "None", 3, -1])
-def test_what_was_not_learned_is_refused(make, name):
+def test_labels_outside_of_the_training_are_refused(make, name):
     with pytest.raises(DataError, match=r"one of|with training rows|at least one row"):
         make(asked={name: 5})
 
@@ -81,7 +81,7 @@ SHAPES = ["square", "circle", "star"]
     ("label", "expected"),
     [(None, [-1] * 4), (-1, [-1] * 4), ("circle", [1] * 4), (2, [2] * 4), (["star", 0], [2, 0, 2, 0]), (0, [0] * 4)],
 )
-def test_classes_of_images_are_asked_for_by_name_or_number(label, expected):
+def test_classes_of_images_are_requested_by_name_or_number(label, expected):
     assert [one["label"] for one in requested_labels(3, label, 4, SHAPES)] == expected
 
 

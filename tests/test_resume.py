@@ -204,7 +204,7 @@ def spoil(file: Path, damage: str) -> None:
         file.write_bytes(content)
 
 
-def test_damage_is_found_by_checksums(tmp_path):
+def test_checksums_detect_damage(tmp_path):
     path = tmp_path / "state.pt"
     save_atomically({"network": {"weight": torch.randn(100)}}, path)
     assert find_damage(path) is None
@@ -302,7 +302,7 @@ class _Draws(torch.utils.data.Dataset):
         return torch.cat([torch.as_tensor(self.transform(torch.zeros(3))), draws, torch.tensor([index])])
 
 
-def test_augmentation_does_not_depend_on_workers_or_on_what_went_before():
+def test_augmentation_does_not_depend_on_workers_or_earlier_items():
     def epoch(workers, first=0):
         data = _Draws()
         loader = ResumableLoader(data, 2, seed=1, num_workers=workers)

@@ -29,14 +29,14 @@ from monai_diffscore.samples import (
 )
 
 
-def test_sample_data_is_there_and_can_be_replaced(monkeypatch, tmp_path):
+def test_sample_data_is_present_and_replaceable(monkeypatch, tmp_path):
     assert list_volumes(mni152())
     (tmp_path / "own.nii.gz").write_bytes(b"")
     monkeypatch.setenv("MONAI_DIFFSCORE_MNI152", str(tmp_path / "own.nii.gz"))
     assert mni152() == str(tmp_path / "own.nii.gz")
 
 
-def test_a_replacement_that_is_not_there_is_refused(monkeypatch):
+def test_a_missing_replacement_is_refused(monkeypatch):
     monkeypatch.setenv("MONAI_DIFFSCORE_MNI152", "/no/such/file")
     with pytest.raises(DataError, match=r"/no/such/file.*MONAI_DIFFSCORE_MNI152 names"):
         mni152()
@@ -56,7 +56,7 @@ def test_names_variables_and_kinds_are_unambiguous():
 
 
 @pytest.mark.parametrize("name", [sample.name for sample in CATALOGUE])
-def test_every_sample_is_there_or_says_how_to_get_it(name):
+def test_every_sample_is_present_or_names_its_command(name):
     (row,) = [row for row in list_samples() if row["name"] == name]
     if row["present"]:
         assert sample_path(name) == row["path"]

@@ -169,7 +169,7 @@ def test_measured_order_of_convergence_is_the_declared_one(sampler, mixture_flow
 
 
 @pytest.mark.parametrize("order", [1, 2, 3, 4])
-def test_adams_has_the_order_that_is_asked_for(order, mixture_flow):
+def test_adams_has_the_requested_order(order, mixture_flow):
     """Order 4 starts with one step each of lower orders, at noise levels where they hardly matter: 4.2 is measured."""
     measured = measured_order(sample_adams, mixture_flow, order=order, corrector=False)
     assert measured == pytest.approx(order, abs=0.1 if order < 4 else 0.5)
@@ -212,7 +212,7 @@ def test_a_callback_stops_the_sampling_with_the_current_estimate(name, mixture_2
     assert not torch.allclose(stopped, whole)
 
 
-def test_repaint_made_once_is_ancestral_sampling(mixture_2d):
+def test_repaint_without_repeats_is_ancestral_sampling(mixture_2d):
     x = 80 * torch.randn(5, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     once, ancestral = (
         f(mixture_2d, x, karras_sigmas(9), generator=torch.Generator().manual_seed(1), **options)

@@ -56,7 +56,7 @@ def test_quickstart_refuses_bad_values_at_once(options, message):
 
 
 @pytest.mark.slow
-def test_quickstart_trains_samples_and_tells(tmp_path):
+def test_quickstart_trains_samples_and_prints_the_results(tmp_path):
     """In this environment instead of a new one; the whole of it otherwise."""
     environment = {**os.environ, "PIP_NO_BUILD_ISOLATION": ""}
     done = subprocess.run(

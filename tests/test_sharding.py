@@ -164,7 +164,7 @@ def dit(folder: Path, volumes: str, overlay: str = "fsdp", **keywords) -> list[i
 
 
 @pytest.mark.slow
-def test_it_is_the_training_of_two_whole_ranks_and_survives_a_kill_and_a_damaged_shard(tmp_path, volumes):
+def test_sharded_training_equals_two_whole_ranks_and_survives_a_kill_and_a_damaged_shard(tmp_path, volumes):
     """Losses equal those of DistributedDataParallel but for the order of sums; continued, its own bit for bit."""
     whole, sharded, broken = (tmp_path / name for name in ("whole", "sharded", "broken"))
     for folder in (whole, sharded, broken):
@@ -230,7 +230,7 @@ def test_under_torchrun_stopped_and_continued(tmp_path, volumes):
 
 
 @pytest.mark.parametrize("bundle", BUNDLES)
-def test_the_overlay_replaces_what_stands_in_every_bundle(bundle):
+def test_the_overlay_agrees_with_every_bundle(bundle):
     overlay = json.loads((ROOT / "configs/fsdp.json").read_text())
     train = json.loads((ROOT / f"bundles/{bundle}/configs/train.json").read_text())
     assert [line for line in overlay["initialize"] if "launcher" not in line] == train["initialize"]

@@ -207,7 +207,7 @@ def test_the_autoencoder_learns_and_its_shares_sum_to_one(zero_inflation):
     assert float(latent[:, -1].std()) == pytest.approx(1, abs=1e-3)
 
 
-def test_dispersions_are_found_in_a_short_training():
+def test_a_short_training_recovers_dispersions():
     """Genes of two known dispersions, with no other structure to learn: both come back."""
     theta = torch.tensor([0.5, 30.0]).repeat_interleave(GENES // 2 + 1)[:GENES]
     counts = draw_negative_binomial(torch.full((512, GENES), 20.0), theta, generator()).float()
@@ -363,7 +363,7 @@ def test_the_cells_of_a_donor_stay_together(file):
         split_cells(expression, 0.1, seed=0, subject="donor")
 
 
-def test_cells_are_asked_for_by_type_or_in_proportion(file):
+def test_cells_are_requested_by_type_or_in_proportion(file):
     statistics = cell_statistics(Expression(file, FIELDS), np.arange(12, 30))
     asked = requested_cells(statistics, 5, {"NK": 2, "T": 1}, batch="p2")
     assert [(cell["label"], cell["batch"], cell["seed"]) for cell in asked] == [(1, 1, 0), (1, 1, 1), (2, 1, 2)]

@@ -88,7 +88,7 @@ def test_pixels_are_those_written_at_every_level_and_place(image, write_slide):
 
 
 @pytest.mark.parametrize("kind", ["pyramid", "one level", "picture"])
-def test_a_coarser_pixel_is_the_mean_of_those_it_covers(kind, image, write_slide, tmp_path):
+def test_a_coarser_pixel_is_the_mean_of_its_pixels(kind, image, write_slide, tmp_path):
     if kind == "picture":
         Image.fromarray(image.transpose(1, 2, 0)).save(tmp_path / "a.png")
         slide = Slide(tmp_path / "a.png", assume_mpp_um=0.5)
@@ -222,7 +222,7 @@ def test_slides_are_listed_with_their_patients(tmp_path):
 # ---- tissue and tiles ----
 
 
-def test_tissue_is_what_absorbs_light():
+def test_tissue_absorbs_light():
     overview = np.full((3, 40, 40), 240, np.uint8)
     overview += np.random.default_rng(0).integers(-3, 4, overview.shape).astype(np.uint8)
     overview[:, 10:30, 5:20] = np.array([180, 120, 170], np.uint8)[:, None, None]
