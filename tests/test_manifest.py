@@ -11,9 +11,10 @@ from ignite.engine import Engine, Events
 from workflows import workflow
 
 from monai_diffscore.data.files import file_hash
-from monai_diffscore.data.manifests import MANIFEST, read_manifest
+from monai_diffscore.data.manifests import MANIFEST, WEIGHTS, facts_of_weights, note_weights, read_manifest
 from monai_diffscore.handlers import SaveManifest
 from monai_diffscore.report.image_files import find_samples
+from monai_diffscore.report.profile_sources import find_profiles
 
 
 def sample(folder, names, weights, seed=0, **facts):
@@ -103,3 +104,40 @@ def test_a_bundle_writes_the_manifest_beside_its_samples(tmp_path):
     assert manifest["weights_hash"] == file_hash(tmp_path / "model.pt")
     assert len(list((tmp_path / "samples").glob("*.nii.gz"))) == 3
     assert len(find_samples(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("ending", ["csv", "h5ad", "parquet"])
+def test_a_report_of_rows_takes_the_files_of_the_newest_command(ending, tmp_path, weights, caplog):
+    folder = tmp_path / "samples"
+    folder.mkdir()
+    for name in ("old", "new"):
+        engine = Engine(lambda _engine, _batch, name=name: (folder / f"{name}.{ending}").write_text(name))
+        SaveManifest(folder, weights, {}, seed=0).attach(engine)
+        engine.run([0])
+    assert find_profiles(tmp_path) == [folder / f"new.{ending}"]
+    assert "left out 1 file(s)" in caplog.text
+
+
+def test_facts_of_weights_are_of_this_content(tmp_path):
+    for name in ("model.pt", "autoencoder.pt"):
+        (tmp_path / name).write_text(name)
+        note_weights(tmp_path / name, {"iteration": len(name)})
+    for name in ("model.pt", "autoencoder.pt"):
+        assert facts_of_weights(tmp_path / name, file_hash(tmp_path / name)) == {"iteration": len(name)}
+    (tmp_path / "model.pt").write_text("of another training")
+    assert facts_of_weights(tmp_path / "model.pt", file_hash(tmp_path / "model.pt")) == {}
+    assert facts_of_weights(tmp_path / "copy.pt", "sha256:0") == {}
+
+
+def test_samples_name_the_run_and_the_iteration_of_their_weights(tmp_path):
+    folder = tmp_path / "out"
+    workflow("toy2d_mlp", ["train"], ["smoke"], output_dir=str(folder), run_name="spiral").run()
+    weights = folder / "models/model.pt"
+    facts = json.loads((weights.parent / WEIGHTS).read_text())["model.pt"]
+    assert (facts["run"], facts["iteration"], facts["output_dir"]) == ("spiral", 4, str(folder))
+    assert facts["weights_hash"] == file_hash(weights)
+    where = {"checkpoint": str(weights), "output_dir": str(folder / "samples"), "steps": 2}
+    workflow("toy2d_mlp", ["inference"], ["smoke"], kind="infer", **where).run()
+    manifest = read_manifest(folder / "samples")
+    assert manifest["weights_hash"] == facts["weights_hash"]
+    assert (manifest["training"]["run"], manifest["training"]["iteration"]) == ("spiral", 4)

@@ -31,8 +31,10 @@ from torch.nn.parallel import DistributedDataParallel
 from monai_diffscore.atomic_files import whole_file
 from monai_diffscore.configuration import describe, differences, read_by
 from monai_diffscore.data import save_statistics
+from monai_diffscore.data.manifests import note_weights
 from monai_diffscore.engines import ScoreTrainer, TrainingEvents
 from monai_diffscore.handlers.fingerprint import fingerprint
+from monai_diffscore.handlers.spool import Spool
 
 logger = logging.getLogger(__name__)
 #: key of the trained network in a checkpoint; "network" holds the weights for inference
@@ -64,7 +66,8 @@ class ResumableCheckpoint:
         folder: folder of the checkpoints; a run with checkpoints there resumes. All ranks see the same folder.
         objects: name to object with ``state_dict`` and ``load_state_dict``: network, optimizer, ema, ... The
             handler adds a GradScaler of the trainer as "scaler".
-        weights: optional (module, path): each save also writes the weights alone, for inference.
+        weights: optional (module, path): each save also writes the weights alone, for inference, and their hash,
+            iteration and run into ``weights.json`` beside them.
         statistics: optional facts of the training data. Each save writes them beside the weights as
             ``data_statistics.json``. A continued training needs the same statistics, file names and file sizes; the
             folder of the data may move.
@@ -143,6 +146,9 @@ class ResumableCheckpoint:
         if self.weights is not None:
             path = Path(self.weights[1])
             save_atomically(weights, path)
+            output_dir = self.folder.absolute().parent
+            facts = {"iteration": engine.state.iteration, "output_dir": str(output_dir), **Spool(output_dir).run()}
+            note_weights(path, facts)
             if self.statistics is not None:
                 save_statistics(self.statistics, path.with_name("data_statistics.json"))
         for old in self.files()[: -self.keep]:

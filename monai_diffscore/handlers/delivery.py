@@ -59,7 +59,7 @@ class Delivery:
 
     def __init__(self, spool: Spool, uri: str) -> None:
         self.spool, self.uri = spool, uri
-        self.state_file = spool.folder / "mlflow_run.json"
+        self.state_file = spool.state_file
         state = json.loads(self.state_file.read_text()) if self.state_file.is_file() else {}
         same = state.get("uri") == conceal(uri)  # another tracker gets the whole record
         self.run_id: str | None = state.get("run_id") if same else None

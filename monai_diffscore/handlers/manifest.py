@@ -18,14 +18,14 @@ from monai_diffscore.atomic_files import write_json
 from monai_diffscore.configuration import choices
 from monai_diffscore.credentials import conceal_all
 from monai_diffscore.data.files import file_hash
-from monai_diffscore.data.manifests import MANIFEST
+from monai_diffscore.data.manifests import MANIFEST, facts_of_weights
 from monai_diffscore.handlers.attach import attach_at_end
 
 logger = logging.getLogger(__name__)
 
 
 class SaveManifest:
-    """Writes ``manifest.json`` beside samples: weights, seed, number, configuration and the files of this command.
+    """Writes ``manifest.json`` beside samples: weights and their training, seed, number, configuration, files.
 
     Older files that the command did not change belong to another command. A warning names them, and a report ignores
     them.
@@ -67,8 +67,16 @@ class SaveManifest:
                 f"{self.folder} holds {len(others)} file(s) of another command (such as {others[0]}). A report leaves "
                 f"them out; another --output_dir keeps each by itself."
             )
-        weights = {"weights": str(self.checkpoint.absolute()), "weights_hash": file_hash(self.checkpoint)}
-        content = {**self.facts, **weights, "configuration_hash": self.configuration_hash, "files": files}
+        weights_hash = file_hash(self.checkpoint)
+        weights = {"weights": str(self.checkpoint.absolute()), "weights_hash": weights_hash}
+        training = facts_of_weights(self.checkpoint, weights_hash)
+        content = {
+            **self.facts,
+            **weights,
+            "training": training,
+            "configuration_hash": self.configuration_hash,
+            "files": files,
+        }
         write_json(self.folder / MANIFEST, content)
         pictures = [name for name in files if name.endswith(".png")]
         parts = [f"samples: {_quoted(self.folder)} ({len(files)} files)"]

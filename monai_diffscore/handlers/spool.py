@@ -21,6 +21,7 @@ class Spool:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder).absolute()
         self.path = self.folder / "tracking.jsonl"
+        self.state_file = self.folder / "mlflow_run.json"  # of the delivery
 
     def append(self, *entries: Mapping[str, Any], to_disk: bool = False) -> None:
         """Adds lines in one write: a killed program leaves all of them or, at worst, a torn last one.
@@ -69,6 +70,15 @@ class Spool:
             for name, _value, _time, step in entry.get("metrics", ()):
                 last[name] = max(step, last.get(name, -1))
         return last
+
+    def run(self) -> dict[str, str]:
+        """Name of the run and, once the tracker has created it, its id there; empty before the record begins."""
+        first = next(self.read(), None)
+        if first is None or "run" not in first[0]:
+            return {}
+        run = {"run": first[0]["run"]["name"]}
+        state = json.loads(self.state_file.read_text()) if self.state_file.is_file() else {}
+        return run | ({"run_id": state["run_id"]} if state.get("run_id") else {})
 
     @contextmanager
     def delivering(self) -> Iterator[None]:

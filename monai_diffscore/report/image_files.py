@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,11 +11,10 @@ from torch import Tensor
 
 from monai_diffscore.data import evenly_spaced
 from monai_diffscore.data.arrays import LABELS, read_labels
-from monai_diffscore.data.manifests import read_manifest
+from monai_diffscore.data.manifests import of_newest_command
 from monai_diffscore.data.volumes import image_loader
 from monai_diffscore.errors import DataError
 
-logger = logging.getLogger(__name__)
 _SUFFIXES = (".nii", ".nii.gz", ".npy")
 
 
@@ -33,12 +31,7 @@ def find_samples(path: str | Path) -> list[Path]:
         for file in sorted(folder.rglob("*"))
         if file.name.endswith(_SUFFIXES) and not file.name.startswith(".") and file.name != LABELS
     ]
-    manifest = read_manifest(folder)
-    if manifest is not None:
-        own = [file for file in files if str(file.relative_to(folder)) in manifest["files"]]
-        if len(own) < len(files):
-            logger.warning(f"{folder}: left out {len(files) - len(own)} file(s) that the newest sampling did not write")
-        files = own
+    files = of_newest_command(folder, files)
     if not files:
         raise DataError(
             folder,

@@ -17,6 +17,7 @@ from scipy import sparse
 
 from monai_diffscore.data.anndata import Expression
 from monai_diffscore.data.gene_fields import GeneFields
+from monai_diffscore.data.manifests import of_newest_command
 from monai_diffscore.errors import DataError
 from monai_diffscore.metrics import Profiles, log_profiles
 from monai_diffscore.report.profile_tables import ROWS, TABLES, encode_tables, numbered_frame, read_frame
@@ -76,14 +77,16 @@ def is_profiles(path: str | Path) -> bool:
 def find_profiles(path: str | Path) -> list[Path]:
     """The generated files of a run or folder, or the file itself; empty without any.
 
-    The folder ``samples`` of a run holds them. Of files with one name and several suffixes it takes one."""
+    The folder ``samples`` of a run holds them; a manifest there names those of the newest sampling. Of files with one
+    name and several suffixes it takes one.
+    """
     root = Path(path)
     if is_profiles(root):
         return [root] if root.exists() else []
     folder = root / "samples" if (root / "samples").is_dir() else root
     files: dict[str, Path] = {}
     for suffix in (*EXPRESSION, *TABLES, ROWS):
-        for file in filter(is_profiles, folder.glob(f"*{suffix}")):
+        for file in of_newest_command(folder, list(filter(is_profiles, folder.glob(f"*{suffix}")))):
             files.setdefault(file.stem, file)
     return sorted(files.values())
 
