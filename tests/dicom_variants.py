@@ -488,7 +488,42 @@ def rounded_positions_of_an_oblique_stack(folder):
     return usual(folder, positions=positions, orientation=OBLIQUE)
 
 
+def without_preamble(folder: Path, meta: bool, **options: Any) -> Truth:
+    """The plain series, each file from its first element on, or from the first one behind the file's meta group."""
+    truth = usual(folder, **options)
+    for file in folder.iterdir():
+        length = pydicom.dcmread(file).file_meta.FileMetaInformationGroupLength
+        file.write_bytes(file.read_bytes()[132 if meta else 132 + 12 + length :])
+    return truth
+
+
+@variant()
+def no_preamble(folder):
+    return without_preamble(folder, meta=True)
+
+
+@variant()
+def no_preamble_and_no_ending(folder):
+    return without_preamble(folder, meta=True, names=[f"I{number:03d}" for number in range(SLICES)])
+
+
+@variant()
+def no_meta_group_explicit(folder):
+    return without_preamble(folder, meta=False)
+
+
+@variant()
+def no_meta_group_implicit(folder):
+    return without_preamble(folder, meta=False, syntax=ImplicitVRLittleEndian)
+
+
 # refused
+
+
+@variant("expected a DICOM file .*got 400 bytes of neither")
+def another_format_with_the_ending(folder):
+    usual(folder)
+    (folder / "x.dcm").write_bytes(b"\x08\0\x77\x01" + b"text" * 99)
 
 
 @variant(r"unevenly spaced slices: .*2.5 mm \(1 times\)")

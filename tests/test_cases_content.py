@@ -15,11 +15,13 @@ from case_folders import SHAPE, images, save, write_image, write_mask
 from dicom_series import phantom, write_series
 from PIL import Image
 
+from monai_diffscore.__main__ import main
 from monai_diffscore.data import LoadVolumed, list_arrays, list_slides, list_volumes
 from monai_diffscore.data.cases import equal_files, is_label_map, leaks, list_cases
 from monai_diffscore.data.paths import locate, split_channel, split_series
 from monai_diffscore.data.tree import walk
 from monai_diffscore.errors import DataError
+from monai_diffscore.planning.kinds import find_kind
 
 
 def reasons(root: Path, **options) -> dict[str, list[str]]:
@@ -239,3 +241,20 @@ def test_a_folder_without_images_is_refused_with_its_content(tmp_path):
     case_folders.flat(tmp_path)
     with pytest.raises(DataError, match="no such file or folder"):
         list_volumes(tmp_path / "nowhere")
+
+
+def test_what_is_no_volume_is_told_with_what_to_do_about_it(tmp_path, capsys):
+    """Radiographs, links to nothing and pictures: each has its own remedy."""
+    write_series(tmp_path / "dx", phantom(1), modality="CR", uid="1.2.3")
+    with pytest.raises(DataError, match=r"got none \(1 x CR series\).*--value_range"):
+        list_volumes(tmp_path / "dx")
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links/sub-1_T1w.nii.gz").symlink_to(tmp_path / "gone")
+    with pytest.raises(DataError, match=r"not fetched.*datalad get"):
+        list_volumes(tmp_path / "links")
+    with pytest.raises(DataError, match=r"not fetched.*datalad get"):
+        find_kind(tmp_path / "links")
+    (tmp_path / "photos").mkdir()
+    Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / "photos/b.png")
+    assert main(["cases", str(tmp_path / "photos")]) == 0
+    assert "1 pictures are no volumes: `plan` lists and reads them (--kind pictures)" in capsys.readouterr().out

@@ -21,7 +21,7 @@ from monai_diffscore.data.cases.listing import list_cases
 from monai_diffscore.data.cases.names import ending
 from monai_diffscore.data.dicom import ReadingRules, holds_dicom, read_dicom_series
 from monai_diffscore.data.nifti_header import NIFTI, check_nifti_header
-from monai_diffscore.data.paths import locate, split_channel
+from monai_diffscore.data.paths import locate, names_series, split_channel
 from monai_diffscore.errors import DataError
 
 
@@ -83,17 +83,29 @@ def _no_image(cases: Cases, key: str) -> DataError:
             cases.root, key=key, expected="images", got=f"{len(labels)} label maps alone (first: {labels[0]})",
             remedy="Point --dataset_dir at the images; a table (--cases) names the roles of files.",
         )  # fmt: skip
-    files = [Path(one.path) for one in cases.left_out]
+    files = [Path(one.path) for one in cases.left_out if not names_series(one.path)]
     kinds = sorted({"".join(file.suffixes[-2:]) or file.name for file in files})
     counts = {reason: count for reason, count in cases.reasons.items() if reason not in _QUIET}
     reasons = f" ({', '.join(f'{count} x {reason}' for reason, count in counts.items())})" if counts else ""
+    got = f"none{reasons}" if cases.left_out else "an empty folder"
     return DataError(
         cases.root,
         key=key,
         expected="NIfTI files or other volumes, or DICOM series",
-        got=f"{len(files)} files, of the types {kinds[:8]}{reasons}" if files else "an empty folder",
-        remedy="Point --dataset_dir at a folder of NIfTI files or DICOM series (dcm2niix converts other DICOM).",
+        got=f"{len(files)} files, of the types {kinds[:8]}{reasons}" if files else got,
+        remedy=_remedy(cases),
     )
+
+
+def _remedy(cases: Cases) -> str:
+    if any("not fetched" in reason for reason in cases.reasons):
+        return "Fetch the files that the links name (datalad get, git annex get)."
+    if any(names_series(one.path) for one in cases.left_out):
+        return (
+            "Volumes are series of CT, MR and PET with positions. Convert single images (radiographs, ultrasound) to "
+            "pictures of 8 or 16 bits, which `plan` reads with --value_range, and other series with dcm2niix."
+        )
+    return "Point --dataset_dir at a folder of NIfTI files or DICOM series (dcm2niix converts other DICOM)."
 
 
 def split_by_subject(

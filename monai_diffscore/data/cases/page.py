@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from monai_diffscore.data.cases.case import Case, Cases, counts_text
 from monai_diffscore.data.cases.leakage import leaks
+from monai_diffscore.data.cases.names import PICTURES, ending
 from monai_diffscore.data.volumes import split_by_subject
 
 _ROWS = 40
@@ -34,6 +35,9 @@ def describe_cases(cases: Cases, image: str = "", validation_share: float | None
     for reason, count in cases.reasons.items():
         first = next(one.path for one in cases.left_out if one.reason == reason)
         lines.append(f"left out: {count} x {reason} (first: {first.removeprefix(cases.root).lstrip('/')})")
+    pictures = sum(ending(one.path) in PICTURES for one in cases.left_out)
+    if pictures and not cases:
+        lines.append(f"{pictures} pictures are no volumes: `plan` lists and reads them (--kind pictures)")
     if image:
         items = cases.images(image)
         lines.append(f"--image {image}: {len(items)} images of {len({item['subject'] for item in items})} subjects")
@@ -54,7 +58,7 @@ def _table(cases: Cases) -> list[str]:
 
 def _row(cases: Cases, case: Case) -> list[str]:
     def named(files: dict[str, str]) -> str:
-        return ", ".join(f"{name}={path.removeprefix(cases.root).lstrip('/')}" for name, path in files.items())
+        return ", ".join(f"{name}={path.removeprefix(cases.root).lstrip('/') or '.'}" for name, path in files.items())
 
     facts = ", ".join(f"{name}={value}" for name, value in case.facts.items())
     return [case.subject, case.session, named(dict(case.images)), ", ".join(case.masks), facts]

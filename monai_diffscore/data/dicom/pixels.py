@@ -56,7 +56,9 @@ def pixels_equal(first: Plane, second: Plane) -> bool:
     ):
         return False
     if first.frame is None and second.frame is None:
-        stored = [pydicom.dcmread(p.file, specific_tags=["PixelData"]).get("PixelData") for p in (first, second)]
+        stored = [
+            pydicom.dcmread(p.file, specific_tags=["PixelData"], force=True).get("PixelData") for p in (first, second)
+        ]
         return bool(stored[0] == stored[1])
     return bool(np.array_equal(_frame(first), _frame(second)))
 

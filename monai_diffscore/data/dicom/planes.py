@@ -16,7 +16,13 @@ from typing import Any, BinaryIO
 import numpy as np
 import pydicom
 from pydicom.dataset import Dataset
-from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
 
 from monai_diffscore.data.tree import walk
 from monai_diffscore.errors import DataError
@@ -55,6 +61,8 @@ _HEADER = """SOPClassUID SOPInstanceUID Modality SeriesInstanceUID StudyInstance
     RescaleSlope RescaleIntercept RescaleType ModalityLUTSequence PixelPaddingValue PixelPaddingRangeLimit Units
     SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence LossyImageCompression"""
 _LOSSY = {"1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.81"}
+_FIRST_ELEMENTS = {0x0000, 0x0001, 0x0002, 0x0005, 0x0008, 0x0012, 0x0016, 0x0018}  # of a file without its preamble
+_LONGEST_FIRST = 128  # bytes of the value of its first element, at most
 _DIRECTORY = "1.2.840.10008.1.3.10"  # a DICOMDIR lists files and is no image
 _GROUPS = """PixelMeasuresSequence PlanePositionSequence PlaneOrientationSequence PixelValueTransformationSequence
     FrameContentSequence CTImageFrameTypeSequence MRImageFrameTypeSequence PETFrameTypeSequence MREchoSequence
@@ -117,9 +125,20 @@ def list_files(paths: Sequence[str | Path]) -> list[Path]:
 
 
 def is_dicom(path: str | Path) -> bool:
-    """Whether the file begins with 128 bytes, then DICM (PS3.10 7.1)."""
+    """Whether the file begins with 128 bytes, then DICM (PS3.10 7.1), or at once with the elements of a header.
+
+    Old archives and networks write files without the 128 bytes. Their first element is of the group 0002 or 0008, with
+    its type in two letters, or with a short even length.
+    """
     with open(path, "rb") as file:
-        return file.read(132)[128:] == b"DICM"
+        start = file.read(132)
+    if start[128:] == b"DICM":
+        return True
+    if len(start) < 132 or start[:2] not in (b"\x02\0", b"\x08\0"):
+        return False
+    element, length = struct.unpack("<HI", start[2:8])
+    has_type = start[4:6] in (b"UL", b"OB", b"UI", b"CS")
+    return element in _FIRST_ELEMENTS and (has_type or (length % 2 == 0 and length <= _LONGEST_FIRST))
 
 
 def read_planes(path: str | Path) -> list[Plane]:
@@ -130,10 +149,11 @@ def read_planes(path: str | Path) -> list[Plane]:
     """
     with open(path, "rb") as file:
         try:
-            header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=[*_HEADER.split(), *TRAITS])
+            tags = [*_HEADER.split(), *TRAITS]
+            header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=tags, force=True)
             if header.file_meta.get("MediaStorageSOPClassUID") == _DIRECTORY:
                 return []
-            syntax = UID(header.file_meta.get("TransferSyntaxUID", ""))
+            syntax = UID(header.file_meta.get("TransferSyntaxUID") or _syntax_of_elements(header))
             damage = _damage(file, header, syntax)
             _check_complete(header)
             if "PerFrameFunctionalGroupsSequence" not in header:
@@ -147,6 +167,14 @@ def read_planes(path: str | Path) -> list[Plane]:
             remedy = "The file is cut off or damaged: copy it again, or remove it from the folder."
             got = str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
             raise DataError(path, expected=expected, got=got, remedy=remedy) from error
+
+
+def _syntax_of_elements(header: Dataset) -> str:
+    """The transfer syntax of a file that does not state it: uncompressed, as pydicom found its elements."""
+    implicit, little = header.original_encoding
+    if not little:
+        return str(ExplicitVRBigEndian)
+    return str(ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian)
 
 
 def _check_complete(header: Dataset) -> None:

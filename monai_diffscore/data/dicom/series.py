@@ -63,10 +63,9 @@ def find_series(paths: Sequence[str | Path]) -> list[Series]:
         elif file.suffix.lower() in _SUFFIXES:
             raise DataError(
                 file,
-                expected="a DICOM file (128 bytes, then 'DICM')",
-                got=f"{file.stat().st_size} bytes without 'DICM'",
-                remedy="The file is damaged or older than the format: copy it again, rewrite it with pydicom "
-                "(dcmread(force=True), save_as(enforce_file_format=True)), or remove it from the folder.",
+                expected="a DICOM file (128 bytes, then 'DICM', or the elements of a header)",
+                got=f"{file.stat().st_size} bytes of neither",
+                remedy="The file is damaged or of another format: copy it again, or remove it from the folder.",
             )
     return [Series(uid, tuple(members)) for uid, members in planes.items()]
 
