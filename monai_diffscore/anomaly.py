@@ -85,14 +85,26 @@ def healthy_residuals(
         )
     maps = []
     for level in sigmas:
-        sigma = x0.new_full((len(x0),), float(level))
-        estimate = torch.zeros_like(x0)
-        for _ in range(pairs):
-            noise = level * noise_like(x0, generator)
-            estimate += (denoise(x0 + noise, sigma) + denoise(x0 - noise, sigma)) / (2 * pairs)
-        residual = smoothed(x0 - estimate, smoothing)
+        residual = smoothed(level_residual(denoise, x0, float(level), pairs, generator), smoothing)
         maps.append(residual.sum(1, keepdim=True) if channels == "sum" else residual.norm(dim=1, keepdim=True))
     return torch.cat(maps, dim=1)
+
+
+def level_residual(
+    denoise: Callable[[Tensor, Tensor], Tensor], x0: Tensor, level: float, pairs: int, generator: Generators = None
+) -> Tensor:
+    r"""The residual :math:`r_\sigma` [B, C, *S] of each channel at one level.
+
+    Args:
+        denoise, x0, pairs, generator: see :func:`healthy_residuals`.
+        level: :math:`\sigma` > 0.
+    """
+    sigma = x0.new_full((len(x0),), level)
+    estimate = torch.zeros_like(x0)
+    for _ in range(pairs):
+        noise = level * noise_like(x0, generator)
+        estimate += (denoise(x0 + noise, sigma) + denoise(x0 - noise, sigma)) / (2 * pairs)
+    return x0 - estimate
 
 
 def smoothed(x: Tensor, std: float) -> Tensor:

@@ -244,7 +244,7 @@ class ScaleSamplingInferer(SamplingInferer):
     """
 
     def _steps(self, denoiser: nn.Module, sigmas: Tensor) -> int:
-        return (len(sigmas) - 1) * len(_scales_of(denoiser).scales)
+        return (len(sigmas) - 1) * len(multi_scale(denoiser).scales)
 
     def _draw(
         self,
@@ -258,10 +258,15 @@ class ScaleSamplingInferer(SamplingInferer):
         if start is not None:
             raise ValueError("ScaleSamplingInferer starts each scale from its own noise: expected no start, got one.")
         grid = sigmas.to(like.device)
-        return sample_scales(_scales_of(denoiser), like.shape, grid, sampler, dtype=like.dtype, **options)
+        return sample_scales(multi_scale(denoiser), like.shape, grid, sampler, dtype=like.dtype, **options)
 
 
-def _scales_of(network: nn.Module) -> MultiScale:
+def multi_scale(network: nn.Module) -> MultiScale:
+    """The network itself, a model of scales.
+
+    Raises:
+        TypeError: for another network.
+    """
     if not isinstance(network, MultiScale):
         raise TypeError(f"Expected a MultiScale, got {type(network).__name__}. Use the inferer of models of one scale.")
     return network
@@ -307,7 +312,7 @@ class ScaleErrorInferer(DenoisingErrorInferer):
     """
 
     def __call__(self, inputs: Tensor, network: nn.Module, **condition: Tensor) -> Tensor:  # type: ignore[override]
-        model = _scales_of(network)
+        model = multi_scale(network)
         errors = []
         for number, part in enumerate(model.scales.split(convert_to_tensor(inputs, track_meta=False))):
             denoiser = AtScale(model, number, {**part.fields, **condition})
@@ -363,5 +368,5 @@ class ScaleLikelihoodInferer(LikelihoodInferer):
     def _nats(
         self, network: nn.Module, x0: Tensor, condition: dict[str, Any], options: dict[str, Any]
     ) -> tuple[Tensor, Tensor]:
-        nats, errors = log_likelihood_scales(_scales_of(network), x0, self.sigmas, **options, **condition)
+        nats, errors = log_likelihood_scales(multi_scale(network), x0, self.sigmas, **options, **condition)
         return nats.sum(0), errors.square().sum(0).sqrt()

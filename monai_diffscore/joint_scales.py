@@ -40,6 +40,18 @@ from monai_diffscore.scales import Scales
 from monai_diffscore.tensors import per_sample
 
 
+def scales_of_pyramid(model: MultiScale) -> Scales:
+    """The scales of a model.
+
+    Raises:
+        TypeError: for a model of latent images.
+    """
+    if not isinstance(model.scales, Scales):
+        got = type(model.scales).__name__
+        raise TypeError(f"Expected a model with the scales of a pyramid, got {got}. Use a model of a pyramid.")
+    return model.scales
+
+
 class JointScales(nn.Module):
     """A denoiser of the state z [B, C, *S] of all scales.
 
@@ -57,10 +69,7 @@ class JointScales(nn.Module):
         super().__init__()
         if not (lead >= 1 and largest_level > 0):
             raise ValueError(f"Expected a lead >= 1 and a largest level > 0, got {lead} and {largest_level}.")
-        if not isinstance(model.scales, Scales):
-            got = type(model.scales).__name__
-            raise TypeError(f"JointScales expects a model with the scales of a pyramid, got {got}. Use a pyramid.")
-        self.pyramid = model.scales.pyramid
+        self.scales = scales_of_pyramid(model)
         self.model, self.lead, self.largest_level = model, float(lead), float(largest_level)
 
     def forward(self, x: Tensor, sigma: Tensor | float, **condition: Tensor) -> Tensor:
@@ -71,7 +80,7 @@ class JointScales(nn.Module):
             sigma: level of the noise, one number or [B].
             condition: fields without spatial axes, passed to all scales.
         """
-        scales, image = self.model.scales, None
+        scales, image = self.scales, None
         sigma = per_sample_sigma(x, sigma)
         estimates = []
         for number, noisy in enumerate(self._parts(x)):
@@ -82,21 +91,21 @@ class JointScales(nn.Module):
             denoised = self.model(state, shown, scale=number, **fields, **condition)
             image = scales.refine(number, image, denoised)
             estimates.append(denoised * self.lead**-number)
-        return self.pyramid.synthesis(estimates[0], estimates[1:])
+        return self.scales.pyramid.synthesis(estimates[0], estimates[1:])
 
     def volume(self, state: Tensor) -> Tensor:
         """The volume x [B, C, *S] of a state z."""
-        return self.model.scales.merge([part * self.lead**n for n, part in enumerate(self._parts(state))])
+        return self.scales.merge([part * self.lead**n for n, part in enumerate(self._parts(state))])
 
     def state(self, volume: Tensor) -> Tensor:
         """The state z [B, C, *S] of a volume x: the inverse of :meth:`volume`."""
-        parts = [scale.coefficients * self.lead**-n for n, scale in enumerate(self.model.scales.split(volume))]
-        return self.pyramid.synthesis(parts[0], parts[1:])
+        parts = [scale.coefficients * self.lead**-n for n, scale in enumerate(self.scales.split(volume))]
+        return self.scales.pyramid.synthesis(parts[0], parts[1:])
 
     def scaled(self, state: Tensor) -> Tensor:
         """The linear part of :meth:`volume`. It is symmetric."""
         parts = [part * self._gain(n, part) for n, part in enumerate(self._parts(state))]
-        return self.pyramid.synthesis(parts[0], parts[1:])
+        return self.scales.pyramid.synthesis(parts[0], parts[1:])
 
     def with_variance(self, state: Tensor, variance: Tensor) -> Tensor:
         r"""The state with scale j times :math:`r_j^2 = 1 / (1/r^2 + \lambda^{2j} - 1)`.
@@ -108,22 +117,20 @@ class JointScales(nn.Module):
             part / (1 / per_sample(variance, part) + self.lead ** (2 * n) - 1)
             for n, part in enumerate(self._parts(state))
         ]
-        return self.pyramid.synthesis(parts[0], parts[1:])
+        return self.scales.pyramid.synthesis(parts[0], parts[1:])
 
     def sigmas(self, steps: int, sigma_max: float = 80.0) -> Tensor:
         """A grid of noise levels [steps + 1] that reaches the details of all scales."""
-        finest = self.lead ** -(len(self.model.scales) - 1)
+        finest = self.lead ** -(len(self.scales) - 1)
         return asinh_sigmas(steps, sigma_max, scale=0.045 * finest)
 
     def _parts(self, x: Tensor) -> list[Tensor]:
-        coarse, details = self.pyramid.analysis(x)
+        coarse, details = self.scales.pyramid.analysis(x)
         return [coarse, *details]
 
     def _gain(self, number: int, part: Tensor) -> Tensor:
         """:math:`\\lambda^j s_j` of each channel."""
-        one = part.new_ones(1, part.shape[1], *[1] * (part.ndim - 2))
-        refine = self.model.scales.refine
-        return self.lead**number * (refine(number, None, one) - refine(number, None, torch.zeros_like(one)))
+        return self.lead**number * self.scales.deviations(number, part)
 
 
 class StateOperator(Operator):

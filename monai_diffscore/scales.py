@@ -153,6 +153,10 @@ class Scales(nn.Module):
         _, std = self._statistics(number, coefficients.double())
         return float(std.log().sum()) * coefficients[0, 0].numel()
 
+    def deviations(self, number: int, like: Tensor) -> Tensor:
+        """The standard deviations s of the channels of a scale, [C_j, 1, ...], for coefficients ``like`` its own."""
+        return self._statistics(number, like)[1]
+
     def _gain(self, number: int) -> float:
         """The factor from the pyramid's image of a scale of details to units of the volume."""
         return 2.0 ** (-0.5 * self.pyramid.spatial_dims * (len(self) - number))

@@ -11,6 +11,9 @@ inferer                             postprocessing                    task
                                     :class:`SaveAnomaly`,
                                     :class:`ProposeAnomaly`
 :class:`PatchLikelihoodInferer`     :class:`SaveLikelihood`           nats per dimension, out-of-distribution ranking
+:class:`WholeRestorationInferer`     the same as of patches            the same, of whole volumes
+:class:`WholeAnomalyInferer`
+:class:`WholeLikelihoodInferer`
 :class:`ImputationInferer`          :class:`SaveImputed`              counts of unmeasured genes
 :class:`ProfileImputationInferer`   :class:`SaveImputedProfiles`      values of unmeasured genes
 the same                            :class:`SaveImputedTable`         missing cells of a table
@@ -34,5 +37,6 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "restoration": "RestorationInferer SavePosterior box_mask estimate_noise line_angles",
         "table_imputation": "SaveImputedTable",
         "transfer": "TransferInferer",
+        "whole_volumes": "WholeAnomalyInferer WholeLikelihoodInferer WholeRestorationInferer",
     },
 )

@@ -8,3 +8,4 @@ from monai_diffscore.tasks.profile_imputation import *
 from monai_diffscore.tasks.restoration import *
 from monai_diffscore.tasks.table_imputation import *
 from monai_diffscore.tasks.transfer import *
+from monai_diffscore.tasks.whole_volumes import *

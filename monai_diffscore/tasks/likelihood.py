@@ -64,8 +64,7 @@ class PatchLikelihoodInferer(LikelihoodInferer):
     @property
     def settings(self) -> dict[str, Any]:
         """The settings that a reference must share. Likelihoods with other settings do not compare."""
-        ends = [float(self.sigmas.max()), float(self.sigmas[self.sigmas > 0].min())]
-        return {"window": list(self.window), "sigma_max_min": ends}
+        return {"window": list(self.window), **likelihood_settings(self.sigmas)}
 
     def _of_image(self, image: Tensor, network: nn.Module, condition: dict[str, Tensor]) -> Tensor:
         patches = evenly_spaced(patches_of(image, self.window), self.patches)
@@ -75,6 +74,11 @@ class PatchLikelihoodInferer(LikelihoodInferer):
             own = {name: value.expand(len(some), *value.shape[1:]) for name, value in condition.items()}
             rows.append(super().__call__(some, network, **own))
         return torch.cat(rows).T
+
+
+def likelihood_settings(sigmas: Tensor) -> dict[str, Any]:
+    """The ends of the grid of noise levels, which a reference must share."""
+    return {"sigma_max_min": [float(sigmas.max()), float(sigmas[sigmas > 0].min())]}
 
 
 def patches_of(image: Tensor, window: Sequence[int]) -> list[Tensor]:

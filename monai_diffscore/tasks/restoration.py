@@ -119,21 +119,29 @@ class RestorationInferer(SamplingInferer):
         self, inputs: Tensor, network: nn.Module, seed: Tensor | None = None, **condition: Tensor
     ) -> Tensor:
         images, numbers = self.open_batch(inputs, seed)
-        tiled = any_size(network, self.window, images.ndim - 2, self.overlap, self.windows_at_once)
+        prior = self._prior(network, images.ndim - 2)
         return torch.cat(
-            [self._restore(images[i : i + 1], tiled, number, condition) for i, number in enumerate(numbers)]
+            [self._restore(images[i : i + 1], prior, number, condition) for i, number in enumerate(numbers)]
         )
 
-    def _restore(self, image: Tensor, tiled: nn.Module, number: int, condition: dict[str, Tensor]) -> Tensor:
+    def _prior(self, network: nn.Module, spatial_dims: int) -> nn.Module:
+        """The network as a denoiser of images of any size."""
+        return any_size(network, self.window, spatial_dims, self.overlap, self.windows_at_once)
+
+    def _measurement(self, image: Tensor, number: int) -> tuple[Operator, Tensor, float]:
+        """A, the measurement y and the standard deviation of its noise."""
         operator = self.operator(image.shape[2:]).to(image.device)
         y = image
         if self.measure and self.noise_std is not None:
             y = operator(image)
             y = y + self.noise_std * noise_like(y, random_stream(self.seed, number, 1))
-        noise_std = estimate_noise(y) if self.noise_std is None else self.noise_std
+        return operator, y, estimate_noise(y) if self.noise_std is None else self.noise_std
+
+    def _restore(self, image: Tensor, prior: nn.Module, number: int, condition: dict[str, Tensor]) -> Tensor:
+        operator, y, noise_std = self._measurement(image, number)
         if isinstance(operator, Mask) and bool((operator.mask == 1).all()):
-            return self._denoise(y, noise_std, tiled, number, condition)
-        guided = PosteriorGuidance(tiled, operator, y, noise_std, self.method, self.sigma_data)
+            return self._denoise(y, noise_std, prior, number, condition)
+        guided = PosteriorGuidance(prior, operator, y, noise_std, self.method, self.sigma_data)
         baseline = operator.pseudo_inverse(y, regularisation=1e-2)
         samples = self.draws(guided, torch.zeros_like(image), [number], self.count, **condition)[0]
         return torch.cat([samples.mean(0, keepdim=True), std_over_draws(samples, 0)[None], baseline], dim=1)
