@@ -1,4 +1,4 @@
-"""Raw networks F(x, c_noise, **condition). They do not depend on SDEs or samplers."""
+"""Raw networks ``F(x, c_noise, **condition)``. They do not depend on SDEs or samplers."""
 
 from monai_diffscore.exports import lazy_exports
 
