@@ -86,11 +86,11 @@ def lesions(volume: Tensor, count: int, seed: int, half: int = 1) -> list[Lesion
     g = torch.Generator().manual_seed(seed)
     middle = -(-volume.shape[0] // 2)
     low, high = (middle, volume.shape[0] - PATCH) if half else (0, volume.shape[0] // 2 - PATCH)
-    made: list[Lesion] = []
+    drawn: list[Lesion] = []
     for radius in RADII_MM:
         for contrast in CONTRASTS:
-            wanted = len(made) + count
-            while len(made) < wanted:
+            goal = len(drawn) + count
+            while len(drawn) < goal:
                 x = int(torch.randint(low, high + 1, (1,), generator=g))
                 z = int(torch.randint(0, volume.shape[2] - PATCH + 1, (1,), generator=g))
                 patch, counted = cut(volume, x, z)
@@ -98,10 +98,10 @@ def lesions(volume: Tensor, count: int, seed: int, half: int = 1) -> list[Lesion
                 mask = share > 0.5
                 if bool((counted & (patch > -0.6))[mask].float().mean() < 0.95):
                     continue
-                sign = 1 if len(made) % 2 else -1
+                sign = 1 if len(drawn) % 2 else -1
                 image = (patch + sign * contrast * share).clamp(-1, 1)
-                made.append(Lesion(radius, contrast, image, mask, counted))
-    return made
+                drawn.append(Lesion(radius, contrast, image, mask, counted))
+    return drawn
 
 
 def sphere(radius: float, generator: torch.Generator) -> Tensor:
@@ -119,8 +119,8 @@ def best_dice(truth: np.ndarray, score: np.ndarray) -> float:
     return float((2 * precision * recall / np.maximum(precision + recall, 1e-12)).max())
 
 
-def dice(truth: np.ndarray, found: np.ndarray) -> float:
-    return float(2 * (truth & found).sum() / max(truth.sum() + found.sum(), 1))
+def dice(truth: np.ndarray, marked: np.ndarray) -> float:
+    return float(2 * (truth & marked).sum() / max(truth.sum() + marked.sum(), 1))
 
 
 def in_batches(method: Method, patches: list[Tensor], size: int = 8) -> Tensor:
@@ -168,14 +168,14 @@ def main() -> None:
                 truth = lesion.mask[lesion.counted].numpy()
                 far = ~smoothed(lesion.mask[None].float(), 3.0)[0].gt(1e-3)[lesion.counted].numpy()
                 outside.append(float((p[far] <= a.alpha).mean()))
-                figures = (float(roc_auc_score(truth, score)), dice(truth, p <= a.alpha), best_dice(truth, score))
-                rows.setdefault((lesion.radius_mm, lesion.contrast), {}).setdefault(name, []).append(figures)
+                measures = (float(roc_auc_score(truth, score)), dice(truth, p <= a.alpha), best_dice(truth, score))
+                rows.setdefault((lesion.radius_mm, lesion.contrast), {}).setdefault(name, []).append(measures)
             false_positives[name] = float(np.mean(outside))
             print(f"{name}: {time.perf_counter() - begin:.0f} s", file=sys.stderr, flush=True)
     lines = ["| radius | contrast | " + " | ".join(f"{name}: AUROC, Dice, best Dice" for name in methods) + " |"]
     lines.append("|---" * (2 + len(methods)) + "|")
-    for (radius, contrast), found in rows.items():
-        cells = [", ".join(f"{figure:.2f}" for figure in np.mean(found[name], axis=0)) for name in methods]
+    for (radius, contrast), results in rows.items():
+        cells = [", ".join(f"{value:.2f}" for value in np.mean(results[name], axis=0)) for name in methods]
         lines.append(f"| {radius} mm | {contrast} | " + " | ".join(cells) + " |")
     cells = [f"{false_positives[name]:.4f}" for name in methods]
     lines.append(f"| voxels far from the lesion with p <= {a.alpha:g} | | " + " | ".join(cells) + " |")

@@ -75,7 +75,7 @@ def train(rows: Any, folder: Path, seed: int, settings: dict[str, str], bundle: 
 
 
 def rows_of_each(labels: Any) -> dict[str, int]:
-    """How many rows each label has, of those that have any."""
+    """The number of rows of each label that has any."""
     return {str(name): int(count) for name, count in labels.value_counts().items() if count}
 
 
@@ -84,19 +84,19 @@ def mean_of(sets: list[dict[str, float]]) -> dict[str, float]:
     return {name: float(np.mean([one[name] for one in sets])) for name in sets[0]}
 
 
-def generate(asked: Any, folder: Path, seed: int, bundle: Path = BUNDLE) -> Any:
-    """As many cells of each type as there are in ``asked``, of the model in a folder."""
-    wanted = rows_of_each(asked.obs[LABEL])
+def generate(held_out: Any, folder: Path, seed: int, bundle: Path = BUNDLE) -> Any:
+    """Cells of the model in a folder, as many of each type as ``held_out`` has."""
+    counts = rows_of_each(held_out.obs[LABEL])
     where = {"output_dir": folder / f"samples_{seed}", "checkpoint": folder / "models/model.pt"}
-    run(bundle, "sampling", "inference", seed=seed, cells_per_type=wanted, dataset_dir=folder / "train.h5ad", **where)
+    run(bundle, "sampling", "inference", seed=seed, cells_per_type=counts, dataset_dir=folder / "train.h5ad", **where)
     return anndata.read_h5ad(where["output_dir"] / "cells.h5ad")
 
 
 def metrics_of(reference: Reference, cells: Any) -> dict[str, float]:
     """The metrics with a target, and some more."""
     comparison = Comparison(reference, cells)
-    wanted = {*TARGETS, "rho_mean", "rho_var", "var_ratio", "library_ks", "marker_slope"}
-    return {metric.name: metric(comparison) for metric in profile_panel_metrics() if metric.name in wanted}
+    names = {*TARGETS, "rho_mean", "rho_var", "var_ratio", "library_ks", "marker_slope"}
+    return {metric.name: metric(comparison) for metric in profile_panel_metrics() if metric.name in names}
 
 
 def floor(cells: Any, split: int) -> dict[str, dict[str, float]]:
@@ -104,8 +104,8 @@ def floor(cells: Any, split: int) -> dict[str, dict[str, float]]:
     training, testing = stratified_split(cells.obs[LABEL], 0.4, split)
 
     def part(rows: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
-        kept, taken = stratified_split(cells.obs[LABEL].iloc[rows], share, split)
-        return rows[kept], rows[taken]
+        first, second = stratified_split(cells.obs[LABEL].iloc[rows], share, split)
+        return rows[first], rows[second]
 
     held_out, (seen, fresh) = part(testing, 0.5)[1], part(training, len(testing) / 2 / len(training))
     copied = part(seen, len(fresh) / len(seen))[1]
@@ -114,11 +114,11 @@ def floor(cells: Any, split: int) -> dict[str, dict[str, float]]:
     return {name: metrics_of(reference, profiles(cells[rows])) for name, rows in sets.items()}
 
 
-def row(name: str, found: list[dict[str, float]], seconds: list[float] | None = None) -> str:
-    """A line of the table: the mean, and ± the standard deviation where there are several."""
+def row(name: str, results: list[dict[str, float]], seconds: list[float] | None = None) -> str:
+    """A line of the table: the mean, and ± the standard deviation of several results."""
     cells = []
-    for key in found[0]:
-        values = np.array([one[key] for one in found])
+    for key in results[0]:
+        values = np.array([one[key] for one in results])
         mark = ""
         if key in TARGETS:
             sign, threshold = TARGETS[key]
@@ -145,24 +145,26 @@ def main() -> None:
             print(f"| {name} | {' | '.join(f'{key} {value:.3g}' for key, value in metrics.items())} |")
         return
     training, testing = stratified_split(cells.obs[LABEL], 0.4, arguments.split)
-    known, held_out = cells[training].copy(), cells[testing].copy()
-    reference = Reference(profiles(held_out), profiles(known))
+    trained, held_out = cells[training].copy(), cells[testing].copy()
+    reference = Reference(profiles(held_out), profiles(trained))
     # 280 cells are held out already: few need validate
     settings = {"validation_share": "0.02", **dict(pair.split("=", 1) for pair in arguments.set)}
-    found, seconds = [], []
+    results, seconds = [], []
     for seed in arguments.seeds:
         folder = arguments.out.resolve() / f"split_{arguments.split}_seed_{seed}"
-        seconds.append(train(known, folder, seed, settings, BUNDLE))
+        seconds.append(train(trained, folder, seed, settings, BUNDLE))
         sets = [generate(held_out, folder, 100 * seed + number) for number in range(arguments.draws)]
-        found.append(mean_of([metrics_of(reference, profiles(made)) for made in sets]))
+        results.append(mean_of([metrics_of(reference, profiles(drawn)) for drawn in sets]))
         if seed == arguments.seeds[0]:
-            print(f"| generator | {' | '.join(found[0])} | CPU s of training |\n|---|{'---|' * (len(found[0]) + 1)}")
-        print(row(f"scrna_attention, seed {seed}", found[-1:], seconds[-1:]), flush=True)
-    print(row("scrna_attention, mean", found, seconds), flush=True)
+            print(
+                f"| generator | {' | '.join(results[0])} | CPU s of training |\n|---|{'---|' * (len(results[0]) + 1)}"
+            )
+        print(row(f"scrna_attention, seed {seed}", results[-1:], seconds[-1:]), flush=True)
+    print(row("scrna_attention, mean", results, seconds), flush=True)
     labels = reference.real.labels
     for name, baseline in {} if arguments.no_baselines else BASELINES.items():
         draws = [baseline(reference.train, labels, np.random.default_rng(seed)) for seed in arguments.seeds]
-        print(row(name, [metrics_of(reference, made) for made in draws]), flush=True)
+        print(row(name, [metrics_of(reference, drawn) for drawn in draws]), flush=True)
 
 
 if __name__ == "__main__":

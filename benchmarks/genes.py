@@ -89,13 +89,13 @@ class Convolutions(nn.Module):
 
 def graph(arguments: argparse.Namespace) -> None:
     """Time and memory of both networks, each in its own process."""
-    found = {}
+    costs = {}
     for name in ("PathwayGNN", "GCNConv"):
         command = [sys.executable, "-m", __spec__.name, "graph", "--network", name]
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
-        found[name] = json.loads(done.stdout.splitlines()[-1])
-        print(f"| {name} | {found[name]['seconds']:.2f} s | {found[name]['megabytes']:.0f} MB |", flush=True)
-    ratios = {key: found["PathwayGNN"][key] / found["GCNConv"][key] for key in ("seconds", "megabytes")}
+        process = subprocess.run(command, check=True, capture_output=True, text=True)
+        costs[name] = json.loads(process.stdout.splitlines()[-1])
+        print(f"| {name} | {costs[name]['seconds']:.2f} s | {costs[name]['megabytes']:.0f} MB |", flush=True)
+    ratios = {key: costs["PathwayGNN"][key] / costs["GCNConv"][key] for key in ("seconds", "megabytes")}
     print(f"PathwayGNN / GCNConv: time {ratios['seconds']:.2f}, memory {ratios['megabytes']:.2f}")
 
 

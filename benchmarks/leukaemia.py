@@ -58,24 +58,24 @@ def profiles(patients: Any) -> Profiles:
 
 
 def epochs(patients: int) -> int:
-    """As many as make the chosen number of iterations."""
+    """The number of epochs of the chosen number of iterations."""
     overlay, bundle = (json.loads((BUNDLE / f"configs/{name}.json").read_text()) for name in ("leukaemia", "train"))
     trained = patients - math.ceil(HELD_OUT * patients)
     return round(ITERATIONS / (trained * overlay["repeats"] // bundle["batch_size"]))
 
 
-def generate(asked: Any, folder: Path, seed: int) -> Any:
-    """As many profiles of each group as there are in ``asked``, of the model in a folder."""
-    wanted = rows_of_each(asked.obs[LABEL])
+def generate(held_out: Any, folder: Path, seed: int) -> Any:
+    """Profiles of the model in a folder, as many of each group as ``held_out`` has."""
+    counts = rows_of_each(held_out.obs[LABEL])
     where = {"output_dir": folder / f"samples_{seed}", "checkpoint": folder / "models/model.pt"}
-    run(BUNDLE, "sampling", "inference", "leukaemia", seed=seed, profiles_per_label=wanted, **where)
+    run(BUNDLE, "sampling", "inference", "leukaemia", seed=seed, profiles_per_label=counts, **where)
     return anndata.read_h5ad(where["output_dir"] / "profiles.h5ad")
 
 
-def curve(known: Any, folder: Path, seed: int, settings: dict[str, str]) -> np.ndarray:
+def curve(trained: Any, folder: Path, seed: int, settings: dict[str, str]) -> np.ndarray:
     """Rows (iteration, denoising error of held-out rows) of a training that does not stop early."""
     longer = {"patience": "0", "max_epochs": "200", "val_interval": "10"}
-    train(known, folder, seed, {**longer, "validation_share": "0.4", **settings}, BUNDLE, "leukaemia")
+    train(trained, folder, seed, {**longer, "validation_share": "0.4", **settings}, BUNDLE, "leukaemia")
     lines = map(json.loads, (folder / "training/validation.jsonl").read_text().splitlines())
     return np.array([(line["iteration"], line["denoising_error"]) for line in lines])
 
@@ -103,14 +103,14 @@ def splits(patients: Any, part: str, count: int) -> list[tuple[Any, Any]]:
     training, testing = stratified_split(patients.obs[LABEL], 0.4, 0)
     if part != "inner":
         return [(patients[training].copy(), patients[testing].copy())] * count
-    known = patients[training].copy()
-    inner = [stratified_split(known.obs[LABEL], 0.4, 1 + number) for number in range(count)]
-    return [(known[a].copy(), known[b].copy()) for a, b in inner]
+    trained = patients[training].copy()
+    inner = [stratified_split(trained.obs[LABEL], 0.4, 1 + number) for number in range(count)]
+    return [(trained[a].copy(), trained[b].copy()) for a, b in inner]
 
 
-def measure(known: Any, held_out: Any, made: Any) -> dict[str, float]:
+def measure(trained: Any, held_out: Any, drawn: Any) -> dict[str, float]:
     """The metrics of the omics tables."""
-    comparison = Comparison(Reference(profiles(held_out), profiles(known)), profiles(made))
+    comparison = Comparison(Reference(profiles(held_out), profiles(trained)), profiles(drawn))
     return {metric.name: metric(comparison) for metric in METRICS}
 
 
@@ -123,26 +123,28 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("output/benchmarks/leukaemia"))
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="flags for the training")
     arguments = parser.parse_args()
-    given = dict(pair.split("=", 1) for pair in arguments.set)
-    found, curves = [], []
-    for seed, (known, held_out) in enumerate(splits(anndata.read_h5ad(leukaemia()), arguments.part, arguments.splits)):
+    settings = dict(pair.split("=", 1) for pair in arguments.set)
+    results, curves = [], []
+    for seed, (trained, held_out) in enumerate(
+        splits(anndata.read_h5ad(leukaemia()), arguments.part, arguments.splits)
+    ):
         folder = arguments.out.resolve() / f"{arguments.part}_{seed}"
         if arguments.part == "curve":
-            curves.append(curve(known, folder, seed, given))
+            curves.append(curve(trained, folder, seed, settings))
             print(curves[-1].round(3).tolist(), flush=True)
             continue
-        # three held-out patients would tell nothing: the length is that of the curve
-        length = {"validation_share": str(HELD_OUT), "patience": "0", "max_epochs": str(epochs(len(known)))}
-        train(known, folder, seed, {**length, **given}, BUNDLE, "leukaemia")
+        # three held-out patients are too few for early stopping: the length is that of the curve
+        length = {"validation_share": str(HELD_OUT), "patience": "0", "max_epochs": str(epochs(len(trained)))}
+        train(trained, folder, seed, {**length, **settings}, BUNDLE, "leukaemia")
         sets = [generate(held_out, folder, 100 * seed + number) for number in range(arguments.draws)]
-        each = [measure(known, held_out, made) for made in sets]
-        found.append(mean_of(each))
-        for one in (*each, found[-1]):
+        each = [measure(trained, held_out, drawn) for drawn in sets]
+        results.append(mean_of(each))
+        for one in (*each, results[-1]):
             print({name: round(value, 3) for name, value in one.items()}, flush=True)
     if curves:
         draw(np.array(curves), Path("docs/images/leukaemia_curve.png"))
-    for name in found[0] if found else ():
-        column = [one[name] for one in found]
+    for name in results[0] if results else ():
+        column = [one[name] for one in results]
         print(f"| {name} | {np.mean(column):.3f} +- {np.std(column, ddof=1):.3f} |")
 
 

@@ -45,10 +45,10 @@ def start(bundle: Path, run_id: str, files: list[Path], **overrides: Any) -> sub
 
 
 def finish(process: subprocess.Popen[str]) -> None:
-    """Waits for a process; its last words if it fails."""
-    _, said = process.communicate()
+    """Waits for a process; ends with its last output if it fails."""
+    _, errors = process.communicate()
     if process.returncode:
-        raise SystemExit(f"{process.args}\n{said[-2000:]}")
+        raise SystemExit(f"{process.args}\n{errors[-2000:]}")
 
 
 def plan(data: str | Path, out: Path, minutes: float, memory_gb: float) -> Path:
@@ -111,22 +111,22 @@ def compare_cells(folder: Path, memory_gb: float, seeds: list[int], split: int) 
     """Prints the table of pbmc68k_reduced."""
     cells = anndata.read_h5ad(samples.pbmc68k())
     training, testing = stratified_split(cells.obs[cell_benchmark.LABEL], 0.4, split)
-    known, held_out = cells[training].copy(), cells[testing].copy()
-    reference = Reference(cell_benchmark.profiles(held_out), cell_benchmark.profiles(known))
-    known.write_h5ad(folder / "cells.h5ad")
-    bundles, found, spent = {"scrna_attention": cell_benchmark.BUNDLE}, {}, {}
+    trained, held_out = cells[training].copy(), cells[testing].copy()
+    reference = Reference(cell_benchmark.profiles(held_out), cell_benchmark.profiles(trained))
+    trained.write_h5ad(folder / "cells.h5ad")
+    bundles, results, spent = {"scrna_attention": cell_benchmark.BUNDLE}, {}, {}
     for name in ("scrna_attention", "planned"):
         if name == "planned":
             minutes = sum(spent["scrna_attention"]) / len(seeds) / 60
             bundles[name] = plan(folder / "cells.h5ad", folder / "planned", minutes, memory_gb)
         places = {seed: folder / f"{name}-{seed}" for seed in seeds}
-        spent[name] = [cell_benchmark.train(known, places[seed], seed, {}, bundles[name]) for seed in seeds]
-        made = [cell_benchmark.generate(held_out, places[seed], seed, bundles[name]) for seed in seeds]
-        found[name] = [cell_benchmark.metrics_of(reference, cell_benchmark.profiles(one)) for one in made]
+        spent[name] = [cell_benchmark.train(trained, places[seed], seed, {}, bundles[name]) for seed in seeds]
+        drawn = [cell_benchmark.generate(held_out, places[seed], seed, bundles[name]) for seed in seeds]
+        results[name] = [cell_benchmark.metrics_of(reference, cell_benchmark.profiles(one)) for one in drawn]
         if name == "scrna_attention":
-            names = list(found[name][0])
+            names = list(results[name][0])
             print(f"| bundle | {' | '.join(names)} | CPU s of training |\n|---|{'---|' * (len(names) + 1)}")
-        print(cell_benchmark.row(name, found[name], spent[name]), flush=True)
+        print(cell_benchmark.row(name, results[name], spent[name]), flush=True)
 
 
 def main() -> None:

@@ -47,16 +47,16 @@ def configuration(bundle: Path, task: str, options: argparse.Namespace) -> Confi
 
 def classical(operator: Operator, y: Tensor, start: Tensor, truth: Tensor, slices: bool) -> dict[str, Tensor]:
     """Baselines by name, [1, C, *S]."""
-    found = {"pseudo-inverse": start}
+    estimates = {"pseudo-inverse": start}
     if isinstance(operator, Radon):
-        found["filtered back-projection"] = operator.filtered_back_projection(y)
+        estimates["filtered back-projection"] = operator.filtered_back_projection(y)
     if isinstance(operator, Mask) and float(operator.mask.min()) == 0:
         hole = operator.mask.expand_as(truth)[0, 0].numpy() == 0
-        found["biharmonic"] = torch.from_numpy(inpaint_biharmonic(start[0, 0].numpy(), hole))[None, None].to(truth)
-    best = min(found.values(), key=lambda image: _rmse(image, truth))
+        estimates["biharmonic"] = torch.from_numpy(inpaint_biharmonic(start[0, 0].numpy(), hole))[None, None].to(truth)
+    best = min(estimates.values(), key=lambda image: _rmse(image, truth))
     smooth = [_total_variation(best, weight, slices) for weight in WEIGHTS]
-    found["total variation"] = min(smooth, key=lambda image: _rmse(image, truth))
-    return found
+    estimates["total variation"] = min(smooth, key=lambda image: _rmse(image, truth))
+    return estimates
 
 
 def _total_variation(image: Tensor, weight: float, slices: bool) -> Tensor:
@@ -92,14 +92,14 @@ def measure(bundle: Path, task: str, options: argparse.Namespace) -> None:
         low, high = intensity_range(image)
         truth = torch.as_tensor(image.as_tensor())[None].float()
         operator = inferer.operator(truth.shape[2:])
-        given = truth
+        inputs = truth
         if not inferer.measure:  # denoising
-            given = truth + options.noise * noise_like(truth, random_stream(1, number, 1))
+            inputs = truth + options.noise * noise_like(truth, random_stream(1, number, 1))
         start = time.perf_counter()
-        pred = inferer(given, network, torch.tensor([number]))
+        pred = inferer(inputs, network, torch.tensor([number]))
         seconds = time.perf_counter() - start
         mean, spread, baseline = pred.chunk(3, dim=1)
-        y = operator(truth) if inferer.measure else given
+        y = operator(truth) if inferer.measure else inputs
         if inferer.measure:
             y = y + inferer.noise_std * noise_like(y, random_stream(inferer.seed, number, 1))
         hole = None
@@ -107,13 +107,15 @@ def measure(bundle: Path, task: str, options: argparse.Namespace) -> None:
             hole = (operator.mask == 0).expand_as(truth)
         rows = {"posterior mean": mean, **classical(operator, y, baseline, truth, slices)}
         save({"image": image, "pred": pred[0]})
-        for name, found in rows.items():
+        for name, estimate in rows.items():
             within = ""
             if name == "posterior mean":
                 near = (mean - truth).abs() <= 2 * spread
                 within = f"{float((near if hole is None else near[hole]).float().mean()):.2f}"
-            error = _rmse(found, truth, hole) * (high - low) / 2
-            print(f"| {task} | {name} | {error:.1f} | {_similarity(found, truth, slices):.3f} | {within} |", flush=True)
+            error = _rmse(estimate, truth, hole) * (high - low) / 2
+            print(
+                f"| {task} | {name} | {error:.1f} | {_similarity(estimate, truth, slices):.3f} | {within} |", flush=True
+            )
         print(f"{case['image']}: {tuple(truth.shape[2:])} voxels, {seconds:.0f} s", flush=True)
 
 

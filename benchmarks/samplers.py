@@ -129,8 +129,8 @@ def k_diffusion_peers() -> dict[str, Run]:
     """k-diffusion's solvers. Its package imports torchvision at once, which none of them uses: a placeholder serves."""
     import importlib.util
 
-    found = importlib.util.find_spec("k_diffusion")
-    if found is None or not found.submodule_search_locations:
+    specification = importlib.util.find_spec("k_diffusion")
+    if specification is None or not specification.submodule_search_locations:
         return {}
     placeholders = ["torchvision", "torchvision.transforms", "torchvision.transforms.functional"]
     if importlib.util.find_spec("torchvision") is not None:
@@ -140,7 +140,7 @@ def k_diffusion_peers() -> dict[str, Run]:
     if placeholders:
         sys.modules["torchvision.transforms"].functional = None  # type: ignore[attr-defined]
     package = types.ModuleType("k_diffusion")  # without its __init__, which imports networks and metrics
-    package.__path__ = list(found.submodule_search_locations)
+    package.__path__ = list(specification.submodule_search_locations)
     sys.modules["k_diffusion"] = package
     import k_diffusion.sampling as kd
 

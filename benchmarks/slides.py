@@ -87,17 +87,17 @@ def measure(path: Path, case: str, most: int) -> dict:
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak of the imports
     Slide(path)
     begin = time.perf_counter()
-    found = SlideTiles([{"image": str(path)}], **{"tile_size": 256, "mpp_um": 0.5, **CASES[case]})
+    tiles = SlideTiles([{"image": str(path)}], **{"tile_size": 256, "mpp_um": 0.5, **CASES[case]})
     indexed = time.perf_counter()
-    count = min(most, len(found))
+    count = min(most, len(tiles))
     cpu = time.process_time()
     for index in range(count):
-        found[index]
+        tiles[index]
     wall = time.perf_counter() - indexed
     return {
         "file": path.name,
         "case": case,
-        "tiles": len(found),
+        "tiles": len(tiles),
         "read": count,
         "index_seconds": round(indexed - begin, 2),
         "tiles_per_second": round(count / wall),

@@ -104,11 +104,11 @@ def seams_of(network: torch.nn.Module, overlap: float, a: argparse.Namespace) ->
         volumes = sample_adams(tiled, x, asinh_sigmas(a.steps))
     half = int(a.patch * (1 - overlap)) // 2
     chance = [seam_ratio(volumes, window, overlap, by * sign) for by in range(2, half) for sign in (1, -1)]
-    found = {"overlap": overlap, "ratio": seam_ratio(volumes, window, overlap), "elsewhere": [min(chance), max(chance)]}
-    print(json.dumps(found), flush=True)
+    seams = {"overlap": overlap, "ratio": seam_ratio(volumes, window, overlap), "elsewhere": [min(chance), max(chance)]}
+    print(json.dumps(seams), flush=True)
     if a.pictures is not None:
         save_gallery(volumes, a.pictures / f"seams_{overlap:g}.png", f"overlap {overlap:g}, windows of {a.patch}")
-    return found
+    return seams
 
 
 def main() -> None:
