@@ -28,9 +28,9 @@ MOST_BYTES = 5_000_000
 
 
 class Demo(NamedTuple):
-    """How long the weights of a bundle are trained, and on what."""
+    """The length and the data of the training of a bundle's weights."""
 
-    max_epochs: int | None  # None: what the bundle has
+    max_epochs: int | None  # None: those of the bundle
     data: str
     licence: str
 
@@ -79,7 +79,7 @@ def train(bundle: Path, demo: Demo, output_dir: Path, device: str) -> None:
 
 
 def publish(bundle: Path, demo: Demo, output_dir: Path, command: str) -> Path:
-    """The moving average in float16 and what the model needs beside it, in ``models/demo``.
+    """Writes the moving average in float16, and the other files of the model, to ``models/demo``.
 
     Raises:
         ValueError: if the weights are larger than a repository should hold.

@@ -205,7 +205,7 @@ def flat_of_contrasts(root: Path) -> Folder:
 
 
 def flat_of_words(root: Path) -> Folder:
-    """Contrasts that no table knows, and visits that are numbers, told apart by what recurs."""
+    """Contrasts outside of the table, and visits that are numbers; their repetition distinguishes them."""
     names = [f"p{n}_{end}" for n in (1, 2) for end in ("fixed", "moving")] + [f"q{n}_{v}" for n in (1, 2) for v in "12"]
     images(root, *(f"{name}.nii.gz" for name in names))
     return Folder(

@@ -78,7 +78,7 @@ def write_slide(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture(scope="session")
 def volumes(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Folder of three small subjects, one of which is held out."""
+    """Folder of three small subjects; one is held out."""
     folder = tmp_path_factory.mktemp("volumes")
     for seed in range(3):
         array = np.random.default_rng(seed).normal(500, 100, (24, 24, 24)).astype(np.float32)

@@ -45,7 +45,7 @@ Write = Callable[[Path], "Truth | None"]
 
 @dataclass(frozen=True)
 class Variant:
-    """A folder to write; ``error`` is what the refusal must say, None if the truth must be read."""
+    """A folder to write; ``error`` is the message of its refusal, None if the reader must read the truth."""
 
     write: Write
     error: str | None = None
@@ -213,7 +213,7 @@ def padding_undeclared_3024(folder):
 
 @variant()
 def padding_blurred_by_lossy_compression(folder):
-    """The edge of the padding rings; what is nearer to it than to air goes with it."""
+    """The edge of the padding rings; voxels nearer to padding than to air become padding."""
     hu = phantom()
     inside = np.ones(hu.shape, dtype=bool)
     inside[:, :2, :3] = False

@@ -151,7 +151,7 @@ def assert_equal_states(first: Any, second: Any, where: str = "") -> None:
 
 
 def random_step(name: str, first: int, last: int) -> int:
-    """A step that nobody chose, the same at each run of the suite; another one for another name."""
+    """A step drawn by the name: the same in each run of the suite, another for another name."""
     return random.Random(name).randint(first, last)
 
 

@@ -106,7 +106,7 @@ def write_slide(
 
 
 def stained(shape: Sequence[int], seed: int = 0, matrix: np.ndarray | None = None) -> np.ndarray:
-    """8-bit tissue [3, H, W] of two stains on white glass, exactly by Beer and Lambert but for rounding."""
+    """8-bit tissue [3, H, W] of two stains on white glass, by the law of Beer and Lambert up to rounding."""
     matrix = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11]]) if matrix is None else matrix
     concentrations = np.random.default_rng(seed).gamma(1.0, 0.5, (2, *shape))
     density = np.einsum("shw,sc->chw", concentrations, matrix / np.linalg.norm(matrix, axis=1, keepdims=True))

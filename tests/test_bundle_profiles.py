@@ -66,7 +66,7 @@ def test_profiles_are_imputed_scored_and_transferred(bundle, dataset, tmp_path):
 @pytest.mark.parametrize("bundle", ["bulk_expression_mlp"])
 @pytest.mark.parametrize("shaped", [False, True])
 def test_a_model_of_components_generates_and_imputes(bundle, shaped, dataset, tmp_path):
-    """Statistics alone tell inference what the model works in; without the means of groups it does not impute."""
+    """The statistics alone give inference the units of the model; without means of groups it does not impute."""
     shape = {"normal_scores": shaped, "group_means": shaped, "components": 0.4 if shaped else 5}
     where = {"output_dir": str(tmp_path / "out"), "ckpt_dir": str(tmp_path / "models"), "dataset_dir": dataset}
     workflow(bundle, ["train", "components"], ["smoke"], **where, **shape).run()

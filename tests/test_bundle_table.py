@@ -20,7 +20,7 @@ from monai_diffscore.data import read_table
 
 @pytest.mark.parametrize("bundle", ["tabular_mlp"])
 def test_tables_are_completed_and_scored(bundle, dataset, tmp_path):
-    """Gaps are filled, also in a column that had none in training; whatever was given stays; a label may be missing."""
+    """It fills gaps, also in a column without gaps in training; present values stay; a label may be missing."""
     where = {"output_dir": str(tmp_path / "out"), "ckpt_dir": str(tmp_path), "dataset_dir": dataset}
     workflow(bundle, ["train"], ["smoke"], label="outcome", **where).run()
     given = clinical().drop(columns="outcome").assign(note="kept")
@@ -61,7 +61,7 @@ def test_tables_are_completed_and_scored(bundle, dataset, tmp_path):
 
 @pytest.mark.parametrize("bundle", ["tabular_mlp"])
 def test_a_second_training_takes_all_rows_for_as_long_as_the_first_was_best(bundle, dataset, tmp_path):
-    """No validation, and no held-out rows: what was trained on is not taken for them."""
+    """No validation and no held-out rows: the report does not take training rows for them."""
     where = {"label": "outcome", "dataset_dir": dataset}
     first = {"output_dir": str(tmp_path / "first"), "ckpt_dir": str(tmp_path / "models/first")}
     workflow(bundle, ["train"], ["smoke"], **where, **first).run()

@@ -31,7 +31,7 @@ SIGMAS = [0.1, 0.5, 2.0]
 
 
 class WhiteNoise(torch.nn.Module):
-    """The exact denoiser of coefficients that are independent and N(0, 1), whatever it is given."""
+    """The exact denoiser of independent coefficients N(0, 1), for any condition."""
 
     def forward(self, x, sigma, **_given):
         return x / (1 + torch.as_tensor(sigma, dtype=x.dtype).reshape(-1, *[1] * (x.ndim - 1)) ** 2)

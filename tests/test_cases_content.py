@@ -172,7 +172,7 @@ def test_paths_with_a_hash_survive_a_configuration(tmp_path):
 
 
 def smooth(seed: int, shape=(16, 16, 16)) -> np.ndarray:
-    """A head that all share, and what is one patient's own."""
+    """A head that all patients share, and a part of one patient alone."""
     axes = np.meshgrid(*[np.linspace(-1, 1, size) for size in shape], indexing="ij")
     own = np.random.default_rng(seed).normal(size=(6,))
     texture = sum(a * np.cos(k * axes[k % 3] + a) for k, a in enumerate(own, start=1))

@@ -121,7 +121,7 @@ def test_two_ranks_preempted_by_a_higher_partition_continue_exactly(cluster, tmp
 
 
 def test_requeued_by_an_administrator(cluster, tmp_path, uninterrupted):
-    """``scontrol requeue`` takes the node away whatever the job answers."""
+    """``scontrol requeue`` takes the node away, for any exit code of the job."""
     job = Job(cluster, tmp_path)
     job.wait_until_it_trains()
     cluster.command("scontrol", "requeue", str(job.number))

@@ -12,7 +12,7 @@ from monai_diffscore.handlers.collector import Collector, batch_entries, concate
 
 
 class Numbers(Collector):
-    """Keeps the output of each batch; remembers what it was asked to write."""
+    """Keeps the output of each batch, and the records that it writes."""
 
     def __init__(self) -> None:
         self.written: list[list[dict[str, Any]]] = []

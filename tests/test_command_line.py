@@ -39,7 +39,7 @@ BASE = {
 
 @pytest.fixture(params=["", "My Work", "a=1", "x,y"])
 def files(request, tmp_path, monkeypatch) -> list[str]:
-    """Configurations in folders of every name; what MONAI ran is in ``command_line.seen``."""
+    """Configurations in folders of every name; ``command_line.seen`` has the executed configurations."""
     folder = tmp_path / request.param
     folder.mkdir(exist_ok=True)
     seen: list = []
@@ -92,7 +92,7 @@ def test_a_flag_of_none_that_monai_drops_is_refused(files):
 
 
 def test_a_second_file_after_a_space_is_refused(files):
-    """fire takes it for the name of what is initialized, and MONAI passes over names that are not there."""
+    """fire takes it as the name of an id to initialize, and MONAI ignores absent names."""
     with pytest.raises(RuntimeError) as caught:
         run("training", files[1], config_file=files[0])
     assert "Several configuration files are one argument" in str(find_cause(caught.value))

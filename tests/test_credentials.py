@@ -43,7 +43,7 @@ def test_concealed_credentials_come_back_from_the_environment(monkeypatch):
 
 @pytest.mark.parametrize("way", ["environment", "flag", "token"])
 def test_nothing_that_a_training_writes_holds_the_secret(way, tmp_path):
-    """Records, checkpoints, weights, logs and what the terminal shows, with a server that refuses."""
+    """Records, checkpoints, weights, logs and the terminal, with a server that refuses."""
     uri = "http://127.0.0.1:9" if way == "token" else "http://user:s3cr3t-0@127.0.0.1:9"
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     if way == "token":

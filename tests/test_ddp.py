@@ -88,7 +88,7 @@ def test_two_ranks_have_the_gradient_of_one_with_twice_the_batch(tmp_path):
 
 @pytest.mark.parametrize("bundle", BUNDLES)
 def test_the_overlay_agrees_with_every_bundle(bundle):
-    """It repeats the ``initialize`` list with one line more, and adds what is collective before anything is made."""
+    """It repeats the ``initialize`` list, with lines of the launcher in it."""
     overlay = json.loads((ROOT / "configs/multi_gpu.json").read_text())
     train = json.loads((ROOT / f"bundles/{bundle}/configs/train.json").read_text())
     assert [line for line in overlay["initialize"] if "launcher" not in line] == train["initialize"]

@@ -298,7 +298,7 @@ def test_a_model_is_named_by_the_content_of_its_file(tmp_path):
 
 
 def test_a_label_map_lies_on_its_series(written, tmp_path):
-    """Read back by highdicom and placed by its own geometry, each label is where it was, whatever the axes."""
+    """highdicom reads each label back at its place, by its own geometry, for all axes."""
     volume, series = written
     labels = volume.clone()
     labels[:] = 0

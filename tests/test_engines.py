@@ -115,7 +115,7 @@ class Training:
 
 
 def test_a_checkpoint_that_is_taken_for_weights_holds_the_average(tmp_path, caplog):
-    """By MONAI's loader and by hand; the training goes on from its own network, and says what is done and where."""
+    """By MONAI's loader and by hand; the training continues from its own network, and prints progress and paths."""
     training = Training(tmp_path, epochs=2)
     training.trainer.run()
     (*_, newest) = training.checkpoint.files()
@@ -525,7 +525,7 @@ def test_ctrl_c_keeps_the_draws_that_are_finished(mixture_2d, pressed_at, kept):
 
 @pytest.mark.parametrize("ending", ["ctrl_c", "error", "none"])
 def test_every_saving_handler_writes_the_samples_before_ctrl_c(mixture_2d, tmp_path, ending):
-    """Of three batches of two in eight steps each, in the second of which it ends."""
+    """Three batches of two in eight steps each; it ends in the second batch."""
     steps = itertools.count(1)
 
     def end(_step):

@@ -40,7 +40,7 @@ def test_the_two_sample_test_tells_a_blur_from_the_data():
 
 @pytest.mark.slow
 def test_the_toy_bundle_learns_its_distribution(tmp_path):
-    """Trained through JSON for 2,340 iterations, 500 samples and 500 new draws are not told apart."""
+    """After 2,340 iterations of training through JSON, a test does not distinguish 500 samples from 500 new draws."""
     from monai_diffscore.samples import toy_rows
 
     where = {"output_dir": str(tmp_path / "out"), "ckpt_dir": str(tmp_path)}

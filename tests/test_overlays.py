@@ -49,7 +49,7 @@ def test_overlays_change_ids_that_exist(bundle, overlay):
 )
 @each_bundle
 def test_overlays_take_effect(bundle, overlay, preconditioning, noise):
-    """Resolved as MONAI does, without data: what the network and the loss of the bundle refer to is the overlay's."""
+    """As MONAI resolves it, without data: network and loss of the bundle refer to the objects of the overlay."""
     parser = ConfigParser()
     parser.read_config([str(ROOT / f"bundles/{bundle}/configs/train.json"), str(ROOT / f"configs/{overlay}.json")])
     assert parser["network_def#preconditioning"] == "@preconditioning"
@@ -71,7 +71,7 @@ def test_every_overlay_trains_and_samples(bundle, overlay, dataset, tmp_path):
 
 @pytest.mark.parametrize("bundle", ["mri_unet3d", "ct_unet2d", "natural_dit2d", "pathology_hierarchical_unet"])
 def test_another_network_takes_the_place_of_the_bundles_own(bundle, dataset, tmp_path):
-    """The overlay network_dit declares no condition: a bundle that has one is told to leave it out."""
+    """The overlay network_dit declares no condition: the error of a bundle with one says to leave it out."""
     where = {"output_dir": str(tmp_path / "out"), "ckpt_dir": str(tmp_path), "dataset_dir": dataset}
     conditions = workflow(bundle, ["train"], ["smoke"], **where).parser.get_parsed_content("condition_keys")
     made = workflow(bundle, ["train"], ["network_dit", "checkpointing", "smoke"], condition_keys=[], **where)

@@ -59,7 +59,7 @@ SPATIAL = {
 
 @pytest.mark.parametrize("transforms", SPATIAL.values(), ids=SPATIAL)
 def test_positions_are_the_world_millimetres_of_the_voxels(transforms):
-    """Linear interpolation moves a linear function exactly: what the image says must be what the affine says."""
+    """Linear interpolation moves a linear function exactly: image and affine must give the same positions."""
     made = Compose([*transforms, PositionChannelsd("image", scale_mm=50.0)]).set_random_state(3)
     patch = made({"image": world_volume()})
     assert patch["position"].dtype == torch.float32

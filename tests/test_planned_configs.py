@@ -29,7 +29,7 @@ PLANNED = [name for name in declared() if name != "toy2d_mlp" and not name.endsw
 
 
 def plan_of(name: str) -> Plan:
-    """The plan that chooses what a shipped bundle has."""
+    """The plan with the choices of a shipped bundle."""
     train = compose(name)["train"]
     kind = KINDS.get(name, "volumes")
     choices = {key: value for key, value in train.items() if not isinstance(value, dict | str) and is_plain(value)}

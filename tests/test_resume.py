@@ -217,7 +217,7 @@ def test_checksums_detect_damage(tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small tmpfs needs root")
 def test_a_full_disk(tmp_path, uninterrupted, volumes):
-    """The training goes on; what was saved stays whole; the next save succeeds when there is room again."""
+    """The training goes on, saved files stay whole, and the next save with enough space succeeds."""
     disk = tmp_path / "small"
     disk.mkdir()
     mounted = subprocess.run(
@@ -281,7 +281,7 @@ def test_seeds_of_a_stream_are_distinct():
 
 
 class _Draws(torch.utils.data.Dataset):
-    """Items that are made of random numbers of every kind, and a note of which were made."""
+    """Items of random numbers of every kind, and a list of the items read."""
 
     def __init__(self):
         from monai.transforms import Compose, RandGaussianNoise

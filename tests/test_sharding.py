@@ -165,7 +165,7 @@ def dit(folder: Path, volumes: str, overlay: str = "fsdp", **keywords) -> list[i
 
 @pytest.mark.slow
 def test_sharded_training_equals_two_whole_ranks_and_survives_a_kill_and_a_damaged_shard(tmp_path, volumes):
-    """Losses equal those of DistributedDataParallel but for the order of sums; continued, its own bit for bit."""
+    """Losses equal those of DistributedDataParallel up to the order of sums; a continued training is bit-equal."""
     whole, sharded, broken = (tmp_path / name for name in ("whole", "sharded", "broken"))
     for folder in (whole, sharded, broken):
         folder.mkdir()

@@ -81,7 +81,7 @@ def test_readout_is_cross_attention_of_gene_queries():
 
 
 def test_the_attention_is_no_no_op():
-    """Weights follow the values of the cell, and what a module gets of a gene depends on the other genes."""
+    """Weights follow the values of the cell, and the share of a gene in a module depends on the other genes."""
     pooling = GenePooling(GENES, 16, 4, num_heads=2).double()
     x = torch.randn(2, GENES, dtype=torch.float64)
     weights = pooling.attention(x)

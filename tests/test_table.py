@@ -438,7 +438,7 @@ def test_a_label_with_a_heavy_tail_is_drawn_with_its_mean():
 
 
 def test_columns_without_heavy_tails_keep_evenly_spaced_quantiles():
-    """The encoding of the shipped table is what it was: so are the weights that are trained on it."""
+    """The encoding of the shipped table is fixed: published weights depend on it."""
     frame = read_table(samples.breast_cancer())
     schema = infer_schema(frame, "diagnosis")
     train, _ = split_table(frame, schema, 0.2, 0)

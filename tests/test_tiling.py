@@ -20,7 +20,7 @@ from monai_diffscore.tiling import SliceDenoiser, TiledDenoiser, any_size, windo
 
 
 class Voxelwise(nn.Module):
-    """The exact denoiser of independent voxels N(m, v): what a window says does not depend on the window."""
+    """The exact denoiser of independent voxels N(m, v): its result does not depend on the window."""
 
     def __init__(self, mean: float = 0.3, variance: float = 0.25) -> None:
         super().__init__()
@@ -78,7 +78,7 @@ def test_blending_is_that_of_monais_sliding_window():
 
 
 class Records(nn.Module):
-    """Returns a condition field, and keeps what it was given."""
+    """Returns a condition field, and keeps its arguments."""
 
     def forward(self, x, sigma, *, mask, age, position=None):
         self.age, self.position = age, position

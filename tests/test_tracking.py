@@ -31,7 +31,7 @@ TOY = {"training_rows": 80, "validation_rows": 16, "batch_size": 8, "max_epochs"
 
 
 def engine(tracking: Tracking, iterations: int, every_iteration=None) -> Engine:
-    """Runs a training of nothing but a loss of 1 / iteration, on the record."""
+    """Runs and records a training that only has a loss of 1 / iteration."""
     made = Engine(lambda e, _: {"loss": torch.tensor(1.0 / e.state.iteration)})
     made.register_events("saving", "interrupted")
     for event, action in ((Events.STARTED, tracking.open), (Events.ITERATION_COMPLETED, tracking.record_iteration)):

@@ -50,7 +50,7 @@ def workflow(
 
 @dataclass(frozen=True)
 class Training:
-    """A bundle that was trained: what it was trained on, where it is, and what it was when it ended.
+    """A trained bundle: its data, its folder, and its state at the end.
 
     Tests share it and change none of its files; those that write take ``copy``.
     """
@@ -64,7 +64,7 @@ class Training:
 
     @property
     def root(self) -> Path:
-        """The bundle as it would be published: with weights and what belongs to them."""
+        """The bundle as published: with weights and their statistics."""
         return self.folder / self.bundle
 
     @property
@@ -86,7 +86,7 @@ class Training:
 
 
 def train(training: Training) -> Training:
-    """Copies a bundle and trains the copy for a few iterations; returns what it was when it ended."""
+    """Copies a bundle and trains the copy for a few iterations; returns its state at the end."""
     written = shutil.ignore_patterns("output", "*.pt", "*.db", "data_statistics.json")
     shutil.copytree(ROOT / "bundles" / training.bundle, training.root, ignore=written)
     made = workflow(training.root, ["train"], ["smoke"], output_dir=str(training.output), **training.where)

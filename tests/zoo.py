@@ -32,7 +32,7 @@ def check_for_zoo(bundle: Path, tmp_path: Path) -> None:
 
 
 def check_exported(folder: Path) -> None:
-    """The TorchScript file computes what the trained network does."""
+    """The TorchScript file computes the same as the trained network."""
     parser = ConfigParser()
     parser.read_config(str(folder / "configs/inference.json"))
     parser["bundle_root"] = str(folder)
