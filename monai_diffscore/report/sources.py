@@ -101,16 +101,13 @@ def gather(
     obstacle = _against_labels(all_labels)
     if unit is None:
         unit = "HU" if record is not None and record.components & _WINDOWS else "intensity units"
-    facts = {
+    facts = {} if record is None else {"training": record.name}
+    facts |= {
         "generated": f"{len(samples)} of {len(files)} file(s)" if len(files) > count else f"{len(samples)} images",
-        "size of an image": " x ".join(map(str, size[1:])) + (f", {size[0]} channels" if size[0] > 1 else ""),
-        "unseen real": f"{len(windows)} windows of {len(unseen)} volume(s)",
-        "training data searched": f"{len(trained)} volume(s)" if trained else "none given",
+        **_facts(windows, unseen, trained),
         "range": f"{low:g} to {high:g} {unit}",
         "real from": unseen.name,
     }
-    if record is not None:
-        facts = {"training": record.name, **facts}
     return Material(
         samples=samples,
         real=windows,
@@ -124,6 +121,16 @@ def gather(
         warnings=_warnings(samples, windows, unseen, trained, record is not None) + ([obstacle] if obstacle else []),
         labels=None if obstacle is not None else all_labels,
     )
+
+
+def _facts(windows: Tensor, unseen: Volumes, trained: Volumes) -> dict[str, str]:
+    """The size of an image, and the numbers of real windows and volumes."""
+    channels, *size = windows.shape[1:]
+    return {
+        "size of an image": " x ".join(map(str, size)) + (f", {channels} channels" if channels > 1 else ""),
+        "unseen real": f"{len(windows)} windows of {len(unseen)} volume(s)",
+        "training data searched": f"{len(trained)} volume(s)" if trained else "none given",
+    }
 
 
 def _by_channel(image: Tensor, low: Sequence[float], high: Sequence[float]) -> Tensor:
@@ -148,52 +155,52 @@ def _volumes(
     record: RunRecord | None, part: int, folder: str | Path | None, most: int, size: Sequence[int], label_key: str
 ) -> Volumes:
     """Training (part 0) or unseen (part 1) volumes; of images with the samples' ``size`` it reads 64 times as many."""
-    flag, kind = ("--train", "training") if part == 0 else ("--real", "unseen real")
-    config = record.config if record is not None else None
-    if folder is not None and config is None:
-        read = [read_file(file) for file in evenly_spaced(find_samples(folder), most * 64)]
-        return Volumes(
-            [image for images, _ in read for image in images],
-            [label for _, labels in read for label in labels],
-            str(folder),
-        )
-    if config is None or record is None:
-        if part == 0:
-            return Volumes([], [], "none given")
-        raise DataError(
-            "the run's records" if record else "the folder",
-            key="real",
-            expected="a training's mlflow_run.json with its configuration, to read real images from",
-            got="none",
-            remedy=f"Name a folder of {kind} images with {flag}.",
-        )
+    if record is not None and record.config is not None:
+        return _volumes_of_run(record, part, folder, most, size, label_key)
+    if folder is not None:
+        return _volumes_of_folder(folder, most)
+    if part == 0:
+        return Volumes([], [], "none given")
+    raise DataError(
+        "the run's records" if record else "the folder",
+        key="real",
+        expected="a training's mlflow_run.json with its configuration, to read real images from",
+        got="none",
+        remedy="Name a folder of unseen real images with --real.",
+    )
+
+
+def _volumes_of_folder(folder: str | Path, most: int) -> Volumes:
+    contents = [read_file(file) for file in evenly_spaced(find_samples(folder), most * 64)]
+    images = [image for images, _ in contents for image in images]
+    return Volumes(images, [label for _, labels in contents for label in labels], str(folder))
+
+
+def _volumes_of_run(
+    record: RunRecord, part: int, folder: str | Path | None, most: int, size: Sequence[int], label_key: str
+) -> Volumes:
+    """The cases of the run, or of ``folder``, through its transforms without the random ones."""
     parser = run_parser(record)
-    cases: Any = list_volumes(folder) if folder is not None else None
-    if cases is None:
+    if folder is None:
         source = Path(str(parser.get_parsed_content("dataset_dir")))
         if not source.exists():
-            raise DataError(
-                source, key="dataset_dir", expected="the data of the run", got="nothing", remedy=f"Pass {flag} FOLDER."
-            )
-        cases = parser.get_parsed_content("cases")[part]
-    parts = [name for name in ("reading", "padding", "intensity") if name in parser]  # all but what is random
-    read_case: Any = Compose([step for name in parts for step in parser.get_parsed_content(name)])
+            remedy = f"Pass {('--train', '--real')[part]} FOLDER."
+            raise DataError(source, key="dataset_dir", expected="the data of the run", got="nothing", remedy=remedy)
+        cases, name = parser.get_parsed_content("cases")[part], source.name
+    else:
+        cases, name = list_volumes(folder), str(folder)
+    steps = [parser.get_parsed_content(name) for name in ("reading", "padding", "intensity") if name in parser]
+    read_case: Any = Compose([step for transforms in steps for step in transforms])
     if folder is None and "train#plain_tiles" in parser:  # slides are read tile by tile
         cases = parser.get_parsed_content(("train#plain_tiles", "validate#dataset")[part])
         read_case = dict
     if part == 1 and label_key not in (*cases[0], "label"):
-        raise DataError(
-            record.name,
-            key="label-key",
-            expected=f"one of {sorted(cases[0])}",
-            got=label_key,
-            remedy="Name one of these.",
-        )
+        expected = f"one of {sorted(cases[0])}"
+        raise DataError(record.name, key="label-key", expected=expected, got=label_key, remedy="Name one of these.")
     loaded = [read_case(cases[0])]
     whole = tuple(loaded[0]["image"].shape[1:]) == tuple(size)
     loaded += [read_case(cases[place]) for place in evenly_spaced(range(len(cases)), most * 64 if whole else most)[1:]]
     tensors = [convert_to_tensor(item["image"], track_meta=False, dtype=torch.float32) for item in loaded]
-    name = str(folder) if folder is not None else f"{Path(str(parser.get_parsed_content('dataset_dir'))).name}"
     return Volumes(tensors, [int(item.get(label_key, -1)) for item in loaded], name)
 
 
