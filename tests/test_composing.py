@@ -94,12 +94,16 @@ def test_overlays_hold_no_long_expression_and_no_formula():
 
 
 def test_preprocessing_stands_once():
-    """Training, inference, tasks on cases and MONAI Label read the same declaration, in all bundles for annotators."""
+    """Training, inference, tasks on cases and MONAI Label read one declaration, in all bundles that read images."""
     bundles = {name: composing.compose(name) for name in BUNDLES}
-    for_annotators = [name for name, configs in bundles.items() if "reading" in configs["inference"]]
-    assert {"mri_unet3d", "mri_dit3d", "ct_unet3d", "ct_unet2d", "pathology_hierarchical_unet"} <= {*for_annotators}
-    for name in for_annotators:
+    read_images = {name for name, configs in bundles.items() if "reading" in configs["inference"]}
+    for_annotators = {name for name in read_images if "pre_transforms" in bundles[name]["inference"]}
+    assert {"mri_unet3d", "mri_dit3d", "ct_unet3d", "ct_unet2d", "pathology_hierarchical_unet"} <= for_annotators
+    assert {"mri_whole3d", "ct_whole3d"} <= read_images
+    for name in read_images:
         check_one_preprocessing(name, bundles[name])
+    for name in for_annotators:
+        assert "@reading" in bundles[name]["inference"]["pre_transforms"]["transforms"], name
 
 
 def check_one_preprocessing(name: str, configs: dict) -> None:
@@ -108,7 +112,6 @@ def check_one_preprocessing(name: str, configs: dict) -> None:
         assert train["reading"] == inference["reading"]
         assert train["intensity"] == inference["intensity"]
         assert "@reading" in configs["cases"]["preprocessing"]["transforms"]
-    assert "@reading" in inference["pre_transforms"]["transforms"]
 
 
 @pytest.mark.parametrize("name", BUNDLES)
