@@ -1,6 +1,7 @@
 r"""A trial: measures some real iterations of a bundle's training, in a process of its own.
 
-The process runs the training as a user does, with data, handlers and validation, and ends it after a few iterations.
+The process runs the training as a user does, with data, handlers and validation, and ends it after a few iterations. It
+leaves out the record in MLflow and the pictures.
 The peak is that of the resident set, or of the device's memory on an accelerator. Two trials of smaller batches give
 the line
 
@@ -26,6 +27,7 @@ from typing import Any
 
 import torch
 from ignite.engine import Events
+from monai.bundle import ConfigParser, ConfigWorkflow
 
 from monai_diffscore.errors import DataError, explain, layers_of
 from monai_diffscore.memory import peak_memory_bytes
@@ -112,8 +114,6 @@ def estimate(first: Trial, second: Trial, batch_size: int) -> tuple[float, float
 
 def _train(bundle: str, overrides: dict[str, Any], folder: str) -> Trial:
     """A few iterations of the bundle's training, in this process."""
-    from monai.bundle import ConfigWorkflow
-
     places: dict[str, Any] = {
         "output_dir": f"{folder}/output",
         "ckpt_dir": f"{folder}/models",
@@ -128,6 +128,7 @@ def _train(bundle: str, overrides: dict[str, Any], folder: str) -> Trial:
         **places,
         **overrides,
     )
+    _leave_out_observers(workflow.parser)
     workflow.initialize()
     content = workflow.parser.get_parsed_content
     stage = _Stopwatch(content("train#trainer"))
@@ -153,6 +154,13 @@ def _train(bundle: str, overrides: dict[str, Any], folder: str) -> Trial:
         parameters=sum(parameter.numel() for parameter in content("network").parameters()),
         first_stage_seconds=0.0 if earlier is None else earlier.seconds * earlier.epoch_length,
     )
+
+
+def _leave_out_observers(parser: ConfigParser) -> None:
+    """Leaves out the record in MLflow, whose new database takes longer than the iterations, and the pictures."""
+    for place, handler in enumerate(parser.get("train#handlers", [])):
+        if handler.get("handler") == "@tracking" or handler.get("tracking") == "@tracking":
+            parser[f"train#handlers#{place}#_disabled_"] = True
 
 
 class _Stopwatch:
