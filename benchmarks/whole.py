@@ -196,12 +196,15 @@ def summary(report: ImageReport, anatomy: dict[str, Any], drawing: Drawing) -> d
     }
 
 
-def measure(folder: Path, heads: Path, record: RunRecord, cohort: Cohort, draw: DrawHead, count: int) -> dict[str, Any]:
+def measure(
+    folder: Path, heads: Path, title: str, record: RunRecord, cohort: Cohort, draw: DrawHead, count: int
+) -> dict[str, Any]:
     """Draws heads for the ages of unseen subjects, and writes measured.json, the picture and the report.
 
     Args:
         folder: of the results.
         heads: folder that keeps the drawn heads.
+        title: of picture and report.
         record: of the training, whose split and transforms count.
         cohort: of the record.
         draw: the model.
@@ -214,12 +217,12 @@ def measure(folder: Path, heads: Path, record: RunRecord, cohort: Cohort, draw: 
     real = torch.stack([cohort.read(case) for case in subjects])
     chosen = [int(np.abs(np.asarray(ages) - years).argmin()) for years in SHOWN_YEARS]
     names = [f"{ages[index]:.0f} years" for index in chosen]
-    title = f"{record.name}; unseen subjects of these ages below"
-    save_gallery(drawing.heads[chosen], folder / "heads.png", title, real[chosen], names=names)
+    below = f"{title}; unseen subjects of these ages below"
+    save_gallery(drawing.heads[chosen], folder / "heads.png", below, real[chosen], names=names)
     anatomy = compare(drawing.heads, real, ages)
     del real
     material = gather(heads, count=PANEL, intensity_range=(-1, 1), unit="normalised", record=record)
-    report = report_images(record.name, material, progress=lambda name: print(name, flush=True))
+    report = report_images(title, material, progress=lambda name: print(name, flush=True))
     write_report(report, folder)
     result = {"summary": summary(report, anatomy, drawing), "anatomy": anatomy, "panel": report.record()}
     write_json(folder / "measured.json", result)
@@ -238,7 +241,9 @@ def main() -> None:
     weights = bundle / "models/demo" if options.training is None else run_parser(record).get_parsed_content("ckpt_dir")
     checkpoint = Path(weights) / "model.pt"
     heads = options.folder / f"heads_{data.file_hash(checkpoint)[-8:]}"
-    result = measure(options.folder, heads, record, Cohort(record), sampler_of(bundle, checkpoint), options.count)
+    result = measure(
+        options.folder, heads, record.name, record, Cohort(record), sampler_of(bundle, checkpoint), options.count
+    )
     print(json.dumps(result["summary"], indent=1))
 
 
