@@ -12,12 +12,15 @@ from pathlib import Path
 import case_folders
 import numpy as np
 import pytest
+import tifffile
 import torch
 from dicom_series import phantom, write_series
 from monai.bundle import ConfigParser
 from PIL import Image
+from small_data import stained
 
 from monai_diffscore.__main__ import DICOM_OPTIONS, main
+from monai_diffscore.data import SlideTiles
 from monai_diffscore.data.dicom import ReadingRules
 from monai_diffscore.report import RunRecord, read_intake
 
@@ -71,6 +74,28 @@ def test_the_flag_of_a_remedy_is_taken_by_the_command_that_names_it(name, tmp_pa
     for step in parser.get_parsed_content("reading"):
         item = step(item)
     assert bool(torch.isfinite(torch.as_tensor(item["image"])).all())
+
+
+def test_slides_of_sixteen_bits_take_their_range_from_the_flag_of_the_remedy(tmp_path, capsys):
+    """16 bits that are 257 times 8 bits: the tiles of the planned bundle are the 8 bits."""
+    (tmp_path / "data").mkdir()
+    for seed in range(3):
+        values = stained((192, 256), seed).astype(np.uint16) * 257
+        tifffile.imwrite(tmp_path / f"data/slide{seed}.tif", values, photometric="rgb")
+    flags = ["--no-trial", "--kind", "slides", "--assume_mpp_um", "0.5", "--out", str(tmp_path / "bundle")]
+    command = ["plan", str(tmp_path / "data"), *flags]
+    assert main(command) == 1
+    (said,) = [text for text in FLAG.findall(capsys.readouterr().err) if text.startswith("--value_range ")]
+    assert main([*command, *shlex.split(said)]) == 0
+    parser = ConfigParser()
+    parser.read_config(tmp_path / "bundle/configs/train.json")
+    assert parser.get_parsed_content("slide_options")["value_range"] == [0, 65535]
+    (held_out,) = parser.get_parsed_content("cases")[1]
+    options = parser.get_parsed_content("slide_options")
+    tile = np.asarray(SlideTiles([held_out], 64, 0.5, min_tissue=0.0, **options)[0]["image"])
+    right = stained((192, 256), int(Path(held_out["image"]).stem[-1]))
+    places = np.argwhere((right[:, :129, :193] == tile[:, :1, :1]).all(0))
+    assert any(np.array_equal(tile, right[:, row : row + 64, column : column + 64]) for row, column in places)
 
 
 def test_plan_takes_every_rule_of_the_dicom_reader():

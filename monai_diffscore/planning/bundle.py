@@ -179,7 +179,7 @@ def _slides(plan: Plan) -> dict[str, Any]:
     tiles = {f"train/{key}": plan[key] for key in ("mpp_um", "tile_size", "stride")}
     return {
         **tiles,
-        "train/assume_mpp_um, inference/assume_mpp_um": plan.details.get("assume_mpp_um"),
+        **{f"train/{key}, inference/{key}": plan.details.get(key) for key in ("assume_mpp_um", "value_range")},
         "anomaly/dataset_dir": literal(plan.data),
     }
 

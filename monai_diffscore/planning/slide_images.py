@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,19 +20,23 @@ from monai_diffscore.planning.fingerprint import (
 )
 
 
-def fingerprint_slides(root: Path, assume_mpp_um: float | None = None) -> Fingerprint:
+def fingerprint_slides(
+    root: Path, assume_mpp_um: float | None = None, value_range: Sequence[float] | None = None
+) -> Fingerprint:
     """The fingerprint of a folder of slides, or of one slide.
 
     Args:
         root: folder or file.
         assume_mpp_um: pixel size of files that do not state it.
+        value_range: black and white of files of more than 8 bits.
     """
     from monai_diffscore.data.tiles import tissue_mask
 
+    limits = None if value_range is None else (float(value_range[0]), float(value_range[1]))
     cases, problems = list_readable(root, lambda names: list_slides(root, left_out=names))
 
     def measure(case: dict[str, str]) -> tuple[tuple[int, ...], float, np.ndarray, float]:
-        slide = Slide(case["image"], assume_mpp_um)
+        slide = Slide(case["image"], assume_mpp_um, limits)
         overview, _ = slide.overview(512)
         size, mpp = slide.size, slide.mpp_um
         slide.close()
@@ -59,6 +64,10 @@ def fingerprint_slides(root: Path, assume_mpp_um: float | None = None) -> Finger
         foreground_share=round(float(np.mean([share for _, _, _, share in slides])), 4),
         sigma_data=float(f"{normal.std():.4g}"),
         mean=float(f"{normal.mean():.4g}"),
-        details={"mpp_um": [round(min(pixels_um), 4), round(max(pixels_um), 4)], "assume_mpp_um": assume_mpp_um},
+        details={
+            "mpp_um": [round(min(pixels_um), 4), round(max(pixels_um), 4)],
+            "assume_mpp_um": assume_mpp_um,
+            "value_range": value_range,
+        },
         problems=problems,
     )

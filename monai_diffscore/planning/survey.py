@@ -51,8 +51,8 @@ def take_fingerprint(
         exclude: columns of a table, or files, folders and series of volumes, to leave out.
         delimiter, missing: as :func:`~monai_diffscore.data.tables.read_table` takes them.
         layout, image: of volumes, as :func:`~monai_diffscore.data.list_volumes` takes them.
-        reading: what the files do not say: ``value_range`` and ``image_channels`` of pictures; ``assume_intercept``,
-            ``allow_no_air`` and ``dicom_options`` of volumes.
+        reading: what the files do not say: ``value_range`` of pictures and slides; ``image_channels`` of pictures;
+            ``assume_intercept``, ``allow_no_air`` and ``dicom_options`` of volumes.
     Raises:
         DataError: if the kind is unknown, or if no case is usable.
         ValueError: for an unknown kind.
@@ -68,6 +68,7 @@ def take_fingerprint(
         raise DataError(root, key="image", expected="volumes", got=kind, remedy="Leave --layout and --image out.")
     own = {
         "pictures": {"value_range", "image_channels"},
+        "slides": {"value_range"},
         "volumes": {"assume_intercept", "allow_no_air", "dicom_options"},
     }
     strange = sorted(set(reading or {}) - own.get(kind, set()))
@@ -90,7 +91,7 @@ def take_fingerprint(
             root, modality, layout, image, subject or "", reading, stated_by_cases, exclude
         )
     elif kind == "slides":
-        fingerprint = fingerprint_slides(root, assume_mpp_um)
+        fingerprint = fingerprint_slides(root, assume_mpp_um, **dict(reading or {}))
     else:
         fingerprint = (
             fingerprint_pictures(root, **dict(reading or {})) if kind == "pictures" else fingerprint_sequences(root)
