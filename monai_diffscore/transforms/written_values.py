@@ -23,10 +23,11 @@ import pandas as pd
 MISSING = ("", "NA", "N/A", "n/a", "NaN", "nan", "<NA>", "null", "NULL", "#N/A", "#NA", "#N/A N/A", "NaT")
 #: marks of a missing value only among numbers, dates and times; elsewhere "-" and "?" may be answers
 MISSING_AMONG_NUMBERS = (".", "..", "-", "--", "?", "*", "#VALUE!", "#DIV/0!", "#REF!", "#NUM!", "#NAME?", "#NULL!")
-#: formats of dates and times of day; the first that fits is used
+#: formats of dates and times of day; the first that fits is used. ``%-d`` has no leading zero, as in C's strftime
 MOMENTS = (
     "%Y-%m-%d", "%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%Y/%m/%d", "%d-%m-%Y", "%d-%b-%Y", "%d %b %Y", "%d.%m.%y",
     "%d/%m/%y", "%m/%d/%y", "%H:%M", "%H:%M:%S", "%I:%M %p",
+    "%-d.%-m.%Y", "%-d/%-m/%Y", "%-m/%-d/%Y", "%-d.%-m.%y", "%-m/%-d/%y", "%-H:%M", "%-I:%M %p",
 )  # fmt: skip
 _DAY_AND_TIME = ("%Y-%m-%d{}%H:%M:%S", "%Y-%m-%d{}%H:%M", "%d.%m.%Y{}%H:%M", "%d/%m/%Y{}%H:%M", "%m/%d/%Y{}%H:%M",
                  "%d.%m.%Y{}%H:%M:%S", "%d/%m/%Y{}%H:%M:%S", "%m/%d/%Y{}%H:%M:%S")  # fmt: skip
@@ -93,19 +94,24 @@ def find_moment(texts: pd.Series) -> str | None:
     forms = (*MOMENTS, *(form.format(mark) for form in _DAY_AND_TIME for mark in separators))
     different = pd.Series(texts.unique())
     for form in forms:
-        parsed = pd.to_datetime(different.iloc[:1], format=form, errors="coerce")
+        parsed = pd.to_datetime(different.iloc[:1], format=_padded(form), errors="coerce")
         if parsed.notna().all() and (parsed.dt.strftime(form) == different.iloc[:1]).all():
-            parsed = pd.to_datetime(different, format=form, errors="coerce")
+            parsed = pd.to_datetime(different, format=_padded(form), errors="coerce")
             if parsed.notna().all() and (parsed.dt.strftime(form) == different).all():
                 return form
     return None
+
+
+def _padded(form: str) -> str:
+    """The format for reading, which takes numbers with and without leading zeros."""
+    return form.replace("%-", "%")
 
 
 def unit_of(form: str) -> str:
     """The unit of the numbers of a format: "s", "min" or "D"."""
     if "[" in form:
         return form.split("[")[1].rstrip("]")
-    return "s" if "%S" in form else "min" if "%H" in form or "%I" in form else "D"
+    return "s" if "%S" in form else "min" if re.search("%-?[HI]", form) else "D"
 
 
 def moments_to_numbers(texts: pd.Series, form: str) -> np.ndarray:
@@ -115,7 +121,7 @@ def moments_to_numbers(texts: pd.Series, form: str) -> np.ndarray:
         parsed = pd.Series(convert(texts, errors="coerce"))
         parsed = parsed.dt.tz_localize(None) if form.startswith("datetime64") else parsed
     else:
-        parsed = pd.to_datetime(texts.astype(object), format=form, errors="coerce")
+        parsed = pd.to_datetime(texts.astype(object), format=_padded(form), errors="coerce")
     numbers = (parsed - _origin(form)) / pd.Timedelta(1, unit_of(form))
     return np.asarray(numbers, dtype=np.float64)
 
@@ -144,4 +150,4 @@ def _origin(form: str) -> pd.Timestamp | pd.Timedelta:
         return pd.Timedelta(0)
     if form.startswith("datetime64"):
         return pd.Timestamp(0)
-    return pd.Timestamp("1970-01-01" if "%d" in form else "1900-01-01")
+    return pd.Timestamp("1970-01-01" if "%d" in _padded(form) else "1900-01-01")
