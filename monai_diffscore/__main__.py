@@ -44,6 +44,11 @@ def add_plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     parser.add_argument("--modality", help="modality of volumes whose files do not state it: CT, MR, PT")
     parser.add_argument("--mpp-um", "--assume_mpp_um", type=float, help="pixel size of slides that do not state it")
     _add_reading(parser)
+    models = parser.add_mutually_exclusive_group()
+    for model, what in (("whole", "a model of whole volumes"), ("patches", "a model of patches of volumes")):
+        models.add_argument(
+            f"--{model}", dest="model", action="store_const", const=model, help=f"{what}, whatever the rules propose"
+        )
     parser.add_argument("--from-plan", type=Path, metavar="PLAN", help="an edited plan.json instead of the rules")
     parser.add_argument(
         "--no-trial", action="store_true", help="do not measure: no real step, no schedule for the time"
@@ -125,7 +130,7 @@ def _plan(chosen: argparse.Namespace) -> int:
             chosen.image,
             _reading(chosen),
         )
-        plan = planning.make_plan(fingerprint, budget, graph)
+        plan = planning.make_plan(fingerprint, budget, graph, chosen.model)
     plan = edited or plan
     if not chosen.no_trial:
         plan = planning.fit_plan(plan, adapt=edited is None)

@@ -15,6 +15,8 @@ from monai_diffscore.planning.plan import Choice, Plan
 
 #: what a plan says of the user's data in place of the shipped sample: paths, and names of columns
 PATHS = {"dataset_dir", "healthy_dir", "schema", "fields_file", "graph_files"}
+#: and in place of a shipped cohort of whole volumes
+COHORT = {"subjects", "participants", "fields", "task"}
 TEXTS = {"changelog", "name", "description", "data_source", "intended_use", "image_classes"}
 KINDS = {
     "pathology_hierarchical_unet": "slides",
@@ -25,7 +27,7 @@ KINDS = {
     "pathway_gnn": "expression",
     "tabular_mlp": "table",
 }
-PLANNED = [name for name in declared() if name != "toy2d_mlp" and not name.endswith("_whole3d")]
+PLANNED = [name for name in declared() if name != "toy2d_mlp"]
 
 
 def plan_of(name: str) -> Plan:
@@ -33,17 +35,20 @@ def plan_of(name: str) -> Plan:
     train = compose(name)["train"]
     kind = KINDS.get(name, "volumes")
     choices = {key: value for key, value in train.items() if not isinstance(value, dict | str) and is_plain(value)}
-    network = {key: value for key, value in train["network_def"]["network"].items() if key != "condition"}
+    network = {key: value for key, value in train["network_def"].get("network", {}).items() if key != "condition"}
     limits = {key: train[key] for key in ("window_hu", "percentiles") if key in train}
+    patches = {
+        "network": network,
+        "noise": {key: train["noise"][key] for key in ("mean", "std") if network},
+        "sigma_max": train["sigmas"]["sigma_max"],
+    }
     images = {
         "normalisation": limits,
-        "noise": {key: train["noise"][key] for key in ("mean", "std")},
-        "sigma_max": train["sigmas"]["sigma_max"],
         "autocast_dtype": train["autocast_dtype"] and train["autocast_dtype"].removeprefix("$torch."),
         "optimizer": {"learning_rate": train["learning_rate"]},
         "ema_length": train["ema"]["relative_length"],
     }
-    choices |= {"network": network} | ({} if kind in FILES else images)
+    choices |= {"network": network} if kind in FILES else images | (patches if network else {})
     return Plan(
         data="/data",
         kind=kind,
@@ -71,7 +76,7 @@ def without(configs: dict[str, Any], keys: set[str]) -> dict[str, Any]:
 def test_a_plan_of_the_shipped_values_gives_the_shipped_files(name):
     plan = plan_of(name)
     shipped = compose(name, planned_parts(plan))
-    names = set(FILES[plan.kind][2]) if plan.kind in FILES else set()
+    names = set(FILES[plan.kind][2]) if plan.kind in FILES else COHORT if plan.whole else set()
     planned = without(planned_configs(plan, name), PATHS | names)
     metadata = without(planned.pop("metadata"), TEXTS)
     shipped = without(shipped, PATHS | names)

@@ -19,6 +19,6 @@ __getattr__, __dir__, __all__ = lazy_exports(
     {
         "bundle": "differences write_bundle_files write_shipped",
         "composition": "Config compose declaration declared network_of",
-        "merging": "Whole",
+        "merging": "OPEN Whole",
     },
 )

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from monai_diffscore.atomic_files import whole_folder, write_json
-from monai_diffscore.composing import Config, Whole, compose, declaration, write_bundle_files
+from monai_diffscore.composing import OPEN, Config, Whole, compose, declaration, write_bundle_files
 from monai_diffscore.data.literals import literal
 from monai_diffscore.planning.card import model_card
 from monai_diffscore.planning.declarations import FILES, declared_files
@@ -72,17 +72,21 @@ def planned_configs(plan: Plan, name: str) -> dict[str, Config]:
 
 
 def _present(places: str, template: dict[str, Config]) -> str:
-    """The places whose files the bundle has. A plan of several channels has no tasks on cases."""
-    return ", ".join(place for place in places.split(", ") if place.split("/")[0] in template)
+    """The places whose files and ids the bundle has.
+
+    A plan of several channels has no tasks on cases; sampling of whole volumes reads no images.
+    """
+    ways = [(place, *f"{place}/".split("/")[:2]) for place in places.split(", ")]
+    return ", ".join(place for place, file, name in ways if file in template and (not name or name in template[file]))
 
 
 def planned_parts(plan: Plan) -> list[str]:
     """The parts of the plan's template, with the parts of the plan's modality and network in place of its own."""
-    network = _NETWORKS.get(str(plan["network"]["_target_"]).rsplit(".", 1)[-1])
+    network = _NETWORKS.get(str(plan.get("network", {}).get("_target_")).rsplit(".", 1)[-1])
     parts = [part for part in declaration(plan.template)["parts"] if part not in _SHIPPED_ALONE]
     if network is not None:
         parts = [network if part in _NETWORKS.values() else part for part in parts]
-    if plan.kind == "volumes" and plan.modality != "CT":
+    if plan.kind == "volumes" and plan.modality != "CT" and not plan.whole:
         parts = ["mr" if part == "ct" else part for part in parts if part != "reconstruct_ct"]
     if plan.kind == "volumes" and plan.channels > 1:
         parts = [part for part in parts if part not in _CASE_TASKS]
@@ -105,7 +109,8 @@ def planned_values(plan: Plan, template: dict[str, Config], name: str) -> dict[s
     }
     metadata = {"metadata": _metadata(plan, template["metadata"], name)}
     if plan.kind in kinds:
-        return {**_images(plan, template["train"]), **kinds[plan.kind](plan), **metadata}
+        denoiser = {} if plan.whole else _denoiser(plan)
+        return {**_images(plan, template["train"]), **denoiser, **kinds[plan.kind](plan), **metadata}
     return {**_rows(plan, template), **metadata}
 
 
@@ -118,18 +123,27 @@ def _images(plan: Plan, train: Config) -> dict[str, Any]:
             "dataset_dir": literal(plan.data),
             "left_out": literal(list(plan.left_out)),
             "participants": literal(plan.conditions.get("table") if fields else None),
-            "noise": dict(plan["noise"]),
             "ema/relative_length": plan["ema_length"],
             "learning_rate": plan["optimizer"]["learning_rate"],
             **settings,
         },
         "train, inference": {
-            "network_def/network": {**plan["network"], "condition": "@condition_encoder"},
             "autocast_dtype": f"$torch.{plan['autocast_dtype']}" if plan["autocast_dtype"] else None,
             "checkpointing": plan["checkpointing"],
-            "sigmas/sigma_max": plan["sigma_max"],
             "fields": literal(Whole(fields)),
         },
+    }
+
+
+def _denoiser(plan: Plan) -> dict[str, Any]:
+    """The choices of a model of one network."""
+    return {
+        "train/noise": dict(plan["noise"]),
+        "train/network_def/network, inference/network_def/network": {
+            **plan["network"],
+            "condition": "@condition_encoder",
+        },
+        "train/sigmas/sigma_max, inference/sigmas/sigma_max": plan["sigma_max"],
     }
 
 
@@ -142,18 +156,35 @@ def _volumes(plan: Plan) -> dict[str, Any]:
         **{f"train/{name}, cases/{name}": literal(value) for name, value in listing.items()},
         **_reading(plan),
         "train/spacing_mm": plan["spacing_mm"],
-        "train/patch_size": plan["patch_size"],
-        "train/patches_per_volume": plan["patches_per_volume"],
         **{f"train/{key}": value for key, value in window.items()},
         **{f"train/{key}, inference/{key}": value for key, value in percentiles.items()},
         "train/image_channels, inference/image_channels": plan.channels,
         "train/modality, inference/modality": plan.modality,
-        "inference/sample_size": plan["patch_size"],
+        **(_whole(plan) if plan.whole else _patches(plan)),
         "cases/dataset_dir": data,
         "anomaly/healthy_dir, likelihood/healthy_dir": data,
         "anomaly/healthy_left_out, likelihood/healthy_left_out": literal(list(plan.left_out)),
+    }
+
+
+def _patches(plan: Plan) -> dict[str, Any]:
+    return {
+        "train/patch_size": plan["patch_size"],
+        "train/patches_per_volume": plan["patches_per_volume"],
+        "inference/sample_size": plan["patch_size"],
         "generate/window": plan["patch_size"],
         "generate/sample_size": [2 * side for side in plan["patch_size"]],
+    }
+
+
+def _whole(plan: Plan) -> dict[str, Any]:
+    """Sampling takes size and spacing from the statistics of the training, and networks from its own file."""
+    training = ("sample_size", "passes_per_epoch", "windows", "noise_mean", "noise_std")
+    return {
+        "train/subjects": OPEN,
+        **{f"train/{name}": plan[name] for name in training},
+        **{f"train/{name}, inference/{name}": plan[name] for name in ("scales", "coarse_channels", "detail_channels")},
+        "inference/untrained/sample_size": plan["sample_size"],
     }
 
 
@@ -227,11 +258,15 @@ def _metadata(plan: Plan, metadata: Config, name: str) -> dict[str, Any]:
     slices_of_another = plan.kind == "volumes" and plan.modality != "CT" and plan.template.startswith("ct_")
     description = "A 2-D U-Net denoiser of slices." if slices_of_another else metadata["description"]
     task = f"Unconditional synthesis of {plan.modality} slices by continuous-time score-based diffusion"
+    if plan.whole:
+        task = f"Synthesis of whole {plan.modality} volumes by multi-scale score-based diffusion"
+        description = f"Score models of a coarse whole volume and of the wavelet details of {plan['scales']} finer "
+        description += "scale(s) given it. The network of the metadata is the denoiser of the coarse image."
     return {
         "version": "0.1.0",
         "changelog/0.1.0": f"planned from {plan.template} for {plan.kind}",
         "name": str(literal(f"{name} score model")),
-        "task": task if slices_of_another else metadata["task"],
+        "task": task if slices_of_another or plan.whole else metadata["task"],
         "description": f"{description} Planned by monai_diffscore for the data named in data_source.",
         "data_source": str(literal(f"{plan.kind} of the planner's user: {Path(plan.data).name}")),
         "intended_use": "Research. Not for diagnosis. A planned bundle holds no weights until it is trained.",
@@ -271,6 +306,8 @@ def _tensor(plan: Plan, metadata: Config) -> dict[str, Any]:
 
 def _shape(plan: Plan) -> list[str] | None:
     """The spatial sizes that the network takes; None keeps those of the template."""
+    if plan.whole:
+        return [f"{2 ** (len(plan['coarse_channels']) - 1)}*n"] * 3
     network = plan["network"]
     target = str(network["_target_"]).rsplit(".", 1)[-1]
     if target not in _NETWORKS:

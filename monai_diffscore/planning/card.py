@@ -66,6 +66,8 @@ def _facts(fingerprint: Fingerprint) -> list[tuple[str, str]]:
         )
     if fingerprint.spacing_mm:
         rows.append(("spacing, mm", _range(fingerprint.spacing_mm)))
+    if fingerprint.extents_mm:
+        rows.append(("field of view, mm", _range(fingerprint.extents_mm)))
     if fingerprint.orientations:
         rows.append(("orientation", ", ".join(f"{codes} {count}" for codes, count in fingerprint.orientations.items())))
     rows.append(("percentiles", ", ".join(f"{at}%: {value:g}" for at, value in fingerprint.percentiles.items())))

@@ -54,12 +54,14 @@ class Fingerprint:
         sizes: "min", "median" and "max" of each axis, in elements.
         foreground_sizes: the same of the box that holds the foreground (volumes).
         spacing_mm: the same of the voxel's edges; None for data without spacing.
+        extents_mm: the same of the field of view (volumes).
         orientations: number of files by axis codes.
         percentiles: of the values, by percentile.
         foreground_share: share of elements that are tissue, or not zero.
         sigma_data, mean: of the values after the normalisation that the plan proposes.
         details: facts of this kind of data: zeros and library sizes of counts, classes, pixel sizes, columns.
         conditions: fields of --condition, and their table.
+        offered: the same of usual columns, which a model of whole volumes takes if --condition names none.
         problems: one for each unusable file.
     """
 
@@ -78,9 +80,11 @@ class Fingerprint:
     foreground_share: float = 1.0
     foreground_sizes: dict[str, list[int]] = field(default_factory=dict)
     spacing_mm: dict[str, list[float]] | None = None
+    extents_mm: dict[str, list[float]] = field(default_factory=dict)
     orientations: dict[str, int] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
     conditions: dict[str, Any] = field(default_factory=dict)
+    offered: dict[str, Any] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
 
     @property

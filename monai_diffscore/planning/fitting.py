@@ -121,7 +121,12 @@ def smaller(plan: Plan) -> Plan:
             axis = size.index(max(size))
             halved = [max(16, 8 * (side // 16)) if at == axis else side for at, side in enumerate(size)]
             return plan.with_choices(**{name: (halved, "halved along its longest axis: memory runs out with more")})
-    network = plan["network"]
+    if plan.whole and min(plan["coarse_channels"]) > 16:  # attention has heads of 32 channels
+        coarse = [width // 2 for width in plan["coarse_channels"]]
+        details = [[width // 2 for width in widths] for widths in plan["detail_channels"]]
+        why = "half as wide: memory runs out with more"
+        return plan.with_choices(coarse_channels=(coarse, why), detail_channels=(details, why))
+    network = plan.get("network", {})
     if "channels" in network and network["channels"][0] > 8:
         narrow = {**network, "channels": [width // 2 for width in network["channels"]], "num_head_channels": 16}
         return plan.with_choices(network=(narrow, "half as wide: memory runs out with more"))

@@ -57,6 +57,10 @@ class _Volume:
     inside: list[np.ndarray]
     foreground: float
 
+    @property
+    def extent_mm(self) -> list[float]:
+        return [count * step for count, step in zip(self.size, self.spacing, strict=True)]
+
 
 def fingerprint_volumes(
     root: Path,
@@ -133,6 +137,7 @@ def fingerprint_volumes(
         sizes=spans([volume.size for volume in volumes]),
         foreground_sizes=spans([volume.box for volume in volumes]),
         spacing_mm=spans([volume.spacing for volume in volumes], digits=4),
+        extents_mm=spans([volume.extent_mm for volume in volumes], digits=1),
         orientations=dict(Counter(volume.codes for volume in volumes)),
         percentiles=percentiles_by_name(values),
         foreground_share=round(float(np.mean([volume.foreground for volume in volumes])), 4),

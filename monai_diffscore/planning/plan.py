@@ -112,6 +112,14 @@ class Plan:
     def __getitem__(self, name: str) -> Any:
         return self.choices[name].value
 
+    def __contains__(self, name: str) -> bool:
+        return name in self.choices
+
+    @property
+    def whole(self) -> bool:
+        """Whether the model is one of whole volumes."""
+        return "sample_size" in self.choices
+
     def get(self, name: str, default: Any = None) -> Any:
         """The value of a choice; ``default`` where the kind of data lacks it."""
         return self.choices[name].value if name in self.choices else default

@@ -3,6 +3,7 @@ r"""Fingerprint to plan: the rules, one function a kind of data.
 =====================================================  ==================================================
 data                                                   network
 =====================================================  ==================================================
+volumes of many subjects                               U-Nets of the scales of a whole volume
 volumes                                                3-D U-Net; DiT where data and compute are large
 volumes of few slices, CT of thick ones                2-D U-Net of slices
 pictures: a small set                                  2-D U-Net
@@ -31,9 +32,11 @@ from typing import Any
 import torch
 
 from monai_diffscore.composing import network_of
+from monai_diffscore.errors import DataError
 from monai_diffscore.planning.fingerprint import Fingerprint
 from monai_diffscore.planning.gene_rules import plan_cells, plan_expression, plan_table
 from monai_diffscore.planning.plan import Budget, Choice, Plan
+from monai_diffscore.planning.whole import whole_or_patches
 
 #: voxels along the edge of a 3-D patch, and pixels along that of a 2-D image
 PATCH_EDGE = {False: 32, True: 64}
@@ -47,18 +50,19 @@ PATCH_SHARE, COARSER = 0.25, (1.0, 1.25, 1.5, 2.0)
 _LEAD = {"volumes": "3-D", "pictures": "2-D"}
 
 
-def make_plan(fingerprint: Fingerprint, budget: Budget, graph: str | None = None) -> Plan:
+def make_plan(fingerprint: Fingerprint, budget: Budget, graph: str | None = None, model: str | None = None) -> Plan:
     """The plan for a data set within a budget. Time and memory are estimates until a trial measures them.
 
     Args:
         fingerprint: that of the data.
         budget: memory and time of the training.
         graph: absolute path of the edges between genes, for expression matrices.
+        model: "whole" or "patches" of volumes, whatever the rules propose.
     Raises:
-        DataError: if no rule fits the data.
+        DataError: if no rule fits the data; for a model of what is no volume of many slices.
     """
     rules: dict[str, Callable[[Fingerprint, Budget], Plan]] = {
-        "volumes": plan_volumes,
+        "volumes": lambda fingerprint, limits: plan_volumes(fingerprint, limits, model),
         "pictures": plan_pictures,
         "slides": plan_slides,
         "sequences": plan_sequences,
@@ -66,11 +70,15 @@ def make_plan(fingerprint: Fingerprint, budget: Budget, graph: str | None = None
         "expression": lambda fingerprint, limits: plan_expression(fingerprint, limits, graph),
         "table": plan_table,
     }
+    if model is not None and fingerprint.kind != "volumes":
+        raise DataError(
+            fingerprint.data, key=model, expected="volumes", got=fingerprint.kind, remedy=f"Leave --{model} out."
+        )
     return rules[fingerprint.kind](fingerprint, budget)
 
 
-def plan_volumes(fingerprint: Fingerprint, budget: Budget) -> Plan:
-    """The plan for volumes: 3-D patches, or 2-D patches of thick slices."""
+def plan_volumes(fingerprint: Fingerprint, budget: Budget, model: str | None = None) -> Plan:
+    """The plan for volumes: whole volumes, 3-D patches, or 2-D patches of thick slices; ``model`` as of make_plan."""
     assert fingerprint.spacing_mm is not None
     native = fingerprint.spacing_mm["median"]
     flat = fingerprint.modality == "CT" and max(native) / min(native) >= THICK and native.index(max(native)) == 2
@@ -102,7 +110,16 @@ def plan_volumes(fingerprint: Fingerprint, budget: Budget) -> Plan:
         "patches_per_volume": Choice(max(2, math.ceil(128 / training)), "an epoch has at least about 128 patches"),
         **_common(fingerprint, budget, patch, 8 if budget.accelerator else 4),
     }
-    return Plan.of(fingerprint, budget, template, choices)
+    plan = Plan.of(fingerprint, budget, template, choices)
+    if not slices:
+        return whole_or_patches(plan, fingerprint, budget, model)
+    if model == "whole":
+        raise DataError(
+            fingerprint.data, key="whole", expected="volumes of at least 8 slices that are not thick",
+            got=f"voxels of {native} mm, {fingerprint.foreground_sizes['median'][2]} slices",
+            remedy="Leave --whole out: slices are planned.",
+        )  # fmt: skip
+    return plan
 
 
 def _spacing_and_patch(fingerprint: Fingerprint, axes: Sequence[int], edge: int) -> tuple[list[float], list[int], str]:

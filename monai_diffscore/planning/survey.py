@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,9 @@ from monai_diffscore.planning.gene_data import fingerprint_cells, fingerprint_ex
 from monai_diffscore.planning.images import fingerprint_pictures, fingerprint_sequences, fingerprint_volumes
 from monai_diffscore.planning.kinds import find_kind
 from monai_diffscore.planning.slide_images import fingerprint_slides
+
+#: columns of a table of subjects that a model of whole volumes takes as conditions
+USUAL_CONDITIONS = ("age_years", "age", "sex", "spacing_mm")
 
 
 def take_fingerprint(
@@ -98,10 +102,25 @@ def take_fingerprint(
         )
     stated = fingerprint.conditions.get("fields", {})
     others = [name for name in conditions if name not in stated]
+    if not conditions and kind == "volumes":
+        return replace(fingerprint, offered=_offered(root, fingerprint, participants))
     if not others:
         return fingerprint
     declared = _declared(root, fingerprint, others, participants)
     return fingerprint.with_conditions({**declared, "fields": {**stated, **declared["fields"]}})
+
+
+def _offered(root: Path, fingerprint: Fingerprint, participants: str | Path | None) -> dict[str, Any]:
+    """The usual columns of the table of subjects as conditions; empty without such a table or column."""
+    offered: dict[str, Any] = {}
+    for name in USUAL_CONDITIONS:
+        try:
+            declared = _declared(root, fingerprint, [name], participants)
+        except DataError:  # no table of subjects, no such column, or one value alone
+            continue
+        if declared["subjects_without_a_row"] < len(fingerprint.names):
+            offered = {**declared, "fields": {**offered.get("fields", {}), **declared["fields"]}}
+    return offered
 
 
 def _declared(
