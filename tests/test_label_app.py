@@ -26,7 +26,8 @@ from lib.workflow import Calibration, configure  # noqa: E402
 
 from monai_diffscore.errors import DataError  # noqa: E402
 
-SERVED = sorted(path.parent.parent.name for path in ROOT.glob("bundles/*/configs/anomaly.json"))
+WITH_ANOMALIES = sorted(path.parent.parent for path in ROOT.glob("bundles/*/configs/anomaly.json"))
+SERVED = [folder.name for folder in WITH_ANOMALIES if ServedBundle(folder).tasks]
 
 
 # ---- options
@@ -46,6 +47,11 @@ def test_every_volume_bundle_has_every_task_and_shows_its_own_defaults(bundle, t
     for option in options:
         if option.id in read:
             assert read[option.id] == configuration[option.id]
+
+
+def test_bundles_of_whole_volumes_are_for_commands_alone():
+    """MONAI Label's app takes the options of patches, such as their overlap, which they lack."""
+    assert {folder.name for folder in WITH_ANOMALIES} - {*SERVED} == {"ct_whole3d", "mri_whole3d"}
 
 
 def test_a_choice_takes_its_first_entry_where_a_client_sends_the_whole_list():

@@ -53,7 +53,9 @@ class ServedBundle:
 
     @property
     def tasks(self) -> list[str]:
-        """Names of its task overlays for annotators."""
+        """Names of its task overlays for annotators; none of a bundle that shows annotators nothing."""
+        if "displayable_configs" not in json.loads((self.folder / "configs/inference.json").read_text()):
+            return []
         return [name for name in ("anomaly", *RESTORATIONS) if (self.folder / f"configs/{name}.json").is_file()]
 
     @property
@@ -85,7 +87,8 @@ def find_bundles(names: str, root: Path = ROOT) -> list[ServedBundle]:
     Raises:
         NothingToServe: for an unknown name, for a bundle without task overlays or weights, or if there is no bundle.
     """
-    folders = sorted(file.parent.parent for file in (root / "bundles").glob("*/configs/anomaly.json"))
+    with_tasks = sorted(file.parent.parent for file in (root / "bundles").glob("*/configs/anomaly.json"))
+    folders = [folder for folder in with_tasks if ServedBundle(folder).tasks]
     requested = [name.strip() for name in names.split(",") if name.strip()]
     if not requested:
         bundles = [ServedBundle(folder) for folder in folders if ServedBundle(folder).weights.is_file()]
@@ -107,7 +110,8 @@ def _check(folder: Path, folders: list[Path]) -> ServedBundle:
     bundle = ServedBundle(folder)
     if not bundle.tasks:
         names = ", ".join(path.name for path in folders)
-        raise NothingToServe(f"{bundle.name} has no task for annotators (no configs/anomaly.json); these have: {names}")
+        needs = "configs/anomaly.json, and displayable_configs in configs/inference.json"
+        raise NothingToServe(f"{bundle.name} has no task for annotators ({needs}); these have: {names}")
     for file in (bundle.weights, bundle.weights.with_name("data_statistics.json")):
         if not file.is_file():
             raise NothingToServe(f"{bundle.name} has no weights ({file}). Train it:\n  {training_command(folder)}")
