@@ -10,6 +10,7 @@ import torch
 from ignite.engine import Engine, Events
 from workflows import workflow
 
+from monai_diffscore.data import statistics_beside
 from monai_diffscore.data.files import file_hash
 from monai_diffscore.data.manifests import MANIFEST, WEIGHTS, facts_of_weights, note_weights, read_manifest
 from monai_diffscore.handlers import SaveManifest
@@ -141,3 +142,5 @@ def test_samples_name_the_run_and_the_iteration_of_their_weights(tmp_path):
     manifest = read_manifest(folder / "samples")
     assert manifest["weights_hash"] == facts["weights_hash"]
     assert (manifest["training"]["run"], manifest["training"]["iteration"]) == ("spiral", 4)
+    (checkpoint,) = (folder / "checkpoints").glob("*.pt")
+    assert statistics_beside(checkpoint) == statistics_beside(weights)

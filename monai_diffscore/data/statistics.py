@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from monai.data import Dataset
 from monai.transforms import Compose
 
@@ -42,7 +45,7 @@ def statistics_beside(checkpoint: str | Path, untrained: Mapping[str, Any] | Non
     """The statistics of the training that wrote some weights.
 
     Args:
-        checkpoint: the weights; the statistics lie in their folder.
+        checkpoint: the weights; the statistics lie in their folder. A checkpoint of a training has them inside.
         untrained: what stands for the statistics until there are weights, so that the network can be built and looked
             at. None refuses that.
     Raises:
@@ -51,6 +54,11 @@ def statistics_beside(checkpoint: str | Path, untrained: Mapping[str, Any] | Non
     path = Path(checkpoint).with_name(NAME)
     if untrained is not None and not path.is_file() and not Path(checkpoint).is_file():
         return dict(untrained)
+    if not path.is_file() and re.fullmatch(r"iteration_\d+\.pt", Path(checkpoint).name) and Path(checkpoint).is_file():
+        training = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True).get("training", {})
+        statistics = json.loads(training.get("statistics", "null"))
+        if statistics is not None:
+            return dict(statistics)
     return load_statistics(path)
 
 
