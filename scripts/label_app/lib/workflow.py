@@ -93,6 +93,7 @@ def run_case(parser: ConfigParser, image: str, folder: Path) -> Outcome:
         DataError: if the image is unusable.
     """
     parser["dataset#data"] = [{"image": image, "seed": 0}]
+    parser["evaluator#intake"], parser["evaluator#source"] = None, image  # no folder is listed
     parser["output_dir"] = str(folder)
     # only the handler that loads the weights: requests have no record
     parser["handlers"] = ["@load_weights"]
