@@ -187,7 +187,8 @@ def attach_participants(
         if condition is None and name not in stated and name.lower() not in stated:
             raise DataError(
                 path or "participants", key=name, expected="a table of the subjects, or cases, that state the field",
-                got="neither", remedy="Name the table with --participants.",
+                got="neither",
+                remedy='Name the table with --participants, or train without conditions: --fields "{}".',
             )  # fmt: skip
 
     def cell(name: str, case: Mapping[str, Any], row: Mapping[str, str] | None) -> Any:
