@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import resource
@@ -41,6 +42,7 @@ def _train(folder: str, ranks: tuple[int, int, int], epochs: int, full: bool = F
 
     from monai_diffscore.data import ResumableLoader
 
+    faulthandler.enable()
     rank, world_size, port = ranks
     torch.set_num_threads(1)
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size))
