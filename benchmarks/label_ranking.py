@@ -104,18 +104,18 @@ CORRUPTIONS: tuple[Callable[[np.ndarray, np.random.Generator], np.ndarray], ...]
 
 
 def write_cases(folder: Path, count: int, seed: int) -> dict[str, str]:
-    """Writes a set; file to the name of what was done to it ("" if nothing was)."""
+    """Writes a set of cases; file to the name of its corruption ("" for a healthy case)."""
     head = colin27()
     rng = np.random.default_rng(seed)
     cases = {}
     for number in range(count):
         case = pseudo_subject(head, rng)
-        done = ""
+        corruption = ""
         if number < len(CORRUPTIONS):
-            case, done = CORRUPTIONS[number](case, rng), CORRUPTIONS[number].__name__
+            case, corruption = CORRUPTIONS[number](case, rng), CORRUPTIONS[number].__name__
         path = folder / f"case{rng.integers(10**9):09d}.nii.gz"  # the order of names tells nothing
         write_volume(1000 * case, path)
-        cases[str(path)] = done
+        cases[str(path)] = corruption
     return cases
 
 
@@ -175,7 +175,7 @@ def main() -> None:
         values = precision[name]
         lines.append(f"| {name} | {np.mean(values):.2f} | {', '.join(f'{value:.2f}' for value in values)} |")
     lines += ["", "| corruption | place by u, of each set |", "|---|---|"]
-    lines += [f"| {name.replace('_', ' ')} | {', '.join(map(str, found))} |" for name, found in places.items()]
+    lines += [f"| {name.replace('_', ' ')} | {', '.join(map(str, positions))} |" for name, positions in places.items()]
     trained = time.strftime("%Y-%m-%d %H:%M", time.localtime(a.checkpoint.stat().st_mtime))
     lines.append(f"\n{a.sets} sets of {a.cases} cases, 5 corrupted; seed {a.seed}; weights of {trained}.")
     print("\n".join(lines))

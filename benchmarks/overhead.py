@@ -29,9 +29,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--iterations", type=int, default=40)
     parser.add_argument("--bundle", default="mri_unet3d")
-    chosen = parser.parse_args()
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        print(json.dumps(measure(chosen.bundle, chosen.iterations, Path(folder))))
+        print(json.dumps(measure(options.bundle, options.iterations, Path(folder))))
 
 
 def measure(bundle: str, iterations: int, folder: Path) -> dict[str, Any]:

@@ -136,12 +136,12 @@ def main() -> None:
     parser.add_argument("--memory-gb", type=float, default=8.0)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--split", type=int, default=0, help="random state of the split of cells (default: 0)")
-    chosen = parser.parse_args()
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        if chosen.data == "mri":
-            compare_mri(Path(folder), chosen.seconds, chosen.memory_gb, chosen.seeds)
+        if options.data == "mri":
+            compare_mri(Path(folder), options.seconds, options.memory_gb, options.seeds)
         else:
-            compare_cells(Path(folder), chosen.memory_gb, chosen.seeds, chosen.split)
+            compare_cells(Path(folder), options.memory_gb, options.seeds, options.split)
 
 
 if __name__ == "__main__":

@@ -113,17 +113,17 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="keep the pyramids here (default: a temporary folder)")
     parser.add_argument("--tiles", type=int, default=6084, help="at most this many tiles a case")
     parser.add_argument("--measure", nargs=2, metavar=("FILE", "CASE"), help=argparse.SUPPRESS)
-    chosen = parser.parse_args()
-    if chosen.measure:
-        print(json.dumps(measure(Path(chosen.measure[0]), chosen.measure[1], chosen.tiles)))
+    options = parser.parse_args()
+    if options.measure:
+        print(json.dumps(measure(Path(options.measure[0]), options.measure[1], options.tiles)))
         return
     with tempfile.TemporaryDirectory() as temporary:
-        folder = chosen.folder or Path(temporary)
+        folder = options.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
         for name, compression in (("jpeg", "jpeg"), ("uncompressed", None)):
-            path = folder / f"{name}_{chosen.size}.tif"
+            path = folder / f"{name}_{options.size}.tif"
             if not path.is_file():
-                write(path, chosen.size, compression)
+                write(path, options.size, compression)
             for case in CASES:
                 command = [
                     sys.executable,
@@ -133,7 +133,7 @@ def main() -> None:
                     str(path),
                     case,
                     "--tiles",
-                    str(chosen.tiles),
+                    str(options.tiles),
                 ]
                 subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     children = resource.getrusage(resource.RUSAGE_CHILDREN)

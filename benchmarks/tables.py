@@ -63,8 +63,8 @@ Generate = Callable[[pd.DataFrame, str, int, int, int], pd.DataFrame]
 
 def wine() -> pd.DataFrame:
     """178 wines x 13 numbers and the cultivar."""
-    found = load_wine(as_frame=True)
-    return found.data.assign(cultivar=found.target_names[found.target])
+    bunch = load_wine(as_frame=True)
+    return bunch.data.assign(cultivar=bunch.target_names[bunch.target])
 
 
 TABLES = {
@@ -89,7 +89,7 @@ def ctgan(model: str) -> Generate:
 
 def tabdm(train: pd.DataFrame, label: str, count: int, seed: int, times: int) -> pd.DataFrame:
     """TabDM of the package tabdm."""
-    made: pd.DataFrame = importlib.import_module("tabdm").generate_synthetic_data(
+    rows: pd.DataFrame = importlib.import_module("tabdm").generate_synthetic_data(
         train,
         num_rows=count,
         discrete_columns=categories(train),
@@ -97,7 +97,7 @@ def tabdm(train: pd.DataFrame, label: str, count: int, seed: int, times: int) ->
         epochs=120 * times,
         random_state=seed,
     )
-    return made
+    return rows
 
 
 #: name -> (package, function that draws its rows)
@@ -121,17 +121,17 @@ def whole_numbers(frame: pd.DataFrame) -> pd.DataFrame:
 
 def generate(folder: Path, label: str, seed: int, count: int, settings: dict[str, str]) -> dict[str, Path]:
     """Two tables of synthetic rows: of a training on train.csv, and of one more on its held-out rows too."""
-    given = {"dataset_dir": folder / "train.csv", "label": label, "seed": seed, **settings}
+    inputs = {"dataset_dir": folder / "train.csv", "label": label, "seed": seed, **settings}
     log = folder / "first/validation.jsonl"
-    run(BUNDLE, "training", "train", **given, output_dir=folder / "first", ckpt_dir=folder / "first")
+    run(BUNDLE, "training", "train", **inputs, output_dir=folder / "first", ckpt_dir=folder / "first")
     again = {"output_dir": folder / "again", "ckpt_dir": folder / "again", "validation_log": log}
-    run(BUNDLE, "training", "train", "all_rows", **given, **again)
+    run(BUNDLE, "training", "train", "all_rows", **inputs, **again)
     shared = {name: value for name, value in settings.items() if name in ("hidden_size", "depth", "bottleneck")}
-    made = {"tabular_mlp": folder / "first", "tabular_mlp, all rows": folder / "again"}
-    for where in made.values():
+    folders = {"tabular_mlp": folder / "first", "tabular_mlp, all rows": folder / "again"}
+    for where in folders.values():
         options = {"output_dir": where / "samples", "seed": seed, "num_samples": count, **shared}
         run(BUNDLE, "sampling", "inference", checkpoint=where / "model.pt", **options)
-    return {name: where / "samples/table.csv" for name, where in made.items()}
+    return {name: where / "samples/table.csv" for name, where in folders.items()}
 
 
 def measure(comparison: Comparison, metrics: Sequence[ProfileMetric]) -> dict[str, float]:
@@ -141,11 +141,11 @@ def measure(comparison: Comparison, metrics: Sequence[ProfileMetric]) -> dict[st
 
 def present(names: Sequence[str]) -> list[str]:
     """Those of the peers that are installed; the others are named."""
-    there = [name for name in names if importlib.util.find_spec(PEERS[name][0])]
+    installed = [name for name in names if importlib.util.find_spec(PEERS[name][0])]
     for name in names:
-        if name not in there:
+        if name not in installed:
             print(f"{name} is left out: the package {PEERS[name][0]} is not installed (see --help).", flush=True)
-    return there
+    return installed
 
 
 def one_seed(
@@ -160,14 +160,14 @@ def one_seed(
         folder = Path(name)
         write_table(folder / "train.csv", train, synthetic=False)
         write_table(folder / "test.csv", test, synthetic=False)
-        made = {} if options.without_model else generate(folder, label, seed, count, dict(options.set))
+        tables = {} if options.without_model else generate(folder, label, seed, count, dict(options.set))
         for peer in peers:
-            made[peer] = folder / f"{peer}.csv"
-            write_table(made[peer], PEERS[peer][1](whole_numbers(train), label, count, seed, options.epochs_times))
+            tables[peer] = folder / f"{peer}.csv"
+            write_table(tables[peer], PEERS[peer][1](whole_numbers(train), label, count, seed, options.epochs_times))
         fields = ProfileFields(label=label, content=None)
         material = {
             key: gather_profiles([table], folder / "train.csv", folder / "test.csv", fields, seed=seed)
-            for key, table in made.items()
+            for key, table in tables.items()
         }
     return compare(material, seed)
 
@@ -181,15 +181,15 @@ def compare(material: dict[str, ProfileMaterial], seed: int) -> dict[str, dict[s
     reference, random = Reference(first.real, first.train), np.random.default_rng(seed)
     sets: dict[str, Profiles] = {key: one.synthetic for key, one in material.items()}
     unlabelled = np.zeros(len(first.synthetic), dtype=int)
-    asked = unlabelled if first.synthetic.labels is None else np.asarray(first.synthetic.labels)
-    sets |= {name: make(first.train, asked, random) for name, make in BASELINES.items()}
+    labels = unlabelled if first.synthetic.labels is None else np.asarray(first.synthetic.labels)
+    sets |= {name: make(first.train, labels, random) for name, make in BASELINES.items()}
     for key, one in material.items():
         for warning in one.warnings:
             print(f"{seed} {key}: {warning}", flush=True)
-    found = {name: measure(Comparison(reference, rows), metrics) for name, rows in sets.items()}
-    for name, values in found.items():
+    results = {name: measure(Comparison(reference, rows), metrics) for name, rows in sets.items()}
+    for name, values in results.items():
         print(seed, name, {key: round(value, 3) for key, value in values.items()}, flush=True)
-    return found
+    return results
 
 
 def setting(words: str) -> tuple[str, str]:
@@ -213,14 +213,16 @@ def main() -> None:
     frame, peers = source(), present(list(PEERS) if options.peers else [])
     if options.without_model and not peers:
         parser.error("--without-model leaves nothing to measure: give --peers too, and install one of them.")
-    found: dict[str, list[dict[str, float]]] = {}
+    results: dict[str, list[dict[str, float]]] = {}
     for seed in range(options.seeds):
         for name, values in one_seed(frame, label, seed, options, peers).items():
-            found.setdefault(name, []).append(values)
-    mean, spread = ({name: pd.DataFrame(runs).agg(how) for name, runs in found.items()} for how in ("mean", "std"))
-    print("| | " + " | ".join(found) + " |\n|---|" + "---|" * len(found))
+            results.setdefault(name, []).append(values)
+    mean, spread = ({name: pd.DataFrame(runs).agg(how) for name, runs in results.items()} for how in ("mean", "std"))
+    print("| | " + " | ".join(results) + " |\n|---|" + "---|" * len(results))
     for key in next(iter(mean.values())).index:
-        print(f"| {key} | " + " | ".join(f"{mean[name][key]:.3f} +- {spread[name][key]:.3f}" for name in found) + " |")
+        print(
+            f"| {key} | " + " | ".join(f"{mean[name][key]:.3f} +- {spread[name][key]:.3f}" for name in results) + " |"
+        )
 
 
 if __name__ == "__main__":

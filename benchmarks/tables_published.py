@@ -155,8 +155,8 @@ def forest_flow(train: pd.DataFrame, split: int) -> list[pd.DataFrame]:
     own = [rows[len(train) * draw :][: len(train)].reset_index(drop=True) for draw in range(DRAWS)]
     counts = train[LABEL].value_counts()
     places = {label: np.flatnonzero(rows[LABEL] == label) for label in names}
-    chosen = [np.concatenate([p[counts[c] * d :][: counts[c]] for c, p in places.items()]) for d in range(DRAWS)]
-    return own + [rows.iloc[places_of_set].reset_index(drop=True) for places_of_set in chosen]
+    row_sets = [np.concatenate([p[counts[c] * d :][: counts[c]] for c, p in places.items()]) for d in range(DRAWS)]
+    return own + [rows.iloc[places_of_set].reset_index(drop=True) for places_of_set in row_sets]
 
 
 def neural(model: str) -> Generate:
@@ -227,7 +227,7 @@ def usefulness(train: pd.DataFrame, test: pd.DataFrame, seeds: int = 5) -> float
     if not set(test[LABEL]) <= set(train[LABEL]):
         return 0.0
     codes, names = pd.factorize(train[LABEL], sort=True)
-    inputs, asked = train.drop(columns=LABEL).to_numpy(float), test.drop(columns=LABEL).to_numpy(float)
+    inputs, test_inputs = train.drop(columns=LABEL).to_numpy(float), test.drop(columns=LABEL).to_numpy(float)
     truth = names.get_indexer(test[LABEL])
     families: list[list[Any]] = [
         [LogisticRegression(C=np.inf, max_iter=500)],
@@ -236,7 +236,7 @@ def usefulness(train: pd.DataFrame, test: pd.DataFrame, seeds: int = 5) -> float
         [boosted(reg_lambda=0.0, random_state=0, n_jobs=1)],
     ]
     scores = [
-        [f1_score(truth, model.fit(inputs, codes).predict(asked), average="macro") for model in family]
+        [f1_score(truth, model.fit(inputs, codes).predict(test_inputs), average="macro") for model in family]
         for family in families
     ]
     return float(np.mean([np.mean(family) for family in scores]))
@@ -245,11 +245,11 @@ def usefulness(train: pd.DataFrame, test: pd.DataFrame, seeds: int = 5) -> float
 def measure(train: pd.DataFrame, test: pd.DataFrame, synthetic: pd.DataFrame) -> dict[str, float]:
     """The figures of one synthetic set."""
     points = Gower(train)
-    own, held_out, made = points(train), points(test), points(synthetic)
+    own, held_out, fakes = points(train), points(test), points(synthetic)
     (trained, real, drawn), _ = encode_tables([train, test, synthetic], ("train", "test", "synthetic"), LABEL)
     gate = privacy_gate(Comparison(Reference(real, trained), drawn))
     values = (
-        wasserstein(own, made), wasserstein(held_out, made), coverage(own, made), coverage(held_out, made),
+        wasserstein(own, fakes), wasserstein(held_out, fakes), coverage(own, fakes), coverage(held_out, fakes),
         usefulness(synthetic, test), gate.ratio, len(gate.copies),
     )  # fmt: skip
     return dict(zip(FIGURES, map(float, values), strict=True))

@@ -109,15 +109,15 @@ class Drawing:
 
 
 def draw_heads(folder: Path, ages: Sequence[float], draw: DrawHead) -> Drawing:
-    """A head of each age, from the folder where it lies there.
+    """A head of each age, read from the folder if it holds one.
 
     Memory is the peak of the process above its memory before the draw.
     """
     log = folder / "drawn.json"
     drawn = json.loads(log.read_text()) if log.is_file() else []
-    there = [head["age_years"] for head in drawn]
-    if there[: len(ages)] != list(ages)[: len(there)]:
-        raise SystemExit(f"{log}: expected heads of the ages {list(ages)}, got {there}. Give another folder.")
+    known_ages = [head["age_years"] for head in drawn]
+    if known_ages[: len(ages)] != list(ages)[: len(known_ages)]:
+        raise SystemExit(f"{log}: expected heads of the ages {list(ages)}, got {known_ages}. Give another folder.")
     before = peak_memory_bytes()
     for number, age in enumerate(ages[len(drawn) :], start=len(drawn)):
         wall, cpu = time.perf_counter(), time.process_time()
@@ -215,10 +215,10 @@ def measure(
     heads.mkdir(parents=True, exist_ok=True)
     drawing = draw_heads(heads, ages, draw)
     real = torch.stack([cohort.read(case) for case in subjects])
-    chosen = [int(np.abs(np.asarray(ages) - years).argmin()) for years in SHOWN_YEARS]
-    names = [f"{ages[index]:.0f} years" for index in chosen]
+    indices = [int(np.abs(np.asarray(ages) - years).argmin()) for years in SHOWN_YEARS]
+    names = [f"{ages[index]:.0f} years" for index in indices]
     below = f"{title}; unseen subjects of these ages below"
-    save_gallery(drawing.heads[chosen], folder / "heads.png", below, real[chosen], names=names)
+    save_gallery(drawing.heads[indices], folder / "heads.png", below, real[indices], names=names)
     anatomy = compare(drawing.heads, real, ages)
     del real
     material = gather(heads, count=PANEL, intensity_range=(-1, 1), unit="normalised", record=record)

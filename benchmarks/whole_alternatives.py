@@ -186,17 +186,17 @@ def super_resolution() -> Method:
 
         def loss(module: nn.ModuleDict, x0: Tensor, age: Tensor) -> Tensor:
             coarse = functional.avg_pool3d(x0, 2)
-            patch, given, place = windows(x0, enlarged(coarse), positions(x0))
-            fine = objective(module["fine"], patch, coarse=given, position=place, age_years=age)
+            patch, coarse_input, place = windows(x0, enlarged(coarse), positions(x0))
+            fine = objective(module["fine"], patch, coarse=coarse_input, position=place, age_years=age)
             return (objective(module["coarse"], coarse, age_years=age).mean() + fine.mean()) / 2
 
         return Stage(module, loss, images)
 
     def draw(trained: list[nn.Module], age: Tensor, generator: torch.Generator, shape: tuple[int, ...]) -> Tensor:
         coarse = sampled(trained[0]["coarse"], (*shape[:2], *(s // 2 for s in shape[2:])), generator, age_years=age)
-        given = enlarged(coarse)
+        coarse_input = enlarged(coarse)
         tiled = TiledDenoiser(trained[0]["fine"], [WINDOW] * 3, 0.25, batch_size=4)
-        return sampled(tiled, shape, generator, coarse=given, position=positions(given), age_years=age)
+        return sampled(tiled, shape, generator, coarse=coarse_input, position=positions(coarse_input), age_years=age)
 
     return Method([stage], draw)
 
@@ -254,12 +254,12 @@ def train(stage: Stage, ages: Tensor, file: Path, cpu_seconds: float, every_seco
     stage.module.train()
     clock, last = time.process_time() - used, used
     while used < cpu_seconds:
-        chosen = torch.randint(len(stage.data), (BATCH,))
+        batch = torch.randint(len(stage.data), (BATCH,))
         share = min(1.0, (iteration + 1) / 20, (1 - used / cpu_seconds) / 0.3)  # falls to 0 over the last 30 %
         for group, ratio in zip(optimizer.param_groups, (1.0, 0.5), strict=True):
             group["lr"] = LEARNING_RATE * ratio * share
         optimizer.zero_grad()
-        loss = stage.loss(stage.module, stage.data[chosen], ages[chosen]).mean()
+        loss = stage.loss(stage.module, stage.data[batch], ages[batch]).mean()
         loss.backward()
         nn.utils.clip_grad_norm_(stage.module.parameters(), 1.0)
         optimizer.step()

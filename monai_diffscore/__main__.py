@@ -77,17 +77,17 @@ def _add_reading(parser: argparse.ArgumentParser) -> None:
         group.add_argument(f"--dicom_options#{name}", dest=f"dicom_{name}", metavar="VALUE", help="of DICOM series")
 
 
-def _reading(chosen: argparse.Namespace) -> dict[str, Any]:
-    """The flags of :func:`_add_reading` that were given."""
-    dicom = {name: getattr(chosen, f"dicom_{name}") for name in DICOM_OPTIONS}
-    given = {
-        "value_range": _literal(chosen.value_range),
-        "image_channels": chosen.image_channels,
-        "assume_intercept": chosen.assume_intercept,
-        "allow_no_air": _literal(chosen.allow_no_air),
+def _reading(options: argparse.Namespace) -> dict[str, Any]:
+    """The flags of :func:`_add_reading` that have a value."""
+    dicom = {name: getattr(options, f"dicom_{name}") for name in DICOM_OPTIONS}
+    reading = {
+        "value_range": _literal(options.value_range),
+        "image_channels": options.image_channels,
+        "assume_intercept": options.assume_intercept,
+        "allow_no_air": _literal(options.allow_no_air),
         "dicom_options": {name: _literal(text) for name, text in dicom.items() if text is not None} or None,
     }
-    return {name: value for name, value in given.items() if value is not None}
+    return {name: value for name, value in reading.items() if value is not None}
 
 
 def _literal(text: str | None) -> Any:
@@ -98,44 +98,44 @@ def _literal(text: str | None) -> Any:
         return text
 
 
-def _plan(chosen: argparse.Namespace) -> int:
+def _plan(options: argparse.Namespace) -> int:
     import torch
 
     from monai_diffscore import planning
     from monai_diffscore.errors import FlagError
 
-    data, kind = (chosen.cases, "volumes") if chosen.cases else (chosen.data, chosen.kind)
-    if data is None and chosen.from_plan is None:
+    data, kind = (options.cases, "volumes") if options.cases else (options.data, options.kind)
+    if data is None and options.from_plan is None:
         raise FlagError("plan needs the path of the data: python -m monai_diffscore plan DATA --out BUNDLE")
-    if chosen.out.exists() and any(chosen.out.iterdir() if chosen.out.is_dir() else [chosen.out]):
-        raise FlagError(f"--out {chosen.out} exists and is not an empty folder: name another, or remove it.")
-    budget = planning.Budget(chosen.memory_gb, chosen.minutes, torch.cuda.is_available())
-    graph = None if chosen.graph is None else str(chosen.graph.absolute())
-    edited = None if chosen.from_plan is None else planning.Plan.from_file(chosen.from_plan)
+    if options.out.exists() and any(options.out.iterdir() if options.out.is_dir() else [options.out]):
+        raise FlagError(f"--out {options.out} exists and is not an empty folder: name another, or remove it.")
+    budget = planning.Budget(options.memory_gb, options.minutes, torch.cuda.is_available())
+    graph = None if options.graph is None else str(options.graph.absolute())
+    edited = None if options.from_plan is None else planning.Plan.from_file(options.from_plan)
     fingerprint: planning.Fingerprint | None = None
     if data is not None:
         fingerprint = planning.take_fingerprint(
             data,
             kind,
-            _names(chosen.condition),
-            chosen.modality,
-            chosen.participants,
-            chosen.mpp_um,
+            _names(options.condition),
+            options.modality,
+            options.participants,
+            options.mpp_um,
             graph,
-            chosen.subject,
-            _names(chosen.exclude),
-            chosen.delimiter,
-            _names(chosen.missing),
-            chosen.layout,
-            chosen.image,
-            _reading(chosen),
+            options.subject,
+            _names(options.exclude),
+            options.delimiter,
+            _names(options.missing),
+            options.layout,
+            options.image,
+            _reading(options),
         )
-        plan = planning.make_plan(fingerprint, budget, graph, chosen.model)
+        plan = planning.make_plan(fingerprint, budget, graph, options.model)
     plan = edited or plan
-    if not chosen.no_trial:
+    if not options.no_trial:
         plan = planning.fit_plan(plan, adapt=edited is None)
-    planning.write_bundle(plan, chosen.out, fingerprint)
-    print("\n".join([planning.describe(plan, fingerprint), "", "Next", *planning.commands(plan, chosen.out)]))
+    planning.write_bundle(plan, options.out, fingerprint)
+    print("\n".join([planning.describe(plan, fingerprint), "", "Next", *planning.commands(plan, options.out)]))
     return 0
 
 
@@ -153,16 +153,16 @@ def add_compose(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     parser.set_defaults(run_command=_compose)
 
 
-def _compose(chosen: argparse.Namespace) -> int:
+def _compose(options: argparse.Namespace) -> int:
     from monai_diffscore.composing import declared, differences, write_shipped
 
-    changed = [f"{name}/{place}" for name in declared() for place in differences(chosen.bundles / name, name)]
-    if not chosen.check:
-        write_shipped(chosen.bundles)
-    verb = "differs" if chosen.check else "written"
-    print("".join(f"{chosen.bundles}/{place}: {verb}\n" for place in changed), end="")
-    print(f"{len(declared())} bundles, {len(changed)} file(s) {'differ' if chosen.check else 'changed'}")
-    return int(chosen.check and bool(changed))
+    changed = [f"{name}/{place}" for name in declared() for place in differences(options.bundles / name, name)]
+    if not options.check:
+        write_shipped(options.bundles)
+    verb = "differs" if options.check else "written"
+    print("".join(f"{options.bundles}/{place}: {verb}\n" for place in changed), end="")
+    print(f"{len(declared())} bundles, {len(changed)} file(s) {'differ' if options.check else 'changed'}")
+    return int(options.check and bool(changed))
 
 
 def add_check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -186,11 +186,11 @@ def add_check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     parser.set_defaults(run_command=_check)
 
 
-def _check(chosen: argparse.Namespace) -> int:
+def _check(options: argparse.Namespace) -> int:
     from monai_diffscore.inspection import inspect_bundle
 
-    reports = {str(bundle): inspect_bundle(bundle, chosen.override, chosen.leaks) for bundle in chosen.bundle}
-    if chosen.json:
+    reports = {str(bundle): inspect_bundle(bundle, options.override, options.leaks) for bundle in options.bundle}
+    if options.json:
         print(
             json.dumps({name: [vars(finding) for finding in findings] for name, findings in reports.items()}, indent=4)
         )
@@ -239,71 +239,71 @@ def add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.set_defaults(run_command=_report)
 
 
-def _report(chosen: argparse.Namespace) -> int:
+def _report(options: argparse.Namespace) -> int:
     from monai_diffscore import report
     from monai_diffscore.errors import DataError
 
-    if chosen.synthetic or (chosen.run and report.find_profiles(chosen.run)):
-        return _report_profiles(chosen)
-    if chosen.run is None:
+    if options.synthetic or (options.run and report.find_profiles(options.run)):
+        return _report_profiles(options)
+    if options.run is None:
         raise DataError(
             "report", key="run", expected="RUN, or --synthetic FILE", got="neither", remedy="Name the generated data."
         )
-    run = report.find_run(chosen.run)
-    limits = tuple(chosen.range) if chosen.range else None
-    real = chosen.real[0] if chosen.real else None
+    run = report.find_run(options.run)
+    limits = tuple(options.range) if options.range else None
+    real = options.real[0] if options.real else None
     intake = report.read_intake(run)
     if intake is not None:
         print("\n".join([*intake.lines, *(f"leak: {leak}" for leak in intake.leaks)]), flush=True)
     material = report.gather(
-        chosen.run, real, chosen.train, chosen.count or 64, limits, chosen.unit, chosen.seed,
-        record=run, label_key=chosen.label_key or "label",
+        options.run, real, options.train, options.count or 64, limits, options.unit, options.seed,
+        record=run, label_key=options.label_key or "label",
     )  # fmt: skip
     material = material if intake is None else intake.added_to(material)
-    title = chosen.title or (run.name if run else "") or chosen.run.resolve().name
-    panel = report.report_images(title, material, chosen.draws, chosen.seed, lambda name: print(f"computing: {name}"))
-    files = report.write_report(panel, chosen.out or chosen.run / "report")
+    title = options.title or (run.name if run else "") or options.run.resolve().name
+    panel = report.report_images(title, material, options.draws, options.seed, lambda name: print(f"computing: {name}"))
+    files = report.write_report(panel, options.out or options.run / "report")
     if run is not None:
         report.log_report(report.image_metrics(panel), files, run)
-    if chosen.card:
-        files += report.write_card(panel, chosen.card)
+    if options.card:
+        files += report.write_card(panel, options.card)
     print("\n".join([report.headline(panel), *(f"wrote {file}" for file in files)]))
     return 0
 
 
-def _report_profiles(chosen: argparse.Namespace) -> int:
+def _report_profiles(options: argparse.Namespace) -> int:
     from monai_diffscore import report
     from monai_diffscore.errors import DataError
 
-    synthetic = chosen.synthetic or report.find_profiles(chosen.run)
-    run = report.find_run(chosen.run or synthetic[0].parent)
-    content = chosen.content or ("counts" if synthetic[0].suffix in (".h5ad", ".zarr") else "table")
+    synthetic = options.synthetic or report.find_profiles(options.run)
+    run = report.find_run(options.run or synthetic[0].parent)
+    content = options.content or ("counts" if synthetic[0].suffix in (".h5ad", ".zarr") else "table")
     fields = report.ProfileFields(
-        chosen.label_key, chosen.total_key, None if content == "table" else content, chosen.layer
+        options.label_key, options.total_key, None if content == "table" else content, options.layer
     )
-    count = chosen.count or 1000
-    if chosen.real is None and run is not None and run.config is not None:
-        material = report.gather_run_profiles(run, synthetic, fields, count, chosen.seed)
-    elif chosen.real is not None and len(chosen.real) == 2:
-        train, test = chosen.real
-        material = report.gather_profiles(synthetic, train, test, fields, count, chosen.seed)
+    count = options.count or 1000
+    if options.real is None and run is not None and run.config is not None:
+        material = report.gather_run_profiles(run, synthetic, fields, count, options.seed)
+    elif options.real is not None and len(options.real) == 2:
+        train, test = options.real
+        material = report.gather_profiles(synthetic, train, test, fields, count, options.seed)
     else:
         raise DataError(
             "report", key="real", expected="--real TRAIN TEST, files of training rows and of held-out rows",
-            got=f"{len(chosen.real)} of them" if chosen.real else "none, and no record of a training",
+            got=f"{len(options.real)} of them" if options.real else "none, and no record of a training",
             remedy="Name both.",
         )  # fmt: skip
-    source = chosen.run or synthetic[0]
-    title = chosen.title or (run.name if run else "") or source.resolve().stem
-    splits = max(6, chosen.draws // 10)
+    source = options.run or synthetic[0]
+    title = options.title or (run.name if run else "") or source.resolve().stem
+    splits = max(6, options.draws // 10)
     panel = report.report_profiles(
-        title, material, chosen.draws, splits, chosen.seed, lambda name: print(f"computing: {name}")
+        title, material, options.draws, splits, options.seed, lambda name: print(f"computing: {name}")
     )
-    files = report.write_profile_report(panel, chosen.out or (source if source.is_dir() else source.parent) / "report")
+    files = report.write_profile_report(panel, options.out or (source if source.is_dir() else source.parent) / "report")
     if run is not None:
         report.log_report(report.profile_metrics(panel), files, run)
-    if chosen.card:
-        files += report.write_card(panel, chosen.card)
+    if options.card:
+        files += report.write_card(panel, options.card)
     print("\n".join([report.profile_headline(panel), *(f"wrote {file}" for file in files)]))
     return 0
 
@@ -329,14 +329,14 @@ def add_cases(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     parser.set_defaults(run_command=_cases)
 
 
-def _cases(chosen: argparse.Namespace) -> int:
+def _cases(options: argparse.Namespace) -> int:
     from monai_diffscore.data.cases import describe_cases, list_cases, write_table_of_cases
 
-    cases = list_cases(chosen.folder, chosen.layout, chosen.subject)
-    print(describe_cases(cases, chosen.image, chosen.validation_share))
-    if chosen.write:
-        write_table_of_cases(chosen.write, cases)
-        print(f"wrote {chosen.write}")
+    cases = list_cases(options.folder, options.layout, options.subject)
+    print(describe_cases(cases, options.image, options.validation_share))
+    if options.write:
+        write_table_of_cases(options.write, cases)
+        print(f"wrote {options.write}")
     return 0
 
 
@@ -347,11 +347,11 @@ def add_samples(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     command.set_defaults(run_command=_samples)
 
 
-def _samples(chosen: argparse.Namespace) -> int:
+def _samples(options: argparse.Namespace) -> int:
     from monai_diffscore import samples
 
     rows = samples.list_samples()
-    print(json.dumps(rows, indent=4) if chosen.json else samples.describe_samples(rows))
+    print(json.dumps(rows, indent=4) if options.json else samples.describe_samples(rows))
     return 0
 
 
@@ -363,13 +363,13 @@ def add_sync(commands: Any) -> None:
     parser.add_argument("run_folder", metavar="RUN", help="output_dir of the training")
     parser.add_argument("--tracking_uri", help="default: that of the training")
 
-    def run(chosen: argparse.Namespace) -> int:
+    def run(options: argparse.Namespace) -> int:
         from mlflow.exceptions import MlflowException
 
         from monai_diffscore.handlers.delivery import sync
 
         try:
-            run_id, count = sync(chosen.run_folder, chosen.tracking_uri)
+            run_id, count = sync(options.run_folder, options.tracking_uri)
         except (ValueError, OSError, MlflowException) as error:
             print(f"error: {str(error).strip().splitlines()[0]}", file=sys.stderr)
             return 1
@@ -390,9 +390,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_report(commands)
     add_samples(commands)
     add_sync(commands)
-    chosen = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     try:
-        return int(chosen.run_command(chosen) or 0)
+        return int(options.run_command(options) or 0)
     except Exception as error:
         from monai_diffscore.command_line import SWITCH
         from monai_diffscore.errors import explain

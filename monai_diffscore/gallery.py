@@ -107,12 +107,12 @@ def save_findings(
         outline = _slice(marked, plane, place)
         if outline.min() < outline.max():
             row[0].contour(outline, [0.5], colors="red", linewidths=1)
-        for axis, shown in zip(row[1:], maps, strict=True):
-            limits = {"vmin": shown.low, "vmax": shown.high, "origin": "lower", "interpolation": "nearest"}
-            axis.imshow(_slice(shown.values, plane, place), cmap=shown.colours, **limits)
+        for axis, colour_map in zip(row[1:], maps, strict=True):
+            limits = {"vmin": colour_map.low, "vmax": colour_map.high, "origin": "lower", "interpolation": "nearest"}
+            axis.imshow(_slice(colour_map.values, plane, place), cmap=colour_map.colours, **limits)
             axis.set(xticks=[], yticks=[])
-    for column, shown in zip(axes.T[1:], maps, strict=True):
-        column[0].set_title(shown.name, fontsize=9)
+    for column, colour_map in zip(axes.T[1:], maps, strict=True):
+        column[0].set_title(colour_map.name, fontsize=9)
         figure.colorbar(column[-1].images[0], ax=list(column), location="bottom", shrink=0.9)
     axes[0, 0].set_title("image; red: marked", fontsize=9)
     figure.suptitle(title, fontsize=10)
@@ -127,8 +127,8 @@ def _slice(x: Tensor, plane: int | None, place: int) -> np.ndarray:
 
 
 def _numpy(samples: Tensor, most: int = 16) -> np.ndarray:
-    shown = samples if samples.ndim == 2 else samples[:most]
-    array: np.ndarray = shown.detach().float().cpu().numpy()
+    subset = samples if samples.ndim == 2 else samples[:most]
+    array: np.ndarray = subset.detach().float().cpu().numpy()
     return array
 
 

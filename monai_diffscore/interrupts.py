@@ -111,13 +111,13 @@ def first_interrupt(ask: Callable[[], None], message: str) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    asked = False
+    interrupted = False
 
     def handle(_number: int, _frame: object) -> None:
-        nonlocal asked
-        if asked:
+        nonlocal interrupted
+        if interrupted:
             raise KeyboardInterrupt
-        asked = True
+        interrupted = True
         logger.warning(f"{message}; Ctrl-C again stops at once")
         ask()
 

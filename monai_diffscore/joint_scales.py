@@ -85,10 +85,10 @@ class JointScales(nn.Module):
         estimates = []
         for number, noisy in enumerate(self._parts(x)):
             level = sigma * self.lead**number
-            shown = level.clamp_max(self.largest_level)
-            state = noisy * self.lead**number * per_sample(shown / level, noisy)
+            model_level = level.clamp_max(self.largest_level)
+            state = noisy * self.lead**number * per_sample(model_level / level, noisy)
             fields: dict[str, Tensor] = {} if image is None else scales.fields(number, image)
-            denoised = self.model(state, shown, scale=number, **fields, **condition)
+            denoised = self.model(state, model_level, scale=number, **fields, **condition)
             image = scales.refine(number, image, denoised)
             estimates.append(denoised * self.lead**-number)
         return self.scales.pyramid.synthesis(estimates[0], estimates[1:])

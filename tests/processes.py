@@ -123,8 +123,8 @@ def losses(folder: Path, rank: int = 0) -> dict[int, str]:
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    found = (folder / "out/checkpoints").glob("iteration_*")
-    return sorted(path for path in found if path.suffix in (".pt", ".sharded"))
+    files = (folder / "out/checkpoints").glob("iteration_*")
+    return sorted(path for path in files if path.suffix in (".pt", ".sharded"))
 
 
 def free_port() -> int:

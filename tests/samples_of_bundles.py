@@ -91,13 +91,13 @@ def check_table(folder: Path, statistics: dict) -> None:
 
 def check_profiles(folder: Path, statistics: dict) -> None:
     """In the units of the data, with the conditions, as a table and as AnnData."""
-    table, made = pd.read_csv(folder / "profiles.csv", index_col=0), anndata.read_h5ad(folder / "profiles.h5ad")
-    assert list(made.var_names) == GENES == statistics["fields"]["genes"]
-    assert list(table["group"]) == list(made.obs["group"]) == ["case", "control"]
-    np.testing.assert_allclose(table[GENES].to_numpy(), made.X, rtol=1e-4)
-    assert (np.abs(made.X - statistics["mean"]) < 8 * np.array(statistics["std"])).all()
-    assert made.X.std(0).min() > 0
-    assert made.uns["monai_diffscore"]["model_hash"].startswith("sha256:")
+    table, adata = pd.read_csv(folder / "profiles.csv", index_col=0), anndata.read_h5ad(folder / "profiles.h5ad")
+    assert list(adata.var_names) == GENES == statistics["fields"]["genes"]
+    assert list(table["group"]) == list(adata.obs["group"]) == ["case", "control"]
+    np.testing.assert_allclose(table[GENES].to_numpy(), adata.X, rtol=1e-4)
+    assert (np.abs(adata.X - statistics["mean"]) < 8 * np.array(statistics["std"])).all()
+    assert adata.X.std(0).min() > 0
+    assert adata.uns["monai_diffscore"]["model_hash"].startswith("sha256:")
 
 
 def check_rows(folder: Path, statistics: dict) -> None:

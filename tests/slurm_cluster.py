@@ -22,9 +22,11 @@ SEARCH = os.environ["PATH"] + ":/usr/sbin:/sbin"
 
 def missing() -> str | None:
     """Why there can be no cluster here, or None."""
-    absent = [name for name in (*DAEMONS, "sbatch", "srun", "scontrol") if shutil.which(name, path=SEARCH) is None]
-    if absent:
-        return f"needs {', '.join(absent)}: apt-get install slurmctld slurmd slurm-client munge"
+    missing_programs = [
+        name for name in (*DAEMONS, "sbatch", "srun", "scontrol") if shutil.which(name, path=SEARCH) is None
+    ]
+    if missing_programs:
+        return f"needs {', '.join(missing_programs)}: apt-get install slurmctld slurmd slurm-client munge"
     if os.geteuid() != 0:
         return "the daemons of Slurm need root"
     return None

@@ -36,7 +36,7 @@ def workflow(
     """An initialised workflow of a shipped bundle, by its name, or of a bundle in a folder."""
     folder = ROOT / "bundles" / bundle / "configs"
     files = [*(folder / f"{name}.json" for name in names), *(ROOT / f"configs/{overlay}.json" for overlay in overlays)]
-    made = ConfigWorkflow(
+    instance = ConfigWorkflow(
         [str(file) for file in files],
         meta_file=str(folder / "metadata.json"),
         logging_file=False,
@@ -44,8 +44,8 @@ def workflow(
         bundle_root=str(folder.parent),
         **overrides,
     )
-    made.initialize()
-    return made
+    instance.initialize()
+    return instance
 
 
 @dataclass(frozen=True)
@@ -87,16 +87,16 @@ class Training:
 
 def train(training: Training) -> Training:
     """Copies a bundle and trains the copy for a few iterations; returns its state at the end."""
-    written = shutil.ignore_patterns("output", "*.pt", "*.db", "data_statistics.json")
-    shutil.copytree(ROOT / "bundles" / training.bundle, training.root, ignore=written)
-    made = workflow(training.root, ["train"], ["smoke"], output_dir=str(training.output), **training.where)
-    missing = made.check_properties()
-    made.run()
-    iterations = made.parser.get_parsed_content("train#trainer").state.iteration
+    ignore = shutil.ignore_patterns("output", "*.pt", "*.db", "data_statistics.json")
+    shutil.copytree(ROOT / "bundles" / training.bundle, training.root, ignore=ignore)
+    instance = workflow(training.root, ["train"], ["smoke"], output_dir=str(training.output), **training.where)
+    missing = instance.check_properties()
+    instance.run()
+    iterations = instance.parser.get_parsed_content("train#trainer").state.iteration
     return replace(training, iterations=iterations, missing_properties=missing)
 
 
-def interrupt(made: ConfigWorkflow, step: int) -> None:
+def interrupt(instance: ConfigWorkflow, step: int) -> None:
     """Runs until Ctrl-C comes in a step of the sampler, counted over all draws and batches."""
     steps = itertools.count(1)
 
@@ -104,9 +104,9 @@ def interrupt(made: ConfigWorkflow, step: int) -> None:
         if next(steps) == step:
             signal.raise_signal(signal.SIGINT)
 
-    made.parser.get_parsed_content("inferer").callback = press
+    instance.parser.get_parsed_content("inferer").callback = press
     with pytest.raises(KeyboardInterrupt):
-        made.run()
+        instance.run()
 
 
 #: two draws in two steps each: Ctrl-C in the first step of the second draw of the second batch of two

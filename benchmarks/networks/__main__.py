@@ -39,20 +39,20 @@ def main() -> None:
     parser.add_argument("--edge", type=int, default=64, help="of memory")
     parser.add_argument("--case", choices=MEMORY_CASES, help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, default=Path("docs/images"), help="folder of the plots")
-    chosen = parser.parse_args()
-    torch.set_num_threads(chosen.threads)
-    if chosen.measurement == "steps":
-        measure_steps(chosen.count)
-    elif chosen.measurement == "memory":
-        memory_case(chosen.case, chosen.edge) if chosen.case else measure_memory(chosen.edge)
-    elif chosen.measurement == "error":
-        for dims in chosen.dims:
-            limits = {"MONAI": chosen.monai_seconds, "diffusers": chosen.diffusers_seconds, "ours": chosen.seconds}
-            measure_error(dims, limits, chosen.seeds)
-    elif chosen.measurement == "folklore":
-        measure_folklore(chosen.seconds, chosen.seeds, chosen.out)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    if options.measurement == "steps":
+        measure_steps(options.count)
+    elif options.measurement == "memory":
+        memory_case(options.case, options.edge) if options.case else measure_memory(options.edge)
+    elif options.measurement == "error":
+        for dims in options.dims:
+            limits = {"MONAI": options.monai_seconds, "diffusers": options.diffusers_seconds, "ours": options.seconds}
+            measure_error(dims, limits, options.seeds)
+    elif options.measurement == "folklore":
+        measure_folklore(options.seconds, options.seeds, options.out)
     else:
-        measure_positions(chosen.seconds, chosen.seeds)
+        measure_positions(options.seconds, options.seeds)
 
 
 if __name__ == "__main__":

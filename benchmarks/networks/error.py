@@ -25,9 +25,9 @@ def measure_error(dims: int, seconds: dict[str, float], seeds: int) -> None:
             goal = goal or curve[-1][2]
             reached = next((f"{spent:.0f} s" for spent, _, error in curve if error <= goal), "not reached")
             size = millions(contestant.build())
-            shown = ", ".join(f"{error:.3f} at {spent:.0f} s" for spent, _, error in curve[4::5])
+            course = ", ".join(f"{error:.3f} at {spent:.0f} s" for spent, _, error in curve[4::5])
             print(
-                f"{contestant.name} ({size:.2f} M), seed {seed}: {shown} ({curve[-1][1]} steps); "
+                f"{contestant.name} ({size:.2f} M), seed {seed}: {course} ({curve[-1][1]} steps); "
                 f"as good as MONAI's {goal:.3f} after {reached}",
                 flush=True,
             )

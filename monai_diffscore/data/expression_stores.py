@@ -101,11 +101,11 @@ class HeldMatrix:
         if obs_path is not None:
             obs = pd.read_csv(obs_path, sep=None, engine="python", index_col=0)
             obs.index = obs.index.astype(str)
-            absent = [name for name in samples if name not in obs.index]
-            if absent or not obs.index.is_unique:
+            missing = [name for name in samples if name not in obs.index]
+            if missing or not obs.index.is_unique:
                 raise DataError(
                     obs_path, key="obs", expected=f"one row for each of the {len(samples)} samples of {file.name}",
-                    got=f"{len(absent)} missing, such as {absent[:5]}" if absent else "samples twice",
+                    got=f"{len(missing)} missing, such as {missing[:5]}" if missing else "samples twice",
                     remedy="Name the samples alike in the first columns of both files.",
                 )  # fmt: skip
             obs = obs.loc[samples]

@@ -148,17 +148,17 @@ class GeneFields:
             raise DataError(path, key="fields", expected=expected, got=str(error), remedy=remedy) from error
 
 
-def find_fields(path: str | Path | None = None, **given: Any) -> GeneFields:
-    """The fields of a file, or the defaults without a path; values of ``given`` that are not empty override them.
+def find_fields(path: str | Path | None = None, **overrides: Any) -> GeneFields:
+    """The fields of a file, or the defaults without a path; the ``overrides`` that are not empty replace them.
 
     Names of columns belong in such a file: a configuration would run some names as programs.
 
     Args:
         path: of :meth:`GeneFields.save`.
-        given: arguments of :class:`GeneFields`.
+        overrides: arguments of :class:`GeneFields`.
     """
     fields = GeneFields() if path is None else GeneFields.load(path)
-    return replace(fields, **{name: value for name, value in given.items() if value not in (None, (), [])})
+    return replace(fields, **{name: value for name, value in overrides.items() if value not in (None, (), [])})
 
 
 def _categories(column: pd.Series) -> list[str]:

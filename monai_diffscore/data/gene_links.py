@@ -100,10 +100,10 @@ def _read_table(file: Path, columns: Sequence[str] | None, minimum_weight: float
     lower = {str(name).lower().lstrip("#").strip(): name for name in frame.columns}
     if columns is None:
         ends = next((pair for pair in ENDS if set(pair) <= set(lower)), None)
-        chosen = [] if ends is None else [lower[name] for name in ends]
+        end_columns = [] if ends is None else [lower[name] for name in ends]
     else:
-        chosen = [name for name in columns if name in frame]
-    if len(chosen) != 2:
+        end_columns = [name for name in columns if name in frame]
+    if len(end_columns) != 2:
         raise _problem(
             file,
             f"columns {list(columns)}" if columns else "columns of two names, such as source and target",
@@ -121,7 +121,7 @@ def _read_table(file: Path, columns: Sequence[str] | None, minimum_weight: float
             file, "weights > 0", f"from {weights.min():g}", "Leave weaker links out (minimum_weight); a sign is a "
             "column of its own, such as sign or mor.",
         )  # fmt: skip
-    sources, targets = (frame[name].astype(str).tolist() for name in chosen)
+    sources, targets = (frame[name].astype(str).tolist() for name in end_columns)
     if signs is None:
         return Links(sources, targets, weights, np.zeros(len(weights), dtype=np.int64))
     relations = np.where(signs > 0, 0, np.where(signs < 0, 1, 2))

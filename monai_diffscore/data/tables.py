@@ -110,10 +110,10 @@ def _typed(frame: pd.DataFrame, delimiter: str, missing: Sequence[str]) -> pd.Da
 
 def _typed_column(column: pd.Series, texts: pd.Series, comma: bool) -> pd.Series:
     """Converts one column; ``texts`` are its stripped cells without marks of missing values."""
-    absent = ~column.index.isin(texts.index)
+    is_missing = ~column.index.isin(texts.index)
     if set(texts) <= {"True", "False"} and len(texts):
         answers = column.str.strip().eq("True")
-        return answers if not absent.any() else answers.astype(object).mask(absent)
+        return answers if not is_missing.any() else answers.astype(object).mask(is_missing)
     plain = texts[~texts.isin(MISSING_AMONG_NUMBERS)]
     parsed = {text: number_of(text, comma) for text in plain.unique()}
     numbers = [number for number in parsed.values() if number is not None]
@@ -129,7 +129,7 @@ def _typed_column(column: pd.Series, texts: pd.Series, comma: bool) -> pd.Series
         pointed = plain if not comma else plain.map(lambda text: text.replace(",", "."))
         return pointed.reindex(column.index).astype(object)  # marks of missing numbers are missing here too
     # a text keeps the blanks around it
-    return column.where(~absent, None).astype(object)
+    return column.where(~is_missing, None).astype(object)
 
 
 def split_table(
@@ -195,14 +195,14 @@ def incomplete_rows(
     if schema.label is not None and schema.label not in frame:
         frame = frame.assign(**{schema.label: None})
     truth, labels = relaxed.numbers(frame, source), relaxed.label_numbers(frame, source)
-    shown = ~np.isnan(truth) & (np.random.default_rng(seed).random(truth.shape) >= hidden_share)
-    vectors = encoding.encode(np.where(shown, _within_ranges(truth, schema, source), np.nan), unknown=True)
+    input_mask = ~np.isnan(truth) & (np.random.default_rng(seed).random(truth.shape) >= hidden_share)
+    vectors = encoding.encode(np.where(input_mask, _within_ranges(truth, schema, source), np.nan), unknown=True)
     rows: list[dict[str, Any]] = [
         {
             "image": torch.from_numpy(np.nan_to_num(vector).astype(np.float32)),
             "observed": torch.from_numpy(~np.isnan(vector)),
             "truth": torch.from_numpy(truth[place]),
-            "given": torch.from_numpy(shown[place]),
+            "given": torch.from_numpy(input_mask[place]),
             "seed": place,
         }
         for place, vector in enumerate(vectors)

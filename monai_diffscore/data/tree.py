@@ -107,10 +107,10 @@ def walk_without(root: str | Path, left_out: Sequence[str], key: str = "image") 
     """
     tree = walk(root)
     gone = [tree.root / name for name in left_out if not names_series(name)]
-    absent = [str(path.relative_to(tree.root)) for path in gone if not os.path.lexists(path)]
-    if absent:
+    missing = [str(path.relative_to(tree.root)) for path in gone if not os.path.lexists(path)]
+    if missing:
         raise DataError(
-            root, key=key, expected="the files and folders that left_out names", got=f"no {', '.join(absent[:4])}",
+            root, key=key, expected="the files and folders that left_out names", got=f"no {', '.join(missing[:4])}",
             remedy="Take them out of left_out (of another --healthy_dir: --healthy_left_out '[]'), or plan again.",
         )  # fmt: skip
     return tree.without(gone) if gone else tree

@@ -177,12 +177,12 @@ def draw_cells(cells: Any, path: str | Path, label: str | None = None, real: Any
     for axis in axes[1 + len(types) :]:
         axis.set_axis_off()
     for axis, kind in zip(axes, [None, *types], strict=False):
-        shown = np.ones(len(points), bool) if kind is None else (cells.obs[label] == kind).to_numpy()
+        members = np.ones(len(points), bool) if kind is None else (cells.obs[label] == kind).to_numpy()
         if truth is not None:
             same_type = np.ones(len(truth), bool) if kind is None or real[1] is None else real[1] == kind
             axis.scatter(*truth[same_type].T, s=6, color="0.65", label=f"real ({same_type.sum()})", linewidths=0)
         axis.scatter(
-            *points[shown].T, s=6, color="tab:blue", alpha=0.7, label=f"synthetic ({shown.sum()})", linewidths=0
+            *points[members].T, s=6, color="tab:blue", alpha=0.7, label=f"synthetic ({members.sum()})", linewidths=0
         )
         axis.set_title("all" if kind is None else str(kind), fontsize=8)
         axis.tick_params(labelsize=6)

@@ -40,10 +40,10 @@ def held_in(train: Profiles, labels: np.ndarray, random: np.random.Generator) ->
 
 def copies(train: Profiles, labels: np.ndarray, random: np.random.Generator) -> Profiles:
     """Training rows of the type, with replacement."""
-    chosen = np.empty(len(labels), dtype=int)
+    index = np.empty(len(labels), dtype=int)
     for rows, places in _types(train, labels):
-        chosen[places] = random.choice(rows, len(places))
-    return train.rows(chosen)
+        index[places] = random.choice(rows, len(places))
+    return train.rows(index)
 
 
 def smote(train: Profiles, labels: np.ndarray, random: np.random.Generator) -> Profiles:

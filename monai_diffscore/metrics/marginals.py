@@ -113,8 +113,8 @@ class ColumnDistance(ProfileMetric):
     blind_to = "How columns go together. Copies, which it rewards."
 
     def statistic(self, comparison: Comparison) -> Statistic:
-        chosen = comparison.reference.varying[:500]
-        real, synthetic = comparison.real.dense[:, chosen], comparison.synthetic.dense[:, chosen]
+        columns = comparison.reference.varying[:500]
+        real, synthetic = comparison.real.dense[:, columns], comparison.synthetic.dense[:, columns]
         # the distance is the largest gap of two step functions, which change at the pooled values alone
         grids = [np.unique(np.r_[real[:, g], synthetic[:, g]]) for g in range(real.shape[1])]
         ours, theirs = (
@@ -137,8 +137,8 @@ class _Correlations(ProfileMetric):
     rows_of_a_type = 20
 
     def statistic(self, comparison: Comparison) -> Statistic:
-        chosen = comparison.reference.varying[: self.columns]
-        real, synthetic = comparison.real.dense[:, chosen], comparison.synthetic.dense[:, chosen]
+        columns = comparison.reference.varying[: self.columns]
+        real, synthetic = comparison.real.dense[:, columns], comparison.synthetic.dense[:, columns]
         jitter = 1e-9 * np.random.default_rng(0).standard_normal(
             synthetic.shape
         )  # a constant column has no correlation

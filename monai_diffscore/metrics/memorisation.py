@@ -110,10 +110,10 @@ def suspected_copies(images: Tensor, distance: Tensor, unseen: Tensor, unseen_di
         contrast = of.float().flatten(1).std(1)
         return distances / contrast.clamp(min=1e-6), contrast > 0.02  # 1 % of the range
 
-    ours, shown = relative(images, distance)
-    theirs, counted = relative(unseen, unseen_distance)
-    limit = theirs[counted].min() if bool(counted.any()) else torch.tensor(0.0)
-    return (ours < 0.5 * limit) & shown
+    ours, has_contrast = relative(images, distance)
+    theirs, unseen_has_contrast = relative(unseen, unseen_distance)
+    limit = theirs[unseen_has_contrast].min() if bool(unseen_has_contrast.any()) else torch.tensor(0.0)
+    return (ours < 0.5 * limit) & has_contrast
 
 
 def _check_volumes(images: Tensor, volumes: Sequence[Tensor]) -> None:

@@ -206,8 +206,8 @@ def _fresh(reference: Reference, count: int, random: np.random.Generator) -> Com
 
 
 def _floor(metric: ProfileMetric, splits: list[Comparison]) -> Estimate:
-    chosen = splits[: max(3, len(splits) // 3)] if metric.costly else splits
-    values = np.array([metric(split) for split in chosen])
+    subset = splits[: max(3, len(splits) // 3)] if metric.costly else splits
+    values = np.array([metric(split) for split in subset])
     values = values[np.isfinite(values)]
     low, high = metric.bounds
     mean, spread = float(values.mean()), 1.96 * float(values.std(ddof=1))
@@ -243,8 +243,8 @@ def _by_type(
         for metric in metrics:
             needed = metric.rows_of_a_type
             if needed is not None and rows >= needed:
-                chosen = floors[:1] if metric.costly else floors
-                values[metric.name] = metric(ours), float(np.nanmean([metric(part) for part in chosen]))
+                subset = floors[:1] if metric.costly else floors
+                values[metric.name] = metric(ours), float(np.nanmean([metric(part) for part in subset]))
         by_label[label] = values
     for metric in metrics:
         if isinstance(metric, FoldChanges):

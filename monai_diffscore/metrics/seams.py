@@ -36,10 +36,10 @@ def seam_ratio(volume: Tensor, window: Sequence[int], overlap: float, moved: int
             continue
         steps = volume.double().diff(dim=axis + 2).movedim(axis + 2, 0)  # between i-1 and i
         energy = steps.square().flatten(1).mean(1)[first - 1 : last - 1]
-        chosen = torch.zeros(len(energy), dtype=torch.bool)
-        chosen[borders] = True
-        at += float(energy[chosen].mean())
-        elsewhere += float(energy[~chosen].mean())
+        at_border = torch.zeros(len(energy), dtype=torch.bool)
+        at_border[borders] = True
+        at += float(energy[at_border].mean())
+        elsewhere += float(energy[~at_border].mean())
     if elsewhere == 0:
         raise ValueError(
             f"seam_ratio looks at borders between windows: expected a volume that varies and is larger than the window "

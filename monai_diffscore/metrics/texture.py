@@ -49,9 +49,9 @@ class PatchSlicedWasserstein(ImageMetric):
             torch.randint(size, (len(images), self.patches_per_image), generator=generator).to(images.device)
             for size in places
         ]
-        chosen = windows.movedim(1, 1 + len(edges))[(number, *index)].flatten(2)
-        directions = torch.randn(chosen.shape[-1], self.projections, generator=generator).to(images.device)
-        return chosen @ (directions / directions.norm(dim=0))
+        patches = windows.movedim(1, 1 + len(edges))[(number, *index)].flatten(2)
+        directions = torch.randn(patches.shape[-1], self.projections, generator=generator).to(images.device)
+        return patches @ (directions / directions.norm(dim=0))
 
     def compare(self, rows: Tensor, reference: Tensor) -> float:
         ours, theirs = rows.flatten(0, 1).T, reference.flatten(0, 1).T

@@ -101,10 +101,10 @@ def _choices(plan: Plan) -> list[tuple[str, str]]:
     for name, choice in plan.choices.items():
         value = choice.value
         if name == "network":
-            shown = [value["_target_"].rsplit(".", 1)[-1]]
+            parts = [value["_target_"].rsplit(".", 1)[-1]]
             sizes = ("channels", "num_res_blocks", "hidden_size", "depth", "patch_size")
-            shown += [f"{key} {value[key]}" for key in sizes if key in value]
-            value = ", ".join(shown)
+            parts += [f"{key} {value[key]}" for key in sizes if key in value]
+            value = ", ".join(parts)
         rows.append((name, f"{_short(value)}: {choice.reason}"))
     if plan.held_out:
         rows.append(("held out", ", ".join(plan.held_out)))

@@ -35,14 +35,14 @@ def declared_files(plan: Plan) -> dict[str, dict[str, Any]]:
     if plan.kind not in FILES:
         return {}
     file, _, names = FILES[plan.kind]
-    chosen = {name: plan.get(name) for name in names}
-    return {file: _schema(plan, chosen) if plan.kind == "table" else _fields(chosen)}
+    choices = {name: plan.get(name) for name in names}
+    return {file: _schema(plan, choices) if plan.kind == "table" else _fields(choices)}
 
 
-def _schema(plan: Plan, chosen: dict[str, Any]) -> dict[str, Any]:
+def _schema(plan: Plan, choices: dict[str, Any]) -> dict[str, Any]:
     try:
         schema = TableSchema.from_dict({**plan.details["schema"], "label": None, "subject": None, "exclude": []})
-        return schema.with_choices(chosen["label"], chosen["subject"], chosen["exclude"] or ()).as_dict()
+        return schema.with_choices(choices["label"], choices["subject"], choices["exclude"] or ()).as_dict()
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(
             plan.data, key="plan", expected="details.schema with the columns, and label, subject and exclude of it",
@@ -50,9 +50,9 @@ def _schema(plan: Plan, chosen: dict[str, Any]) -> dict[str, Any]:
         ) from error  # fmt: skip
 
 
-def _fields(chosen: dict[str, Any]) -> dict[str, Any]:
+def _fields(choices: dict[str, Any]) -> dict[str, Any]:
     """Arguments of :class:`~monai_diffscore.data.gene_fields.GeneFields`; empty roles are left out."""
-    roles = {name.removesuffix("_keys").removesuffix("_key"): value for name, value in chosen.items() if value}
+    roles = {name.removesuffix("_keys").removesuffix("_key"): value for name, value in choices.items() if value}
     if "covariate" in roles:
         roles["covariates"] = roles.pop("covariate")
     return {name: value for name, value in GeneFields(**roles).as_dict().items() if name in roles}

@@ -318,8 +318,8 @@ def _arrays(
     channels: int,
     read: Callable[[dict[str, Any]], np.ndarray],
 ) -> Fingerprint:
-    chosen = [case for case in cases if "row" not in case] + evenly_spaced([c for c in cases if "row" in c], _ROWS_READ)
-    pairs, unread = read_each(root, tqdm(chosen, desc="reading", leave=False), lambda case: _facts_of_array(read(case)))
+    sample = [case for case in cases if "row" not in case] + evenly_spaced([c for c in cases if "row" in c], _ROWS_READ)
+    pairs, unread = read_each(root, tqdm(sample, desc="reading", leave=False), lambda case: _facts_of_array(read(case)))
     refuse_unless_some(root, kind, pairs, problems + unread)
     unreadable = {problem.file for problem in unread}
     usable = [case for case in cases if _below(root, case["image"]) not in unreadable]

@@ -109,8 +109,8 @@ def _whole(patches: Plan, fingerprint: Fingerprint, budget: Budget, why: str) ->
     conditions = fingerprint.conditions or fingerprint.offered
     if conditions:
         names = ", ".join(conditions["fields"])
-        asked = "asked for" if fingerprint.conditions else "columns of the table of subjects; --condition names others"
-        choices["conditions"] = Choice(names, asked)
+        source = "asked for" if fingerprint.conditions else "columns of the table of subjects; --condition names others"
+        choices["conditions"] = Choice(names, source)
     return replace(patches, template=template, choices=choices, conditions=conditions)
 
 

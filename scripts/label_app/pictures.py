@@ -72,9 +72,9 @@ def volume(a: argparse.Namespace) -> None:
     for axis, column in enumerate(panels.T):
         others = [spacing[i] for i in range(3) if i != axis]
         grey = ((np.take(image, at[axis], axis).T - low) / (high - low)).clip(0, 1)
-        for panel, (name, shown) in zip(column, rows.items(), strict=True):
-            slice_ = np.take(shown, at[axis], axis).T
-            if marked and shown is answer:
+        for panel, (name, values) in zip(column, rows.items(), strict=True):
+            slice_ = np.take(values, at[axis], axis).T
+            if marked and values is answer:
                 drawn = np.repeat(grey[..., None], 3, axis=-1)
                 drawn[slice_ > 0] = 0.45 * drawn[slice_ > 0] + 0.55 * _RED
             else:

@@ -98,9 +98,9 @@ class Cases:
             roles = list(self.roles)
             if len(roles) > 1 and not pooled:
                 raise self._problem("one image a case, or the role of the one to take", key)
-        absent = [role for role in roles if role not in self.roles]
-        if absent:
-            raise self._problem(f"images of the role {', '.join(absent)}", key)
+        missing_roles = [role for role in roles if role not in self.roles]
+        if missing_roles:
+            raise self._problem(f"images of the role {', '.join(missing_roles)}", key)
         items: list[dict[str, Any]] = []
         for case in self.cases:
             stated = {"subject": case.subject, **{name: case.facts[name] for name in conditions if name in case.facts}}
@@ -134,9 +134,9 @@ def _names(text: str) -> list[str]:
 
 def counts_text(counts: Mapping[str, int]) -> str:
     """Names with their counts, ``t1 (5), t2 (3)``; shortens a long list."""
-    shown = [f"{name} ({count})" for name, count in list(counts.items())[:_SHOWN]]
-    more = len(counts) - len(shown)
-    return ", ".join(shown) + (f" and {more} more" if more else "")
+    texts = [f"{name} ({count})" for name, count in list(counts.items())[:_SHOWN]]
+    more = len(counts) - len(texts)
+    return ", ".join(texts) + (f" and {more} more" if more else "")
 
 
 def _channels(paths: Sequence[str]) -> str | list[str]:

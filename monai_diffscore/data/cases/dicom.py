@@ -35,21 +35,21 @@ def read_dicom(tree: Tree, subject: str = "") -> Cases:
     """
     book = Casebook()
     series_of_tree = find_series(tree.files)
-    chosen, others = volume_series(series_of_tree)
+    volumes, others = volume_series(series_of_tree)
     for series in others:
         scout = all(plane.is_localizer for plane in series.planes)
         derived = series.is_volume
         kind = f"{series.planes[0].modality} series" if not derived else "series derived from others of its study"
         book.leave_out(f"{series.folder}/series:{series.uid}", "scout (DICOM)" if scout else kind)
     if not subject:
-        _refuse_placeholders(tree, chosen)
-    ids = {series.planes[0].patient for series in chosen}
-    studies = {series.planes[0].study_uid for series in chosen}
+        _refuse_placeholders(tree, volumes)
+    ids = {series.planes[0].patient for series in volumes}
+    studies = {series.planes[0].study_uid for series in volumes}
     if len(ids) == 1 and len(studies) > 1 and ids != {""} and not subject:
         book.note(f"all {len(studies)} studies have one PatientID: one subject (--subject folder separates them)")
-    roles = _roles(chosen)
+    roles = _roles(volumes)
     numbers: dict[str, list[str]] = defaultdict(list)
-    for series in chosen:
+    for series in volumes:
         first = series.planes[0]
         inside = series.folder.relative_to(tree.top)
         name = {"folder": str(inside), "study": first.study_uid}.get(subject) or first.patient or subject_of(inside)
@@ -68,10 +68,10 @@ def path_of(series: Series, candidates: Sequence[Series]) -> str:
     return f"{place}/series:{series.uid}" if shared else str(place)
 
 
-def _roles(chosen: Sequence[Series]) -> dict[str, str]:
-    modalities = {series.planes[0].modality for series in chosen}
+def _roles(volumes: Sequence[Series]) -> dict[str, str]:
+    modalities = {series.planes[0].modality for series in volumes}
     roles, unnamed = {}, defaultdict(list)
-    for series in chosen:
+    for series in volumes:
         first = series.planes[0]
         contrast = role_of(first.description) if first.modality == "MR" else ""
         roles[series.uid] = contrast or (first.modality.lower() if len(modalities) > 1 else "image")
@@ -84,10 +84,10 @@ def _roles(chosen: Sequence[Series]) -> dict[str, str]:
     return roles
 
 
-def _refuse_placeholders(tree: Tree, chosen: Sequence[Series]) -> None:
+def _refuse_placeholders(tree: Tree, volumes: Sequence[Series]) -> None:
     studies: dict[str, set[str]] = defaultdict(set)
     folders: dict[str, set[Path]] = defaultdict(set)
-    for series in chosen:
+    for series in volumes:
         first = series.planes[0]
         if first.patient and _PLACEHOLDER.fullmatch(first.patient):
             studies[first.patient].add(first.study_uid)

@@ -118,9 +118,9 @@ def _detect(tree: Tree, subject: str) -> Cases:
 def _without_series(listing: Cases, root: Path, left_out: Sequence[str], uid: str | None) -> Cases:
     """The cases without the series of ``left_out``, or with only the series ``uid``."""
     gone = {str(root / name) for name in left_out if names_series(name)}
-    if absent := gone - {path for case in listing for path in case.images.values()}:
+    if missing_series := gone - {path for case in listing for path in case.images.values()}:
         raise DataError(
-            root, expected="the series that left_out names", got=f"no {', '.join(sorted(absent)[:4])}",
+            root, expected="the series that left_out names", got=f"no {', '.join(sorted(missing_series)[:4])}",
             remedy="`python -m monai_diffscore cases FOLDER` prints the names. Take the others out of left_out.",
         )  # fmt: skip
     cases = []

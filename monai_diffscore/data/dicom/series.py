@@ -77,8 +77,8 @@ def volume_series(candidates: Sequence[Series]) -> tuple[list[Series], list[Seri
     """
     volumes = [series for series in candidates if series.is_volume]
     studies = {series.planes[0].study_uid for series in volumes if not series.is_derived}
-    chosen = [s for s in volumes if not s.is_derived or s.planes[0].study_uid not in studies]
-    return chosen, [series for series in candidates if series not in chosen]
+    selection = [s for s in volumes if not s.is_derived or s.planes[0].study_uid not in studies]
+    return selection, [series for series in candidates if series not in selection]
 
 
 def choose_series(

@@ -49,9 +49,9 @@ class PriorScoring(ScoringMethod):
             if score is None:
                 score = self.score(file, request)
                 self.scores.write(self.bundle, file, score)
-            shown = {name: value for name, value in score.items() if name != "thumbnail"}
-            logger.info(f"scored {number} of {len(images)}, {image}{'' if is_new else ' (stored)'}: {shown}")
-            scores[image] = shown
+            facts = {name: value for name, value in score.items() if name != "thumbnail"}
+            logger.info(f"scored {number} of {len(images)}, {image}{'' if is_new else ' (stored)'}: {facts}")
+            scores[image] = facts
         return scores
 
     def score(self, file: str, request: Mapping[str, Any]) -> dict[str, Any]:

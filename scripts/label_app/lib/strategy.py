@@ -55,10 +55,10 @@ class MostUnlike(Strategy):
 
     def _offer(self, image: str, client: str, datastore: Datastore) -> dict[str, Any]:
         until = self.leases.take(image, client)
-        shown = self.ranking(datastore).get(image, {})
-        shown = {name: value for name, value in shown.items() if name != "thumbnail"}
-        logger.info(f"{image} for {client}: {shown}")
-        return {"id": image, "client_id": client, "lease_until": int(until), **shown}
+        facts = self.ranking(datastore).get(image, {})
+        facts = {name: value for name, value in facts.items() if name != "thumbnail"}
+        logger.info(f"{image} for {client}: {facts}")
+        return {"id": image, "client_id": client, "lease_until": int(until), **facts}
 
     def ranking(self, datastore: Datastore) -> dict[str, dict[str, Any]]:
         """The scores of all scored images, the most unusual first."""

@@ -172,10 +172,12 @@ class PriorTrainTask(BundleTrainTask):
     def _overrides(self, settings: Mapping[str, Any], folder: Path, cases: list[Any]) -> dict[str, Any]:
         configuration = ConfigParser.load_config_file(self.bundle_config_path)
         weights = self.served.weights
-        chosen = {name: settings[name] for name in ("max_epochs", "learning_rate", "batch_size", "val_interval")}
+        hyperparameters = {
+            name: settings[name] for name in ("max_epochs", "learning_rate", "batch_size", "val_interval")
+        }
         patches = {name: settings["patches"] for name in _PATCHES if name in configuration}
         return {
-            **chosen,
+            **hyperparameters,
             **patches,
             "bundle_root": self.bundle_path,
             "dataset_dir": "the datastore",

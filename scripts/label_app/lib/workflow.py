@@ -216,18 +216,18 @@ class Calibration:
     def _volumes(self, parser: ConfigParser, studies: Sequence[str], source: str) -> None:
         images = [case["image"] for case in list_volumes(self.healthy_dir)] if self.healthy_dir else sorted(studies)
         preprocessing = parser.get_parsed_content("preprocessing")
-        chosen: list[str] = []
+        cases: list[str] = []
         for image in random.Random(0).sample(images, len(images)):
             try:
                 preprocessing({"image": image})
-                chosen.append(image)
+                cases.append(image)
             except Exception as error:
                 logger.warning(f"not calibrated on {image}: {cause_of(error)}")
-            if len(chosen) == self.cases:
+            if len(cases) == self.cases:
                 break
-        if not chosen:
+        if not cases:
             raise self._nothing(len(images))
-        logger.info(f"calibrating on {len(chosen)} of {source} (once for these settings and weights)")
+        logger.info(f"calibrating on {len(cases)} of {source} (once for these settings and weights)")
         parser["calibrator#val_data_loader#dataset#data"] = [
-            {"image": image, "seed": 10**6 + number} for number, image in enumerate(chosen)
+            {"image": image, "seed": 10**6 + number} for number, image in enumerate(cases)
         ]
