@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from monai_diffscore.composing.merging import Part, merge, written
+from monai_diffscore.composing.merging import Part, merge, plain_value
 from monai_diffscore.errors import DataError
 
 _HERE = Path(__file__).parent
@@ -67,7 +67,7 @@ def compose(
     below = [_read("parts", part, "a part") for part in (names if parts is None else parts)]
     for part in [*below, own, called, values or {}]:
         merge(composition, part)
-    return {file: _ordered(config) for file, config in written(composition).items()}
+    return {file: _ordered(config) for file, config in plain_value(composition).items()}
 
 
 def network_of(name: str) -> Config:

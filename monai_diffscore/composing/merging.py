@@ -58,15 +58,15 @@ def _replaces(value: Mapping[str, Any], present: Mapping[str, Any]) -> bool:
     return "_target_" in value and present.get("_target_", value["_target_"]) != value["_target_"]
 
 
-def written(value: Any) -> Any:
-    """The JSON of a composition: lists with names become lists, and places that no part fills disappear."""
+def plain_value(value: Any) -> Any:
+    """The composition as a value of JSON: lists with names become lists, and places that no part fills disappear."""
     if isinstance(value, list):
-        return [written(entry) for entry in value]
+        return [plain_value(entry) for entry in value]
     if not isinstance(value, dict):
         return value
     filled = {name: inner for name, inner in value.items() if inner != OPEN}
     filled = {name: filled[name] for name in sorted(filled, key=lambda name: not name.startswith("_"))}
     return {
-        name.removesuffix(LIST): [*written(inner).values()] if name.endswith(LIST) else written(inner)
+        name.removesuffix(LIST): [*plain_value(inner).values()] if name.endswith(LIST) else plain_value(inner)
         for name, inner in filled.items()
     }
