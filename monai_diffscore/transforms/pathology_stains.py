@@ -72,7 +72,7 @@ class Stains:
                 "the stains",
                 expected=f"two stain vectors [2, 3] at least {_LEAST_ANGLE:g} degrees apart, with concentrations > 0",
                 got=f"{self.matrix}, {apart:.1f} degrees apart, with concentrations {self.concentrations}",
-                remedy="A slide of one stain has no second to normalise: use Reinhard, or leave it as it is.",
+                remedy="Normalisation by stains needs two stains: use Reinhard, or leave this slide as it is.",
             )
         # rows of a user may lack unit length; rows of unit length keep their last bit
         norms = np.where(np.abs(norms - 1) < 1e-12, 1.0, norms)
@@ -132,7 +132,7 @@ def fit_macenko(
             "the slide",
             expected=f"two stains: a second squared singular value of at least {_LEAST_RATIO:g} of the first",
             got=f"{ratio:.2g}: all of it has one hue",
-            remedy="A slide of one stain has no second to normalise: use Reinhard, or leave it as it is.",
+            remedy="Normalisation by stains needs two stains: use Reinhard, or leave this slide as it is.",
         )
     along = stained @ plane
     angles = np.arctan2(along[:, 1], along[:, 0])
