@@ -71,7 +71,8 @@ class RestorationInferer(SamplingInferer):
 
     The baseline is the operator's pseudo-inverse of the same measurement. The network is tiled, so it may be a network
     of patches. After Ctrl-C mean and standard deviation (NaN for one draw) are those of the finished draws. Without a
-    finished draw of each case of the batch it raises ``KeyboardInterrupt``: batches of one case lose the least.
+    finished draw of each case of the batch it raises ``KeyboardInterrupt``. With batches of one case, only the current
+    case is lost.
 
     Args:
         operator: ``size -> Operator`` makes A for images of a spatial size.
