@@ -80,6 +80,16 @@ def std_over_draws(draws: Tensor, dim: int) -> Tensor:
     return draws.std(dim) if draws.shape[dim] > 1 else torch.full_like(draws.select(dim, 0), torch.nan)
 
 
+def sample_numbers(count: int, seed: Tensor | None) -> list[int]:
+    """The number of each sample of a batch, which selects its stream of random numbers.
+
+    Args:
+        count: of samples.
+        seed: numbers of the samples [count]; None numbers them from 0.
+    """
+    return list(range(count)) if seed is None else [int(number) for number in seed.tolist()]
+
+
 class SamplingInferer(Inferer):
     """Samples in the shape of ``inputs``. The values of ``inputs`` have no effect.
 
@@ -142,7 +152,7 @@ class SamplingInferer(Inferer):
         if self.stopped:
             raise KeyboardInterrupt(INTERRUPTED)
         values = convert_to_tensor(inputs, track_meta=False).float()
-        return values, list(range(len(values))) if seed is None else [int(number) for number in seed.tolist()]
+        return values, sample_numbers(len(values), seed)
 
     def sample(self, denoiser: nn.Module, like: Tensor, numbers: Sequence[int], **options: Any) -> Tensor:
         """Samples in the shape and dtype and on the device of ``like``, one for each number.

@@ -21,6 +21,7 @@ from monai_diffscore.data.anndata import TARGET_SUM, Expression, annotated_expre
 from monai_diffscore.data.files import file_hash
 from monai_diffscore.data.gene_fields import GeneFields
 from monai_diffscore.handlers.collector import Collector, concatenated
+from monai_diffscore.inferers import sample_numbers
 from monai_diffscore.networks.counts import CountsAutoencoder
 from monai_diffscore.tensors import random_stream
 from monai_diffscore.transforms.omics import LogNormalize
@@ -115,8 +116,8 @@ class SaveCells(Collector):
         return counts, torch.maximum(library, counts.sum(1)).clamp_min(1)  # a total is at least the sum of its counts
 
     def _streams(self, latents: Tensor, batch: Mapping[str, Tensor], use: int) -> list[torch.Generator]:
-        numbers = batch["seed"].tolist() if "seed" in batch else range(len(latents))
-        return [random_stream(self.seed, int(number), use) for number in numbers]
+        numbers = sample_numbers(len(latents), batch.get("seed"))
+        return [random_stream(self.seed, number, use) for number in numbers]
 
     def annotated(self, counts: Tensor, library: Tensor, latents: Tensor, batch: Mapping[str, Tensor]) -> Any:
         """The AnnData of counts [N, G] and totals [N]."""

@@ -23,7 +23,7 @@ from monai_diffscore.atomic_files import write_json
 from monai_diffscore.data.tiles import tissue_mask
 from monai_diffscore.errors import DataError
 from monai_diffscore.gallery import ColourMap, save_findings
-from monai_diffscore.inferers import Progress, progress_bar
+from monai_diffscore.inferers import Progress, progress_bar, sample_numbers
 from monai_diffscore.tasks.cases import CaseTable, WriteNifti, on_source_grid
 from monai_diffscore.tensors import random_stream
 from monai_diffscore.tiling import any_size
@@ -68,7 +68,6 @@ class AnomalyInferer(Inferer):
         self, inputs: Tensor, network: nn.Module, seed: Tensor | None = None, **condition: Tensor
     ) -> Tensor:
         images = convert_to_tensor(inputs, track_meta=False).float()
-        numbers = range(len(images)) if seed is None else seed.tolist()
         tiled = any_size(network, self.window, images.ndim - 2, self.overlap, self.windows_at_once)
         total = 2 * self.pairs * len(self.levels)
         with progress_bar(self.progress, total=total, desc=f"residuals of {len(images)}") as bar:
@@ -84,7 +83,7 @@ class AnomalyInferer(Inferer):
                 pairs=self.pairs,
                 smoothing=self.smoothing,
                 channels=self.channels,
-                generator=[random_stream(self.seed, int(number)) for number in numbers],
+                generator=[random_stream(self.seed, number) for number in sample_numbers(len(images), seed)],
             )
 
     @property

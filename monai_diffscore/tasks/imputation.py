@@ -19,7 +19,7 @@ from torch.nn import functional
 from monai_diffscore.atomic_files import whole_path, write_json
 from monai_diffscore.guidance import LikelihoodGuidance
 from monai_diffscore.handlers.cells import SaveCells
-from monai_diffscore.inferers import SamplingInferer
+from monai_diffscore.inferers import SamplingInferer, sample_numbers
 from monai_diffscore.networks.counts import CountsAutoencoder
 from monai_diffscore.operators import GeneDropout
 
@@ -54,7 +54,7 @@ class ImputationInferer(SamplingInferer):
     ) -> Tensor:
         if counts is None or observed is None:
             raise ValueError("ImputationInferer needs counts and observed among the condition_keys.")
-        numbers = range(len(inputs)) if seed is None else [int(number) for number in seed]
+        numbers = sample_numbers(len(inputs), seed)
         # the autoencoder standardises its latents for every preconditioning
         guided = LikelihoodGuidance(
             network, self.autoencoder.mean, self.autoencoder.variance, GeneDropout(observed), counts,

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from monai_diffscore.atomic_files import whole_file, whole_path, write_json
 from monai_diffscore.guidance import PosteriorGuidance
 from monai_diffscore.handlers.collector import Collector
-from monai_diffscore.inferers import SamplingInferer, std_over_draws
+from monai_diffscore.inferers import SamplingInferer, sample_numbers, std_over_draws
 from monai_diffscore.operators import GeneDropout, GeneLoadings, Operator
 
 
@@ -80,7 +80,7 @@ class ProfileImputationInferer(SamplingInferer):
         x = convert_to_tensor(inputs, track_meta=False).float()
         operator, y, noise_std = self._measurement(x if measured is None else measured.to(x), observed.to(x.device))
         guided = PosteriorGuidance(network, operator.to(x.device), y, noise_std, self.method, self.sigma_data)
-        numbers = [int(number) for number in (range(len(x)) if seed is None else seed)]
+        numbers = sample_numbers(len(x), seed)
         drawn = self.draws(guided, x, numbers, self.count, **condition)
         if self.components is None:
             return torch.stack([drawn.mean(1), std_over_draws(drawn, 1)], 1)

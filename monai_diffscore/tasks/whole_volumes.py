@@ -25,7 +25,14 @@ from torch import Tensor, nn
 from monai_diffscore.anomaly import level_residual
 from monai_diffscore.detail_tiles import DetailTiles
 from monai_diffscore.guidance import PosteriorGuidance
-from monai_diffscore.inferers import Progress, ScaleLikelihoodInferer, multi_scale, progress_bar, std_over_draws
+from monai_diffscore.inferers import (
+    Progress,
+    ScaleLikelihoodInferer,
+    multi_scale,
+    progress_bar,
+    sample_numbers,
+    std_over_draws,
+)
 from monai_diffscore.joint_scales import JointScales, StateOperator, scales_of_pyramid
 from monai_diffscore.multiscale import AtScale
 from monai_diffscore.operators import Operator
@@ -103,7 +110,7 @@ class WholeAnomalyInferer(Inferer):
         model = multi_scale(network)
         model = model if self.tiles is None else self.tiles(model)
         scales = scales_of_pyramid(model)
-        streams = [random_stream(self.seed, int(n)) for n in (range(len(volumes)) if seed is None else seed.tolist())]
+        streams = [random_stream(self.seed, number) for number in sample_numbers(len(volumes), seed)]
         parts = scales.split(volumes)
         maps = []
         total = len(self.levels) * len(parts)
