@@ -61,7 +61,7 @@ SIGMAS = asinh_sigmas(STEPS, 80.0)
 
 @dataclass(frozen=True)
 class Stage:
-    """What is trained for a share of the time.
+    """A module that trains for a share of the time.
 
     ``loss(module, x0 [B, ...], age_years [B])`` has one value, ``data`` [N, ...] one row for each training subject.
     """

@@ -28,7 +28,7 @@ class DetailTiles:
     """
 
     def __init__(self, tile_size: Sequence[int], overlap: float = 0.25, batch_size: int = 1) -> None:
-        TiledDenoiser(nn.Identity(), tile_size, overlap, batch_size=batch_size)  # refuses wrong values now
+        TiledDenoiser(nn.Identity(), tile_size, overlap, batch_size=batch_size)  # checks the values
         self.tile_size, self.overlap, self.batch_size = tuple(tile_size), overlap, batch_size
 
     def __call__(self, model: MultiScale) -> MultiScale:

@@ -58,8 +58,8 @@ class JointScales(nn.Module):
     Args:
         model: of the scales.
         lead: :math:`\\lambda`, at least 1.
-        largest_level: of the noise that a model of details is asked for, in standard deviations of its data. States
-            with more noise are scaled down to it: they tell nothing about the details.
+        largest_level: largest noise level at which the model of a scale runs, in standard deviations of its data. The
+            denoiser scales states with more noise down to it: they tell nothing about the details.
     Raises:
         ValueError: for a lead below 1, or a level that is not positive.
         TypeError: for a model of latent images.

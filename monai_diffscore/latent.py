@@ -6,7 +6,7 @@ on standardised draws of it,
 .. math::  u = (m(x) + s(x)\, n - \mu) / \tau, \qquad n \sim N(0, 1),
 
 where :math:`\mu` and :math:`\tau` are the mean and the standard deviation of each latent channel over the training
-data. What is stored of a volume is its m and s, not one draw, so that each step sees another draw. A sample u becomes a
+data. A data set stores of a volume its m and s, not one draw, so that each step sees another draw. A sample u becomes a
 volume through the decoder.
 
 :class:`Latent` takes the place of :class:`~monai_diffscore.scales.Scales` in ``MultiScale``, its loss and its sampler.

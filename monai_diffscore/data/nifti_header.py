@@ -1,8 +1,9 @@
 """Checks the header of a NIfTI file before its values are used: numbers that are intensities, and one geometry.
 
 A header states the size of a voxel twice: in ``pixdim``, and in the columns of the affine that ``sform_code`` and
-``qform_code`` choose. Libraries disagree which one they take if the two differ, and replace zeros and NaN without a
-word. Such a file is refused here.
+``qform_code`` choose. Libraries disagree which one they take if the two differ, and replace zeros and NaN
+silently. This module refuses such a file.
+
 Source: R. W. Cox et al., the NIfTI-1 header (nifti1.h), methods 1 to 3.
 """
 

@@ -216,13 +216,8 @@ class ScoreDiT(nn.Module):
             )
 
 
-def patchify(x: Tensor, patch_size: Sequence[int]) -> Tensor:
-    """The tokens [B, N, C*P] of an image [B, C, *S], one for each patch: the inverse of :func:`unpatchify`."""
-    return space_to_depth(x, patch_size).flatten(2).transpose(1, 2)
-
-
 def unpatchify(tokens: Tensor, grid: Sequence[int], patch_size: Sequence[int]) -> Tensor:
-    """The image [B, C, *S] of tokens [B, N, C*P] on a grid of patches."""
+    """The image [B, C, *S] of tokens [B, N, C*P] on a grid of patches, one token a patch."""
     return depth_to_space(tokens.transpose(1, 2).unflatten(2, tuple(grid)), patch_size)
 
 

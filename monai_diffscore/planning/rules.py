@@ -47,7 +47,6 @@ THICK = 3.0
 MANY_PICTURES, MANY_SUBJECTS, MUCH_COMPUTE = 10_000, 200, 5_000
 #: share of a volume that a patch should show, as in nnU-Net (Isensee et al. 2021); factors of spacing tried for it
 PATCH_SHARE, COARSER = 0.25, (1.0, 1.25, 1.5, 2.0)
-_LEAD = {"volumes": "3-D", "pictures": "2-D"}
 
 
 def make_plan(fingerprint: Fingerprint, budget: Budget, graph: str | None = None, model: str | None = None) -> Plan:

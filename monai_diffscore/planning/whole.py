@@ -1,11 +1,11 @@
-r"""The plan for whole volumes in place of the plan for patches, and when which is proposed.
+r"""The plan for whole volumes, and the choice between it and the plan for patches.
 
 A patch has many windows a volume, so a model of patches learns from one subject; it learns texture and no anatomy. A
 model of whole volumes sees one anatomy a subject. The rules propose it if
 
 - there are at least :data:`SUBJECTS` subjects. This is a choice, not a measured optimum: 24 to train, 6 to hold out;
-- a patch shows less than a volume, for else the model of patches is one of whole volumes;
-- the fields of view are alike, for nothing registers the volumes: along each axis the largest is at most
+- a patch shows less than a volume. A patch of the size of a volume makes a model of whole volumes anyway;
+- the fields of view are alike, because nothing registers the volumes: along each axis the largest is at most
   :data:`ALIKE` times the median;
 - the voxels that time and memory allow are at most :data:`COARSEST` times as wide as the median of the data.
 

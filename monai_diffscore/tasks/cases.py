@@ -29,7 +29,7 @@ from monai_diffscore.errors import DataError, explain
 from monai_diffscore.transforms.intensity import IntensityTransformd
 
 logger = logging.getLogger(__name__)
-#: column of the table that a case without result has
+#: column of the table with the error of a case
 ERROR = "error"
 
 
@@ -105,7 +105,7 @@ class CaseTable:
 
 
 class Cases(IterableDataset[Any]):
-    """Preprocessed cases, one after the other. One that cannot be read fails alone.
+    """Preprocessed cases, one after the other. After a case that cannot be read it goes on to the next.
 
     Args:
         data: cases before preprocessing, with the key "image".
@@ -129,7 +129,7 @@ class Cases(IterableDataset[Any]):
 
 
 class CaseEvaluator(SupervisedEvaluator):
-    """MONAI's evaluator, in which one bad case ends alone; the run ends with an error that names all of them.
+    """MONAI's evaluator, which goes on after a bad case, and ends with an error that names all bad cases.
 
     Args:
         table: of the cases; takes the error of a case.

@@ -107,10 +107,6 @@ class LabStatistics:
         object.__setattr__(self, "std", tuple(self.std))
 
 
-#: Ruifrok and Johnston 2001's haematoxylin and eosin as starting target; concentrations as in Macenko's public example
-REFERENCE_HE = Stains(((0.65, 0.70, 0.29), (0.07, 0.99, 0.11)), (1.9705, 1.0308), method="reference")
-
-
 def fit_macenko(
     pixels: np.ndarray, white: Sequence[float] = _WHITE, least_density: float = 0.15, percentile: float = 1.0
 ) -> Stains:

@@ -37,7 +37,7 @@ def find_parts(tree: Tree) -> tuple[list[tuple[str, Tree]], list[LeftOut]]:
     """The parts of a tree, each with its layout, and the files that no layout reads.
 
     A folder with ``dataset.json`` or ``imagesTr``, or with ``sub-<label>`` folders, is one data set. The other files
-    are one more data set, whose layout their names tell. DICOM files are another part.
+    are one more data set; their names tell its layout. DICOM files are another part.
     """
     parts: list[tuple[str, Tree]] = []
     remaining = list(tree.files)

@@ -27,7 +27,7 @@ from monai_diffscore.data.volumes import LoadVolumed
 
 #: smallest correlation of features of two images that count as nearly the same
 NEAR = 0.98
-#: above this many images, reports and checks compare contents alone, unless they are asked
+#: largest number of images whose voxels reports and checks compare by default; of more they compare contents alone
 NEAR_AT_MOST = 64
 _STEPS = 16
 

@@ -319,7 +319,7 @@ def _check_tilt(
             source,
             expected="slices stacked along their normal",
             got=f"a gantry tilt of {tilt:.2f} degrees",
-            remedy="Readers drop the shear without a word. --dicom_options#on_tilt resample interpolates it away.",
+            remedy="Readers drop the shear and do not warn. --dicom_options#on_tilt resample interpolates it away.",
         )
     return tilt, is_tilted
 
