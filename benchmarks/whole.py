@@ -140,9 +140,9 @@ def _head_file(folder: Path, number: int) -> Path:
 def describe(volume: Tensor) -> dict[str, float]:
     """Shares of tissues and ventricles in the brain, and asymmetry, by grey values alone: real and drawn alike.
 
-    The share of the ventricles has deep CSF besides in it: on 40 real heads it is 1.5 times the true one, correlates
-    with it by 0.97, and its logarithm grows 0.0096 a year where the truth grows 0.0167. Asymmetry is without its sign:
-    the training mirrors heads, so left and right are one to the model.
+    The share of the ventricles also contains deep CSF: on 40 real heads it is 1.5 times the true one, correlates
+    with it by 0.97, and its logarithm grows 0.0096 a year where the truth grows 0.0167. Asymmetry has no
+    sign: the training mirrors heads, so the model does not know left from right.
     """
     image = volume[0].numpy()
     brain = binary_fill_holes(binary_opening(image > -0.85))

@@ -116,7 +116,7 @@ def check_one_preprocessing(name: str, configs: dict) -> None:
 
 @pytest.mark.parametrize("name", BUNDLES)
 def test_networks_are_built_without_statistics(name, tmp_path):
-    """A bundle without weights can be looked at."""
+    """So that a user can inspect a bundle without weights."""
     folder = tmp_path / name
     shutil.copytree(ROOT / "bundles" / name / "configs", folder / "configs")
     parser = ConfigParser()

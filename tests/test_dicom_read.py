@@ -70,7 +70,7 @@ def test_a_right_series_is_read_exactly(name, tmp_path):
 
 @each_refused
 def test_a_wrong_series_is_refused_with_its_cause(name, tmp_path):
-    """By itself, and through MONAI's loader, which goes on to its other readers, without a word, if read() raises."""
+    """By itself, and through MONAI's loader, which silently tries its other readers if read() raises."""
     variant = VARIANTS[name]
     variant.write(tmp_path / "series")
     path = tmp_path / "series" / variant.file

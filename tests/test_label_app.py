@@ -92,7 +92,7 @@ def test_a_lease_ends_and_is_in_its_file(tmp_path):
     again.take("a", "bob")
     again.skip("a", "bob")
     assert (again.holder("a"), again.held()["a"]["skipped"]) == (None, ["bob"])
-    with pytest.raises(ValueError, match="longer than nothing"):
+    with pytest.raises(ValueError, match="more than 0 seconds"):
         Leases(tmp_path / "leases.json", 0)
 
 

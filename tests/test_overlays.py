@@ -34,7 +34,7 @@ ORGANS = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("bundles
 @each_bundle
 @pytest.mark.parametrize("overlay", [*OVERLAYS, "smoke"])
 def test_overlays_change_ids_that_exist(bundle, overlay):
-    """MONAI takes a misspelt top-level id without a word."""
+    """MONAI takes a misspelt top-level id silently."""
     changes = json.loads((ROOT / f"configs/{overlay}.json").read_text())
     changed = {key.removeprefix("+").split("#")[0] for key in changes}
     everywhere = {key for name in BUNDLES for file in ("train", "inference") for key in configuration(name, file)}

@@ -294,7 +294,7 @@ def test_a_synthetic_tile_is_clipped_and_says_how_much():
 @pytest.mark.parametrize(
     ("image", "message"),
     [
-        (torch.rand(3, 4, 4), "ToRGB"),  # MONAI's and other transforms take [0, 1] for nearly black, without a word
+        (torch.rand(3, 4, 4), "ToRGB"),  # MONAI's and other transforms take [0, 1] for nearly black, and do not warn
         (torch.full((3, 4, 4), 300, dtype=torch.int32), "from 300 to 300"),
         (torch.full((3, 4, 4), -1.0), "from -1 to -1"),
         (torch.full((3, 4, 4), torch.nan), "48 values NaN"),

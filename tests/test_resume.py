@@ -18,7 +18,7 @@ from monai_diffscore.handlers.checkpoint import find_damage, save_atomically
 
 # 10 iterations an epoch; checkpoints at 7, 14, ...
 TOY: dict = {"training_rows": 80, "validation_rows": 16, "batch_size": 8, "max_epochs": 3, "save_every": 7}
-TOY |= {"tracking_uri": "http://127.0.0.1:9"}  # nobody is there; what records do is tested in test_tracking.py
+TOY |= {"tracking_uri": "http://127.0.0.1:9"}  # no server listens; test_tracking.py tests records
 # 8 iterations an epoch on two small subjects, with random crops and flips, in worker processes or not
 MRI: dict = {"patch_size": [16, 16, 16], "patches_per_volume": 8, "batch_size": 2, "max_epochs": 2, "save_every": 4}
 MRI |= {"validation_patches": 2, "val_interval": 2, "network_def#network#channels": [8, 8, 16, 16]}
@@ -37,7 +37,7 @@ TRAININGS = {
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory, volumes):
-    """Folder of the training of a name that nothing happens to, run once; ``begin`` starts it beside another one."""
+    """The folder of an uninterrupted training by its name; each runs once. ``begin`` starts it beside another one."""
     started: dict[tuple, tuple[Path, list]] = {}
 
     def begin(name: str, world_size: int = 1) -> None:
@@ -108,9 +108,9 @@ def test_killed_at_a_random_step(name, tmp_path, uninterrupted, volumes):
 
 @pytest.mark.slow
 def test_asked_to_stop(tmp_path, uninterrupted, volumes):
-    """A signal is answered after the step, with a checkpoint; the scheduler's with the exit code "run me again".
+    """After a signal the training ends the step and saves. After one of the scheduler the exit code is "run me again".
 
-    The three signals leave equal checkpoints, of which one is continued.
+    The three signals leave equal checkpoints. The test continues one of them.
     """
     signals = {TERM: 75, USR1: 75, INT: 1}
     folders = {number: tmp_path / number.name for number in signals}
@@ -166,13 +166,13 @@ def test_one_rank_killed(tmp_path, uninterrupted, volumes):
 @pytest.mark.slow
 @pytest.mark.parametrize("damage", ["truncated", "flipped"])
 def test_a_damaged_newest_checkpoint(damage, tmp_path, uninterrupted, volumes, killed_at_16):
-    """It is put aside, never loaded, and the next older one is continued."""
+    """The training renames it, and continues the next older one."""
     shutil.copytree(killed_at_16, tmp_path, dirs_exist_ok=True)
     _, newest = checkpoints(tmp_path)
     assert newest.name == "iteration_00000014.pt"
     spoil(newest, damage)
     if damage == "flipped":
-        torch.load(newest, weights_only=True)  # torch alone takes it without a word
+        torch.load(newest, weights_only=True)  # torch alone loads it silently
     assert train("rows", tmp_path, volumes) == [0]
     assert newest.with_suffix(".damaged").is_file()
     assert_continued_exactly(tmp_path, uninterrupted("rows"), 8)
@@ -180,7 +180,7 @@ def test_a_damaged_newest_checkpoint(damage, tmp_path, uninterrupted, volumes, k
 
 @pytest.mark.slow
 def test_damaged_checkpoints_alone_are_refused(tmp_path, volumes, killed_at_16):
-    """Starting anew in their place would pass a crash off as a training."""
+    """A new training in the folder would hide the damage."""
     shutil.copytree(killed_at_16, tmp_path, dirs_exist_ok=True)
     for file in checkpoints(tmp_path):
         spoil(file, "truncated")

@@ -447,7 +447,7 @@ def test_a_volume_is_restored_slice_by_slice_from_its_sinogram():
 
 @pytest.mark.parametrize(("finished", "share"), [(1, 0.4), (2, 0.4), (2, 0.0)])
 def test_an_interrupted_restoration_has_the_draws_that_were_finished(finished, share):
-    """Their mean and their deviation, which one draw has about a known mean alone (``share`` 0 is white noise)."""
+    """Their mean and deviation. One draw has a deviation only about a known mean (``share`` 0 is white noise)."""
     steps = itertools.count(1)
 
     def press(step):

@@ -86,7 +86,7 @@ class Server:
 
 @pytest.mark.slow
 def test_a_server_that_is_down_then_up_then_dies(tmp_path):
-    """Down at the start, it gets everything once it is there; dying, it loses nothing: ``sync`` delivers the rest."""
+    """A server that starts late gets the whole record. After the death of the server ``sync`` delivers the rest."""
     port = processes.free_port()
     tracking = Tracking(f"http://127.0.0.1:{port}", tmp_path / "out", facts={"seed": 3}, every=5, patience=5.0)
     servers: list[Server] = []
@@ -157,7 +157,7 @@ def test_a_server_that_hangs_slows_no_iteration(tmp_path, caplog):
 
 
 def test_recording_costs_under_two_milliseconds_an_iteration(tmp_path):
-    """All that the training thread does, with a database that is delivered to meanwhile."""
+    """All work of the training thread, while another thread delivers to a database."""
     tracking = Tracking(f"sqlite:///{tmp_path}/mlruns.db", tmp_path)
     trainer = Engine(lambda e, _: {"loss": torch.tensor(1.0)})
     trainer.state.output = {"loss": torch.tensor(1.0)}
@@ -353,7 +353,7 @@ def restore(client: MlflowClient, run_id: str) -> None:
 @pytest.mark.parametrize("delete", [delete_run, delete_experiment])
 @pytest.mark.parametrize("while_it_runs", [False, True])
 def test_what_is_deleted_at_the_tracker_loses_nothing(delete, while_it_runs, tmp_path, caplog):
-    """The command that restores it is named; after it, sync delivers all."""
+    """The error names the command that restores it. Then sync delivers all."""
     uri = f"sqlite:///{tmp_path}/mlruns.db"
     engine(Tracking(uri, tmp_path / "out", every=1), 3)
     run_id = json.loads((tmp_path / "out/mlflow_run.json").read_text())["run_id"]

@@ -25,7 +25,7 @@ def bundle_texts(configs: Mapping[str, Config]) -> dict[str, str]:
 
 
 def write_bundle_files(configs: Mapping[str, Config], folder: Path) -> None:
-    """Writes the files of a bundle into a folder; others in it stay, but for configurations that are not composed.
+    """Writes the files of a bundle into a folder, and deletes configurations that it did not write. Other files stay.
 
     Args:
         configs: as for :func:`bundle_texts`.

@@ -187,7 +187,7 @@ def _relative(value: Tensor, reference: Tensor) -> float:
 def errors(result: Step, reference: Step) -> tuple[float, float, float]:
     """Relative errors of the output, of all gradients as one vector, and of the worst parameter's gradient.
 
-    A gradient below 1 % of all counts as 1 %: that of a bias before a normalisation is 0 but for rounding.
+    A gradient below 1 % of all counts as 1 %: that of a bias before a normalisation is 0 up to rounding.
     """
     whole, exact = (torch.cat([g.flatten() for g in one.gradients]) for one in (result, reference))
     pairs = zip(result.gradients, reference.gradients, strict=True)

@@ -1,7 +1,7 @@
 """The fingerprint of a data set: the facts that the rules read.
 
-It needs every file opened. A file that would stop a training is a :class:`Problem` with its remedy. The plan leaves
-such a file out **by name** where the other files suffice, and the bundle says so.
+The planner opens every file for it. A file that would stop a training is a :class:`Problem` with its remedy. The plan
+leaves such a file out **by name** where the other files suffice, and the bundle says so.
 """
 
 from __future__ import annotations

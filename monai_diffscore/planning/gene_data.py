@@ -197,7 +197,7 @@ def _measures(column: pd.Series) -> bool:
 
 
 def _said_of_obs(declared: Mapping[str, Any]) -> list[str]:
-    """What each column of obs is taken for, with the flag that changes it; empty without such a column."""
+    """The role of each column of obs, with the flag that changes it; empty without such a column."""
     roles = {
         "type": declared.get("label"),
         "batch": declared.get("batch"),

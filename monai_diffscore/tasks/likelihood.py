@@ -104,7 +104,9 @@ class SaveLikelihood:
     probes and by the patches, and, given a reference, the number of reference standard deviations z from its mean.
     ``ranking.csv`` has the cases in the order of decreasing \\|z\\|: too likely differs from the reference as much as
     too unlikely (a blurred image is more likely than a sharp one; Nalisnick et al. 2019, arXiv:1906.02994). Without a
-    reference they are in the order of increasing likelihood. ``<case>.png`` shows the case.
+    reference they are in the order of increasing likelihood. ``<case>.png`` shows the case. A *patch* is a part of the
+    image whose likelihood the inferer computes. A model of whole volumes has one for each case, the volume itself:
+    ``patches`` is 1, and ``patch_standard_error`` is NaN.
 
     Args:
         folder: folder of the files.

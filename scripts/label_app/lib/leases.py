@@ -27,7 +27,7 @@ class Leases:
 
     def __init__(self, path: Path, seconds: float, clock: Callable[[], float] = time.time) -> None:
         if seconds <= 0:
-            raise ValueError(f"A lease must last longer than nothing, got {seconds} seconds.")
+            raise ValueError(f"Expected a lease of more than 0 seconds, got {seconds}.")
         self.path, self.seconds, self.clock = path, seconds, clock
         self.lock = threading.RLock()
 
