@@ -137,6 +137,15 @@ def test_every_module_has_a_level(path):
     assert noun(path) in LEVELS, "say in ORDER where this noun stands"
 
 
+def test_the_table_of_contributing_has_the_same_order():
+    page = (PACKAGE.parent / "CONTRIBUTING.md").read_text()
+    rows = dict(re.findall(r"^\| ([0-3]) \| (.*?) \|", page, flags=re.MULTILINE))
+    groups = {
+        int(level): [re.findall(r"`(\w+)/?`", group) for group in row.split(" < ")] for level, row in rows.items()
+    }
+    assert groups == {level: ORDER[level] for level in range(4)}
+
+
 def test_imports_point_to_earlier_groups():
     assert wrong_arrows(PACKAGE, RANKS) == []
 
