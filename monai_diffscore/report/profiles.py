@@ -310,7 +310,7 @@ def _types(report: ProfileReport) -> Section:
         rows.append(cells)
     small_types = sorted(set(real) - {str(label) for label in panel.by_type})
     lead = (
-        "A metric of all rows hides a wrong type among the others. Under each number stands that of fresh real rows of "
+        "A metric of all rows hides a wrong type among the others. The number below each is that of fresh real rows of "
         "the type, the mean of a few splits. Both are noisy for small types."
     )
     lead += f" Types with too few rows: {', '.join(small_types)}." if small_types else ""
