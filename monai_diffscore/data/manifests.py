@@ -42,8 +42,8 @@ def note_weights(weights: Path, facts: Mapping[str, Any]) -> None:
 def facts_of_weights(weights: str | Path, weights_hash: str) -> dict[str, Any]:
     """The facts of :func:`note_weights`; empty for a file of another content."""
     facts = (_read(Path(weights).with_name(WEIGHTS)) or {}).get(Path(weights).name, {})
-    known = dict(facts) if facts.get("weights_hash") == weights_hash else {}
-    return {name: value for name, value in known.items() if name != "weights_hash"}
+    record = dict(facts) if facts.get("weights_hash") == weights_hash else {}
+    return {name: value for name, value in record.items() if name != "weights_hash"}
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -143,7 +143,7 @@ def fingerprint_table(
         sigma_data=round(float(encoding.sigma_data), 4),
         mean=0.0,
         details={
-            "assumed": _said_of_table(schema),
+            "assumed": _roles_of_table(schema),
             "label": label,
             "subject": subject,
             "exclude": list(exclude),
@@ -196,7 +196,7 @@ def _measures(column: pd.Series) -> bool:
     return bool(pd.api.types.is_float_dtype(column) or column.nunique() > MANY_VALUES)
 
 
-def _said_of_obs(declared: Mapping[str, Any]) -> list[str]:
+def _roles_of_obs(declared: Mapping[str, Any]) -> list[str]:
     """The role of each column of obs, with the flag that changes it; empty without such a column."""
     roles = {
         "type": declared.get("label"),
@@ -205,23 +205,23 @@ def _said_of_obs(declared: Mapping[str, Any]) -> list[str]:
         "total of a row": declared.get("total"),
         "subject": declared.get("subject"),
     }
-    taken = [f"{role} {names}" for role, names in roles.items() if names]
+    texts = [f"{role} {names}" for role, names in roles.items() if names]
     flags = "--condition TYPE,BATCH,COVARIATE and --subject COLUMN choose others"
-    return [f"{'; '.join(taken)}. {flags}"] if taken else []
+    return [f"{'; '.join(texts)}. {flags}"] if texts else []
 
 
-def _said_of_table(schema: TableSchema) -> list[str]:
-    """What each column of a table is taken for, with the flag that changes it."""
+def _roles_of_table(schema: TableSchema) -> list[str]:
+    """The role of each column of a table, with the flag that changes it."""
     kinds: dict[str, list[str]] = {}
     for column in schema.features:
         kinds.setdefault(column.kind, []).append(column.name)
-    taken = [f"{kind} {', '.join(names)}" for kind, names in kinds.items()]
-    taken += [f"condition {schema.label}"] if schema.label else []
-    taken += [f"subject {schema.subject}"] if schema.subject else []
+    texts = [f"{kind} {', '.join(names)}" for kind, names in kinds.items()]
+    texts += [f"condition {schema.label}"] if schema.label else []
+    texts += [f"subject {schema.subject}"] if schema.subject else []
     flags = (
         "--condition, --subject and --exclude choose others; --categorical A,B of the training takes numbers as codes"
     )
-    return [f"{'; '.join(taken)}. {flags}"]
+    return [f"{'; '.join(texts)}. {flags}"]
 
 
 def _subjects(rows: pd.DataFrame, subject: str | None) -> int:
@@ -242,7 +242,7 @@ def _of_expression(
     filled = values.nnz if sparse.issparse(values) else int((values != 0).sum())
     zero_share = round(1 - filled / (values.shape[0] * values.shape[1]), 4)
     details: dict[str, Any] = {
-        "assumed": _said_of_obs(declared),
+        "assumed": _roles_of_obs(declared),
         "genes": len(expression.genes),
         "zero_share": zero_share,
         "library_sizes": [round(float(value), 1) for value in np.percentile(totals, [0, 50, 100])],

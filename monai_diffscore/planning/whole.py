@@ -36,24 +36,24 @@ BYTES_OF_A_VOXEL, SAMPLING_SHARE = 110, 0.5
 _MOST_SCALES = 4
 
 
-def whole_or_patches(patches: Plan, fingerprint: Fingerprint, budget: Budget, wanted: str | None = None) -> Plan:
+def whole_or_patches(patches: Plan, fingerprint: Fingerprint, budget: Budget, model: str | None = None) -> Plan:
     """The plan for whole volumes if the rules propose it, else that for patches; its choice ``model`` says why.
 
     Args:
         patches: the plan for patches, of three axes.
         fingerprint: of volumes.
         budget: memory and time of the training.
-        wanted: "whole" or "patches", whatever the rules propose.
+        model: "whole" or "patches", whatever the rules propose.
     Raises:
-        DataError: if whole volumes are wanted of one subject.
+        DataError: for whole volumes of one subject.
     """
     reason = _why_patches(patches, fingerprint, budget)
-    if wanted == "whole" and fingerprint.subjects < 2:
+    if model == "whole" and fingerprint.subjects < 2:
         raise DataError(
             fingerprint.data, key="whole", expected="at least two subjects, of whom one is held out",
             got=str(fingerprint.subjects), remedy="Leave --whole out: patches can be drawn from one volume.",
         )  # fmt: skip
-    if wanted == "patches" or (reason and wanted is None):
+    if model == "patches" or (reason and model is None):
         because = reason or "asked for by --patches; the rules propose whole volumes"
         return replace(patches, choices={"model": Choice("patches", because), **patches.choices})
     return _whole(patches, fingerprint, budget, f"asked for by --whole; {reason}" if reason else "")
