@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -62,6 +63,15 @@ def test_bundles_hold_no_code_and_all_that_belongs(bundle):
     assert not list(folder.rglob("*.py"))
     for name in ("LICENSE", "configs/logging.conf", "configs/evaluate.json", "docs/README.md"):
         assert (folder / name).is_file()
+
+
+@each_bundle
+def test_the_model_card_names_every_overlay(bundle):
+    """models/demo/README.md names demo.json."""
+    overlays = {path.stem for path in (ROOT / "bundles" / bundle / "configs").glob("*.json")}
+    overlays -= {"train", "inference", "metadata", "demo"}
+    words = set(re.findall(r"\w+", (ROOT / "bundles" / bundle / "docs/README.md").read_text()))
+    assert overlays - words == set()
 
 
 @each_bundle
