@@ -74,7 +74,7 @@ def planned_configs(plan: Plan, name: str) -> dict[str, Config]:
 def _present(places: str, template: dict[str, Config]) -> str:
     """The places whose files and ids the bundle has.
 
-    A plan of several channels has no tasks on cases; sampling of whole volumes reads no images.
+    A plan of several channels has no tasks on cases, and MR has no intercept to assume.
     """
     ways = [(place, *f"{place}/".split("/")[:2]) for place in places.split(", ")]
     return ", ".join(place for place, file, name in ways if file in template and (not name or name in template[file]))
