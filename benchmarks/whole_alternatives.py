@@ -48,7 +48,7 @@ from monai_diffscore import (
 from monai_diffscore.atomic_files import whole_path
 from monai_diffscore.handlers import PowerEMA
 from monai_diffscore.optimizers import MuonAdamW
-from monai_diffscore.tensors import noise_like, random_stream
+from monai_diffscore.tensors import noise_like, positions, random_stream
 
 BATCH, LEARNING_RATE = 4, 2e-3
 STEPS = 24  # of the sampler
@@ -106,12 +106,6 @@ def windows(*fields_: Tensor) -> list[Tensor]:
         torch.stack([f[(n, slice(None), *(slice(b, b + WINDOW) for b in place))] for n, place in enumerate(places)])
         for f in fields_
     ]
-
-
-def positions(like: Tensor) -> Tensor:
-    """The position of each voxel of ``like`` [B, C, *S], from -1 to 1 along each axis, [B, 3, *S]."""
-    axes = [torch.linspace(-1, 1, size) for size in like.shape[2:]]
-    return torch.stack(torch.meshgrid(*axes, indexing="ij")).expand(len(like), 3, *like.shape[2:])
 
 
 def sampled(model: nn.Module, shape: Sequence[int], generator: torch.Generator, **condition: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from monai_diffscore.pyramid import Pyramid
-from monai_diffscore.tensors import per_channel
+from monai_diffscore.tensors import per_channel, positions
 
 
 class Scale(NamedTuple):
@@ -100,9 +100,7 @@ class Scales(nn.Module):
         """
         fields = {self.coarse_key: image * self._gain(number)}
         if self.position_key is not None:
-            axes = [torch.linspace(-1, 1, size, dtype=image.dtype, device=image.device) for size in image.shape[2:]]
-            position = torch.stack(torch.meshgrid(*axes, indexing="ij"))
-            fields[self.position_key] = position.expand(len(image), *position.shape)
+            fields[self.position_key] = positions(image)
         return fields
 
     def start(self, shape: Sequence[int], coarse: Tensor | None) -> tuple[int, Tensor | None]:

@@ -25,6 +25,13 @@ def per_channel(values: Tensor, image: Tensor) -> Tensor:
     return per_sample(values, image)
 
 
+def positions(image: Tensor) -> Tensor:
+    """The position of each voxel of images [B, C, *S], from -1 to 1 along each of the D axes, [B, D, *S]."""
+    axes = [torch.linspace(-1, 1, size, dtype=image.dtype, device=image.device) for size in image.shape[2:]]
+    grid = torch.stack(torch.meshgrid(*axes, indexing="ij"))
+    return grid.expand(len(image), *grid.shape)
+
+
 def noise_like(x: Tensor, generator: Generators = None) -> Tensor:
     """Standard normal noise in the shape and dtype and on the device of ``x``.
 

@@ -34,7 +34,7 @@ from monai_diffscore.inferers import (
     std_over_draws,
 )
 from monai_diffscore.joint_scales import JointScales, StateOperator, scales_of_pyramid
-from monai_diffscore.multiscale import AtScale
+from monai_diffscore.multiscale import AtScale, MultiScale
 from monai_diffscore.operators import Operator
 from monai_diffscore.tasks.likelihood import likelihood_settings
 from monai_diffscore.tasks.restoration import RestorationInferer
@@ -64,8 +64,7 @@ class WholeRestorationInferer(RestorationInferer):
         self.tiles, self.steps, self.lead = tiles, steps, lead
 
     def _prior(self, network: nn.Module, spatial_dims: int) -> JointScales:
-        model = multi_scale(network)
-        return JointScales(model if self.tiles is None else self.tiles(model), self.lead)
+        return JointScales(_in_tiles(network, self.tiles), self.lead)
 
     def _restore(self, image: Tensor, prior: nn.Module, number: int, condition: dict[str, Tensor]) -> Tensor:
         assert isinstance(prior, JointScales)
@@ -78,6 +77,12 @@ class WholeRestorationInferer(RestorationInferer):
         volumes = prior.volume(states)
         baseline = operator.pseudo_inverse(y, regularisation=1e-2)
         return torch.cat([volumes.mean(0, keepdim=True), std_over_draws(volumes, 0)[None], baseline], dim=1)
+
+
+def _in_tiles(network: nn.Module, tiles: DetailTiles | None) -> MultiScale:
+    """The model of scales, with its details in tiles if there are any."""
+    model = multi_scale(network)
+    return model if tiles is None else tiles(model)
 
 
 class WholeAnomalyInferer(Inferer):
@@ -107,8 +112,7 @@ class WholeAnomalyInferer(Inferer):
         self, inputs: Tensor, network: nn.Module, seed: Tensor | None = None, **condition: Tensor
     ) -> Tensor:
         volumes = convert_to_tensor(inputs, track_meta=False).float()
-        model = multi_scale(network)
-        model = model if self.tiles is None else self.tiles(model)
+        model = _in_tiles(network, self.tiles)
         scales = scales_of_pyramid(model)
         streams = [random_stream(self.seed, number) for number in sample_numbers(len(volumes), seed)]
         parts = scales.split(volumes)
