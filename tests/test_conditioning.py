@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from torch import nn
 
-from monai_diffscore.networks import ConditionEncoder
+from monai_diffscore.networks import ConditionEncoder, ScoreUNet
 
 
 @pytest.fixture
@@ -102,6 +104,8 @@ def test_undeclared_and_absent_fields_are_named():
         {"continuous": {"a": (0.0, 0.0)}},
         {"categorical": {"a": 2}, "dropout": 1.0},
         {"categorical": {"a": 2}, "required": ["b"]},
+        {"concat": ["a"], "part_dropout": {"b": 0.5}},
+        {"concat": ["a"], "part_dropout": {"a": 1.0}},
         {},
         {"categorical": {"sigma": 2}},
         {"categorical": {"type": 2}},
@@ -146,3 +150,44 @@ def test_attached_fields_are_channels_in_standard_deviations_and_missing_ones_ta
         encoder.attach(x, {**values, "spacing_mm": torch.zeros(2)})
     dropped = encoder.train().drop(400, {"age_years": torch.arange(400)})["age_years"]
     assert 100 < dropped.isnan().sum() < 300
+
+
+def contrasts_and_classes() -> ConditionEncoder:
+    """Two contrasts and a label map of three classes, which may be missing, and a position, which never is."""
+    return ConditionEncoder(
+        concat={"given": [1, 1, 3], "position": 2}, width=8, part_dropout={"given": 0.5}, required=[]
+    )
+
+
+def test_a_training_sees_each_subset_of_the_parts_equally_often():
+    condition = {"given": torch.zeros(8000, 5, 2), "position": torch.zeros(8000, 2, 2)}
+    torch.manual_seed(0)
+    dropped = contrasts_and_classes().train().drop(8000, condition)
+    assert not dropped["position"].isnan().any()
+    missing = dropped["given"].isnan()
+    parts = torch.stack([missing[:, 0, 0], missing[:, 1, 0], missing[:, 2, 0]], 1)
+    assert (missing == parts[:, [0, 1, 2, 2, 2], None]).all()  # a part is missing as a whole
+    for subset in itertools.product((False, True), repeat=3):
+        share = (parts == torch.tensor(subset)).all(1).float().mean().item()
+        assert share == pytest.approx(1 / 8, abs=0.02)  # five standard errors
+    kept = contrasts_and_classes().eval().drop(8000, condition)
+    assert not kept["given"].isnan().any()
+
+
+def test_a_missing_part_is_the_token_of_each_of_its_channels():
+    encoder = contrasts_and_classes().eval()
+    tokens = torch.tensor([0.3, -0.7, 0.1, 0.2, 0.9])
+    encoder.pixels["given"].data = tokens
+    network = ScoreUNet(2, 1, 1, [4, 8], [False, False], [1, 1], 4, condition=encoder).eval()
+    for parameter in network.parameters():
+        nn.init.normal_(parameter, std=0.1) if parameter.ndim > 1 else None
+    x, given, position = torch.randn(1, 1, 8, 8), torch.randn(1, 5, 8, 8), torch.randn(1, 2, 8, 8)
+    level, tokens = torch.tensor([0.1]), tokens.reshape(1, 5, 1, 1)
+    whole = network(x, level, given=given, position=position)
+    for subset in itertools.product((False, True), repeat=3):
+        missing = torch.tensor(subset)[[0, 1, 2, 2, 2]].reshape(1, 5, 1, 1)
+        marked = network(x, level, given=torch.where(missing, torch.nan, given), position=position)
+        filled = network(x, level, given=torch.where(missing, tokens, given), position=position)
+        torch.testing.assert_close(marked, filled)
+        assert any(subset) is bool((marked - whole).abs().max() > 1e-4)
+    torch.testing.assert_close(network(x, level, position=position), marked)

@@ -10,6 +10,7 @@ continuous   ``{"age_years": (60.0, 20.0)}`` (mean, std)    [B], in its own unit
              ``{"spacing_mm": ([1.0, 1.0, 3.0], 2.0)}``     [B, 3], for several means              NaN anywhere in it
 vector       ``{"embedding": 512}`` (length)                [B, length]                            NaN anywhere in it
 concat       ``{"mask": 1}`` (channels)                     [B, channels, *S], of the size of x    NaN (each voxel)
+             ``{"given": [1, 1, 4]}``, for several parts    [B, 6, *S], of the size of x           NaN (each voxel)
 attached     as continuous                                  as continuous                          as continuous
 ===========  =============================================  =====================================  ====================
 
@@ -19,6 +20,10 @@ an attached field is linear before training. This suits data of a few hundred sa
 
 A **learned token** replaces a missing value. Classifier-free guidance uses the same token (Ho and Salimans 2022,
 arXiv:2207.12598): a training drops all fields of a sample with probability ``dropout``.
+
+A concat field may have parts: images of several contrasts, or a label map of four classes. Each channel has a token of
+its own, and ``part_dropout`` drops each part on its own. With probability 1/2 a training sees each of the 2^k subsets
+of k parts equally often, so that one model answers for every subset.
 """
 
 from __future__ import annotations
@@ -48,15 +53,18 @@ class ConditionEncoder(nn.Module):
         continuous: (mean, standard deviation) of each field, by name, in the unit of the field, for its normalisation.
             Lists declare a field of several components, such as a voxel spacing or a position in mm.
         vector: length of each field, by name.
-        concat: number of channels of each field, by name, or a list of names of fields with one channel.
+        concat: number of channels of each field, by name, or of each part of a field. A list of names declares fields
+            of one channel.
         width: size of the embedding.
         dropout: probability that all fields of a sample are missing, for each sample and step of training.
         required: names of the fields that a call must pass; default is the concat fields. A call without another field
             means that it is missing.
         attached: as ``continuous``. Each component becomes a channel.
+        part_dropout: probability that a part of a concat field is missing, by name of the field, for each part, sample
+            and step of training. Parts are independent of each other.
     Raises:
         ValueError: for no field, a reserved name, two fields of one name, a required field without a declaration, a
-            standard deviation <= 0, or dropout outside [0, 1).
+            standard deviation <= 0, dropout outside [0, 1), or part dropout of another field.
     """
 
     def __init__(
@@ -64,22 +72,26 @@ class ConditionEncoder(nn.Module):
         categorical: Mapping[str, int] | None = None,
         continuous: Mapping[str, tuple[float | Sequence[float], float | Sequence[float]]] | None = None,
         vector: Mapping[str, int] | None = None,
-        concat: Mapping[str, int] | Sequence[str] | None = None,
+        concat: Mapping[str, int | Sequence[int]] | Sequence[str] | None = None,
         width: int = 128,
         dropout: float = 0.0,
         required: Sequence[str] | None = None,
         attached: Mapping[str, tuple[float | Sequence[float], float | Sequence[float]]] | None = None,
+        part_dropout: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__()
         self.categorical = dict(categorical or {})
         self.continuous = {name: _Scale(mean, std) for name, (mean, std) in (continuous or {}).items()}
         self.vector = dict(vector or {})
-        self.concat = dict(concat) if isinstance(concat, Mapping) else dict.fromkeys(concat or (), 1)
+        declared = concat if isinstance(concat, Mapping) else dict.fromkeys(concat or (), 1)
+        self.parts = {name: [size] if isinstance(size, int) else list(size) for name, size in declared.items()}
+        self.concat = {name: sum(sizes) for name, sizes in self.parts.items()}
         self.attached = {name: _Scale(mean, std) for name, (mean, std) in (attached or {}).items()}
         self.names = tuple(name for kind in KINDS for name in getattr(self, kind))
         self.required = tuple(self.concat if required is None else required)
         self.width = width
         self.dropout = dropout
+        self.part_dropout = dict(part_dropout or {})
         self._check_declaration()
         # the last class means "missing"
         self.classes = nn.ModuleDict({n: nn.Embedding(count + 1, width) for n, count in self.categorical.items()})
@@ -96,19 +108,27 @@ class ConditionEncoder(nn.Module):
         return sum(map(len, self.pixels.values()))
 
     def drop(self, batch: int, condition: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The condition. While training, all fields of random samples are missing."""
-        if not (self.training and self.dropout > 0 and condition):
-            return dict(condition)
-        parameter = next(self.parameters())
-        dropped = torch.rand(batch, device=parameter.device) < self.dropout
+        """The condition. While training, all fields of random samples, and random parts of fields, are missing."""
+        fields = dict(condition)
+        if not self.training:
+            return fields
+        device = next(self.parameters()).device
+        if self.dropout > 0 and fields:
+            dropped = torch.rand(batch, device=device) < self.dropout
+            fields = {name: self._without(name, value, dropped) for name, value in fields.items()}
+        for name, probability in self.part_dropout.items():
+            if name in fields and probability > 0:
+                parts = torch.rand(batch, len(self.parts[name]), device=device) < probability
+                dropped = torch.cat([parts[:, [p]].expand(-1, size) for p, size in enumerate(self.parts[name])], 1)
+                fields[name] = self._without(name, fields[name], dropped)
+        return fields
 
-        def drop_field(name: str, value: Tensor) -> Tensor:
-            if name not in self.categorical:
-                value = value.to(parameter.dtype)  # integers and masks have no NaN
-            missing = value.new_tensor(-1 if name in self.categorical else torch.nan)
-            return torch.where(per_sample(dropped, value), missing, value)
-
-        return {name: drop_field(name, value) for name, value in condition.items()}
+    def _without(self, name: str, value: Tensor, dropped: Tensor) -> Tensor:
+        """The field with the mark of a missing value where ``dropped`` [B] or [B, channels] is true."""
+        if name not in self.categorical:
+            value = value.to(next(self.parameters()).dtype)  # integers and masks have no NaN
+        missing = value.new_tensor(-1 if name in self.categorical else torch.nan)
+        return torch.where(per_sample(dropped, value), missing, value)
 
     def embed(self, batch: int, condition: Mapping[str, Tensor]) -> Tensor:
         """The sum of the embeddings of the categorical, continuous and vector fields, [B, width]."""
@@ -186,6 +206,11 @@ class ConditionEncoder(nn.Module):
             raise ValueError(
                 f"A ConditionEncoder expects standard deviations > 0 and dropout in [0, 1), got {scales} and "
                 f"{self.dropout}."
+            )
+        if not set(self.part_dropout) <= set(self.concat) or any(not 0 <= p < 1 for p in self.part_dropout.values()):
+            raise ValueError(
+                f"Expected part_dropout in [0, 1) of the concat fields {list(self.concat)}, got {self.part_dropout}. "
+                "Declare the field in concat, or lower its probability."
             )
 
     def _classes_of(self, name: str, value: Tensor, batch: int) -> Tensor:
