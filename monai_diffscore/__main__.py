@@ -340,6 +340,24 @@ def _cases(options: argparse.Namespace) -> int:
     return 0
 
 
+def add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """``run WORKFLOW``: ``python -m monai.bundle run``, without MONAI's first lines."""
+    command = commands.add_parser(
+        "run", prefix_chars="\0", add_help=False, help="`python -m monai.bundle run`, without MONAI's first lines"
+    )  # no prefix: each flag is one of MONAI's command
+    command.add_argument("words", nargs="*", metavar="WORD", help="training --config_file FILE --ID VALUE ...")
+    command.set_defaults(run_command=_run, help=command.format_help())
+
+
+def _run(options: argparse.Namespace) -> None:
+    if not set(options.words) - {"-h", "--help"}:
+        print(options.help, end="")
+        raise SystemExit(0)
+    from monai_diffscore.command_line import run_monai
+
+    run_monai(options.words)
+
+
 def add_samples(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """``samples``: the real sample data on this machine, and the commands that fetch the rest."""
     command = commands.add_parser("samples", help="list real sample data: presence, licence, how to get the rest")
@@ -388,6 +406,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_compose(commands)
     add_plan(commands)
     add_report(commands)
+    add_run(commands)
     add_samples(commands)
     add_sync(commands)
     options = parser.parse_args(arguments)
@@ -395,11 +414,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(options.run_command(options) or 0)
     except Exception as error:
         from monai_diffscore.command_line import SWITCH
+        from monai_diffscore.credentials import conceal
         from monai_diffscore.errors import explain
 
         if os.environ.get(SWITCH):
             raise
-        print(f"error: {explain(error)}", file=sys.stderr)
+        print(f"error: {conceal(explain(error))}", file=sys.stderr)
         return 1
 
 

@@ -14,9 +14,11 @@ from __future__ import annotations
 import inspect
 import logging
 import os
+import runpy
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +37,22 @@ from monai_diffscore.launcher import refuse_lonely_ranks
 SWITCH = "MONAI_DIFFSCORE_TRACEBACK"
 #: arguments of MONAI's commands, which are no ids
 _OWN = {*inspect.signature(monai_run).parameters, "workflow_name", "workflow_type", "properties_path"}
+
+
+def run_monai(words: Sequence[str]) -> None:
+    """Runs ``python -m monai.bundle run WORDS`` in this process, without what MONAI says before it reads a bundle.
+
+    MONAI warns that configurations are executed, and that an overlay lies in another folder. All other warnings stay.
+    Errors before the configuration runs end in one line, too.
+    """
+    warnings.filterwarnings("ignore", message="parsing config_file")
+    logging.getLogger("monai.bundle.workflows").addFilter(_is_no_greeting)
+    sys.argv = ["monai.bundle", "run", *words]
+    runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)
+
+
+def _is_no_greeting(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith(("Not all config files are in", "Setting logging properties"))
 
 
 def report_plainly() -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
 import sys
 
 import numpy as np
@@ -12,6 +13,7 @@ from monai.bundle import ConfigParser, ConfigWorkflow, run
 from workflows import workflow
 
 from monai_diffscore import command_line
+from monai_diffscore.__main__ import main
 from monai_diffscore.command_line import report_plainly
 from monai_diffscore.errors import FlagError, find_cause
 
@@ -144,3 +146,54 @@ def test_a_program_that_gives_a_number_for_a_list_is_refused_before_anything_is_
         workflow(bundle, [base], kind=kind, output_dir=str(tmp_path), **flag)
     assert "expected a list" in str(find_cause(caught.value))
     assert list(tmp_path.iterdir()) == []
+
+
+BOTH = """
+import sys
+from monai.bundle import run
+from monai_diffscore.__main__ import main
+files = sys.argv[1]
+run("training", config_file=eval(files))
+for stream in (sys.stdout, sys.stderr):
+    print("OURS", file=stream, flush=True)
+main(["run", "training", "--config_file", files])
+"""
+
+
+def test_our_run_leaves_out_what_monai_says_first_and_nothing_else(tmp_path):
+    config = {
+        "initialize": ["$__import__('warnings').warn('of the bundle')", "$__import__('logging').warning('logged')"],
+        "training": "$print('trained')",
+    }
+    (tmp_path / "overlays").mkdir()
+    (tmp_path / "train.json").write_text(json.dumps(config))
+    (tmp_path / "overlays/more.json").write_text('{"more": 1}')
+    (tmp_path / "metadata.json").write_text("{}")
+    files = str([f"{tmp_path}/train.json", f"{tmp_path}/overlays/more.json"])
+    command = [sys.executable, "-W", "always", "-c", BOTH, files]
+    process = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
+    monai, ours = zip(*(stream.split("OURS") for stream in (process.stdout, process.stderr)), strict=True)
+    for line, place in (("Not all config files are in", 0), ("parsing config_file", 1)):
+        assert line in monai[place]
+        assert line not in ours[place]
+    for line, place in (("trained", 0), ("Default logging file", 0), ("of the bundle", 1), ("logged", 1)):
+        assert line in monai[place]
+        assert line in ours[place]
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["training", "--config_file", "absent.json"], "Cannot find the config file: absent.json"),
+        (["training", "--config_file", "['{0}/train.json','absent.json']"], "Cannot find the config file: absent.json"),
+        (["training", "--config_file", "{0}/train.json", "--absent#id", "1"], "Unsupported option 'absent'"),
+    ],
+)
+def test_errors_before_a_configuration_runs_are_one_line(words, line, tmp_path, monkeypatch, capsys):
+    (tmp_path / "train.json").write_text('{"training": "$1"}')
+    (tmp_path / "metadata.json").write_text("{}")
+    monkeypatch.setattr(sys, "argv", [])
+    assert main(["run", *(word.format(tmp_path) for word in words)]) == 1
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith("error: ")
+    assert line in said

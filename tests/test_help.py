@@ -16,7 +16,7 @@ try:
 except SystemExit as end:
     print(end.code, sorted({{name.split(".")[0] for name in sys.modules}}), sep="\\n")
 """
-COMMANDS = ["cases", "check", "compose", "plan", "report", "samples", "sync"]
+COMMANDS = ["cases", "check", "compose", "plan", "report", "run", "samples", "sync"]
 
 
 def help_of(*arguments: str) -> tuple[str, int, set[str]]:

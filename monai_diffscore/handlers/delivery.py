@@ -34,6 +34,7 @@ from monai_diffscore.credentials import conceal, reveal
 from monai_diffscore.handlers.spool import Spool
 
 logger = logging.getLogger(__name__)
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # it announces the tables of a new database
 KEY_TAG = "monai_diffscore.key"
 #: error codes of a wrong line, which a second try does not mend
 _REFUSED = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST"}
