@@ -9,6 +9,7 @@ import anndata
 import nibabel as nib
 import numpy as np
 import pandas as pd
+from scipy.ndimage import gaussian_filter
 
 from monai_diffscore.data.pictures import write_pyramid
 from monai_diffscore.samples.chests import ct_phantom
@@ -89,6 +90,31 @@ def write_subjects(folder: Path) -> str:
         write_volume(folder / name / f"anat/{name}_dseg.nii.gz", array=np.eye(40).repeat(40, 0).reshape(40, 40, 40))
         rows.append(f"{name}\t{30 + 20 * seed}")
     (folder / "participants.tsv").write_text("\n".join(rows) + "\n")
+    return str(folder)
+
+
+def smooth_head(seed: int = 0) -> np.ndarray:
+    """Blobs [40, 48, 40] of unit variance: edges everywhere."""
+    values = gaussian_filter(np.random.default_rng(seed).normal(size=(40, 48, 40)), 1.5, mode="wrap")
+    return values / values.std()
+
+
+#: the files of some subjects: the second lacks T2, the third has T1 alone, the fourth lacks what the third has
+CONTRASTS = (("T1w", "T2w", "FLAIR", "dseg"), ("T1w", "FLAIR", "dseg"), ("T1w",), ("FLAIR",))
+
+
+def write_contrasts(folder: Path, subjects: Sequence[Sequence[str]] = CONTRASTS) -> str:
+    """Heads in the layout of BIDS, several contrasts of one anatomy each, and the label map of its three classes."""
+    for number, names in enumerate(subjects, start=1):
+        head = smooth_head(number)
+        values = {
+            "T1w": 500 + 100 * head,
+            "T2w": 900 - 100 * head,
+            "FLAIR": 500 + 40 * (head - 1) ** 2,
+            "dseg": np.digitize(head, [-1, 1]),
+        }
+        for name in names:
+            write_volume(folder / f"sub-{number}/anat/sub-{number}_{name}.nii.gz", array=values[name])
     return str(folder)
 
 

@@ -8,6 +8,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "anndata": "Expression ExpressionRows stratified_split write_expression",
         "arrays": "FitSized LoadArrayd LoadPictured SavePictured class_names list_arrays",
         "cache": "cached_dataset",
+        "cases.case": "role_names",
         "cells": "LatentCells ObservedCells cell_statistics requested_cells split_cells",
         "dicom": (
             "DicomReport SaveDicomd StrictDicomReader read_dicom_series read_with_field_of_view write_dicom_seg "
@@ -18,8 +19,11 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "gene_sets": "GeneSets read_gene_sets",
         "image_requests": "labels_in_turn requested_labels requested_tiles",
         "intake": "count_intake intake_lines report_intake",
+        "label_maps": "label_classes one_hot part_sizes read_label_map",
         "loader": "ResumableLoader",
         "matrices": "read_matrix",
+        "misregistration": "misregistration_mm",
+        "pairs": "LoadGivend",
         "participants": "find_participants attach_participants categorical_fields continuous_fields encode_conditions",
         "patches": (
             "GridPatchesd HeldOutSlabd PositionChannelsd evenly_spaced load_statistics measure_statistics "

@@ -8,8 +8,11 @@ from monai_diffscore.data.gene_fields import *
 from monai_diffscore.data.gene_sets import *
 from monai_diffscore.data.image_requests import *
 from monai_diffscore.data.intake import *
+from monai_diffscore.data.label_maps import *
 from monai_diffscore.data.loader import *
 from monai_diffscore.data.matrices import *
+from monai_diffscore.data.misregistration import *
+from monai_diffscore.data.pairs import *
 from monai_diffscore.data.participants import *
 from monai_diffscore.data.patches import *
 from monai_diffscore.data.rows import *

@@ -172,6 +172,7 @@ class LoadVolumed(MapTransform):
         modality: "CT", "MR" or "PT", the expected modality of a DICOM series. A NIfTI file does not state its modality.
         dicom: options of :func:`~monai_diffscore.data.dicom.read_dicom_series`, such as ``{"on_gap": "resample"}``.
         slices: also load images of one axis less, and volumes of one slice; both become volumes of one slice.
+        constant: also load volumes of one value: a label map may have one class.
     Raises:
         DataError: for an unreadable file, another number of dimensions or channels, NaN, infinity, or a constant; for
             an invalid DICOM series, or another modality.
@@ -186,8 +187,10 @@ class LoadVolumed(MapTransform):
         modality: str | None = None,
         dicom: Mapping[str, Any] | None = None,
         slices: bool = False,
+        constant: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
+        self.constant = constant
         self.spatial_dims = spatial_dims
         self.slices = slices
         self.channels = channels
@@ -291,7 +294,7 @@ class LoadVolumed(MapTransform):
                 remedy="Mask or fill these voxels first; one NaN spoils every patch that holds it.",
             )
         low, high = float(volume.min()), float(volume.max())
-        if low == high:
+        if low == high and not self.constant:
             raise DataError(
                 file,
                 key=key,

@@ -92,7 +92,7 @@ class Cases:
         Raises:
             DataError: for several roles and no choice of one; for a role without a case.
         """
-        roles = _names(image) if isinstance(image, str) else list(image)
+        roles = role_names(image)
         pooled = CONTRAST in conditions
         if not roles:
             roles = list(self.roles)
@@ -112,12 +112,64 @@ class Cases:
             raise self._problem(f"cases with all of {', '.join(roles)}", key)
         return sorted(items, key=lambda item: str(item[key]))
 
+    def pairs(
+        self,
+        image: str,
+        given: str | Sequence[str],
+        key: str = "image",
+        conditions: Collection[str] = (),
+        incomplete: bool = False,
+    ) -> list[dict[str, Any]]:
+        """The images of a role with the other images and masks of their case, sorted by path.
+
+        ``{key: path, "given": [path or None for each role], "subject": name}``, and the stated conditions.
+
+        Args:
+            image: role of the target.
+            given: roles of the other images, and names of masks, in the order of their channels. A case may lack some,
+                or all.
+            key: of the path of the target.
+            conditions: names of conditions. Each item has those that the case states as facts.
+            incomplete: list the cases with one of the other images, also those without the target. The path of the
+                first other image then is that of the target: its grid. Each item then has ``has_target``.
+        Raises:
+            DataError: unless ``image`` is one role and ``given`` other ones; for a role without a case, except the
+                target of incomplete cases; for no case.
+        """
+        roles = role_names(given)
+        if len(role_names(image)) != 1 or not roles or len({image, *roles}) != 1 + len(roles):
+            raise self._problem(
+                f"one role of --image, and other roles of --given (they are {image!r} and {','.join(roles)!r})", key
+            )
+        missing_roles = [role for role in roles if role not in self.roles and role not in self.masks]
+        missing_roles += [] if incomplete or image in self.roles else [image]
+        if missing_roles and (not incomplete or len(missing_roles) == len(roles)):
+            raise self._problem(f"images of the role {', '.join(missing_roles)}", key)
+        items: list[dict[str, Any]] = []
+        for case in self.cases:
+            paths = [case.images.get(role, case.masks.get(role)) for role in roles]
+            target = case.images.get(image)
+            if incomplete:
+                images = [case.images[role] for role in roles if role in case.images]
+                others = [*images, *filter(None, paths)]  # an image is the better grid
+                target = (target or others[0]) if others else None
+            if target is None:
+                continue
+            stated = {name: case.facts[name] for name in conditions if name in case.facts}
+            items.append({key: target, "given": paths, "subject": case.subject, **stated})
+            if incomplete:
+                items[-1]["has_target"] = image in case.images
+        if not items:
+            raise self._problem(f"cases with one of {', '.join(roles)}", key)
+        return sorted(items, key=lambda item: str(item[key]))
+
     def _problem(self, expected: str, key: str) -> DataError:
+        masks = f" and the masks {counts_text(self.masks)}" if self.masks else ""
         return DataError(
             self.root,
             key=key,
             expected=expected,
-            got=f"the roles {counts_text(self.roles) or 'none'} (layout {self.layout})",
+            got=f"the roles {counts_text(self.roles) or 'none'}{masks} (layout {self.layout})",
             remedy="Choose with --image ROLE (or ROLE,ROLE for channels of one model; plan --condition contrast makes "
             "images of all roles and tells them apart); "
             "`python -m monai_diffscore cases FOLDER` prints what is read, --layout and a table (--cases) change it.",
@@ -128,8 +180,9 @@ def _by_count(names: Iterable[str]) -> dict[str, int]:
     return dict(sorted(Counter(names).items(), key=lambda item: (-item[1], item[0])))
 
 
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
+def role_names(roles: str | Sequence[str]) -> list[str]:
+    """The names of roles: of a list, or of a text with commas between them."""
+    return [name.strip() for name in (roles.split(",") if isinstance(roles, str) else roles) if name.strip()]
 
 
 def counts_text(counts: Mapping[str, int]) -> str:
