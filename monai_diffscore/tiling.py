@@ -36,8 +36,9 @@ class TiledDenoiser(nn.Module):
     Args:
         denoiser: of patches, ``(x, sigma: [B], **condition)``.
         window: spatial size of a patch, in voxels.
-        overlap: smallest share of the window that two neighbours have in common, 0 to below 1. A larger share gives a
-            smoother result and more windows: their number grows as 1 / (1 - overlap) for each axis.
+        overlap: smallest share of the window that two neighbours have in common, 0 to below 1, for all axes or for
+            each. A larger share gives a smoother result and more windows: their number grows as 1 / (1 - overlap) for
+            each axis.
         position_key: name of the condition field with the position of each voxel in the volume, from -1 to 1 along
             each axis, [B, axes, *window]. The denoiser of tiles computes the field unless the caller passes it. None
             leaves it out.
@@ -51,19 +52,21 @@ class TiledDenoiser(nn.Module):
         self,
         denoiser: nn.Module,
         window: Sequence[int],
-        overlap: float = 0.5,
+        overlap: float | Sequence[float] = 0.5,
         position_key: str | None = None,
         batch_size: int = 1,
     ) -> None:
         super().__init__()
-        if not 0 <= overlap < 1 or batch_size < 1 or not window or min(window) < 1:
+        overlaps = tuple(overlap) if isinstance(overlap, Sequence) else (overlap,) * len(window)
+        shares = len(overlaps) == len(window) and all(0 <= share < 1 for share in overlaps)
+        if not shares or batch_size < 1 or not window or min(window) < 1:
             raise ValueError(
-                f"TiledDenoiser needs window sizes >= 1, 0 <= overlap < 1 and batch_size >= 1, got {list(window)}, "
-                f"{overlap} and {batch_size}."
+                "TiledDenoiser needs window sizes >= 1, 0 <= overlap < 1 for all axes or for each, and batch_size >= "
+                f"1, got {list(window)}, {overlap} and {batch_size}."
             )
         self.denoiser = denoiser
         self.window = tuple(int(size) for size in window)
-        self.overlap = overlap
+        self.overlap = overlaps
         self.position_key = position_key
         self.batch_size = batch_size
 
@@ -76,7 +79,7 @@ class TiledDenoiser(nn.Module):
                 "the denoiser without tiling."
             )
         sigma = per_sample_sigma(x, sigma)
-        starts = [window_starts(s, w, self.overlap) for s, w in zip(size, self.window, strict=True)]
+        starts = [window_starts(*axis) for axis in zip(size, self.window, self.overlap, strict=True)]
         weights = [_blending(s, w, begin) for s, w, begin in zip(size, self.window, starts, strict=True)]
         indices = list(itertools.product(range(len(x)), *[range(len(begin)) for begin in starts]))
         denoised: Tensor | None = None

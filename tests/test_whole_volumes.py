@@ -79,7 +79,7 @@ class TestRestoration:
         options = {"noise_std": 0.5, "measure": False, "count": 2, "steps": 6, "progress": False}
         whole, tiled = (
             WholeRestorationInferer(lambda size: Mask(torch.ones(*size)), tiles=tiles, **options)(y, independent())
-            for tiles in (None, DetailTiles((4, 8)))
+            for tiles in (None, DetailTiles((4, 8), overlap=2))
         )
         torch.testing.assert_close(whole, tiled)
 
