@@ -1,6 +1,7 @@
 from monai_diffscore.data.anndata import *
 from monai_diffscore.data.arrays import *
 from monai_diffscore.data.cache import *
+from monai_diffscore.data.cases.case import *
 from monai_diffscore.data.cells import *
 from monai_diffscore.data.dicom import *
 from monai_diffscore.data.files import *
