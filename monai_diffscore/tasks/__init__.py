@@ -1,4 +1,5 @@
-"""Tasks of a trained prior on a folder of cases: restoration, anomaly detection, likelihood, imputation, transfer.
+"""Tasks of a trained prior on a folder of cases: restoration, translation, anomaly detection, likelihood, imputation,
+transfer.
 
 Each task is an inferer for MONAI's evaluators and a postprocessing that writes the result of each case: NIfTI on the
 grid of the source, a picture, and one row of numbers in ``cases.csv``, which ``TrackCases`` logs to MLflow.
@@ -7,6 +8,7 @@ grid of the source, a picture, and one row of numbers in ``cases.csv``, which ``
 inferer                             postprocessing                    task
 ==================================  ================================  ==================================================
 :class:`RestorationInferer`         :class:`SavePosterior`            inpaint, super-resolve, denoise, reconstruct
+:class:`TranslationInferer`         :class:`SaveTranslation`          an image of a contrast from those of others
 :class:`AnomalyInferer`             :class:`CalibrateAnomaly`,        p-value at each voxel, label map
                                     :class:`SaveAnomaly`,
                                     :class:`ProposeAnomaly`
@@ -37,6 +39,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "restoration": "RestorationInferer SavePosterior box_mask estimate_noise line_angles",
         "table_imputation": "SaveImputedTable",
         "transfer": "TransferInferer",
+        "translation": "SaveTranslation TranslationInferer",
         "whole_volumes": "WholeAnomalyInferer WholeLikelihoodInferer WholeRestorationInferer",
     },
 )

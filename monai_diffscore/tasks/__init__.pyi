@@ -8,4 +8,5 @@ from monai_diffscore.tasks.profile_imputation import *
 from monai_diffscore.tasks.restoration import *
 from monai_diffscore.tasks.table_imputation import *
 from monai_diffscore.tasks.transfer import *
+from monai_diffscore.tasks.translation import *
 from monai_diffscore.tasks.whole_volumes import *

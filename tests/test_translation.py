@@ -1,0 +1,97 @@
+"""An image from the other images of its case: exact answers for an exact model, results in the unit of the target."""
+
+from __future__ import annotations
+
+import csv
+import math
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from monai.data import MetaTensor
+from torch import nn
+
+from monai_diffscore.sampling import asinh_sigmas
+from monai_diffscore.tasks import SaveTranslation, TranslationInferer
+from monai_diffscore.tensors import noise_like, per_sample, random_stream
+
+
+class LinearContrast(nn.Module):
+    """x = SLOPE given + n, n ~ N(0, NOISE^2), given ~ N(0, 1): each conditional is Gaussian, voxel by voxel."""
+
+    SLOPE, NOISE = 0.6, 0.3
+
+    def law(self, given):
+        missing = given.isnan()
+        mean = torch.where(missing, 0.0, self.SLOPE * given)
+        return mean, torch.where(missing, self.SLOPE**2 + self.NOISE**2, self.NOISE**2)
+
+    def forward(self, x, sigma, given):
+        mean, variance = self.law(given)
+        level = per_sample(sigma, x) ** 2
+        return (variance * x + level * mean) / (variance + level)
+
+
+def some_given() -> torch.Tensor:
+    given = torch.randn(2, 1, 8, 8, 8, generator=torch.Generator().manual_seed(3))
+    given[1, :, :4] = torch.nan
+    return given
+
+
+def test_translation_is_the_conditional_law_where_that_is_gaussian():
+    """The flow from the noise n is mean + sqrt(v / (v + s^2)) (s n - mean) for the variance v and the first level s."""
+    sigmas, given, count = asinh_sigmas(60), some_given(), 6
+    inferer = TranslationInferer((8, 8, 4), count=count, sigmas=sigmas, seed=5, progress=False)
+    output = inferer(torch.zeros(2, 1, 8, 8, 8), LinearContrast(), seed=torch.tensor([7, 9]), given=given)
+    mean, variance = LinearContrast().law(given)
+    first = float(sigmas[0])
+    draws = []
+    for number in range(count):
+        noise = noise_like(given, [random_stream(5, case * count + number) for case in (7, 9)])
+        draws.append(mean + (variance / (variance + first**2)).sqrt() * (first * noise - mean))
+    exact = torch.cat(draws, 1)
+    torch.testing.assert_close(output[:, 2:], exact, atol=5e-3, rtol=0)
+    torch.testing.assert_close(output[:, :1], exact.mean(1, keepdim=True), atol=5e-3, rtol=0)
+    torch.testing.assert_close(output[:, 1:2], exact.std(1, keepdim=True), atol=5e-3, rtol=0)
+
+
+def test_one_draw_has_no_standard_deviation():
+    with pytest.raises(ValueError, match="count >= 2"):
+        TranslationInferer((8, 8, 8), count=1)
+
+
+def result(path: Path, has_target: bool) -> dict:
+    """Mean 0, standard deviation 0.5 and samples 0.5 and -0.5, of a target that is 0.25 (without one: anything)."""
+    shape = (1, 4, 5, 6)
+    image = MetaTensor(
+        torch.full(shape, 0.25), affine=np.diag([2.0, 3.0, 4.0, 1.0]), meta={"filename_or_obj": str(path)}
+    )
+    image.push_applied_operation({"class": "PercentileScale", "extra_info": {"low": 100.0, "high": 300.0}})
+    meta = {"is_given": torch.tensor([True, False]), "misregistration_mm": torch.tensor([4.0, math.nan])}
+    given = MetaTensor(torch.zeros(2, *shape[1:]), meta=meta)
+    pred = torch.cat([torch.full(shape, value) for value in (0.0, 0.5, 0.5, -0.5)])
+    return {"image": image, "given": given, "pred": pred, "has_target": torch.tensor(has_target)}
+
+
+@pytest.mark.parametrize("has_target", [True, False])
+def test_results_are_in_the_unit_of_the_target_or_of_the_cohort(tmp_path, has_target):
+    save = SaveTranslation(tmp_path, "flair", ["t1", "t2"], low=0.0, high=1000.0)
+    save(result(tmp_path / "sub-1_X.nii.gz", has_target))
+    case, low, high = ("sub-1_X", 100, 300) if has_target else ("sub-1_X_to_flair", 0, 1000)
+    middle, half = (low + high) / 2, (high - low) / 2
+    values = {"mean": middle, "std": half / 2, "sample1": middle + half / 2, "sample2": middle - half / 2}
+    for name, value in values.items():
+        written = nib.load(tmp_path / f"{case}_{name}.nii.gz")
+        np.testing.assert_allclose(written.get_fdata(), value)
+        np.testing.assert_array_equal(written.affine, np.diag([2.0, 3.0, 4.0, 1.0]))
+    (row,) = csv.DictReader((tmp_path / "cases.csv").open())
+    assert (row["case"], row["given"], float(row["misregistration_mm"])) == (case, "t1", 4.0)
+    errors = {name: row[name] for name in ("rmse", "rmse_sample", "share_within_2_std") if name in row}
+    if has_target:
+        assert {name: float(value) for name, value in errors.items()} == {
+            "rmse": 0.25, "rmse_sample": 0.25, "share_within_2_std": 1.0,
+        }  # fmt: skip
+    else:
+        assert errors == {}
