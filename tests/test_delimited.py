@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import datetime
 import io
+import re
+import shlex
 
 import numpy as np
 import pandas as pd
@@ -52,9 +54,10 @@ def test_rs_names_of_rows_shift_no_column(names, sep, name, quote, tmp_path):
 
 
 @pytest.mark.parametrize("index", [None, [f"p{n}" for n in range(ROWS)], range(100, 100 + ROWS)])
-def test_an_empty_first_name_is_of_the_rows(index, tmp_path):
+@pytest.mark.parametrize("name", ["", "Unnamed: 0"])  # pandas' own name of an empty one
+def test_an_empty_first_name_is_of_the_rows(index, name, tmp_path):
     frame = patients() if index is None else patients().set_axis(index)
-    pd.testing.assert_frame_equal(read(frame.to_csv(), tmp_path), patients())
+    pd.testing.assert_frame_equal(read(frame.rename_axis(name).to_csv(), tmp_path), patients())
 
 
 @pytest.mark.parametrize(
@@ -64,6 +67,13 @@ def test_a_cell_too_many_is_refused_by_its_line(row, tmp_path):
     lines = ["age,bmi,sex,ward", *(row.replace("{n}", str(n)) for n in range(20, 40))]
     with pytest.raises(DataError, match=r"rows of 4 cells.*5 cells in line 2.*Quote"):
         read("\n".join(lines), tmp_path)
+
+
+@pytest.mark.parametrize("sep", [",", ";", "\t", "|"])
+def test_two_cells_too_many_do_not_hide_the_delimiter(sep, tmp_path):
+    lines = patients().to_csv(index=False, sep=sep).splitlines()
+    with pytest.raises(DataError, match=r"rows of 3 cells.*5 cells in line 2 .*Quote"):
+        read("\n".join([lines[0], *(f"{line}{sep}a{sep}b" for line in lines[1:])]), tmp_path)
 
 
 @pytest.mark.parametrize("line", [2, 31, ROWS + 1])
@@ -232,7 +242,8 @@ def test_counts_without_a_value_keep_it():
 @pytest.mark.parametrize("ids", [np.arange(100001, 100001 + ROWS), np.arange(ROWS) // 2])
 def test_identifiers_are_no_columns(name, ids):
     frame = patients().assign(**{name: ids})
-    with pytest.raises(DataError, match=rf"no identifier.*--subject {name}\..*--exclude {name}\."):
+    word = re.escape(shlex.quote(name))
+    with pytest.raises(DataError, match=rf"no identifier.*--subject {word}\..*--exclude {word}\."):
         infer_schema(frame)
     assert [column.name for column in infer_schema(frame, subject=name).columns] == ["age", "bmi", "sex"]
     assert [column.name for column in infer_schema(frame, exclude=name).columns] == ["age", "bmi", "sex"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import subprocess
 import sys
 import textwrap
@@ -206,9 +208,19 @@ def test_files_that_cannot_be_read_by_rows_are_refused(tmp_path):
             Expression(tmp_path / name)
 
 
-@pytest.mark.parametrize("store", ["h5", "mtx", "mtx.gz", "csc"])
-@pytest.mark.parametrize("folder", [True, False])
-def test_10x_and_matrices_by_columns_are_read(store, folder, tmp_path):
+#: folders with a matrix.mtx: sample, file of the features, its columns, and ending
+MTX = {
+    "mtx": ("", "genes", 2, ""),
+    "mtx.gz": ("", "features", 3, ".gz"),
+    "of a sample": ("GSM7_liver_", "genes", 2, ".gz"),
+    "STARsolo": ("", "features", 3, ""),
+    "one column": ("", "features", 1, ".gz"),
+}
+
+
+@pytest.mark.parametrize("store", ["h5", "csc", *MTX])
+@pytest.mark.parametrize("level", ["parent", "itself", "file"])
+def test_10x_and_matrices_by_columns_are_read(store, level, tmp_path):
     import gzip
 
     import h5py
@@ -237,17 +249,17 @@ def test_10x_and_matrices_by_columns_are_read(store, folder, tmp_path):
     else:
         file = place / "matrices"
         file.mkdir()
-        end, opened = (".gz", gzip.open) if store.endswith("gz") else ("", open)
-        texts = {
-            "barcodes.tsv": "\n".join(names),
-            "features.tsv" if end else "genes.tsv": "\n".join(f"ENSG{n}\tG{n}\tGene Expression" for n in range(30)),
-        }
-        for name, text in texts.items():
-            with opened(file / f"{name}{end}", "wt") as written:
-                written.write(f"{text}\n")
-        with opened(file / f"matrix.mtx{end}", "wb") as written:
+        sample, features, columns, end = MTX[store]
+        opened = gzip.open if end else open
+        genes = genes if columns > 1 else [f"ENSG{n}" for n in range(30)]
+        rows = ["\t".join([f"ENSG{n}", f"G{n}", "Gene Expression"][:columns]) for n in range(30)]
+        for name, text in (("barcodes", names), (features, rows)):
+            with opened(file / f"{sample}{name}.tsv{end}", "wt") as written:
+                written.writelines(f"{line}\n" for line in text)
+        with opened(file / f"{sample}matrix.mtx{end}", "wb") as written:
             scipy.io.mmwrite(written, by_genes)
-    source = place if folder else file
+    matrix = next(iter(file.glob("*matrix.mtx*")), file)
+    source = {"parent": place, "itself": file, "file": matrix}[level]
     made = Expression(source)
     values, totals = made.matrix([599, 0, 513])
     np.testing.assert_array_equal(values.toarray(), counts[[599, 0, 513]])
@@ -255,6 +267,42 @@ def test_10x_and_matrices_by_columns_are_read(store, folder, tmp_path):
     assert (made.genes, list(made.obs.index)) == (tuple(genes), names)
     found = take_fingerprint(source)
     assert (found.kind, found.cases, found.channels) == ("cells", 600, 30)
+
+
+def test_genes_alone_are_read_of_a_folder_of_several_kinds_of_features_and_several_samples_are_refused(tmp_path):
+    import scipy.io
+
+    counts = np.random.default_rng(1).poisson(3, (40, 12))
+    kinds = ["Gene Expression"] * 8 + ["Antibody Capture"] * 3 + ["Custom"]
+    for sample in ("a_", "b_"):
+        scipy.io.mmwrite(tmp_path / f"{sample}matrix.mtx", sparse.coo_matrix(counts.T))
+        (tmp_path / f"{sample}barcodes.tsv").write_text("".join(f"c{n}\n" for n in range(40)))
+        (tmp_path / f"{sample}features.tsv").write_text("".join(f"E{n}\tG{n}\t{k}\n" for n, k in enumerate(kinds)))
+    made = Expression(tmp_path / "b_matrix.mtx")
+    np.testing.assert_array_equal(made.matrix()[0].toarray(), counts[:, :8])
+    with pytest.raises(DataError, match=r"one matrix.*a_matrix.mtx, b_matrix.mtx"):
+        Expression(tmp_path)
+    (tmp_path / "a_barcodes.tsv").unlink()
+    with pytest.raises(DataError, match=r"10x Genomics.*a_barcodes.tsv.*together"):
+        Expression(tmp_path / "a_matrix.mtx")
+
+
+@pytest.mark.parametrize(
+    "correct", [lambda x: 0.97 * x, lambda x: x - 0.1 * (x > 0), lambda x: sparse.csr_matrix(x * 0.8)]
+)
+def test_the_command_for_counts_without_ambient_rna_gives_counts(correct, tmp_path):
+    counts = np.random.default_rng(2).poisson(2, (60, 20)) + 30.0
+    file = tmp_path / "my cells.h5ad"
+    anndata.AnnData(correct(counts)).write_h5ad(file)
+    with pytest.raises(DataError, match="ambient RNA") as refused:
+        Expression(file)
+    command = shlex.split(re.search(r'python (-c ".*?")', str(refused.value))[1])
+    subprocess.run([sys.executable, *command], check=True, timeout=120)
+    rounded = Expression(tmp_path / "my cells_counts.h5ad")
+    values = correct(counts)
+    expected = np.rint(values.toarray() if sparse.issparse(values) else values)
+    made = rounded.matrix()[0]
+    np.testing.assert_array_equal(made.toarray() if sparse.issparse(made) else made, expected)
 
 
 # ---- backed ----

@@ -28,7 +28,7 @@ from monai_diffscore.data.expression_stores import open_store
 from monai_diffscore.data.gene_fields import GeneFields
 from monai_diffscore.data.rows import split_indices
 from monai_diffscore.errors import DataError
-from monai_diffscore.transforms.counts import COUNTS_REMEDY, describe_values, refuse_other_than_counts
+from monai_diffscore.transforms.counts import counts_remedy, describe_values, refuse_other_than_counts
 from monai_diffscore.transforms.table_schema import column_of
 
 #: the layers to search for counts, if the fields declare no layer
@@ -148,7 +148,7 @@ class Expression:
             self.source,
             expected="raw counts, integers from 0, in layers['counts'], raw or X",
             got="; ".join(f"{place}: {text}" for place, text in descriptions.items()) or "no matrix",
-            remedy=COUNTS_REMEDY,
+            remedy=counts_remedy(descriptions.get("X", ""), self.source),
         )
 
     def _check(self, values: Any, start: int) -> None:

@@ -1,8 +1,8 @@
 """Reads delimited text files of R, pandas and spreadsheets; the first lines tell their format.
 
 The reader detects the delimiter, the encoding, and whether rows have names: the first name is empty (pandas, R's
-``write.csv``), or the header has one cell fewer than the rows (R's ``write.table``). A row with too many or too few
-cells is an error that names its line, because its cells may be shifted.
+``write.csv``) or pandas' ``Unnamed: 0``, or the header has one cell fewer than the rows (R's ``write.table``). A row
+with too many or too few cells is an error that names its line, because its cells may be shifted.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def read_delimited(path: str | Path, delimiter: str | None = None, named_rows: b
         body = [(number, cells[:-1]) for number, cells in body]  # a delimiter ends each row
     short = _names_fewer(header, body)
     _refuse_other_lengths(file, header, body, len(header) + short)
-    if short or header[0] == "" or named_rows:
+    if short or header[0] in ("", "Unnamed: 0") or named_rows:
         if not named_rows:
             logger.info(f"{file.name}: the first column has no name: it holds the names of the rows")
         row_names = [cells[0] for _, cells in body]
@@ -137,16 +137,17 @@ def _lines(text: str, mark: str, most: int | None = None) -> list[tuple[int, lis
 
 
 def _find_delimiter(text: str, usual: str) -> str:
-    """The delimiter that gives rows of one length with the most columns; else the usual one."""
-    best, columns = usual, 1
+    """The delimiter that gives rows of one length with the most columns; else the one with the most names."""
+    best, columns, names = usual, 1, {}
     for mark in dict.fromkeys((usual, *_TRIED)):
         rows = [cells for _, cells in _lines(text, mark, 30)]
+        names[mark] = len(rows[0]) if mark != " " else 1
         width = Counter(map(len, rows[1:])).most_common(1)[0][0] if len(rows) > 1 else len(rows[0])
         if width > columns and len(rows[0]) in (width, width - 1) and len(rows[0]) >= 2 + (mark == " "):
             best, columns = mark, width
             if mark == usual:
                 return mark
-    return best
+    return best if columns > 1 else max(names, key=lambda mark: names[mark])
 
 
 def _names_fewer(header: list[str], body: list[tuple[int, list[str]]]) -> bool:

@@ -18,6 +18,8 @@ logger = logging.getLogger(__name__)
 
 #: endings of files with an expression matrix
 ENDINGS = (".h5ad", ".zarr", ".h5", *DELIMITERS)
+#: ends of the name of a matrix of 10x Genomics, behind the name of a sample or nothing
+_MTX = ("matrix.mtx", "matrix.mtx.gz")
 
 
 def open_store(source: Any, transposed: bool = False, obs_path: str | Path | None = None) -> HeldMatrix | StoredMatrix:
@@ -33,22 +35,23 @@ def open_store(source: Any, transposed: bool = False, obs_path: str | Path | Non
     path = only_matrix(Path(source))
     if any(ending.lower() in DELIMITERS for ending in path.suffixes[-2:]):
         return HeldMatrix.read(path, transposed, obs_path)
-    if path.suffix == ".h5" or (path.is_dir() and path.suffix != ".zarr"):
+    if path.suffix == ".h5" or path.name.endswith(_MTX):
         return HeldMatrix.of(_read_10x(path))
     return StoredMatrix(path)
 
 
 def only_matrix(path: Path) -> Path:
-    """The path of a file, a .zarr folder or a folder with 10x's matrix.mtx; for another folder, the only one inside.
+    """The path of a file or a .zarr folder; for another folder, the only matrix inside, or in a folder of 10x in it.
 
     Raises:
         DataError: for a folder without a matrix, or with several.
     """
-    if not path.is_dir() or path.suffix == ".zarr" or is_10x_folder(path):
+    if not path.is_dir() or path.suffix == ".zarr":
         return path
     inside = sorted(path.iterdir())
-    matrices = [
-        file for file in inside if any(end.lower() in ENDINGS for end in file.suffixes[-2:]) or is_10x_folder(file)
+    matrices = matrices_of_10x(path) or [
+        *(file for file in inside if any(end.lower() in ENDINGS for end in file.suffixes[-2:])),
+        *(matrix for folder in inside for matrix in matrices_of_10x(folder)),
     ]
     if len(matrices) != 1:
         raise DataError(
@@ -58,16 +61,45 @@ def only_matrix(path: Path) -> Path:
     return matrices[0]
 
 
-def is_10x_folder(path: Path) -> bool:
-    """Whether a folder contains the matrix.mtx of 10x Genomics."""
-    return path.is_dir() and any((path / f"matrix.mtx{end}").is_file() for end in ("", ".gz"))
+def matrices_of_10x(path: Path) -> list[Path]:
+    """The matrices ``matrix.mtx`` of 10x Genomics at a path: the file itself, or those in a folder.
+
+    Their names may begin with that of a sample (``GSM1_matrix.mtx.gz``) and end with ``.gz``.
+    """
+    if path.is_dir():
+        return sorted(file for file in path.iterdir() if file.name.endswith(_MTX))
+    return [path] if path.name.endswith(_MTX) else []
+
+
+def _read_mtx(matrix: Path) -> Any:
+    """The matrix with ``barcodes.tsv`` and ``features.tsv`` (``genes.tsv``) of its sample, each also .gz, as AnnData.
+
+    The second column of the features has the symbols, where there is one. The third, the type, selects gene expression.
+    """
+    import anndata
+    from scipy.io import mmread
+
+    sample = matrix.name.partition("matrix.mtx")[0]
+
+    def table(*names: str) -> pd.DataFrame:
+        files = [matrix.with_name(f"{sample}{name}.tsv{end}") for name in names for end in ("", ".gz")]
+        file = next((file for file in files if file.is_file()), files[0])
+        return pd.read_csv(file, sep="\t", header=None, dtype=str, keep_default_na=False)
+
+    barcodes, features = table("barcodes"), table("features", "genes")
+    adata = anndata.AnnData(
+        sparse.csr_matrix(mmread(matrix).T, dtype="float32"),
+        obs=pd.DataFrame(index=barcodes[0].to_numpy()),
+        var=pd.DataFrame({"gene_ids": features[0].to_numpy()}, index=features[min(1, features.columns[-1])].to_numpy()),
+    )
+    return adata[:, (features[2] == "Gene Expression").to_numpy()].copy() if 2 in features else adata
 
 
 def _read_10x(path: Path) -> Any:
     import scanpy
 
     try:
-        adata = scanpy.read_10x_mtx(path) if path.is_dir() else scanpy.read_10x_h5(path)
+        adata = scanpy.read_10x_h5(path) if path.suffix == ".h5" else _read_mtx(path)
     except Exception as error:
         raise DataError(
             path, expected="a matrix of 10x Genomics, as Cell Ranger writes it", got=f"{type(error).__name__}: {error}",

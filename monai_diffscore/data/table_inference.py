@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -193,10 +194,9 @@ class _Inference:
             return
         different = values.nunique()
         if IDENTIFIER.fullmatch(str(self.values.name)) and not self.coded and different > max(20, len(values) / 10):
-            name = self.values.name
             raise self._problem(
                 "no identifier among the columns", f"{different} different values in {len(values)} rows",
-                f"If a subject has several rows, give --subject {name}. {self._leave_out}",
+                f"If a subject has several rows, give --subject {self._flag_value}. {self._leave_out}",
             )  # fmt: skip
 
     def _categorical(self, names: pd.Series, order: list[str], kind: str) -> Column:
@@ -204,7 +204,7 @@ class _Inference:
             raise self._problem(
                 f"at most {self.most_categories} categories, each in several rows",
                 f"{len(order)} different values in {len(names)} rows: identifiers, or free text",
-                f"Name the column as subject, or group its values. {self._leave_out}",
+                f"If it names subjects, give --subject {self._flag_value}; else group its values. {self._leave_out}",
             )
         counts = names.value_counts()
         shares = tuple(float(counts.get(category, 0) / len(names)) for category in order)
@@ -219,7 +219,11 @@ class _Inference:
 
     @property
     def _leave_out(self) -> str:
-        return f"Exclude the column with --exclude {self.values.name}."
+        return f"Exclude the column with --exclude {self._flag_value}."
+
+    @property
+    def _flag_value(self) -> str:
+        return shlex.quote(str(self.values.name))
 
     @property
     def _dtype(self) -> str | None:

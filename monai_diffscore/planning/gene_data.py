@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -180,7 +181,8 @@ def _roles(obs: pd.DataFrame, conditions: Sequence[str], root: Path) -> dict[str
         raise DataError(
             root, key="condition", expected="types or batches of several rows each",
             got=f"{obs[ids[0]].nunique()} different values of {ids[0]} in {len(obs)} rows",
-            remedy=f"If it names donors, give --subject {ids[0]}; numbers must be stored as numbers to be covariates.",
+            remedy=f"If it names donors, give --subject {shlex.quote(ids[0])}; numbers must be stored as numbers to be "
+            "covariates.",
         )  # fmt: skip
     if len(names) > 2:
         raise DataError(root, key="condition", expected="at most two columns of names: type and batch",
@@ -215,13 +217,17 @@ def _roles_of_table(schema: TableSchema) -> list[str]:
     kinds: dict[str, list[str]] = {}
     for column in schema.features:
         kinds.setdefault(column.kind, []).append(column.name)
-    texts = [f"{kind} {', '.join(names)}" for kind, names in kinds.items()]
+    texts = [f"{kind} {_shortened(names)}" for kind, names in kinds.items()]
     texts += [f"condition {schema.label}"] if schema.label else []
     texts += [f"subject {schema.subject}"] if schema.subject else []
     flags = (
         "--condition, --subject and --exclude choose others; --categorical A,B of the training takes numbers as codes"
     )
     return [f"{'; '.join(texts)}. {flags}"]
+
+
+def _shortened(names: Sequence[str], most: int = 12) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def _subjects(rows: pd.DataFrame, subject: str | None) -> int:

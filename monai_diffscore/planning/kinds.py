@@ -10,7 +10,7 @@ import numpy as np
 
 from monai_diffscore.data.cases.names import VOLUMES
 from monai_diffscore.data.dicom import holds_dicom
-from monai_diffscore.data.expression_stores import is_10x_folder
+from monai_diffscore.data.expression_stores import matrices_of_10x
 from monai_diffscore.data.gene_names import are_genes
 from monai_diffscore.data.matrices import genes_are_in
 from monai_diffscore.data.pictures import SUFFIXES as PICTURES
@@ -37,9 +37,9 @@ def find_kind(path: str | Path, graph: str | Path | None = None) -> str:
         raise DataError(root, expected="data", got="no such file or folder", remedy="Name an existing path.")
     if root.suffix.lower() == ".json":
         return "volumes"
-    if root.suffix in CELLS or is_10x_folder(root):
+    if root.suffix in CELLS or matrices_of_10x(root):
         return "cells" if graph is None else "expression"
-    if root.is_dir() and any(is_10x_folder(path) or path.suffix == ".zarr" for path in root.iterdir()):
+    if root.is_dir() and any(matrices_of_10x(path) or path.suffix == ".zarr" for path in root.iterdir()):
         return "cells" if graph is None else "expression"
     tree = walk(root)
     files = tree.files

@@ -17,6 +17,7 @@ inverted.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -46,15 +47,37 @@ def refuse_other_than_counts(matrix: Any, source: object, key: str = "image") ->
     """Raises a DataError unless all values of a dense or sparse matrix are integers >= 0."""
     description = describe_values(matrix)
     if description != "counts":
-        raise DataError(source, key=key, expected="raw counts, integers from 0", got=description, remedy=COUNTS_REMEDY)
+        raise DataError(
+            source,
+            key=key,
+            expected="raw counts, integers from 0",
+            got=description,
+            remedy=counts_remedy(description, source),
+        )
 
 
-COUNTS_REMEDY = (
-    "Put the raw counts into layers['counts'] (before normalising: adata.layers['counts'] = adata.X.copy()); if only "
-    "log1p(1e4 x / total) and the totals are left, monai_diffscore.transforms.recover_counts gives them back; counts "
-    "corrected for ambient RNA (SoupX, CellBender) are rounded: adata.layers['counts'] = adata.X.rint(); for data "
-    "that never were counts (microarrays, log-CPM), declare GeneFields(content='continuous')."
-)
+def counts_remedy(description: str, source: object) -> str:
+    """How to get counts, for a description of :func:`describe_values`: a command that rounds, or where to put them.
+
+    Args:
+        description: in words.
+        source: a file .h5ad, which the command then names.
+    """
+    if description.endswith("scaled"):
+        path = Path(str(source) if str(source).endswith(".h5ad") else "cells.h5ad")
+        code = (
+            f"import anndata, numpy; a = anndata.read_h5ad('{path}'); a.layers['counts'] = numpy.rint(a.X); "
+            f"a.write_h5ad('{path.with_name(path.stem + '_counts.h5ad')}')"
+        )
+        return f'Counts corrected for ambient RNA (SoupX, CellBender) are rounded: python -c "{code}". {_NO_COUNTS}'
+    return (
+        "Put the raw counts into layers['counts'] (before normalising: adata.layers['counts'] = adata.X.copy()); if "
+        "only log1p(1e4 x / total) and the totals are left, monai_diffscore.transforms.recover_counts gives them back. "
+        f"{_NO_COUNTS}"
+    )
+
+
+_NO_COUNTS = "Data that never were counts (microarrays, log-CPM): plan with --kind expression."
 
 
 def recover_counts(
