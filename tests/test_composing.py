@@ -6,22 +6,25 @@ import json
 import re
 import shutil
 from pathlib import Path
+from pydoc import locate
 
 import pytest
-from monai.bundle import ConfigParser
+from monai.bundle import ComponentLocator, ConfigParser
+from monai.transforms import MapTransform
 
 from monai_diffscore import composing
 from monai_diffscore.__main__ import main
 from monai_diffscore.composing import composition, formatting, merging
-from monai_diffscore.data import require_weights, statistics_beside
+from monai_diffscore.data import SlideTiles, require_weights, statistics_beside
 from monai_diffscore.errors import DataError
-from monai_diffscore.inspection.files import items
+from monai_diffscore.inspection.files import items, look_up
 
 ROOT = Path(__file__).parent.parent
 BUNDLES = composing.declared()
 SOURCE = Path(composition.__file__).parent
 #: lines of all configurations of bundles when each was written by hand
 BY_HAND = 8045
+LOCATOR = ComponentLocator()
 
 
 def sources() -> list[Path]:
@@ -93,25 +96,40 @@ def test_overlays_hold_no_long_expression_and_no_formula():
             assert not (isinstance(value, str) and value.startswith("$") and (len(value) > 120 or "**" in value)), path
 
 
-def test_preprocessing_stands_once():
-    """Training, inference, tasks on cases and MONAI Label read one declaration, in all bundles that read images."""
-    bundles = {name: composing.compose(name) for name in BUNDLES}
-    read_images = {name for name, configs in bundles.items() if "reading" in configs["inference"]}
-    for_annotators = {name for name in read_images if "pre_transforms" in bundles[name]["inference"]}
-    assert {"mri_unet3d", "mri_dit3d", "ct_unet3d", "ct_unet2d", "pathology_hierarchical_unet"} <= for_annotators
-    assert {"mri_whole3d", "ct_whole3d"} <= read_images
-    for name in read_images:
-        check_one_preprocessing(name, bundles[name])
-    for name in for_annotators:
-        assert "@reading" in bundles[name]["inference"]["pre_transforms"]["transforms"], name
-
-
-def check_one_preprocessing(name: str, configs: dict) -> None:
+@pytest.mark.parametrize("name", BUNDLES)
+def test_preprocessing_stands_once(name):
+    """Training, inference, tasks and MONAI Label read one declaration of each transform and of each reader."""
+    configs = composing.compose(name)
     train, inference = configs["train"], configs["inference"]
-    if "cases" in configs and name.startswith(("ct_", "mri_")):
-        assert train["reading"] == inference["reading"]
-        assert train["intensity"] == inference["intensity"]
-        assert "@reading" in configs["cases"]["preprocessing"]["transforms"]
+    for steps in ("reading", "intensity", "profile_transforms", "slide_tiles"):
+        if steps in train and steps in inference:
+            assert train[steps] == inference[steps]
+    if "pre_transforms" in inference:
+        assert {"@reading", "@intensity"} <= set(references(inference["pre_transforms"]["transforms"]))
+    if "cases" in configs:
+        assert {"@reading", "@intensity"} <= set(references(configs["cases"]["preprocessing"]["transforms"]))
+    declared = {file: transforms_of(configs[file]) for file in configs if file != "metadata"}
+    assert any(declared.values()) or name in ("toy2d_mlp", "scrna_attention")
+    for file, transforms in declared.items():
+        again = [] if file in ("train", "inference") else declared["train" if file == "evaluate" else "inference"]
+        assert len({*transforms, *again}) == len([*transforms, *again]), file
+
+
+def references(text: str) -> list[str]:
+    return re.findall(r"@\w+", text)
+
+
+def transforms_of(config: dict) -> list[tuple[str, str]]:
+    """Class and keys of each transform and of each reader of slides."""
+    declared = []
+    for place, target in items(config):
+        if place.endswith("_target_"):
+            kind = target if "." in target else LOCATOR.get_component_module_name(target)
+            kind = kind if kind.endswith(target) else f"{kind}.{target}"
+            if isinstance(locate(kind), type) and issubclass(locate(kind), (MapTransform, SlideTiles)):
+                keys = look_up(config, place.removesuffix("_target_") + "keys")[1]
+                declared.append((target, str(keys)))
+    return declared
 
 
 @pytest.mark.parametrize("name", BUNDLES)

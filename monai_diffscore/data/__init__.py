@@ -31,7 +31,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         ),
         "rows": "split_rows",
         "slide_stains": "fit_slide fit_slides",
-        "slides": "Slide list_slides",
+        "slides": "Slide list_slides pixel_spacing_mm",
         "table_inference": "find_schema infer_schema",
         "statistics": "evenly_spaced_items measure_cases require_weights statistics_beside weights_folder",
         "tables": "incomplete_rows read_table requested_rows split_table table_rows write_table",

@@ -269,6 +269,11 @@ def _open(path: str, value_range: tuple[float, float] | None) -> _Levels:
         raise unreadable(path, error) from error
 
 
+def pixel_spacing_mm(mpp_um: float) -> list[float]:
+    """The spacing of a slide's pixels in mm, rows and columns, for a pixel of ``mpp_um`` micrometres."""
+    return [mpp_um / 1000] * 2
+
+
 def list_slides(path: str | Path, key: str = "image", left_out: Sequence[str] = ()) -> list[dict[str, str]]:
     """Lists all slides and pictures below a folder, or the one file ``path``: ``[{key: file, "subject": name}]``.
 

@@ -203,7 +203,7 @@ class Calibration:
         if not readable:
             raise self._nothing(len(slides))
         logger.info(f"calibrating on tiles of {source} (once for these settings and weights)")
-        parser["healthy_tiles#data"] = readable[: self.cases]
+        parser["healthy_slides"] = readable[: self.cases]
 
     def _nothing(self, count: int) -> DataError:
         return DataError(
