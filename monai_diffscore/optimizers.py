@@ -23,6 +23,25 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Muon, Optimizer
 
 
+def adamw(
+    params: Iterable[nn.Parameter],
+    lr: float = 2e-3,
+    adamw_ratio: float = 0.5,
+    betas: tuple[float, float] = (0.9, 0.99),
+    weight_decay: float = 0.0,
+) -> AdamW:
+    """AdamW at the learning rate ``adamw_ratio`` times ``lr``: as a part of :class:`MuonAdamW`, or for all parameters.
+
+    Args:
+        params: parameters to train.
+        lr: learning rate of Muon.
+        adamw_ratio: learning rate of AdamW over ``lr``.
+        betas: decay of both moments.
+        weight_decay: decoupled.
+    """
+    return AdamW(params, adamw_ratio * lr, betas=(betas[0], betas[1]), weight_decay=weight_decay)
+
+
 class MuonAdamW(Optimizer):
     """``torch.optim.Muon`` and ``torch.optim.AdamW`` with one step, one learning rate and one state.
 
@@ -51,7 +70,6 @@ class MuonAdamW(Optimizer):
         matrix_ids = {id(p) for p in matrices}
         others = [p for p in trained if id(p) not in matrix_ids]
         self.views = [nn.Parameter(p.detach().view(len(p), -1)) for p in matrices]
-        adamw_lr = adamw_ratio * lr
         self.parts: list[Optimizer] = []
         groups: list[dict[str, Any]] = []
         if matrices:
@@ -59,8 +77,8 @@ class MuonAdamW(Optimizer):
             self.parts.append(muon)
             groups.append({"params": matrices, "lr": lr})
         if others:
-            self.parts.append(AdamW(others, adamw_lr, betas=(betas[0], betas[1]), weight_decay=weight_decay))
-            groups.append({"params": others, "lr": adamw_lr})
+            self.parts.append(adamw(others, lr, adamw_ratio, betas, weight_decay))
+            groups.append({"params": others, "lr": self.parts[-1].param_groups[0]["lr"]})
         super().__init__(groups, {"lr": lr})
 
     @torch.no_grad()

@@ -78,7 +78,7 @@ class TestInferers:
         x = torch.randn(4, 1, 64, 64, generator=torch.Generator().manual_seed(0))
         errors = ScaleErrorInferer(SIGMAS)(x, white)
         assert errors.shape == (4, 3, 3)
-        for number, metric in enumerate(scale_errors(SIGMAS, 1.0, 3).values()):
+        for number, metric in enumerate(scale_errors(SIGMAS, 1.0, 2).values()):
             metric.update(errors)
             coefficients = 4 * 3 * 16**2  # at the least, that of the coarse image is known to 4 standard errors
             assert metric.compute() == pytest.approx(1, abs=4 * math.sqrt(2 / coefficients)), number

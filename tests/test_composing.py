@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import shutil
@@ -15,6 +16,7 @@ from monai.transforms import MapTransform
 from monai_diffscore import composing
 from monai_diffscore.__main__ import main
 from monai_diffscore.composing import composition, formatting, merging
+from monai_diffscore.configuration import references_in
 from monai_diffscore.data import SlideTiles, require_weights, statistics_beside
 from monai_diffscore.errors import DataError
 from monai_diffscore.inspection.files import items, look_up
@@ -90,10 +92,71 @@ def test_no_expression_is_longer_than_a_line(name):
     assert [place for place, value in expressions if len(value) > 120] == []
 
 
+@pytest.mark.parametrize("name", BUNDLES)
+def test_no_expression_computes_with_numbers(name):
+    """A formula is a function with a name and a test. Lists and texts are joined and repeated."""
+    configs = composing.compose(name)
+    for file, config in configs.items():
+        assert formulas(config, {**configs["train"], **configs["inference"], **config}) == [], file
+
+
 def test_overlays_hold_no_long_expression_and_no_formula():
+    train = composing.compose("mri_unet3d")["train"]
     for path in (ROOT / "configs").glob("*.json"):
-        for _, value in items(json.loads(path.read_text())):
-            assert not (isinstance(value, str) and value.startswith("$") and (len(value) > 120 or "**" in value)), path
+        overlay = json.loads(path.read_text())
+        assert formulas(overlay, {**train, **overlay}) == [], path
+        for _, value in items(overlay):
+            assert not (isinstance(value, str) and value.startswith("$") and len(value) > 120), path
+
+
+@pytest.mark.parametrize(
+    ("expression", "is_formula"),
+    [
+        ("$@latent_size + 1", True), ("$10**6 + @seed", True), ("$@rate * @ratio", True), ("$[@rate / 1000]", True),
+        ("$@epochs * len(@cases)", True), ("$-@seed", True), ("$[dict(seed=2**n) for n in range(3)]", True),
+        ("$@cases[0] * @epochs", False), ("$[32] * @epochs", False), ("$@cases + @cases", False),
+        ("$@folder + '/output'", False), ("$float(-1.0)", False), ("$3 if @epochs > 1 else 1", False),
+    ],
+)  # fmt: skip
+def test_formulas_are_told_from_lists(expression, is_formula):
+    ids = {"latent_size": 2, "seed": 0, "rate": 0.1, "ratio": 0.5, "epochs": 3, "cases": "$[[1], [2]]", "folder": "."}
+    assert bool(formulas({"value": expression}, ids)) is is_formula
+
+
+def formulas(config: dict, ids: dict) -> list[str]:
+    """The expressions of a configuration that compute with numbers; ``ids`` holds the values of what they read."""
+    return [value for _, value in items(config) if isinstance(value, str) and computes(value, ids)]
+
+
+def computes(expression: str, ids: dict) -> bool:
+    if not expression.startswith("$") or expression.startswith("$import "):
+        return False
+    names = {f"reference_{number}": name for number, name in enumerate(references_in(expression))}
+    text = expression[1:].replace("::", "#")
+    for name in sorted(names, key=lambda name: -len(names[name])):
+        text = text.replace(f"@{names[name]}", name)
+    numbers = {name for name, place in names.items() if is_plain_number(look_up(ids, place)[1])}
+    return any(is_formula(node, numbers) for node in ast.walk(ast.parse(text, mode="eval")))
+
+
+def is_formula(node: ast.AST, numbers: set[str]) -> bool:
+    if isinstance(node, ast.UnaryOp):
+        return isinstance(node.op, ast.USub) and not isinstance(node.operand, ast.Constant)
+    if not isinstance(node, ast.BinOp):
+        return False
+    sides = [is_number(side, numbers) for side in (node.left, node.right)]
+    return all(sides) if isinstance(node.op, ast.Mult) else any(sides) or not isinstance(node.op, ast.Add)
+
+
+def is_number(node: ast.AST, numbers: set[str]) -> bool:
+    if isinstance(node, ast.Call):
+        return isinstance(node.func, ast.Name) and node.func.id in ("abs", "float", "int", "len", "max", "min", "round")
+    named = isinstance(node, ast.Name) and node.id in numbers
+    return named or (isinstance(node, ast.Constant) and is_plain_number(node.value))
+
+
+def is_plain_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 @pytest.mark.parametrize("name", BUNDLES)

@@ -17,7 +17,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "files": "file_hash",
         "gene_fields": "GeneFields find_fields",
         "gene_sets": "GeneSets read_gene_sets",
-        "image_requests": "labels_in_turn requested_labels requested_tiles",
+        "image_requests": "labels_in_turn requested_labels requested_tiles seeded_cases",
         "intake": "count_intake intake_lines report_intake",
         "label_maps": "label_classes one_hot part_sizes read_label_map",
         "loader": "ResumableLoader",
@@ -27,14 +27,14 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "participants": "find_participants attach_participants categorical_fields continuous_fields encode_conditions",
         "patches": (
             "GridPatchesd HeldOutSlabd PositionChannelsd evenly_spaced load_statistics measure_statistics "
-            "save_statistics"
+            "rotation_ranges save_statistics size_to_turn"
         ),
         "rows": "split_rows",
         "slide_stains": "fit_slide fit_slides",
         "slides": "Slide list_slides pixel_spacing_mm",
         "table_inference": "find_schema infer_schema",
         "statistics": "evenly_spaced_items measure_cases require_weights statistics_beside weights_folder",
-        "tables": "incomplete_rows read_table requested_rows split_table table_rows write_table",
+        "tables": "incomplete_rows read_table repeats_of_rows requested_rows split_table table_rows write_table",
         "tiles": "SaveTilesd SlideTiles",
         "volumes": "BlankVolumed LoadVolumed list_volumes listed_cases split_by_subject",
     },

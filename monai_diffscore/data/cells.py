@@ -123,7 +123,7 @@ class ObservedCells(Dataset):
 
     def __getitem__(self, place: int) -> dict[str, Any]:
         return {
-            "image": torch.zeros(self.latent_size + 1),
+            "image": torch.zeros(latent_channels(self.latent_size)),
             "counts": torch.where(self.observed, self.truth[place], 0.0),
             "observed": self.observed,
             "truth": self.truth[place],
@@ -187,6 +187,11 @@ def cell_statistics(expression: Expression, training: np.ndarray) -> dict[str, A
     }
 
 
+def latent_channels(latent_size: int) -> int:
+    """The number of channels of a cell's latent: ``latent_size``, and the logarithm of its total."""
+    return latent_size + 1
+
+
 def requested_cells(
     statistics: Mapping[str, Any],
     latent_size: int,
@@ -217,7 +222,7 @@ def requested_cells(
     codes = [code for code, number in enumerate(numbers) for _ in range(number)]
     return [
         {
-            "image": torch.zeros(latent_size + 1),
+            "image": torch.zeros(latent_channels(latent_size)),
             "label": code if fields.labels else -1,
             "batch": -1,
             **{name: torch.tensor(torch.nan) for name in fields.covariates},

@@ -1,4 +1,4 @@
-"""Requests for samples of images: seeds, labels, surroundings."""
+"""Requests for samples of images, and for results of cases: seeds, labels, surroundings."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from torch import Tensor
 
 from monai_diffscore.data.requests import place_of
 from monai_diffscore.errors import DataError
+
+#: seed of the first healthy case of a calibration: it shares no noise with the cases of a task
+FIRST_HEALTHY_SEED = 10**6
 
 
 def requested_labels(
@@ -51,6 +54,17 @@ def requested_tiles(count: int, tiles: Sequence[Mapping[str, Any]] | None) -> li
     if tiles is None:
         return [{"seed": number} for number in range(count)]
     return [{"seed": number, "context": tiles[number]["context"]} for number in range(min(count, len(tiles)))]
+
+
+def seeded_cases(cases: Sequence[Mapping[str, Any]], healthy: bool = False) -> list[dict[str, Any]]:
+    """The cases, each with the ``seed`` of its noise: 0, 1, ..., and from :data:`FIRST_HEALTHY_SEED` for a calibration.
+
+    Args:
+        cases: dictionaries before preprocessing.
+        healthy: whether they are the healthy cases of a calibration.
+    """
+    first = FIRST_HEALTHY_SEED if healthy else 0
+    return [{**case, "seed": seed} for seed, case in enumerate(cases, start=first)]
 
 
 def labels_in_turn(

@@ -195,3 +195,7 @@ class ResumableLoader(DataLoader):
     def start_at(self, epoch: int, batch: int = 0) -> None:
         """Starts the next iteration in ``epoch`` (from 1), after its first ``batch`` batches."""
         self.batches.start_at(epoch, batch)
+
+    def iterations(self, epochs: int) -> int:
+        """The number of batches in so many epochs."""
+        return epochs * len(self)

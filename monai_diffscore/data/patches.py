@@ -7,6 +7,7 @@ measured on the training set, never assumed.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -160,6 +161,16 @@ def evenly_spaced(items: Sequence[Any], count: int) -> list[Any]:
     if len(items) <= count:
         return list(items)
     return [items[index] for index in np.unique(np.linspace(0, len(items) - 1, count).round().astype(int))]
+
+
+def size_to_turn(patch_size: Sequence[int]) -> list[int]:
+    """The size of a crop from which a turned patch of ``patch_size`` voxels is cut: half as large again on each axis."""
+    return [size + size // 2 for size in patch_size]
+
+
+def rotation_ranges(degrees: float, spatial_dims: int) -> list[float]:
+    """The largest angles of ``RandAffined`` in radians: one in the plane, three in space."""
+    return [math.radians(degrees)] * (3 if spatial_dims == 3 else 1)
 
 
 def measure_statistics(cases: Sequence[Mapping[str, Any]], key: str = "image") -> dict[str, Any]:

@@ -171,6 +171,11 @@ def table_rows(frame: pd.DataFrame, encoding: TableEncoding, intervals: bool = F
     return _labelled(rows, labels)
 
 
+def repeats_of_rows(rows: pd.DataFrame, rows_per_epoch: int) -> int:
+    """The number of times, at least 1, that an epoch repeats the rows to have ``rows_per_epoch`` or more."""
+    return max(1, -(-rows_per_epoch // len(rows)))
+
+
 def incomplete_rows(
     frame: pd.DataFrame, encoding: TableEncoding, hidden_share: float = 0.0, seed: int = 0, source: object = "the table"
 ) -> list[dict[str, Any]]:

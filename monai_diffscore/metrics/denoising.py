@@ -86,8 +86,14 @@ def level_errors(sigmas: Sequence[float]) -> dict[str, PredictionMean]:
 
 
 def scale_errors(sigmas: Sequence[float], sigma_data: float, scales: int) -> dict[str, PredictionMean]:
-    """A metric for each scale of a ``ScaleErrorInferer``: its EDM-weighted error, ``denoising_error_of_scale_<n>``."""
-    return {f"denoising_error_of_scale_{n}": DenoisingError(sigmas, sigma_data, scale=n) for n in range(scales)}
+    """A metric for each scale of a ``ScaleErrorInferer``: its EDM-weighted error, ``denoising_error_of_scale_<n>``.
+
+    Args:
+        sigmas: levels of the inferer.
+        sigma_data: of the preconditioning.
+        scales: number of finer scales; 0 is the coarse image.
+    """
+    return {f"denoising_error_of_scale_{n}": DenoisingError(sigmas, sigma_data, scale=n) for n in range(scales + 1)}
 
 
 def lower_is_better(current: float, best: float) -> bool:

@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from lib.problems import cause_of, raise_cause
 from lib.served import ServedBundle
-from monai_diffscore.data import list_slides, list_volumes
+from monai_diffscore.data import list_slides, list_volumes, seeded_cases
 from monai_diffscore.data.slides import Slide
 from monai_diffscore.errors import DataError
 from monai_diffscore.tasks.anomaly import load_scores
@@ -228,6 +228,5 @@ class Calibration:
         if not cases:
             raise self._nothing(len(images))
         logger.info(f"calibrating on {len(cases)} of {source} (once for these settings and weights)")
-        parser["calibrator#val_data_loader#dataset#data"] = [
-            {"image": image, "seed": 10**6 + number} for number, image in enumerate(cases)
-        ]
+        requests = seeded_cases([{"image": image} for image in cases], healthy=True)
+        parser["calibrator#val_data_loader#dataset#data"] = requests
