@@ -139,10 +139,17 @@ def refuse_unknown_flags() -> bool:
         own = Path(str(parser.get("bundle_root", "."))) / "configs"
         files = [own / "train.json", own / "inference.json"]
         refuse_numbers_for_lists(parser.get(), [file for file in files if file.is_file()])
-    lines = arguments["self"].get("initialize", []) if arguments else []
-    if not any(".initialize(" in str(line) for line in lines):
+    if arguments is None or not _initializes_a_process_group(arguments["self"]):
         refuse_lonely_ranks()
     return True
+
+
+def _initializes_a_process_group(parser: ConfigParser) -> bool:
+    """Whether an overlay for several processes set ``process_group``, and the configuration's ``initialize`` reads it.
+
+    The list reads it after this check.
+    """
+    return parser.get("process_group") is not None and "@process_group" in parser.get("initialize", ())
 
 
 class Configuration(dict[str, Any]):

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import ignite.distributed as idist
+import torch
 from monai.data import DistributedSampler
 from torch import distributed
 
@@ -44,11 +45,15 @@ def refuse_lonely_ranks() -> None:
         )
 
 
-def initialize(backend: str) -> bool:
+def initialize(backend: str | None = None) -> bool:
     """Initializes the process group of torchrun, of srun, or of a single process; returns True.
 
     The shell of ``salloc`` has a job but no task. There torchrun's environment counts, not Slurm's.
+
+    Args:
+        backend: of the communication; None takes "nccl" where there is CUDA, else "gloo".
     """
+    backend = backend or ("nccl" if torch.cuda.is_available() else "gloo")
     with _without_slurm(_is_by_torchrun() or "SLURM_PROCID" not in os.environ):
         idist.initialize(backend)
     return True

@@ -35,7 +35,7 @@ def sharded_copy(module: nn.Module, device: torch.device | str) -> nn.Module:
     if not (distributed.is_available() and distributed.is_initialized()):
         raise RuntimeError(
             "Expected an initialized process group, got none. Start the training with torchrun or srun, with one "
-            "process for each rank, and with the list initialize of the overlay."
+            "process for each rank, and with the process_group of the overlay."
         )
     network = copy.deepcopy(module).to(device)
     for tensor in [*network.parameters(), *network.buffers()]:

@@ -131,7 +131,7 @@ def test_a_training_first_prints_the_counts_of_used_and_skipped_cases(two_contra
     parser = ConfigParser()
     parser.read_config(out / "configs/train.json")
     reports = [text for text in parser.get("initialize") if "report_intake" in text]
-    assert parser.get("initialize").index(reports[0]) < parser.get("initialize").index("$@train#trainer")
+    assert parser.get("initialize").index(reports[0]) < parser.get("initialize").index("@trainer")
     parser["reported"] = reports[0]
     parser.get_parsed_content("reported")
     assert capsys.readouterr().out == (

@@ -88,10 +88,13 @@ def test_two_ranks_have_the_gradient_of_one_with_twice_the_batch(tmp_path):
 
 @pytest.mark.parametrize("bundle", BUNDLES)
 def test_the_overlay_agrees_with_every_bundle(bundle):
-    """It repeats the ``initialize`` list, with lines of the launcher in it."""
+    """The ``initialize`` list of the bundle begins the process group of the overlay before it builds the trainer."""
     overlay = json.loads((ROOT / "configs/multi_gpu.json").read_text())
     train = json.loads((ROOT / f"bundles/{bundle}/configs/train.json").read_text())
-    assert [line for line in overlay["initialize"] if "launcher" not in line] == train["initialize"]
+    assert overlay["process_group"] == "$launcher.initialize()"
+    assert train["process_group"] is None
+    begin = train["initialize"].index
+    assert begin("$command_line.refuse_unknown_flags()") < begin("@process_group") < begin("@trainer")
     assert train["finalize"] == []
     assert train["train"]["dataloader"]["_target_"] == "monai_diffscore.data.ResumableLoader"
 

@@ -14,6 +14,7 @@ import processes
 import pytest
 import torch
 from ignite.engine import Events
+from monai.bundle import ConfigParser
 from monai.handlers import LrScheduleHandler
 from processes import KILL, ROOT, checkpoints, losses
 
@@ -235,9 +236,15 @@ def test_under_torchrun_stopped_and_continued(tmp_path, volumes):
 def test_the_overlay_agrees_with_every_bundle(bundle):
     overlay = json.loads((ROOT / "configs/fsdp.json").read_text())
     train = json.loads((ROOT / f"bundles/{bundle}/configs/train.json").read_text())
-    assert [line for line in overlay["initialize"] if "launcher" not in line] == train["initialize"]
+    assert overlay["process_group"] == "$launcher.initialize()"
+    begin = train["initialize"].index
+    assert begin("$command_line.refuse_unknown_flags()") < begin("@process_group") < begin("@trainer")
     assert train["resumable_checkpoint"]["_target_"] == "monai_diffscore.handlers.ResumableCheckpoint"
     assert {"_target_": "monai_diffscore.handlers.Attach", "handler": "@resumable_checkpoint"} in train["train"][
         "handlers"
     ]
-    assert {name: value for name, value in overlay["ema"].items() if name != "average"} == train["ema"]
+    parser = ConfigParser(train | {"ema": train["ema"] | {"relative_length": 0.05}})
+    parser.update(overlay)
+    ema = parser["ema"]
+    assert ema.pop("average") == overlay["ema#average"]
+    assert ema == train["ema"] | {"relative_length": 0.05}  # as the bundle, or its plan, has it

@@ -164,7 +164,7 @@ def evenly_spaced(items: Sequence[Any], count: int) -> list[Any]:
 
 
 def size_to_turn(patch_size: Sequence[int]) -> list[int]:
-    """The size of a crop from which a turned patch of ``patch_size`` voxels is cut: half as large again on each axis."""
+    """The size of a crop from which a turned patch of ``patch_size`` voxels is cut: half as much again on each axis."""
     return [size + size // 2 for size in patch_size]
 
 
