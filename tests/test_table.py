@@ -14,6 +14,8 @@ from sklearn.preprocessing import QuantileTransformer
 
 from monai_diffscore import samples
 from monai_diffscore.data import (
+    DitheredRows,
+    ResumableLoader,
     find_schema,
     incomplete_rows,
     infer_schema,
@@ -22,10 +24,10 @@ from monai_diffscore.data import (
     table_rows,
     write_table,
 )
+from monai_diffscore.data.loader import scattered_uniforms
 from monai_diffscore.errors import DataError
 from monai_diffscore.transforms import (
     Column,
-    DitherTabled,
     EncodeTable,
     EncodeTabled,
     TableEncoding,
@@ -239,7 +241,7 @@ def test_rows_come_back_exactly(schema, scaling, codes, quantiles):
     vectors = transform(numbers)
     assert vectors.shape == (300, encoding.size)
     free = [column.name for column in schema.features].index("ratio")
-    encoded = [vectors, *(DitherTabled("image", encoding)({"image": encoding.bounds(numbers)[:1][0]})["image"][None],)]
+    encoded = [vectors, DitheredRows(clinical(), encoding).batch(range(300), seed=0)["image"].numpy()]
     generator = np.random.default_rng(0)
     for _ in range(3):
         encoded.append(
@@ -384,8 +386,42 @@ def test_labels_are_drawn_as_often_as_they_are_there():
     rows = table_rows(frame, encoding)
     assert rows[5]["label"] == frame["age"][5]
     assert rows[5]["image"].shape == (encoding.size,)
-    bounds = table_rows(frame, encoding, intervals=True)[5]
-    assert bounds["image"].shape == (2, encoding.size)
+    batch = DitheredRows(frame, encoding).batch([5, 0], seed=0)
+    assert batch["image"].shape == (2, encoding.size)
+    assert batch["label"].tolist() == [frame["age"][5], frame["age"][0]]
+    assert batch["name"] == ["5", "0"]
+
+
+def test_a_visit_of_a_row_has_its_own_draw_in_any_batch():
+    """With workers or without, from the first batch of an epoch or a later one; another epoch draws anew."""
+    frame = clinical()
+    schema = infer_schema(frame, "outcome", exclude=["patient"])
+    encoding = measure_encoding(schema, schema.numbers(frame))
+    rows = DitheredRows(frame, encoding, fewest=700)
+    assert len(rows) == 900
+    visits = rows.batch([7, 307, 607], seed=1)
+    assert torch.equal(rows.batch([307], seed=1)["image"][0], visits["image"][1])
+    assert len(visits["image"].unique(dim=0)) == 3, "three visits of one row"
+    epochs = [list(ResumableLoader(rows, batch_size=64, seed=3, num_workers=workers)) for workers in (0, 1)]
+    assert len(epochs[0]) == 14
+    for plain, forked in zip(*epochs, strict=True):
+        assert torch.equal(plain["image"], forked["image"])
+        assert plain["name"] == forked["name"]
+    loader = ResumableLoader(rows, batch_size=64, seed=3)
+    loader.start_at(1, 13)
+    assert torch.equal(next(iter(loader))["image"], epochs[0][13]["image"])
+    loader.start_at(2)
+    assert not torch.equal(next(iter(loader))["image"], epochs[0][0]["image"])
+
+
+def test_the_draws_of_visits_are_uniform_and_independent():
+    """400,000 numbers: Kolmogorov-Smirnov, and correlations of neighbours within five standard errors of 0."""
+    numbers = scattered_uniforms(12345, np.arange(20000), 20)
+    assert kstest(numbers.ravel(), "uniform").pvalue > 1e-3
+    others = [numbers[:, 1:], scattered_uniforms(12346, np.arange(20000), 20)[:, :-1]]
+    for pair in [(numbers[:, :-1], others[0]), (numbers[1:], numbers[:-1]), (numbers[:, :-1], others[1])]:
+        first, second = (part.ravel() for part in pair)
+        assert abs(np.corrcoef(first, second)[0, 1]) < 5 / len(first) ** 0.5
 
 
 def test_a_column_is_refused_that_makes_no_sense():

@@ -34,7 +34,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "slides": "Slide list_slides pixel_spacing_mm",
         "table_inference": "find_schema infer_schema",
         "statistics": "evenly_spaced_items measure_cases require_weights statistics_beside weights_folder",
-        "tables": "incomplete_rows read_table repeats_of_rows requested_rows split_table table_rows write_table",
+        "tables": "DitheredRows incomplete_rows read_table requested_rows split_table table_rows write_table",
         "tiles": "SaveTilesd SlideTiles",
         "volumes": "BlankVolumed LoadVolumed list_volumes listed_cases split_by_subject",
     },

@@ -6,7 +6,8 @@ A checkpoint needs no state of the loader, and neither worker processes nor pref
   [(b R + r) B, (b R + r + 1) B), so that the ranks' batches together are one batch of R B. A resumed epoch begins at
   its next batch, and loads none of the batches before;
 - **randomness of the transforms**: a number from (seed, e, index) seeds MONAI's random transforms and the generators of
-  torch, NumPy and Python before an item is made.
+  torch, NumPy and Python before an item is made;
+- **whole batches**: a data set that makes a batch at once (:class:`Batched`) gets the indices and a seed of (seed, e).
 
 Seeds are :math:`h(h(\text{seed} + c) + n) \bmod 2^{32}` with a bijection h, so that no two items of a training share
 one.
@@ -16,9 +17,9 @@ from __future__ import annotations
 
 import multiprocessing
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from multiprocessing.context import BaseContext
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -44,6 +45,33 @@ def _mix(number: int) -> int:
     number = ((number ^ number >> 16) * 0x85EBCA6B) & _WORD
     number = ((number ^ number >> 13) * 0xC2B2AE35) & _WORD
     return number ^ number >> 16
+
+
+def scattered_uniforms(seed: int, indices: np.ndarray, width: int) -> np.ndarray:
+    """Uniform numbers in (0, 1), [B, width], float64: row b is a function of the seed and ``indices[b]`` alone.
+
+    Args:
+        seed: in [0, 2^32).
+        indices: [B] of items; (index + 1) times width is below 2^32.
+        width: numbers of an item.
+    Source: SplitMix64, Steele et al. 2014, OOPSLA, Figure 17, with the number of the draw as its state.
+    """
+    number: Any = np.asarray(indices, dtype=np.uint64)[:, None] * np.uint64(width) + np.arange(width, dtype=np.uint64)
+    state = (np.uint64(seed) << np.uint64(32) | number) * np.uint64(0x9E3779B97F4A7C15)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        state = (state ^ state >> np.uint64(shift)) * np.uint64(factor)
+    uniforms: np.ndarray = ((state ^ state >> np.uint64(31)) >> np.uint64(11)) * 2.0**-53 + 2.0**-54
+    return uniforms
+
+
+@runtime_checkable
+class Batched(Protocol):
+    """A data set that makes a batch at once."""
+
+    def __len__(self) -> int: ...
+
+    def batch(self, indices: Sequence[int], seed: int) -> dict[str, Any]:
+        """The collated batch of items. An item depends on the seed and its index, not on the rest of the batch."""
 
 
 class EpochBatches(Sampler[list[tuple[int, int]]]):
@@ -141,6 +169,17 @@ class SeededItems(Dataset):
                     transform.set_random_state(seed=seed)
         return self.dataset[index]
 
+    def __getitems__(self, keys: list[tuple[int, int]]) -> Any:
+        """Items of one epoch: a list of them, or the batch of a data set that makes it at once."""
+        if not isinstance(self.dataset, Batched):
+            return [self[key] for key in keys]
+        epoch, _ = keys[0]
+        return self.dataset.batch([index for _, index in keys], scattered_seed(self.seed, 2, epoch))
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
 
 def _transforms(dataset: Any) -> list[Any]:
     """The transforms of a data set, and of the data sets inside it, that may draw random numbers."""
@@ -165,7 +204,7 @@ class ResumableLoader(DataLoader):
     Under ``torch.distributed`` each rank takes its share of the batches; no other sampler is needed.
 
     Args:
-        dataset: with a length and integer indices.
+        dataset: with a length and integer indices, or a :class:`Batched` one.
         batch_size: items in a batch of one rank.
         seed: of order and transforms.
         shuffle: whether to visit the items in another order at each epoch.
@@ -190,6 +229,8 @@ class ResumableLoader(DataLoader):
         keywords.setdefault("generator", torch.Generator().manual_seed(seed))
         if num_workers > 0 and not _forks(keywords.get("multiprocessing_context")):
             keywords.setdefault("persistent_workers", True)  # a new worker imports torch and receives the data set
+        if isinstance(dataset, Batched):
+            keywords.setdefault("collate_fn", _as_it_is)
         super().__init__(SeededItems(dataset, seed), num_workers=num_workers, batch_sampler=self.batches, **keywords)
 
     def start_at(self, epoch: int, batch: int = 0) -> None:

@@ -13,9 +13,11 @@ import numpy as np
 import pandas as pd
 import torch
 from monai.data import MetaTensor
+from torch.utils.data import Dataset
 
 from monai_diffscore.atomic_files import whole_file, whole_path
 from monai_diffscore.data.delimited import DELIMITERS, read_delimited
+from monai_diffscore.data.loader import scattered_uniforms
 from monai_diffscore.data.matrices import refuse_repeated
 from monai_diffscore.data.requests import check_count
 from monai_diffscore.data.rows import split_indices
@@ -153,27 +155,52 @@ def split_table(
     return frame.iloc[train], frame.iloc[held_out]
 
 
-def table_rows(frame: pd.DataFrame, encoding: TableEncoding, intervals: bool = False) -> list[dict[str, Any]]:
-    """Rows of a table as dictionaries: ``image``, ``name`` (their place in the file), and ``label`` if the schema has
-    one.
+class DitheredRows(Dataset):
+    """Training rows of a table, many times over, for a :class:`~monai_diffscore.data.loader.ResumableLoader`.
+
+    A visit of a row draws a vector from the intervals of its numbers, uniformly in probability. A batch is ``image``
+    [B, D] float32, ``name`` (places of the rows in the file), and ``label`` [B] if the schema has one.
+
+    Args:
+        frame: the training rows.
+        encoding: of the model.
+        fewest: least number of visits in an epoch; each row has equally many.
+    """
+
+    def __init__(self, frame: pd.DataFrame, encoding: TableEncoding, fewest: int = 0) -> None:
+        self.encoding = encoding
+        self.names = [str(place) for place in frame.index]
+        self.bounds = encoding.bounds(encoding.schema.numbers(frame))
+        self.labels = _conditions(encoding.schema.label_numbers(frame))
+        self.repeats = max(1, -(-fewest // max(1, len(frame))))
+
+    def __len__(self) -> int:
+        return self.repeats * len(self.names)
+
+    def batch(self, indices: Sequence[int], seed: int) -> dict[str, Any]:
+        """The visits ``indices``; a seed gives each of them its own draw."""
+        visits = np.asarray(indices)
+        rows = visits % len(self.names)
+        shares = scattered_uniforms(seed, visits, self.encoding.size)
+        vectors = self.encoding.sample_interval(self.bounds[rows], shares).astype(np.float32)
+        drawn = {"image": torch.from_numpy(vectors), "name": [self.names[row] for row in rows]}
+        return drawn if self.labels is None else {**drawn, "label": self.labels[rows]}
+
+
+def table_rows(frame: pd.DataFrame, encoding: TableEncoding) -> list[dict[str, Any]]:
+    """Rows of a table as dictionaries: ``image`` [D] float32, ``name`` (their place in the file), and ``label`` if the
+    schema has one.
 
     Args:
         frame: the table.
         encoding: of the model.
-        intervals: ``image`` is the intervals [2, D] that :class:`~monai_diffscore.transforms.table.DitherTabled` draws
-            from, instead of vectors [D] float32.
     """
     numbers, labels = encoding.schema.numbers(frame), encoding.schema.label_numbers(frame)
-    images = encoding.bounds(numbers) if intervals else encoding.encode(numbers).astype(np.float32)
+    images = encoding.encode(numbers).astype(np.float32)
     rows: list[dict[str, Any]] = [
         {"image": torch.from_numpy(image), "name": str(place)} for image, place in zip(images, frame.index, strict=True)
     ]
     return _labelled(rows, labels)
-
-
-def repeats_of_rows(rows: pd.DataFrame, rows_per_epoch: int) -> int:
-    """The number of times, at least 1, that an epoch repeats the rows to have ``rows_per_epoch`` or more."""
-    return max(1, -(-rows_per_epoch // len(rows)))
 
 
 def incomplete_rows(
@@ -241,11 +268,18 @@ def _within_ranges(numbers: np.ndarray, schema: TableSchema, source: object) -> 
     return near
 
 
-def _labelled(rows: list[dict[str, Any]], labels: np.ndarray | None) -> list[dict[str, Any]]:
+def _conditions(labels: np.ndarray | None) -> torch.Tensor | None:
+    """Labels as the network takes them: float32, or whole numbers."""
     if labels is None:
-        return rows
+        return None
     conditions = torch.from_numpy(labels)
-    conditions = conditions.float() if conditions.is_floating_point() else conditions
+    return conditions.float() if conditions.is_floating_point() else conditions
+
+
+def _labelled(rows: list[dict[str, Any]], labels: np.ndarray | None) -> list[dict[str, Any]]:
+    conditions = _conditions(labels)
+    if conditions is None:
+        return rows
     return [{**row, "label": label} for row, label in zip(rows, conditions, strict=True)]
 
 

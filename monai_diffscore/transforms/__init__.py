@@ -22,7 +22,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "pathology_dictionary": "NormalizeReinhardd NormalizeStainsd RandJitterStainsd ScaleRGBd ToRGBd",
         "pathology_stains": "LabStatistics Stains fit_macenko fit_reinhard fit_vahadane",
         "principal": "PrincipalComponents PrincipalComponentsd measure_components",
-        "table": "DitherTable DitherTabled EncodeTable EncodeTabled TableEncoding measure_encoding",
+        "table": "EncodeTable EncodeTabled TableEncoding measure_encoding",
         "table_schema": "Column TableSchema",
     },
 )

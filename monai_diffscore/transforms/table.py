@@ -15,15 +15,15 @@ F is the empirical distribution of the **training** rows, linear between its ``q
 misplace get more of them (:func:`~monai_diffscore.transforms.column_codes.measure_column`). F is scaled from [0, 1] to
 [1/(2n), 1 - 1/(2n)], so that n values have the scores of n normal draws. A value that many rows share (a zero, a whole
 number) is a step of F: it has an **interval** of scores, and each score of the interval decodes to it. Training draws
-from the interval (:class:`DitherTable`), so that the column is normal despite its ties; elsewhere the middle encodes
-the value. Analog bits: Chen et al. 2022, arXiv:2208.04202.
+from the interval (:class:`~monai_diffscore.data.tables.DitheredRows`), so that the column is normal despite its ties;
+elsewhere the middle encodes the value. Analog bits: Chen et al. 2022, arXiv:2208.04202.
 
 Beyond the range of the training rows z continues linearly (slope s), to the end of the schema's range.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -32,7 +32,7 @@ import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import InvertibleTransform, MapTransform, RandomizableTransform
+from monai.transforms import InvertibleTransform
 from monai.utils import TransformBackends, convert_to_numpy
 from scipy.special import ndtr, ndtri
 from torch import Tensor
@@ -316,40 +316,3 @@ class EncodeTabled(InvertibleDictionary):
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, EncodeTable(encoding, unknown), allow_missing_keys)
-
-
-class DitherTable(RandomizableTransform):
-    """Draws a float32 vector [D] from intervals [2, D] of :meth:`TableEncoding.bounds`, uniformly in probability.
-
-    Args:
-        encoding: of the table.
-    """
-
-    def __init__(self, encoding: TableEncoding) -> None:
-        super().__init__(prob=1.0)
-        self.encoding = encoding
-
-    def __call__(self, image: Any) -> Tensor:
-        ends = np.asarray(convert_to_numpy(image), dtype=np.float64)
-        share = self.R.uniform(size=ends.shape[-1])
-        return torch.from_numpy(self.encoding.sample_interval(ends[None], share)[0].astype(np.float32))
-
-
-class DitherTabled(RandomizableTransform, MapTransform):
-    """Dictionary form of :class:`DitherTable`."""
-
-    def __init__(self, keys: KeysCollection, encoding: TableEncoding, allow_missing_keys: bool = False) -> None:
-        MapTransform.__init__(self, keys, allow_missing_keys)
-        RandomizableTransform.__init__(self, prob=1.0)
-        self.dither = DitherTable(encoding)
-
-    def set_random_state(self, seed: int | None = None, state: Any = None) -> DitherTabled:
-        super().set_random_state(seed, state)
-        self.dither.set_random_state(seed, state)
-        return self
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        d = dict(data)
-        for key in self.key_iterator(d):
-            d[key] = self.dither(d[key])
-        return d
