@@ -36,7 +36,7 @@ ORDER = {
         ["launcher"],
         ["command_line", "engines", "inferers", "inspection", "report"],
         ["handlers"],
-        ["tasks"],
+        ["segmentation", "tasks"],
     ],
     4: [["__init__", "__main__"]],
 }
