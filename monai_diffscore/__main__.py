@@ -439,13 +439,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return int(options.run_command(options) or 0)
     except Exception as error:
-        from monai_diffscore.command_line import SWITCH
-        from monai_diffscore.credentials import conceal
-        from monai_diffscore.errors import explain
+        from monai_diffscore.command_line import SWITCH, last_lines
 
         if os.environ.get(SWITCH):
             raise
-        print(f"error: {conceal(explain(error))}", file=sys.stderr)
+        print(last_lines(error), file=sys.stderr)
         return 1
 
 

@@ -17,24 +17,28 @@ import os
 import runpy
 import signal
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
-from monai.bundle import ConfigParser, create_workflow
+from monai.bundle import ConfigParser, ConfigWorkflow, create_workflow
 from monai.bundle import run as monai_run
 
 from monai_diffscore.credentials import conceal
+from monai_diffscore.data.manifests import MANIFEST
 from monai_diffscore.errors import FlagError, explain, find_cause
 from monai_diffscore.flags import refuse_numbers_for_lists, refuse_unknown
 from monai_diffscore.interrupts import requeue_when_asked
 from monai_diffscore.launcher import refuse_lonely_ranks
 
 SWITCH = "MONAI_DIFFSCORE_TRACEBACK"
+_STARTED = time.time()
 #: arguments of MONAI's commands, which are no ids
 _OWN = {*inspect.signature(monai_run).parameters, "workflow_name", "workflow_type", "properties_path"}
 
@@ -212,7 +216,26 @@ def _one_line(kind: type[BaseException], error: BaseException, traceback: Traceb
     if not isinstance(error, Exception):
         sys.__excepthook__(kind, error, traceback)
     else:
-        print(f"\n({SWITCH}=1 shows the whole traceback)\nerror: {conceal(explain(error))}", file=sys.stderr)
+        print(f"\n({SWITCH}=1 shows the whole traceback)\n{last_lines(error)}", file=sys.stderr)
+
+
+def last_lines(error: Exception) -> str:
+    """The last line of a command, ``error: ...``. A line before it names older samples in the command's folder."""
+    older = _older_samples(error.__traceback__)
+    lines = [] if older is None else [f"the samples in {older} are those of an earlier command"]
+    return "\n".join([*lines, f"error: {conceal(explain(error))}"])
+
+
+def _older_samples(traceback: TracebackType | None) -> Path | None:
+    """``output_dir`` of the workflow that failed, if its manifest is older than this process."""
+    while traceback is not None:
+        workflow = traceback.tb_frame.f_locals.get("self")
+        if isinstance(workflow, ConfigWorkflow):
+            with suppress(Exception):  # whatever is wrong with output_dir, the error itself is told
+                folder = Path(workflow.parser.get_parsed_content("output_dir"))
+                return folder if (folder / MANIFEST).stat().st_mtime < _STARTED else None
+        traceback = traceback.tb_next
+    return None
 
 
 def _is_of_interest(record: logging.LogRecord) -> bool:

@@ -60,16 +60,21 @@ def positive_sigma(x: Tensor, sigma: Tensor | float) -> Tensor:
     Values on another device pass unchecked: the program would wait for the device at each call.
 
     Raises:
-        ValueError: for a level that is 0, negative or NaN, or another shape of ``sigma``.
+        ValueError: for a level that is 0, negative, infinite or NaN, or another shape of ``sigma``.
     """
     exported = torch.jit.is_tracing() or torch.compiler.is_compiling()
     on_cpu = not isinstance(sigma, Tensor) or sigma.device.type == "cpu"
-    if on_cpu and not exported and not bool((torch.as_tensor(sigma) > 0).all()):
+    if on_cpu and not exported and not _are_levels(torch.as_tensor(sigma)):
         raise ValueError(
-            f"Expected noise levels sigma > 0, got {torch.as_tensor(sigma).flatten().tolist()[:8]}. The denoiser and "
-            "the score have no value at 0. Stop at a small level such as 1e-3. (Samplers take grids that end in 0.)"
+            f"Expected finite noise levels sigma > 0, got {torch.as_tensor(sigma).flatten().tolist()[:8]}. The "
+            "denoiser and the score have no value at 0. Stop at a small level such as 1e-3. (Samplers take grids that "
+            "end in 0.)"
         )
     return per_sample_sigma(x, sigma)
+
+
+def _are_levels(sigma: Tensor) -> bool:
+    return bool((sigma.isfinite() & (sigma > 0)).all())
 
 
 def check_estimate(estimate: Any, x: Tensor, source: str) -> None:

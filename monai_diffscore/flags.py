@@ -35,21 +35,31 @@ def refuse_unknown(
     """
     parser = ConfigParser()
     for number, file in enumerate(files):
-        for name, value in ConfigParser.load_config_file(file).items():
-            refuse_another_kind(f"{file}: {name}", value, _example(parser, name.lstrip("+")), name)
+        content = ConfigParser.load_config_file(file)
+        for name, value in content.items():
+            if not _of_another_class(parser, name, content):
+                refuse_another_kind(f"{file}: {name}", value, _example(parser, name.lstrip("+")), name)
         parser.read_config(list(files[: number + 1]))
     ids = {name for name in parser.get() if name != "_meta_"}
     for flag, value in flags.items():
         name = flag.lstrip("+").replace("::", "#").split("#")[0]
         if name not in ids:
             raise FlagError(f"--{flag} overrides nothing in {', '.join(map(str, files))}; {nearest(name, ids, own)}")
-        refuse_another_kind(f"--{flag}", value, _example(parser, flag), flag)
+        if not _of_another_class(parser, flag, flags):
+            refuse_another_kind(f"--{flag}", value, _example(parser, flag), flag)
     for flag in dropped:
         if parser.get(flag) is not None:
             raise FlagError(
                 f"--{flag} None: MONAI ignores a flag of None, so {parser.get(flag)!r} would stay. "
                 f"Write --{flag} '$None'."
             )
+
+
+def _of_another_class(parser: ConfigParser, name: str, changes: Mapping[str, Any]) -> bool:
+    """Whether ``changes`` replace the class of the component with the argument ``name``, so that its kinds are free."""
+    parts = name.lstrip("+").replace("::", "#").split("#")
+    targets = ("#".join([*parts[:depth], "_target_"]) for depth in range(1, len(parts)))
+    return any(target in changes and changes[target] != parser.get(target) for target in targets)
 
 
 def refuse_numbers_for_lists(config: Mapping[str, Any], files: Sequence[str | Path]) -> None:
@@ -72,6 +82,8 @@ def _refuse_numbers_below(config: Any, stated: Mapping[str, Any], parser: Config
     for name, value in stated.items():
         place, own = f"{path}{name}", config.get(name)
         if isinstance(value, Mapping) and isinstance(own, Mapping):
+            if own.get("_target_") != value.get("_target_"):
+                continue  # another class: its arguments have their own kinds
             _refuse_numbers_below(own, value, parser, f"{place}#")
         elif _is_number(own) and _is_list(example := _example(parser, place)):
             refuse_another_kind(place, own, example, place)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -197,3 +198,27 @@ def test_errors_before_a_configuration_runs_are_one_line(words, line, tmp_path, 
     (said,) = capsys.readouterr().err.splitlines()
     assert said.startswith("error: ")
     assert line in said
+
+
+@pytest.mark.parametrize(
+    ("change", "flags"),
+    [
+        ({}, {"max_epoch": 3}),
+        ({"training": "$1 / 0"}, {}),
+        ({"note": "$open('absent')", "initialize": ["@note"]}, {}),
+    ],
+    ids=["refused", "failed", "unreadable"],
+)
+@pytest.mark.parametrize(("age_seconds", "older"), [(100, True), (-100, False), (None, False)])
+def test_a_command_that_fails_says_whose_samples_stand_in_its_folder(change, flags, age_seconds, older, tmp_path):
+    """In a manifest older than the process; a manifest that this command wrote, or none, is no news."""
+    (tmp_path / "infer.json").write_text(json.dumps(BASE | {"output_dir": f"${str(tmp_path)!r}"} | change))
+    (tmp_path / "metadata.json").write_text("{}")
+    if age_seconds is not None:
+        (tmp_path / "manifest.json").write_text("{}")
+        os.utime(tmp_path / "manifest.json", (command_line._STARTED - age_seconds,) * 2)
+    with pytest.raises(RuntimeError) as caught:
+        run("training", config_file=f"{tmp_path}/infer.json", logging_file=False, **flags)
+    *others, last = command_line.last_lines(caught.value).splitlines()
+    assert last.startswith("error: ")
+    assert others == [f"the samples in {tmp_path} are those of an earlier command"] * older

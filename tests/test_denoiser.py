@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -168,7 +169,7 @@ def test_mixture_parameters_of_wrong_shape_are_refused():
         MixtureDenoiser(torch.ones(2), torch.zeros(2, 3), torch.eye(3))
 
 
-@pytest.mark.parametrize("sigma", [0, 0.0, -1.0, float("nan"), torch.tensor(0.0), torch.tensor([1.0, 0.0, 2.0])])
+@pytest.mark.parametrize("sigma", [0, 0.0, -1.0, math.nan, math.inf, torch.tensor(0.0), torch.tensor([1.0, 0.0, 2.0])])
 def test_levels_that_are_not_positive_are_refused(sigma, gaussian):
     x = torch.randn(3, 3)
     denoiser = Denoiser(Lambda(lambda x, _: x), EDMPreconditioning())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from monai.bundle import ConfigParser
 from processes import ROOT
 
 from monai_diffscore.errors import FlagError
@@ -124,6 +125,30 @@ def test_an_overlay_is_held_to_the_same(file, overlay, tmp_path):
     path.write_text(json.dumps(overlay))
     with pytest.raises(FlagError, match=r"overlay\.json: .*expected"):
         refuse_unknown([file, str(path)], {}, [], [])
+
+
+@pytest.mark.parametrize(
+    "overlay",
+    [
+        {"network_def": {"_target_": "other.Net", "channels": 8}},
+        {"network_def#_target_": "other.Net", "network_def#channels": 8},
+        {"network_def::channels": 8, "network_def::depth": [1, 2], "network_def#_target_": "other.Net"},
+        {"network_def#encoder": {"_target_": "other.Encoder", "widths": 8}},
+    ],
+)
+def test_arguments_of_another_class_have_their_own_kinds(overlay, tmp_path):
+    encoder = {"_target_": "Encoder", "widths": [4, 8]}
+    stated = STATED | {"network_def": {"_target_": "Net", "channels": [16, 32], "depth": 3, "encoder": encoder}}
+    files = [tmp_path / "train.json", tmp_path / "overlay.json"]
+    for file, content in zip(files, (stated, overlay), strict=True):
+        file.write_text(json.dumps(content))
+    merged = ConfigParser()
+    merged.read_config([str(file) for file in files])
+    refuse_unknown([str(file) for file in files], {}, [], [])
+    refuse_unknown([str(files[0])], {name: value for name, value in overlay.items() if "#" in name}, [], [])
+    refuse_numbers_for_lists(merged.get(), [files[0]])
+    with pytest.raises(FlagError, match=r"channels 8: expected a list"):
+        refuse_unknown([str(files[0])], {"network_def#_target_": "Net", "network_def#channels": 8}, [], [])
 
 
 def test_the_nearest_ids_are_five_at_most():

@@ -198,6 +198,8 @@ def test_conjugate_gradients_solve_each_sample_alone():
         lambda: Mask(torch.tensor([1.0, -1.0])),
         lambda: Mask(torch.tensor([1.0, math.nan])),
         lambda: Downsample((1, 0)),
+        lambda: Downsample(2),
+        lambda: Blur(1.5),
         lambda: Downsample((1, 4))(torch.zeros(1, 1, 4, 6)),
         lambda: Downsample((1, 2))(torch.zeros(1, 1, 4)),
         lambda: Blur((-1.0,)),

@@ -70,6 +70,12 @@ class _Separable(Operator):
         return y
 
 
+def _number_of_axes(name: str, values: Sequence[float]) -> int:
+    if isinstance(values, int | float):
+        raise ValueError(f"{name} expects one number for each spatial axis, such as {[values] * 2}, got {values}.")
+    return len(values)
+
+
 def _along(matrix: Tensor, x: Tensor, axis: int) -> Tensor:
     """Applies the matrix [m, n] to spatial axis ``axis`` of x [B, C, *S]."""
     return torch.tensordot(x, matrix.to(x), dims=([axis + 2], [1])).movedim(-1, axis + 2)
@@ -83,12 +89,12 @@ class Downsample(_Separable):
     Args:
         factors: number of voxels of x in a voxel of y, for each spatial axis, such as (1, 1, 4).
     Raises:
-        ValueError: for factors below 1. In the call: if a size of x is not divisible by its factor, or x has another
-            number of axes.
+        ValueError: for factors below 1, or one number for all axes. In the call: if a size of x is not divisible by its
+            factor, or x has another number of axes.
     """
 
     def __init__(self, factors: Sequence[int]) -> None:
-        super().__init__(len(factors))
+        super().__init__(_number_of_axes("Downsample", factors))
         if any(factor < 1 for factor in factors):
             raise ValueError(f"Downsample expects factors >= 1, one for each spatial axis, got {list(factors)}.")
         self.factors = tuple(int(factor) for factor in factors)
@@ -112,11 +118,12 @@ class Blur(_Separable):
     Args:
         std_voxels: standard deviation for each spatial axis, in voxels; 0 does not blur the axis.
     Raises:
-        ValueError: for a negative standard deviation. In the call: for x of another number of axes.
+        ValueError: for a negative standard deviation, or one number for all axes. In the call: for x of another number
+            of axes.
     """
 
     def __init__(self, std_voxels: Sequence[float]) -> None:
-        super().__init__(len(std_voxels))
+        super().__init__(_number_of_axes("Blur", std_voxels))
         if any(not std >= 0 for std in std_voxels):
             raise ValueError(f"Blur expects standard deviations >= 0, got {list(std_voxels)}.")
         self.std_voxels = tuple(float(std) for std in std_voxels)
