@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from monai_diffscore.composing import compose, declared
 from monai_diffscore.data.literals import literal
+from monai_diffscore.errors import DataError
 from monai_diffscore.planning.bundle import planned_configs, planned_parts
 from monai_diffscore.planning.declarations import FILES
 from monai_diffscore.planning.plan import Choice, Plan
@@ -99,3 +101,28 @@ def test_another_value_of_the_plan_is_another_value_of_the_files():
     assert after["generate"]["sample_size"] == [96, 96, 96]
     after["train"]["patch_size"] = before["train"]["patch_size"]
     assert after["train"] == before["train"]
+
+
+def test_a_choice_that_the_bundle_lacks_is_refused_by_its_name():
+    plan = plan_of("mri_unet3d")
+    plan.choices["patches_per_volum"] = Choice(64, "a typing error")
+    with pytest.raises(DataError, match=r"plan: patches_per_volum\b.*train\.json of mri_unet3d"):
+        planned_configs(plan, "mri_unet3d")
+
+
+def test_an_intercept_is_for_ct_alone():
+    plan = plan_of("mri_unet3d")
+    plan.details["reading"] = {"assume_intercept": None}
+    assert "assume_intercept" not in planned_configs(plan, "mri_unet3d")["train"]
+    plan.details["reading"] = {"assume_intercept": -1024}
+    with pytest.raises(DataError, match="assume_intercept = -1024"):
+        planned_configs(plan, "mri_unet3d")
+
+
+def test_the_layout_of_four_channels_stands_in_the_training_alone():
+    """A bundle of several channels has no tasks on cases."""
+    listing = {"layout": "brats", "image": "t1,t1ce,t2,flair", "subject": ""}
+    plan = replace(plan_of("mri_unet3d"), channels=4, details={"listing": listing})
+    configs = planned_configs(plan, "mri_unet3d")
+    assert {name: configs["train"][name] for name in listing} == listing
+    assert not {"cases", "anomaly", "likelihood"} & configs.keys()

@@ -1,6 +1,6 @@
 """Plan to bundle: the parts of the nearest shipped bundle, and one more part with the plan's values.
 
-A plan chooses values of ids that every bundle of its kind has. It edits no text. It writes names from the data as a
+A plan chooses values of ids that its bundle has. It edits no text. It writes names from the data as a
 :func:`~monai_diffscore.data.literals.literal`.
 """
 
@@ -13,6 +13,7 @@ from typing import Any
 from monai_diffscore.atomic_files import whole_folder, write_json
 from monai_diffscore.composing import OPEN, Config, Whole, compose, declaration, write_bundle_files
 from monai_diffscore.data.literals import literal
+from monai_diffscore.errors import DataError
 from monai_diffscore.planning.card import model_card
 from monai_diffscore.planning.declarations import FILES, declared_files
 from monai_diffscore.planning.fingerprint import Fingerprint
@@ -22,13 +23,15 @@ from monai_diffscore.planning.plan import Plan
 _SHIPPED_ALONE = {"organs", "demo"}
 #: tasks that read cases again, with one channel
 _CASE_TASKS = {"cases", "calibration", "anomalies", "restorations", "reconstruct_ct", "reconstruct_mri"}
+#: and their configurations, in which other parts name the shipped data
+_CASE_FILES = ("cases", "anomaly", "likelihood")
 #: the part of a network by the name of its class
 _NETWORKS = {"ScoreUNet": "unet", "ScoreDiT": "dit"}
-#: choices that train.json holds under their own name, for every kind of data
-_SETTINGS = (
-    "batch_size", "validation_share", "cache_memory_gb", "max_epochs", "val_interval", "save_every", "gallery_every",
-    "time_limit_seconds",
-)  # fmt: skip
+#: choices that have other places than the id of their name in train.json, or say in words what stands elsewhere
+_PLACED_APART = {
+    "autocast_dtype", "checkpointing", "conditions", "ema_length", "model", "network", "noise", "normalisation",
+    "optimizer", "sigma_max",
+}  # fmt: skip
 _TENSORS = "network_data_format/inputs/image, network_data_format/outputs/pred"
 
 
@@ -41,7 +44,7 @@ def write_bundle(plan: Plan, folder: str | Path, fingerprint: Fingerprint | None
         fingerprint: written beside the plan.
     Raises:
         FileExistsError: if the folder is not empty.
-        DataError: if the plan names a bundle or a part that does not exist.
+        DataError: if the plan names a bundle that does not exist, or makes a choice that its bundle does not have.
     """
     folder = Path(folder).expanduser().resolve()
     configs = planned_configs(plan, folder.name)
@@ -62,22 +65,33 @@ def planned_configs(plan: Plan, name: str) -> dict[str, Config]:
     Args:
         plan: its choices.
         name: name of the bundle.
+    Raises:
+        DataError: for a choice that the bundle does not have.
     """
     parts = planned_parts(plan)
-    template = compose(plan.template, parts)
+    absent = dict.fromkeys(_CASE_FILES if _has_channels(plan) else (), OPEN)
+    template = compose(plan.template, parts, absent)
     values = planned_values(plan, template, name)
-    present = {_present(places, template): value for places, value in values.items()}
-    present.pop("", None)
-    return compose(plan.template, parts, present, str(literal(name)))
+    places = {place: value for places, value in values.items() for place in places.split(", ")}
+    present = {place: value for place, value in places.items() if _is_present(place, value, template, plan)}
+    return compose(plan.template, parts, {**absent, **present}, str(literal(name)))
 
 
-def _present(places: str, template: dict[str, Config]) -> str:
-    """The places whose files and ids the bundle has.
+def _is_present(place: str, value: Any, template: dict[str, Config], plan: Plan) -> bool:
+    """Whether the bundle has the file and the id of a place.
 
-    A plan of several channels has no tasks on cases, and MR has no intercept to assume.
+    A plan of several channels has no tasks on cases. MR has no intercept to assume, and a plan assumes none.
     """
-    ways = [(place, *f"{place}/".split("/")[:2]) for place in places.split(", ")]
-    return ", ".join(place for place, file, name in ways if file in template and (not name or name in template[file]))
+    file, _, way = place.partition("/")
+    name = way.partition("/")[0]
+    if file not in template or not name or name in template[file]:
+        return file in template
+    if value and value not in (OPEN, "auto"):
+        raise DataError(
+            plan.data, key=f"plan: {name}", expected=f"a choice that {file}.json of {plan.template} has",
+            got=f"{name} = {value!r}", remedy="Correct its name, or leave it out of the plan.",
+        )  # fmt: skip
+    return False
 
 
 def planned_parts(plan: Plan) -> list[str]:
@@ -88,9 +102,14 @@ def planned_parts(plan: Plan) -> list[str]:
         parts = [network if part in _NETWORKS.values() else part for part in parts]
     if plan.kind == "volumes" and plan.modality != "CT" and not plan.whole:
         parts = ["mr" if part == "ct" else part for part in parts if part != "reconstruct_ct"]
-    if plan.kind == "volumes" and plan.channels > 1:
+    if _has_channels(plan):
         parts = [part for part in parts if part not in _CASE_TASKS]
     return parts
+
+
+def _has_channels(plan: Plan) -> bool:
+    """Whether the plan is for volumes of several channels, which no task on cases reads."""
+    return plan.kind == "volumes" and plan.channels > 1
 
 
 def planned_values(plan: Plan, template: dict[str, Config], name: str) -> dict[str, Any]:
@@ -110,28 +129,29 @@ def planned_values(plan: Plan, template: dict[str, Config], name: str) -> dict[s
     metadata = {"metadata": _metadata(plan, template["metadata"], name)}
     if plan.kind in kinds:
         denoiser = {} if plan.whole else _denoiser(plan)
-        return {**_images(plan, template["train"]), **denoiser, **kinds[plan.kind](plan), **metadata}
+        return {**_settings(plan), **_images(plan), **denoiser, **kinds[plan.kind](plan), **metadata}
     return {**_rows(plan, template), **metadata}
 
 
-def _images(plan: Plan, train: Config) -> dict[str, Any]:
+def _settings(plan: Plan) -> dict[str, Any]:
+    """The choices that are ids of train.json."""
+    apart = _PLACED_APART.union(FILES[plan.kind][2] if plan.kind in FILES else ())
+    return {f"train/{key}": literal(choice.value) for key, choice in plan.choices.items() if key not in apart}
+
+
+def _images(plan: Plan) -> dict[str, Any]:
     """The choices of plans for all images."""
-    settings = {key: plan[key] for key in _SETTINGS if key in plan.choices and key in train}
     fields = plan.conditions.get("fields") or {}
+    dtype = f"$torch.{plan['autocast_dtype']}" if plan["autocast_dtype"] else None
     return {
-        "train": {
-            "dataset_dir": literal(plan.data),
-            "left_out": literal(list(plan.left_out)),
-            "participants": literal(plan.conditions.get("table") if fields else None),
-            "ema/relative_length": plan["ema_length"],
-            "learning_rate": plan["optimizer"]["learning_rate"],
-            **settings,
-        },
-        "train, inference": {
-            "autocast_dtype": f"$torch.{plan['autocast_dtype']}" if plan["autocast_dtype"] else None,
-            "checkpointing": plan["checkpointing"],
-            "fields": literal(Whole(fields)),
-        },
+        "train/dataset_dir": literal(plan.data),
+        "train/left_out": literal(list(plan.left_out)),
+        "train/participants": literal(plan.conditions.get("table") if fields else None),
+        "train/ema/relative_length": plan["ema_length"],
+        "train/learning_rate": plan["optimizer"]["learning_rate"],
+        "train/autocast_dtype, inference/autocast_dtype": dtype,
+        "train/checkpointing, inference/checkpointing": plan["checkpointing"],
+        "train/fields, inference/fields": literal(Whole(fields)),
     }
 
 
@@ -155,7 +175,6 @@ def _volumes(plan: Plan) -> dict[str, Any]:
     return {
         **{f"train/{name}, cases/{name}": literal(value) for name, value in listing.items()},
         **_reading(plan),
-        "train/spacing_mm": plan["spacing_mm"],
         **{f"train/{key}": value for key, value in window.items()},
         **{f"train/{key}, inference/{key}": value for key, value in percentiles.items()},
         "train/image_channels, inference/image_channels": plan.channels,
@@ -169,8 +188,6 @@ def _volumes(plan: Plan) -> dict[str, Any]:
 
 def _patches(plan: Plan) -> dict[str, Any]:
     return {
-        "train/patch_size": plan["patch_size"],
-        "train/patches_per_volume": plan["patches_per_volume"],
         "inference/sample_size": plan["patch_size"],
         "generate/window": plan["patch_size"],
         "generate/sample_size": [2 * side for side in plan["patch_size"]],
@@ -179,11 +196,9 @@ def _patches(plan: Plan) -> dict[str, Any]:
 
 def _whole(plan: Plan) -> dict[str, Any]:
     """Sampling takes size and spacing from the statistics of the training, and networks from its own file."""
-    training = ("sample_size", "passes_per_epoch", "windows", "noise_mean", "noise_std")
     return {
         "train/subjects": OPEN,
-        **{f"train/{name}": plan[name] for name in training},
-        **{f"train/{name}, inference/{name}": plan[name] for name in ("scales", "coarse_channels", "detail_channels")},
+        **{f"inference/{name}": plan[name] for name in ("scales", "coarse_channels", "detail_channels")},
         "inference/untrained/sample_size": plan["sample_size"],
     }
 
@@ -197,9 +212,7 @@ def _reading(plan: Plan) -> dict[str, Any]:
 
 def _pictures(plan: Plan) -> dict[str, Any]:
     return {
-        "train/image_size": plan["image_size"],
         "train/image_channels": plan.channels,
-        "train/fit": plan["fit"],
         "train/value_range": plan.details.get("value_range"),
         "train/num_classes": len(plan.details.get("classes") or []) or None,
         "train/patches_per_image": plan["patches_per_image"] or None,
@@ -207,9 +220,7 @@ def _pictures(plan: Plan) -> dict[str, Any]:
 
 
 def _slides(plan: Plan) -> dict[str, Any]:
-    tiles = {f"train/{key}": plan[key] for key in ("mpp_um", "tile_size", "stride")}
     return {
-        **tiles,
         **{f"train/{key}, inference/{key}": plan.details.get(key) for key in ("assume_mpp_um", "value_range")},
         "anomaly/dataset_dir": literal(plan.data),
     }
@@ -217,35 +228,22 @@ def _slides(plan: Plan) -> dict[str, Any]:
 
 def _sequences(plan: Plan) -> dict[str, Any]:
     return {
-        "train/window_size": plan["window_size"],
         "train/image_channels": plan.channels,
         "train/percentiles": plan["normalisation"]["percentiles"],
-        "train/windows_per_sequence": plan["windows_per_sequence"],
     }
 
 
 def _rows(plan: Plan, template: dict[str, Config]) -> dict[str, Any]:
     """The choices of genes and tables are ids of the configurations. A file holds the names of columns."""
     file, path_id, named = FILES[plan.kind]
-    choices = {
-        key: literal(choice.value)
-        for key, choice in plan.choices.items()
-        if key in template["train"] and key not in ("network", *named)
-    }
-    both = {key: choices.pop(key) for key in ("hidden_size", "dropout", "checkpointing") if key in choices}
-    shared = {key: value for key, value in both.items() if key in template["inference"]}
-    alone = {key: value for key, value in both.items() if key not in shared}
+    both = [key for key in ("hidden_size", "dropout", "checkpointing") if key in plan.choices]
     return {
-        "train": {
-            "dataset_dir": literal(plan.data),
-            path_id: f"$@bundle_root + '/docs/{file}'",
-            **{name: _unnamed(template["train"][name]) for name in named if name in template["train"]},
-            **choices,
-            **alone,
-        },
-        "train, inference": shared,
-        "impute/dataset_dir, likelihood/dataset_dir": literal(plan.data),
-        "batch_transfer/dataset_dir": literal(plan.data),
+        **_settings(plan),
+        "train/dataset_dir": literal(plan.data),
+        f"train/{path_id}": f"$@bundle_root + '/docs/{file}'",
+        **{f"train/{name}": _unnamed(template["train"][name]) for name in named if name in template["train"]},
+        **{f"train/{key}, inference/{key}": plan[key] for key in both},
+        "impute/dataset_dir, likelihood/dataset_dir, batch_transfer/dataset_dir": literal(plan.data),
     }
 
 

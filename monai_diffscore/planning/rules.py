@@ -226,6 +226,7 @@ def plan_slides(fingerprint: Fingerprint, budget: Budget) -> Plan:
         "normalisation": Choice({"range": [0.0, 255.0]}, "exactly invertible; augmentation varies the stains"),
         **_common(fingerprint, budget, [tile, tile], 16 if budget.accelerator else 8, channels=3),
     }  # fmt: skip
+    del choices["cache_memory_gb"]  # tiles are read from the slides
     return Plan.of(fingerprint, budget, "pathology_hierarchical_unet", choices)
 
 
