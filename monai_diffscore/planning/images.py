@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -85,78 +85,110 @@ def fingerprint_volumes(
     """
     units = dict(reading or {})
     dicom_options = units.pop("dicom_options", {})
-    listing = {"layout": layout, "image": image, "subject": subject}
-    assumed: list[str] = []
-    by_role: set[str] = set()
-
-    def lister(names: Sequence[str]) -> list[dict[str, Any]]:
-        listed = listed_cases(root, left_out=names, layout=layout, subject=subject)
-        roles = image or ",".join(listed.roles)
-        by_role.update(_MODALITIES.get(role.strip().partition("_")[0], "") for role in roles.split(","))
-        rule = subject or "the layout"
-        assumed[:] = [f"layout {listed.layout} (--layout), image {roles} (--image), subjects by {rule} (--subject)"]
-        assumed.extend(listed.notes)
-        assumed.extend(f"left out: {count} x {reason}" for reason, count in listed.reasons.items())
-        return listed.images(image, conditions=conditions)
-
+    lister = _Lister(root, layout, image, subject, conditions)
     cases, problems = list_readable(root, lister, exclude)
     channels = _one_number_of_channels(root, cases)
     load: Any = LoadVolumed("image", spatial_dims=3, channels=channels, slices=True, dicom=dicom_options)
-    of_roles = by_role.pop() if len(by_role) == 1 else ""
     pairs, unread = read_each(
         root,
         tqdm(cases, desc="reading", leave=False),
-        lambda case: _measure(load(case)["image"], modality, of_roles, units),
+        lambda case: _measure(load(case)["image"], modality, lister.modality, units),
     )
-    problems += unread
     pairs, others = _of_one_modality(root, pairs)
-    problems += others
+    problems += [*unread, *others]
     refuse_unless_some(root, "volumes", pairs, problems)
     volumes = [volume for _, volume in pairs]
+    _refuse_units_unless_ct(root, units, volumes[0].modality)
     subjects = [case["subject"] for case, _ in pairs]
-    kind = volumes[0].modality
-    if units and kind != "CT":
-        raise DataError(
-            root, key=next(iter(units)), expected="CT", got=f"{kind}, of which --{next(iter(units))} says nothing",
-            remedy="State --modality CT, or leave the flag out.",
-        )  # fmt: skip
-    values = np.concatenate([volume.values for volume in volumes])
-    normal = np.concatenate([_normalised(volume) for volume in volumes])
-    source = "the role of the images" if of_roles else "the intensities: NIfTI does not state it"
-    if all(volume.modality_is_stated for volume in volumes):
-        source = "the DICOM headers"
     return Fingerprint(
         data=str(root.resolve()),
         kind="volumes",
-        modality=kind,
-        modality_from="--modality" if modality else source,
+        modality=volumes[0].modality,
+        modality_from="--modality" if modality else _source_of_modality(volumes, lister),
         cases=len(volumes),
         subjects=len(set(subjects)),
         names=shown_names(subjects),
         channels=channels,
-        sizes=spans([volume.size for volume in volumes]),
-        foreground_sizes=spans([volume.box for volume in volumes]),
-        spacing_mm=spans([volume.spacing for volume in volumes], digits=4),
-        extents_mm=spans([volume.extent_mm for volume in volumes], digits=1),
-        orientations=dict(Counter(volume.codes for volume in volumes)),
-        percentiles=percentiles_by_name(values),
-        foreground_share=round(float(np.mean([volume.foreground for volume in volumes])), 4),
-        sigma_data=float(f"{normal.std():.4g}"),
-        mean=float(f"{normal.mean():.4g}"),
+        **_facts_of_volumes(volumes),
         details={
             "dicom_series": sum(holds_dicom(first_path(case["image"])) for case, _ in pairs),
-            "listing": listing,
+            "listing": {"layout": layout, "image": image, "subject": subject},
             "reading": dict(reading or {}),
-            "assumed": [*assumed, *_assumptions(pairs, values, kind)],
+            "assumed": [*lister.assumed, *_assumptions(pairs)],
         },
         conditions=_stated_conditions([case for case, _ in pairs], conditions),
         problems=problems,
     )
 
 
-def _assumptions(pairs: Sequence[tuple[dict[str, Any], _Volume]], values: np.ndarray, modality: str) -> Iterator[str]:
+@dataclass
+class _Lister:
+    """Lists the cases of a folder, and notes its assumptions and the modalities of the roles.
+
+    The other arguments are those of :func:`fingerprint_volumes`.
+    """
+
+    root: Path
+    layout: str
+    image: str
+    subject: str
+    conditions: Sequence[str]
+    assumed: list[str] = field(default_factory=list)
+    modalities: set[str] = field(default_factory=set)
+
+    def __call__(self, left_out: Sequence[str]) -> list[dict[str, Any]]:
+        listed = listed_cases(self.root, left_out=left_out, layout=self.layout, subject=self.subject)
+        roles = self.image or ",".join(listed.roles)
+        self.modalities |= {_MODALITIES.get(role.strip().partition("_")[0], "") for role in roles.split(",")}
+        rule = self.subject or "the layout"
+        self.assumed = [
+            f"layout {listed.layout} (--layout), image {roles} (--image), subjects by {rule} (--subject)",
+            *listed.notes,
+            *(f"left out: {count} x {reason}" for reason, count in listed.reasons.items()),
+        ]
+        return listed.images(self.image, conditions=self.conditions)
+
+    @property
+    def modality(self) -> str:
+        """The modality of the roles if they have one; else ""."""
+        return next(iter(self.modalities)) if len(self.modalities) == 1 else ""
+
+
+def _refuse_units_unless_ct(root: Path, units: Mapping[str, Any], modality: str) -> None:
+    if units and modality != "CT":
+        name = next(iter(units))
+        raise DataError(
+            root, key=name, expected="CT", got=f"{modality}, of which --{name} says nothing",
+            remedy="State --modality CT, or leave the flag out.",
+        )  # fmt: skip
+
+
+def _source_of_modality(volumes: Sequence[_Volume], lister: _Lister) -> str:
+    if all(volume.modality_is_stated for volume in volumes):
+        return "the DICOM headers"
+    return "the role of the images" if lister.modality else "the intensities: NIfTI does not state it"
+
+
+def _facts_of_volumes(volumes: Sequence[_Volume]) -> dict[str, Any]:
+    """Sizes, spacing, orientations and intensities."""
+    normal = np.concatenate([_normalised(volume) for volume in volumes])
+    return {
+        "sizes": spans([volume.size for volume in volumes]),
+        "foreground_sizes": spans([volume.box for volume in volumes]),
+        "spacing_mm": spans([volume.spacing for volume in volumes], digits=4),
+        "extents_mm": spans([volume.extent_mm for volume in volumes], digits=1),
+        "orientations": dict(Counter(volume.codes for volume in volumes)),
+        "percentiles": percentiles_by_name(np.concatenate([volume.values for volume in volumes])),
+        "foreground_share": round(float(np.mean([volume.foreground for volume in volumes])), 4),
+        "sigma_data": float(f"{normal.std():.4g}"),
+        "mean": float(f"{normal.mean():.4g}"),
+    }
+
+
+def _assumptions(pairs: Sequence[tuple[dict[str, Any], _Volume]]) -> Iterator[str]:
     """One line for each thing that the files do not state."""
-    negative = float((values < 0).mean())
+    modality = pairs[0][1].modality
+    negative = float((np.concatenate([volume.values for _, volume in pairs]) < 0).mean())
     looks_like_ct = modality == "MR" and negative > _NEGATIVE and not any(v.modality_is_stated for _, v in pairs)
     hint = f"; {negative:.0%} of the values are negative, as in CT: --modality CT" if looks_like_ct else ""
     yield f"modality {modality} (--modality){hint}"
