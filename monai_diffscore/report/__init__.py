@@ -3,7 +3,7 @@
 ``page`` and ``charts`` are the skeleton and know nothing of the data. ``runs`` opens the record of a training.
 ``images`` is the panel of generated images, which ``sources`` and ``image_files`` read. ``profiles`` is the panel of
 cells, samples and rows of a table, which ``profile_sources`` and ``profile_tables`` read, with ``maps``. ``card`` puts
-a panel on a model card.
+a panel on a model card. ``command`` is the command line.
 """
 
 from monai_diffscore.exports import lazy_exports
@@ -12,6 +12,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
         "card": "card_text write_card",
+        "command": "add_report",
         "images": "ImageReport headline image_metrics image_page log_report report_images write_report",
         "intake": "RunIntake read_intake",
         "page": "Cell Page Section render",

@@ -1,4 +1,5 @@
 from monai_diffscore.report.card import *
+from monai_diffscore.report.command import *
 from monai_diffscore.report.images import *
 from monai_diffscore.report.intake import *
 from monai_diffscore.report.page import *
