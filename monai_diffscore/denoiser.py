@@ -26,80 +26,12 @@ import math
 import warnings
 from abc import ABC, abstractmethod
 from contextlib import nullcontext
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from monai_diffscore.tensors import noise_like, per_sample
-
-
-def per_sample_sigma(x: Tensor, sigma: Tensor | float) -> Tensor:
-    """Noise levels [B] in the dtype and on the device of ``x``.
-
-    Args:
-        x: [B, ...].
-        sigma: one level for the batch, or one for each sample [B], in units of the data.
-    Raises:
-        ValueError: for another shape of ``sigma``.
-    """
-    sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device)
-    if sigma.ndim == 0:
-        return sigma.expand(x.shape[0])
-    if sigma.shape != x.shape[:1]:
-        raise ValueError(
-            f"Expected sigma to be a number or one noise level per sample, of shape ({x.shape[0]},) for x of shape "
-            f"{tuple(x.shape)}, got shape {tuple(sigma.shape)}."
-        )
-    return sigma
-
-
-def positive_sigma(x: Tensor, sigma: Tensor | float) -> Tensor:
-    """Noise levels [B] as of :func:`per_sample_sigma`, with a check of values on the CPU.
-
-    Values on another device pass unchecked: the program would wait for the device at each call.
-
-    Raises:
-        ValueError: for a level that is 0, negative, infinite or NaN, or another shape of ``sigma``.
-    """
-    exported = torch.jit.is_tracing() or torch.compiler.is_compiling()
-    on_cpu = not isinstance(sigma, Tensor) or sigma.device.type == "cpu"
-    if on_cpu and not exported and not _are_levels(torch.as_tensor(sigma)):
-        raise ValueError(
-            f"Expected finite noise levels sigma > 0, got {torch.as_tensor(sigma).flatten().tolist()[:8]}. The "
-            "denoiser and the score have no value at 0. Stop at a small level such as 1e-3. (Samplers take grids that "
-            "end in 0.)"
-        )
-    return per_sample_sigma(x, sigma)
-
-
-def _are_levels(sigma: Tensor) -> bool:
-    return bool((sigma.isfinite() & (sigma > 0)).all())
-
-
-def check_estimate(estimate: Any, x: Tensor, source: str) -> None:
-    """Checks that a network or a denoiser returns a tensor of the shape of x.
-
-    Args:
-        estimate: the result of the network or denoiser.
-        x: its input [B, ...].
-        source: name of the network or denoiser, for the message.
-    Raises:
-        TypeError: for a tuple, an output object, or any other object that is no tensor.
-        ValueError: for another shape, even if it broadcasts against x.
-    """
-    if not isinstance(estimate, Tensor):
-        raise TypeError(
-            f"Expected {source} to return one tensor of the shape of x, {tuple(x.shape)}, got "
-            f"{type(estimate).__name__}. Wrap it in a module whose forward returns the tensor alone, such as "
-            "network(x, c_noise, **condition)[0]. Use monai_diffscore.discrete.TimestepNetwork for networks of "
-            "diffusers."
-        )
-    if not torch.jit.is_tracing() and estimate.shape != x.shape:
-        raise ValueError(
-            f"Expected {source} to return the shape of x, {tuple(x.shape)}, got {tuple(estimate.shape)}. Set its "
-            "output channels to the channels of x."
-        )
+from monai_diffscore.tensors import check_estimate, noise_like, per_sample, per_sample_sigma, positive_sigma
 
 
 class Coefficients(NamedTuple):

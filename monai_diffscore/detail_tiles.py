@@ -81,14 +81,14 @@ class LargeTiled(nn.Module):
     def __init__(self, denoiser: nn.Module, tiles: DetailTiles) -> None:
         super().__init__()
         self.denoiser, self.tiles = denoiser, tiles
+        self._tiled: dict[tuple[int, ...], TiledDenoiser] = {}  # by the size of the windows
 
     def forward(self, x: Tensor, sigma: Tensor | float, **condition: Tensor) -> Tensor:
         """The estimate of the denoiser."""
         shape = tuple(x.shape[2:])
         window = self.tiles.sizes(shape)
-        denoiser = self.denoiser
-        if window != shape:
+        if window != shape and window not in self._tiled:
             overlap = [min(self.tiles.overlap / size, 0.5) for size in window]
-            denoiser = TiledDenoiser(denoiser, window, overlap, batch_size=self.tiles.batch_size)
-        denoised: Tensor = denoiser(x, sigma, **condition)
+            self._tiled[window] = TiledDenoiser(self.denoiser, window, overlap, batch_size=self.tiles.batch_size)
+        denoised: Tensor = (self.denoiser if window == shape else self._tiled[window])(x, sigma, **condition)
         return denoised

@@ -45,9 +45,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from monai_diffscore.denoiser import EDMPreconditioning, per_sample_sigma
+from monai_diffscore.denoiser import EDMPreconditioning
 from monai_diffscore.operators import Mask, Operator, conjugate_gradients
-from monai_diffscore.tensors import per_sample
+from monai_diffscore.tensors import per_sample, per_sample_sigma
 
 _Product = Callable[[Tensor], Tensor]
 

@@ -31,13 +31,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from monai_diffscore.denoiser import per_sample_sigma
 from monai_diffscore.multiscale import MultiScale
 from monai_diffscore.operators import Operator, conjugate_gradients
 from monai_diffscore.operators.linear_map import over_samples
 from monai_diffscore.sampling import asinh_sigmas
 from monai_diffscore.scales import Scales
-from monai_diffscore.tensors import per_sample
+from monai_diffscore.tensors import per_sample, per_sample_sigma
 
 
 def scales_of_pyramid(model: MultiScale) -> Scales:

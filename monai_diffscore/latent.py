@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from monai_diffscore.scales import Scale
-from monai_diffscore.tensors import Generators, noise_like, per_channel
+from monai_diffscore.tensors import Generators, channels_of, noise_like
 
 
 class Latent(nn.Module):
@@ -41,6 +41,9 @@ class Latent(nn.Module):
     Raises:
         ValueError: for statistics of other channels, or a standard deviation that is not positive.
     """
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(
         self,
@@ -139,8 +142,8 @@ class Latent(nn.Module):
         raise TypeError("A latent model has no likelihood of volumes: its autoencoder has no inverse. Use a pyramid.")
 
     def _statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        mean, std = (getattr(self, name).to(like) for name in ("mean", "std"))
-        return per_channel(mean, like[0]), per_channel(std, like[0])
+        mean, std = channels_of(like, self.mean, self.std)
+        return mean, std
 
 
 @torch.no_grad()

@@ -31,10 +31,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from monai_diffscore.denoiser import check_estimate
 from monai_diffscore.networks.blocks import FourierFeatures
 from monai_diffscore.sde import SDE
-from monai_diffscore.tensors import noise_like, per_sample
+from monai_diffscore.tensors import check_estimate, noise_like, per_sample
 
 
 class NoiseDistribution(ABC):

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from monai_diffscore.pyramid import Pyramid
-from monai_diffscore.tensors import per_channel, positions
+from monai_diffscore.tensors import channels_of, positions
 
 
 class Scale(NamedTuple):
@@ -164,8 +164,8 @@ class Scales(nn.Module):
         return (values - mean) / std
 
     def _statistics(self, number: int, like: Tensor) -> tuple[Tensor, Tensor]:
-        mean, std = (getattr(self, f"{name}_{number}").to(like) for name in ("mean", "std"))
-        return per_channel(mean, like[0]), per_channel(std, like[0])
+        mean, std = channels_of(like, *(getattr(self, f"{name}_{number}") for name in ("mean", "std")))
+        return mean, std
 
 
 def measure_scales(pyramid: Pyramid, volumes: Iterable[Tensor]) -> dict[str, list[list[float]]]:

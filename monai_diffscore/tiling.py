@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from monai_diffscore.denoiser import per_sample_sigma
+from monai_diffscore.tensors import per_sample_sigma, positions
 
 
 class TiledDenoiser(nn.Module):
@@ -117,7 +117,7 @@ class TiledDenoiser(nn.Module):
             for name, field in condition.items()
         }
         if self.position_key is not None and self.position_key not in fields:
-            fields[self.position_key] = torch.stack([self._position(begin, x) for _, begin in windows])
+            fields[self.position_key] = torch.cat([positions(x[:1], begin, self.window) for _, begin in windows])
         names = list(fields)
 
         def run(patch: Tensor, level: Tensor, *values: Tensor) -> Tensor:
@@ -131,14 +131,6 @@ class TiledDenoiser(nn.Module):
     def _cut(self, begin: Sequence[int]) -> tuple[slice, ...]:
         """The index of a window in one sample [C, *S]."""
         return (slice(None), *(slice(b, b + w) for b, w in zip(begin, self.window, strict=True)))
-
-    def _position(self, begin: Sequence[int], x: Tensor) -> Tensor:
-        """The positions [axes, *window] of a window: -1 is the first voxel of the volume, 1 is the last."""
-        axes = [
-            2 * (torch.arange(b, b + w, device=x.device, dtype=x.dtype) / max(size - 1, 1)) - 1
-            for b, w, size in zip(begin, self.window, x.shape[2:], strict=True)
-        ]
-        return torch.stack(torch.meshgrid(*axes, indexing="ij"))
 
 
 class SliceDenoiser(nn.Module):
