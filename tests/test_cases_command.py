@@ -18,7 +18,7 @@ from PIL import Image
 from monai_diffscore.__main__ import main
 from monai_diffscore.data import attach_participants, count_intake, intake_lines, list_volumes
 from monai_diffscore.data.cases import list_cases
-from monai_diffscore.errors import DataError
+from monai_diffscore.errors import DataError, explain
 from monai_diffscore.planning import trial
 from monai_diffscore.planning.kinds import find_kind
 from monai_diffscore.tasks import CaseEvaluator, CaseTable
@@ -53,6 +53,20 @@ def test_held_out_subjects_and_leaks_are_printed_on_request(tmp_path, capsys):
     page = capsys.readouterr().out
     assert re.search(r"held out: Patient[12] \(2 of 4 images\)", page)
     assert "leaks: none" in page
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        (["a_T1.nii.gz", "a_T2.nii.gz", "b_T1.nii.gz", "b_T2.nii.gz"], r"held out: [ab] \(2 of 4 images\)"),
+        (["a_T1.nii.gz", "a_T2.nii.gz"], "held out: a slab of each image of a, the only subject"),
+        ([], "held out: none"),
+    ],
+)
+def test_the_split_is_printed_before_a_role_is_chosen(tmp_path, capsys, files, said):
+    case_folders.images(tmp_path, *files)
+    assert main(["cases", str(tmp_path), "--validation-share", "0.5"]) == 0
+    assert re.search(said, capsys.readouterr().out)
 
 
 @pytest.mark.parametrize(
@@ -288,6 +302,63 @@ def test_a_task_says_first_what_it_works_on_and_records_it(two_contrasts, tmp_pa
     assert capsys.readouterr().out == (
         f"data: 5 subject(s), 5 case(s) to work on ({two_contrasts})\npassed over: 1 x no image by its ending\n"
     )
+
+
+def planned_items(bundle: Path, *names: str, **changes) -> list[set[str]]:
+    """The names of the files that a training or a task with a calibration takes."""
+    parser = ConfigParser()
+    parser.read_config([str(bundle / f"configs/{name}.json") for name in names])
+    parser.update(changes)
+    keys = ("listed",) if names == ("train",) else ("dataset#data", "calibrator#val_data_loader#dataset#data")
+    return [{Path(item["image"]).name for item in parser.get_parsed_content(key)} for key in keys]
+
+
+ANOMALY = ("inference", "cases", "anomaly")
+
+
+def test_a_bad_file_is_left_out_of_training_task_and_calibration(tmp_path, monkeypatch):
+    """Its name is an absolute path, so that a task on another folder takes all of that folder."""
+    for folder in ("data", "other"):
+        for number in range(4):
+            case_folders.save(tmp_path / folder / f"p{number}.nii.gz", head(number + (folder == "other")))
+    case_folders.save(tmp_path / "data/p3.nii.gz", np.full((20, 20, 20), np.nan, np.float32))
+    out = tmp_path / "bundle"
+    assert main(["plan", str(tmp_path / "data"), "--out", str(out), "--no-trial"]) == 0
+    good = {f"p{number}.nii.gz" for number in range(3)}
+    assert planned_items(out, "train") == [good]
+    assert planned_items(out, *ANOMALY, validation_share=0.99) == [good, good]
+    monkeypatch.chdir(tmp_path)
+    assert planned_items(out, *ANOMALY, dataset_dir="data")[0] == good
+    other = planned_items(out, *ANOMALY, dataset_dir="other", healthy_dir="other", validation_share=0.99)
+    assert other == [good | {"p3.nii.gz"}] * 2
+    own = planned_items(out, *ANOMALY, dataset_dir="other", left_out=["p0.nii.gz"])
+    assert own[0] == {"p1.nii.gz", "p2.nii.gz", "p3.nii.gz"}
+    with pytest.raises(RuntimeError) as failure:
+        planned_items(out, *ANOMALY, dataset_dir="other", left_out=["p9.nii.gz"])
+    assert "--left_out" in explain(failure.value)
+
+
+def test_a_bad_file_of_a_table_is_left_out_by_name(tmp_path, capsys):
+    """Also a channel of it, a file beside the table's folder, and a label map in the column of a role."""
+    table, out = tmp_path / "data/cases.csv", tmp_path / "bundle"
+    for number in range(4):
+        case_folders.save(tmp_path / f"data/p{number}.nii.gz", head(number))
+    case_folders.save(tmp_path / "data/p3.nii.gz", np.full((20, 20, 20), np.nan, np.float32))
+    case_folders.write_mask(tmp_path / "data/p4.nii.gz")
+    case_folders.save(tmp_path / "data/p5.nii.gz", np.stack([head(5), head(6)], -1))
+    case_folders.save(tmp_path / "beside/p6.nii.gz", head(6) * np.inf)
+    rows = [f"s{n},p{n}.nii.gz{'/channel:1' * (n == 5)}" for n in range(6)] + ["s6,../beside/p6.nii.gz"]
+    table.write_text("\n".join(["subject,t1", *rows]) + "\n")
+    command = ["plan", "--cases", str(table), "--out", str(out), "--no-trial", "--exclude", "p5.nii.gz"]
+    assert main(command) == 0
+    page = " ".join(capsys.readouterr().out.split())
+    assert "left out: p3.nii.gz: expected finite intensities" in page
+    assert f"left out: {tmp_path}/beside/p6.nii.gz: expected finite intensities" in page
+    assert "left out: 1 x label map by its values" in page
+    good = {f"p{number}.nii.gz" for number in range(3)}
+    assert planned_items(out, "train") + planned_items(out, *ANOMALY, validation_share=0.99) == [good] * 3
+    assert main([*command[:3], "--out", str(tmp_path / "x"), "--no-trial", "--exclude", "p9.nii.gz"]) == 1
+    assert re.search(r"got no .*p9\.nii\.gz.*--exclude", capsys.readouterr().err)
 
 
 def test_conditions_of_tasks_are_those_of_the_files_else_those_of_the_request(tmp_path):

@@ -100,17 +100,20 @@ def _reason(entry: os.DirEntry[str]) -> str:
 def walk_without(root: str | Path, left_out: Sequence[str], key: str = "image") -> Tree:
     """The tree without the files and folders of ``left_out``, which are relative to ``root``.
 
-    A name may end in ``series:UID``; the reader of DICOM handles these.
+    A name may end in ``series:UID``; the reader of DICOM handles these. An absolute path outside of ``root`` leaves
+    nothing out: it is of another data set.
 
     Raises:
         DataError: for a missing file or folder: the list must fit the data.
     """
     tree = walk(root)
-    gone = [tree.root / name for name in left_out if not names_series(name)]
+    top = Path(os.path.abspath(root))
+    places = [top / name for name in left_out if not names_series(name)]
+    gone = [tree.root / place.relative_to(top) for place in places if place.is_relative_to(top)]
     missing = [str(path.relative_to(tree.root)) for path in gone if not os.path.lexists(path)]
     if missing:
         raise DataError(
             root, key=key, expected="the files and folders that left_out names", got=f"no {', '.join(missing[:4])}",
-            remedy="Take them out of left_out (of another --healthy_dir: --healthy_left_out '[]'), or plan again.",
+            remedy='Take them out of --left_out ("[]" is none; `plan` calls it --exclude), or plan again.',
         )  # fmt: skip
     return tree.without(gone) if gone else tree

@@ -171,6 +171,7 @@ def _volumes(plan: Plan) -> dict[str, Any]:
     limits = plan["normalisation"]
     window = {"window_hu": limits["window_hu"]} if "window_hu" in limits else {}
     percentiles = {"percentiles": limits["percentiles"]} if "percentiles" in limits else {}
+    top = Path(plan.data).parent if Path(plan.data).is_file() else Path(plan.data)
     data, listing = literal(plan.data), plan.details.get("listing", {})
     return {
         **{f"train/{name}, cases/{name}": literal(value) for name, value in listing.items()},
@@ -180,9 +181,11 @@ def _volumes(plan: Plan) -> dict[str, Any]:
         "train/image_channels, inference/image_channels": plan.channels,
         "train/modality, inference/modality": plan.modality,
         **(_whole(plan) if plan.whole else _patches(plan)),
-        "cases/dataset_dir": data,
-        "anomaly/healthy_dir, likelihood/healthy_dir": data,
-        "anomaly/healthy_left_out, likelihood/healthy_left_out": literal(list(plan.left_out)),
+        "cases/dataset_dir, anomaly/healthy_dir, likelihood/healthy_dir": data,
+        # absolute: tasks take other folders too, which lack these files
+        "cases/left_out, anomaly/healthy_left_out, likelihood/healthy_left_out": literal(
+            [str(top / name) for name in plan.left_out]
+        ),
     }
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from monai_diffscore.data.paths import split_channel
 from monai_diffscore.errors import DataError
 
 #: percentiles of the values that a fingerprint holds
@@ -159,13 +160,15 @@ def read_each(
 ) -> tuple[list[tuple[dict[str, Any], Any]], list[Problem]]:
     """Pairs of a case and the result of ``read``, and the problems of the cases that fail."""
     good, problems = [], []
+    top = root.parent if root.is_file() else root
     for case in cases:
         try:
             good.append((case, read(case)))
         except DataError as error:
-            file = Path(first_path(case[key]))
-            removable = root in file.parents and "channel:" not in file.name and "row" not in case
-            problems.append(Problem.of(error, file.relative_to(root) if removable else file, left_out=removable))
+            file, _ = split_channel(first_path(case[key]))
+            removable = file != root and "row" not in case
+            name = file.relative_to(top) if top in file.parents else file
+            problems.append(Problem.of(error, name, left_out=removable))
     return good, problems
 
 

@@ -6,9 +6,10 @@ beside their converted NIfTI files.
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from monai_diffscore.data.cases.dicom import read_dicom
 from monai_diffscore.data.cases.names import ending, is_volume
 from monai_diffscore.data.cases.table import read_table_of_cases
 from monai_diffscore.data.paths import locate, names_series, split_channel, split_series
-from monai_diffscore.data.tree import LeftOut, Tree, walk_without
+from monai_diffscore.data.tree import LeftOut, Tree, walk, walk_without
 from monai_diffscore.errors import DataError
 
 TABLES = (".csv", ".tsv")
@@ -43,24 +44,27 @@ def list_cases(
         DataError: for a missing path, a path without images, or an unknown layout; as the layouts.
     """
     if cases:
-        return read_table_of_cases(locate(cases))
+        return _of_table(locate(cases), left_out)
     root, uid = split_series(locate(path))
     if not root.exists():
         raise DataError(
             root, expected=_EXPECTED, got="no such file or folder", remedy="Give an existing --dataset_dir."
         )
     if root.suffix.lower() in TABLES and root.is_file():
-        return read_table_of_cases(root)
-    tree = _without_halves(walk_without(root, left_out))
+        return _of_table(root, left_out)
     if root.suffix.lower() == ".json" and root.is_file():
-        listing = read_datalist(tree)
-    elif layout != "auto":
-        listing = _read(tree, layout, subject)
-    else:
-        listing = _detect(tree, subject)
+        listing = _without_images(read_datalist(walk(root)), root.parent, left_out)
+        return _guarded(_by_pattern(listing, walk(root), subject))
+    tree = _without_halves(walk_without(root, left_out))
+    listing = _detect(tree, subject) if layout == "auto" else _read(tree, layout, subject)
     listing = replace(listing, root=str(root), left_out=(*tree.left_out, *listing.left_out))
-    listing = _without_series(listing, root, left_out, uid)
-    return _guarded(_by_pattern(listing, tree, subject))
+    listing = _without_images(listing, root, [name for name in left_out if names_series(name)])
+    return _guarded(_by_pattern(_of_series(listing, uid), tree, subject))
+
+
+def _of_table(path: Path, left_out: Sequence[str]) -> Cases:
+    """The cases of a table, which may name a DICOM series in the folder of NIfTI files."""
+    return _guarded(_without_images(read_table_of_cases(path), path.parent, left_out), named=True)
 
 
 _PAIR = (".hdr", ".img")
@@ -115,22 +119,31 @@ def _detect(tree: Tree, subject: str) -> Cases:
     return Cases(str(tree.root), layouts, tuple(cases), tuple(left_out), tuple(notes))
 
 
-def _without_series(listing: Cases, root: Path, left_out: Sequence[str], uid: str | None) -> Cases:
-    """The cases without the series of ``left_out``, or with only the series ``uid``."""
-    gone = {str(root / name) for name in left_out if names_series(name)}
-    if missing_series := gone - {path for case in listing for path in case.images.values()}:
+def _without_images(listing: Cases, top: Path, left_out: Sequence[str]) -> Cases:
+    """The cases without the files and series of ``left_out``; a file stands for all of its channels."""
+    gone = {os.path.normpath(top.absolute() / name) for name in left_out}
+    paths = {path: {os.path.normpath(os.path.abspath(place)) for place in (path, split_channel(path)[0])}
+             for case in listing for path in case.images.values()}  # fmt: skip
+    missing = {name for name in gone.difference(*paths.values()) if Path(name).is_relative_to(top.absolute())}
+    if missing:
         raise DataError(
-            root, expected="the series that left_out names", got=f"no {', '.join(sorted(missing_series)[:4])}",
-            remedy="`python -m monai_diffscore cases FOLDER` prints the names. Take the others out of left_out.",
+            listing.root, expected="the files and series that left_out names",
+            got=f"no {', '.join(sorted(missing)[:4])}",
+            remedy="`python -m monai_diffscore cases FOLDER` prints the names. Take the others out of "
+            "--left_out (`plan` calls it --exclude).",
         )  # fmt: skip
-    cases = []
-    for case in listing:
-        images = {role: path for role, path in case.images.items() if path not in gone}
-        if uid is not None:
-            images = {role: path for role, path in images.items() if split_series(path)[1] in (uid, None)}
-        if images:
-            cases.append(replace(case, images=images))
-    return replace(listing, cases=tuple(cases))
+    return _with_images(listing, lambda path: not gone & paths[path])
+
+
+def _of_series(listing: Cases, uid: str | None) -> Cases:
+    """The cases with only the series ``uid``; with all images for None."""
+    return _with_images(listing, lambda path: uid is None or split_series(path)[1] in (uid, None))
+
+
+def _with_images(listing: Cases, is_read: Callable[[str], bool]) -> Cases:
+    """The cases with only the images whose path is read; without cases that have no image."""
+    cases = [replace(c, images={role: path for role, path in c.images.items() if is_read(path)}) for c in listing]
+    return replace(listing, cases=tuple(case for case in cases if case.images))
 
 
 def _by_pattern(listing: Cases, tree: Tree, subject: str) -> Cases:
@@ -158,8 +171,8 @@ def _by_pattern(listing: Cases, tree: Tree, subject: str) -> Cases:
 # ---- guards ----
 
 
-def _guarded(listing: Cases) -> Cases:
-    """The cases without images of one slice, copies, label maps, and converted series."""
+def _guarded(listing: Cases, named: bool = False) -> Cases:
+    """The cases without images of one slice, copies, label maps, and converted series that no table ``named``."""
     paths = [path for case in listing for path in case.images.values()]
     gone: dict[str, str] = {}
     files = [path for path in paths if is_volume(split_channel(path)[0])]
@@ -173,14 +186,13 @@ def _guarded(listing: Cases) -> Cases:
         for path in files
         if path not in gone and holds_label_map(path)
     }
-    gone |= _converted([path for path in paths if path not in gone])
+    if not named:
+        gone |= _converted([path for path in paths if path not in gone])
     if not gone:
         return listing
-    remaining = [replace(case, images={r: p for r, p in case.images.items() if p not in gone}) for case in listing]
     left_out = [LeftOut(path, reason) for path, reason in gone.items()]
-    return replace(
-        listing, cases=tuple(case for case in remaining if case.images), left_out=(*listing.left_out, *left_out)
-    )
+    remaining = _with_images(listing, lambda path: path not in gone)
+    return replace(remaining, left_out=(*listing.left_out, *left_out))
 
 
 def _twins(paths: Sequence[str]) -> dict[str, str]:

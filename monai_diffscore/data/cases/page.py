@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from monai_diffscore.data.cases.case import Case, Cases, counts_text
+from monai_diffscore.data.cases.case import CONTRAST, Case, Cases, counts_text
 from monai_diffscore.data.cases.leakage import leaks
 from monai_diffscore.data.cases.names import PICTURES, ending
 from monai_diffscore.data.volumes import split_by_subject
@@ -65,8 +65,13 @@ def _row(cases: Cases, case: Case) -> list[str]:
 
 
 def _split(cases: Cases, image: str, share: float) -> list[str]:
-    train, held_out = split_by_subject(cases.images(image), share)
+    if not cases:
+        return ["held out: none"]
+    items = cases.images(image, conditions=() if image else [CONTRAST])  # no choice of a role changes the subjects
+    train, held_out = split_by_subject(items, share)
+    if len(cases.subjects) == 1:
+        return [f"held out: a slab of each image of {cases.subjects[0]}, the only subject"]
     names = sorted({item["subject"] for item in held_out})
-    lines = [f"held out: {', '.join(names)} ({len(held_out)} of {len(train) + len(held_out)} images)"]
+    lines = [f"held out: {', '.join(names)} ({len(held_out)} of {len(items)} images)"]
     pairs = leaks(train, held_out)
     return lines + [f"leak: {leak}" for leak in pairs] + ([] if pairs else ["leaks: none"])
