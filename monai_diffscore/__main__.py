@@ -101,6 +101,7 @@ def _literal(text: str | None) -> Any:
 
 
 def _plan(options: argparse.Namespace) -> int:
+    print(f"planning for {options.cases or options.data or options.from_plan}", flush=True)
     import torch
 
     from monai_diffscore import planning

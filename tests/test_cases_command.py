@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 from pathlib import Path
 
 import case_folders
@@ -217,23 +216,15 @@ def test_results_carry_the_name_of_their_subject(tmp_path, path, name):
 @pytest.mark.parametrize(
     ("code", "result", "cause", "remedy"),
     [
-        (-9, None, "the system killed it", "--memory-gb"),
+        (-9, {"error": "", "out_of_memory": False}, "the system killed it", "--memory-gb"),
         (1, {"error": "CUDA out of memory.", "out_of_memory": True}, "CUDA out of memory.", "--memory-gb"),
         (1, {"error": "a.nii.gz: expected", "out_of_memory": False}, "a.nii.gz: expected", "Correct the cause"),
-        (139, None, "Segmentation fault", "Correct the cause"),
+        (139, {"error": "Segmentation fault", "out_of_memory": False}, "Segmentation fault", "Correct the cause"),
     ],
 )
-def test_a_failed_trial_advises_less_memory_only_where_memory_ran_out(
-    monkeypatch, tmp_path, code, result, cause, remedy
-):
-    def run(command, **_):
-        if result is not None:
-            (Path(json.loads(command[-1])["folder"]) / "trial.json").write_text(json.dumps(result))
-        return subprocess.CompletedProcess(command, code, "", "Segmentation fault")
-
-    monkeypatch.setattr(trial.subprocess, "run", run)
+def test_a_failed_trial_advises_less_memory_only_where_memory_ran_out(tmp_path, code, result, cause, remedy):
     with pytest.raises(DataError) as failure:
-        trial.run_trial(tmp_path)
+        trial.trial_of(tmp_path, code, result)
     assert cause in str(failure.value)
     assert remedy in str(failure.value)
 

@@ -38,7 +38,7 @@ from monai_diffscore.planning import (
     write_bundle,
 )
 from monai_diffscore.planning.gene_data import MOST_HELD_OUT, held_out_share
-from monai_diffscore.planning.trial import _failure, estimate
+from monai_diffscore.planning.trial import _failure, _server, estimate
 
 ROOT = Path(__file__).parent.parent
 CPU = Budget(8.0, 30.0, accelerator=False)
@@ -617,6 +617,15 @@ def test_a_failed_trial_has_its_cause_and_no_layer_around_it(plan, tmp_path):
         run_trial(tmp_path / "bundle", {"batch_size": 10**6})
     assert "Traceback" not in str(caught.value)
     assert "Failed to evaluate" not in str(caught.value)  # MONAI's layer
+    server = _server()
+    with pytest.raises(DataError, match="nothing after 1 seconds"):
+        run_trial(tmp_path / "bundle", {"batch_size": 2}, limit_seconds=1)
+    server.kill()  # as the system does where memory runs out
+    server.wait()
+    with pytest.raises(DataError, match="imports the libraries ended"):
+        run_trial(tmp_path / "bundle", {"batch_size": 2})
+    assert run_trial(tmp_path / "bundle", {"batch_size": 2}).batch_size == 2  # by a new one
+    assert _server() is not server
 
 
 def test_a_failure_says_whether_memory_ran_out():

@@ -1,7 +1,8 @@
 r"""A trial: measures some real iterations of a bundle's training, in a process of its own.
 
-The process runs the training as a user does, with data, handlers and validation, and ends it after a few iterations. It
-leaves out the record in MLflow and the pictures.
+A server imports the libraries once, and forks this process for each trial. The process runs the training as a user
+does, with data, handlers and validation, and ends it after a few iterations. It leaves out the record in MLflow and the
+pictures.
 The peak is that of the resident set, or of the device's memory on an accelerator. Two trials of smaller batches give
 the line
 
@@ -12,8 +13,10 @@ which estimates the planned batch. A trial of the planned batch then measures it
 
 from __future__ import annotations
 
+import functools
 import json
 import math
+import os
 import signal
 import statistics
 import subprocess
@@ -23,7 +26,7 @@ import time
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from ignite.engine import Events
@@ -73,15 +76,20 @@ def run_trial(bundle: str | Path, overrides: dict[str, Any] | None = None, limit
             is killed.
     """
     with tempfile.TemporaryDirectory() as folder:
-        order = {"bundle": str(bundle), "overrides": overrides or {}, "folder": folder}
-        command = [sys.executable, "-m", "monai_diffscore.planning.trial", json.dumps(order)]
-        try:
-            process = subprocess.run(command, capture_output=True, text=True, timeout=limit_seconds, check=False)
-            code, last = process.returncode, " ".join(process.stderr.split("\n")[-4:]).strip()[-600:]
-        except subprocess.TimeoutExpired:
-            code, last = -1, f"nothing after {limit_seconds:g} seconds"
+        place = str(Path(bundle).absolute())
+        order = {"bundle": place, "overrides": overrides or {}, "folder": folder, "limit_seconds": limit_seconds}
+        code, last = _carry_out(order)
         file = Path(folder) / "trial.json"
         result = json.loads(file.read_text()) if file.is_file() else {"error": last, "out_of_memory": False}
+    return trial_of(bundle, code, result)
+
+
+def trial_of(bundle: str | Path, code: int, result: dict[str, Any]) -> Trial:
+    """The trial of a process that ended with ``code``.
+
+    Raises:
+        DataError: for a result with an error.
+    """
     if "error" not in result:
         return Trial(**result)
     killed = code == -signal.SIGKILL
@@ -92,6 +100,62 @@ def run_trial(bundle: str | Path, overrides: dict[str, Any] | None = None, limit
         got=f"exit code {code}{' (the system killed it, most likely for its memory)' * killed}: {result['error']}",
         remedy=_SMALLER if killed or result["out_of_memory"] else _WITHOUT_TRIAL,
     )
+
+
+def _carry_out(order: dict[str, Any]) -> tuple[int, str]:
+    """The exit code and the last lines of the process that carries out an order."""
+    server = _server()
+    assert server.stdin is not None
+    assert server.stdout is not None
+    try:
+        server.stdin.write(f"{json.dumps(order)}\n")
+        server.stdin.flush()
+        answer = server.stdout.readline()
+    except BrokenPipeError:
+        answer = ""
+    if not answer:
+        _server.cache_clear()
+        return server.wait(), "the process that imports the libraries ended"
+    if int(answer) == -signal.SIGALRM:
+        return int(answer), f"nothing after {order['limit_seconds']:g} seconds"
+    log = Path(order["folder"]) / "log.txt"
+    lines = log.read_text(errors="replace").split("\n") if log.is_file() else []
+    return int(answer), " ".join(lines[-4:]).strip()[-600:]
+
+
+@functools.cache
+def _server() -> subprocess.Popen[str]:
+    """The process that imports the libraries. It ends when this process ends and thereby closes its stdin."""
+    command = [sys.executable, "-m", "monai_diffscore.planning.trial"]
+    return subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+
+
+def _serve() -> None:
+    """Forks a process for each order, a line of stdin, and writes its exit code to stdout."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # stdout has the answers alone
+    for line in sys.stdin:
+        child = os.fork()
+        if not child:
+            _work(json.loads(line))
+        _, status = os.waitpid(child, 0)
+        print(os.waitstatus_to_exitcode(status), file=answers, flush=True)
+
+
+def _work(order: dict[str, Any]) -> NoReturn:
+    """Carries out an order and ends the process. ``trial.json`` in its folder gets the result, ``log.txt`` the rest."""
+    log = os.open(f"{order['folder']}/log.txt", os.O_WRONLY | os.O_CREAT)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    signal.alarm(math.ceil(order["limit_seconds"]))
+    try:
+        result = asdict(_train(order["bundle"], order["overrides"], order["folder"]))
+    except Exception as error:
+        result = _failure(error)
+    (Path(order["folder"]) / "trial.json").write_text(json.dumps(result))
+    raise SystemExit(int("error" in result))
 
 
 def _failure(error: Exception) -> dict[str, Any]:
@@ -193,10 +257,4 @@ def peak_gb() -> float:
 
 
 if __name__ == "__main__":
-    order = json.loads(sys.argv[1])
-    try:
-        result = asdict(_train(order["bundle"], order["overrides"], order["folder"]))
-    except Exception as error:
-        result = _failure(error)
-    (Path(order["folder"]) / "trial.json").write_text(json.dumps(result))
-    sys.exit("error" in result)
+    _serve()
