@@ -176,6 +176,28 @@ def test_wrong_channels_and_dimensions_are_refused():
         SelfAttention(12, 8)
 
 
+def test_a_gain_scales_the_skip_connection():
+    """g = -sigma_data sqrt(sigma^2 + 0.05^2) / sigma removes it: the estimate is 0 at all x."""
+    network = ScoreUNet(2, 3, 3, (8, 8), [False] * 2, 1, skip_gain=True)
+    sigma_data, sigma, x = 0.7, torch.tensor([0.1, 3.0]), torch.randn(2, 3, 8, 8)
+    assert network.output.out_channels == 6
+    denoiser = Denoiser(network, EDMPreconditioning(sigma_data))
+    c_skip = sigma_data**2 / (sigma**2 + sigma_data**2)
+    c_out = sigma * sigma_data / (sigma**2 + sigma_data**2).sqrt()
+    for raw, share in ((0.0, 1.0), (0.5, 1.0), (0.0, 0.25)):
+        gain = -share * sigma_data * (sigma**2 + 0.05**2).sqrt() / sigma
+        for number, level in enumerate(sigma):  # a gain for each noise level
+            with torch.no_grad():
+                network.output.bias.copy_(torch.tensor([raw] * 3 + [float(gain[number])] * 3))
+            expected = (1 - share) * c_skip[number] * x + raw * c_out[number]
+            torch.testing.assert_close(denoiser(x, float(level)), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_gain_needs_as_many_channels_in_as_out():
+    with pytest.raises(ValueError, match="got 3 and 1"):
+        ScoreUNet(2, 3, 1, (8, 8), skip_gain=True)
+
+
 @pytest.mark.parametrize("levels", [1, 2, 4])
 def test_any_number_of_levels(levels):
     network = ScoreUNet(2, 1, 1, channels=[8] * levels, num_res_blocks=[1] * levels, num_head_channels=8)

@@ -148,6 +148,27 @@ def zero_init(module: nn.Module) -> nn.Module:
     return module
 
 
+def add_skip_gain(output: Tensor, x: Tensor, c_noise: Tensor) -> Tensor:
+    r"""The raw network F + g u, of an output with channels (F, g): a gain of the skip connection at each voxel.
+
+    .. math::  u = \frac{c_{in} x}{\sqrt{\sigma^2 + 0.05^2}}, \qquad
+               D = c_{skip} x + c_{out} (F + g u) \approx c_{skip} \Bigl(1 + \frac{g}{\sigma_{data}}\Bigr) x + c_{out} F
+
+    One coefficient c_skip suits data of one standard deviation. Where the data are nearly constant (air, flat tissue),
+    the estimate is 0 x, and F alone would have to repeat the noise. With a gain the network says -sigma_data there. The
+    term 0.05 bounds u at noise levels below the noise of images.
+
+    Args:
+        output: [B, 2 C, *S].
+        x: input of the network, :math:`c_{in} x`, [B, C, *S].
+        c_noise: :math:`\tfrac14 \ln \sigma`, [B].
+    """
+    sigma = torch.exp(4 * c_noise)
+    level = torch.sqrt(sigma**2 + 0.05**2)
+    raw, gain = output.chunk(2, dim=1)
+    return raw + gain * (x / per_sample(level, x))
+
+
 def named_size(presets: Mapping[str, Mapping[str, Any]], name: str) -> dict[str, Any]:
     """The constructor options of a named size.
 
