@@ -8,7 +8,8 @@ from functools import partial
 import pytest
 from workflows import BUNDLES, ROOT
 
-from monai_diffscore.configuration import choices, differences, flatten, meaning, read_by
+from monai_diffscore.composing import compose, declared
+from monai_diffscore.configuration import OBSERVERS, choices, differences, flatten, look_up, meaning, read_by
 
 TRAINING = {
     "imports": ["$import torch"],
@@ -132,3 +133,16 @@ def test_choices_are_the_values_that_are_stated():
     assert stated["window"] == [1, 2]
     assert not {"imports", "network", "train#trainer#lr"} & stated.keys()
     assert dict(flatten({"a": [], "b": {}, "c": [[1]]})) == {"a": [], "b": {}, "c#0": [1]}
+
+
+def test_each_handler_of_a_shipped_training_observes_or_acts():
+    """A new handler is one or the other: :data:`OBSERVERS` has no entry too few and none too many."""
+    acting = {"PowerEMA", "ClipGradients", "LrScheduleHandler"}
+    handlers = {"ShardedCheckpoint"}  # of fsdp.json
+    for name in declared():
+        train = compose(name)["train"]
+        for handler in [*train["train"]["handlers"], *train.get("first_stage", {}).get("handlers", [])]:
+            attached = look_up(train, handler["handler"].removeprefix("@")) if "handler" in handler else handler
+            attached = [attached] if isinstance(attached, dict) else attached
+            handlers |= {entry["_target_"].rsplit(".", 1)[-1] for entry in attached}
+    assert handlers == OBSERVERS | acting
