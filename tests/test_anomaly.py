@@ -32,9 +32,9 @@ def distances(shape: tuple[int, ...]) -> torch.Tensor:
 
 def test_residuals_of_a_gaussian_prior_are_the_whitened_image_without_the_noise():
     x = images(3, 1).double()
-    found = healthy_residuals(white, x, [0.3, 1.0], generator=torch.Generator().manual_seed(5))
+    residuals = healthy_residuals(white, x, [0.3, 1.0], generator=torch.Generator().manual_seed(5))
     expected = torch.cat([level**2 / (0.25 + level**2) * x for level in (0.3, 1.0)], dim=1)
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(residuals, expected)
 
 
 def test_p_values_of_unseen_healthy_images_are_uniform():
@@ -89,11 +89,11 @@ def test_a_faint_lesion_is_marked_with_its_sign_and_nothing_else(contrast):
     lesion = (distances((24, 24))[12 * 24 + 12].reshape(24, 24) <= 4).float()
     sick = healthy_residuals(white, images(100, 7) + contrast * lesion, [0.3, 1.0])
     scan = BallScan.of(first, torch.ones(100, 1, 24, 24, dtype=torch.bool), [1, 2, 3, 4, 5])
-    found = scan(sick)
-    p = HealthyScores.of(scan(second)).p_value(found)
+    anomalies = scan(sick)
+    p = HealthyScores.of(scan(second)).p_value(anomalies)
     core, far = lesion > 0, distances((24, 24))[12 * 24 + 12].reshape(24, 24) > 10
     assert float((p[:, 0, core] <= 0.01).double().mean()) > 0.9
-    assert float((found[:, 0, core].sign() == (1 if contrast > 0 else -1)).double().mean()) > 0.95
+    assert float((anomalies[:, 0, core].sign() == (1 if contrast > 0 else -1)).double().mean()) > 0.95
     assert float((p[:, 0, far] <= 0.01).double().mean()) < 0.03
     alone = HealthyScores.of(score(second)).p_value(score(sick))
     assert float((alone[:, 0, core] <= 0.01).double().mean()) < 0.2

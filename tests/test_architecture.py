@@ -255,8 +255,8 @@ def test_a_library_behind_another_module_is_seen(tmp_path, library):
 @each_module
 def test_only_the_top_knows_engines_and_trackers(path):
     if LEVELS[noun(path)] < 3:
-        known = {name.split(".")[0] for name in imports(path)} & ENGINE_PACKAGES
-        assert not known
+        engines = {name.split(".")[0] for name in imports(path)} & ENGINE_PACKAGES
+        assert not engines
         assert not {name for name in imports(path) if name.startswith("monai.engines")}
 
 

@@ -104,8 +104,8 @@ def test_the_class_is_the_sub_folder_in_alphabetical_order(save, tmp_path):
     for name in ("zebra/1.png", "ant/1.png", "ant/sub-7/2.png", "none.png"):
         save(name, GREY)
     cases = list_arrays(tmp_path / "data", 2)
-    found = {case["image"].split("data/")[1]: case["label"] for case in cases}
-    assert found == {"ant/1.png": 0, "ant/sub-7/2.png": 0, "none.png": -1, "zebra/1.png": 1}
+    labels = {case["image"].split("data/")[1]: case["label"] for case in cases}
+    assert labels == {"ant/1.png": 0, "ant/sub-7/2.png": 0, "none.png": -1, "zebra/1.png": 1}
     assert class_names(cases) == ["ant", "zebra"]
 
 

@@ -27,13 +27,15 @@ def test_tiles_are_sampled_for_the_surroundings_of_real_ones(bundle, dataset, tm
     network = samples.parser.get_parsed_content("network")
     torch.save(network.state_dict(), tmp_path / "model.pt")
     seen = []
-    network.register_forward_pre_hook(lambda _module, _args, given: seen.append(given["context"]), with_kwargs=True)
+    network.register_forward_pre_hook(
+        lambda _module, _args, condition: seen.append(condition["context"]), with_kwargs=True
+    )
     samples.run()
     assert len(list((tmp_path / "out").glob("pred_*.png"))) == 2
     assert seen[0].shape == (2, 3, 64, 64)
-    known = seen[0][~seen[0].isnan()]
-    assert -1 <= known.min() < known.max() <= 1
-    assert 0 < len(known) < seen[0].numel()  # beyond the slide it is missing
+    context = seen[0][~seen[0].isnan()]
+    assert -1 <= context.min() < context.max() <= 1
+    assert 0 < len(context) < seen[0].numel()  # beyond the slide it is missing
 
 
 @pytest.mark.parametrize("bundle", ARRAYS)
@@ -46,8 +48,8 @@ def test_the_network_takes_an_image_alone_and_exports(bundle, tmp_path):
         "meta_file": str(folder / "configs/metadata.json"), "config_file": str(folder / "configs/inference.json")
     }  # fmt: skip
     checkpoint = str(tmp_path / "model.pt")
-    made = workflow(bundle, ["inference"], kind="infer", checkpoint=checkpoint)
-    network = made.parser.get_parsed_content("network_def").eval()
+    sampling = workflow(bundle, ["inference"], kind="infer", checkpoint=checkpoint)
+    network = sampling.parser.get_parsed_content("network_def").eval()
     torch.save(network.state_dict(), checkpoint)
     for n in (1, 2, 5):
         verify_net_in_out("network_def", **files, device="cpu", n=n, checkpoint=checkpoint)
@@ -94,7 +96,9 @@ def test_a_class_is_sampled_by_its_label(bundle, tmp_path):
         network = samples.parser.get_parsed_content("network")
         torch.save(network.state_dict(), tmp_path / "model.pt")
         seen = []
-        network.register_forward_pre_hook(lambda _module, _args, given, seen=seen: seen.append(given), with_kwargs=True)
+        network.register_forward_pre_hook(
+            lambda _module, _args, condition, seen=seen: seen.append(condition), with_kwargs=True
+        )
         samples.run()
         assert [given["label"].tolist() for given in seen] == [[expected] * 2] * len(seen)
 
@@ -102,10 +106,10 @@ def test_a_class_is_sampled_by_its_label(bundle, tmp_path):
 @pytest.mark.parametrize("bundle", ["ct_unet3d", "ct_unet2d"])
 def test_drawing_patches_leaves_the_cached_volume_alone(bundle, dataset, tmp_path):
     """The cache is not copied for each patch, because a copy grows with the volume."""
-    made = workflow(bundle, ["train"], ["smoke"], output_dir=f"{tmp_path}/out", ckpt_dir=str(tmp_path),
+    training = workflow(bundle, ["train"], ["smoke"], output_dir=f"{tmp_path}/out", ckpt_dir=str(tmp_path),
                     dataset_dir=dataset, patches_per_volume=12, affine_probability=0.5,
                     flip_probability=0.5, noise_hu=10.0)  # fmt: skip
-    drawn = made.parser.get_parsed_content("train#dataset")
+    drawn = training.parser.get_parsed_content("train#dataset")
     cached = drawn._cache[0]["image"]
     before = (cached.as_tensor().clone(), cached.affine.clone(), list(cached.applied_operations))
     patches = [drawn[index]["image"] for index in range(12)]

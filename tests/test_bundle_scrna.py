@@ -71,14 +71,14 @@ def test_modules_of_cells_attend_to_their_gene_sets_alone(bundle, dataset, tmp_p
         workflow(bundle, ["train"], ["smoke"], **where, latent_size=6, gene_sets_path=str(file)).run()
     assert "other data (gene_sets: " in str(refused.value.__cause__)
     file.unlink()
-    made = workflow(
+    training = workflow(
         bundle, ["inference"], ["smoke"], kind="infer", checkpoint=str(tmp_path / "model.pt"), output_dir=str(tmp_path)
     )
-    made.run()
+    training.run()
     cells = anndata.read_h5ad(tmp_path / "cells.h5ad")
     assert cells.shape == (2, 12)
     assert cells.obsm["X_score_latent"].shape == (2, 7)  # as trained, not as in inference.json
-    autoencoder = made.parser.get_parsed_content("autoencoder")
+    autoencoder = training.parser.get_parsed_content("autoencoder")
     seen = [{0, 1, 7}, {7, 8, 9}, {2, 3, 4, 5, 6, 10, 11}]  # the last: in no set
     x = torch.randn(1, 12, requires_grad=True)
     modules = autoencoder.pooling(x)

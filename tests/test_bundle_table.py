@@ -23,20 +23,20 @@ def test_tables_are_completed_and_scored(bundle, dataset, tmp_path):
     """It fills gaps, also in a column without gaps in training; present values stay; a label may be missing."""
     where = {"output_dir": str(tmp_path / "out"), "ckpt_dir": str(tmp_path), "dataset_dir": dataset}
     workflow(bundle, ["train"], ["smoke"], label="outcome", **where).run()
-    given = clinical().drop(columns="outcome").assign(note="kept")
-    given["age"] = given["age"].astype(float).mask(given.index < 4)
-    given.to_csv(tmp_path / "gaps.csv", index=False)
+    patients = clinical().drop(columns="outcome").assign(note="kept")
+    patients["age"] = patients["age"].astype(float).mask(patients.index < 4)
+    patients.to_csv(tmp_path / "gaps.csv", index=False)
     where = {"kind": "infer", "checkpoint": str(tmp_path / "model.pt"), "output_dir": str(tmp_path / "made")}
     workflow(bundle, ["inference", "impute"], ["smoke"], dataset_dir=str(tmp_path / "gaps.csv"), draws=2, **where).run()
-    made, cells = read_table(tmp_path / "made/imputed.csv"), read_table(tmp_path / "made/cells.csv")
-    assert list(made) == list(given)
-    assert made.notna().all().all()
-    assert (made["age"] == made["age"].round()).all()
-    for name in given:
-        there = given[name].notna()
-        assert (made[name][there] == given[name][there]).all()
+    completed, cells = read_table(tmp_path / "made/imputed.csv"), read_table(tmp_path / "made/cells.csv")
+    assert list(completed) == list(patients)
+    assert completed.notna().all().all()
+    assert (completed["age"] == completed["age"].round()).all()
+    for name in patients:
+        there = patients[name].notna()
+        assert (completed[name][there] == patients[name][there]).all()
     report = json.loads((tmp_path / "made/imputation.json").read_text())
-    assert len(cells) == given.isna().sum().sum() + report["hidden_cells"]
+    assert len(cells) == patients.isna().sum().sum() + report["hidden_cells"]
     assert cells["known"].notna().sum() == report["hidden_cells"] > 0
     assert np.isfinite([report["rmse"], report["accuracy"]]).all()
     assert report["draws"] == 2
@@ -90,9 +90,9 @@ def test_a_second_training_takes_all_rows_for_as_long_as_the_first_was_best(bund
 def test_an_edited_schema_is_taken_and_a_label_may_be_a_number(bundle, dataset, tmp_path, caplog):
     """The schema of a first training, less two columns, with a wider range and another label."""
     where = {"ckpt_dir": str(tmp_path), "dataset_dir": dataset}
-    made = workflow(bundle, ["train"], ["smoke"], output_dir=str(tmp_path / "first"), label="outcome", **where)
+    training = workflow(bundle, ["train"], ["smoke"], output_dir=str(tmp_path / "first"), label="outcome", **where)
     with caplog.at_level("INFO"):
-        made.run()
+        training.run()
     assert "dead 33%" in caplog.text
     schema = json.loads((tmp_path / "first/schema.json").read_text())
     schema["columns"] = [column for column in schema["columns"] if column["name"] not in ("marker0", "marker1")]

@@ -33,7 +33,7 @@ SIGMAS = [0.1, 0.5, 2.0]
 class WhiteNoise(torch.nn.Module):
     """The exact denoiser of independent coefficients N(0, 1), for any condition."""
 
-    def forward(self, x, sigma, **_given):
+    def forward(self, x, sigma, **_condition):
         return x / (1 + torch.as_tensor(sigma, dtype=x.dtype).reshape(-1, *[1] * (x.ndim - 1)) ** 2)
 
 
@@ -132,9 +132,9 @@ def test_cases_are_the_images_with_the_age_of_their_subject(heads, tmp_path):
 
 def test_statistics_standardise_every_scale(heads, tmp_path):
     """Over the training cases, each channel of each scale has mean 0 and standard deviation 1."""
-    made = small(heads, tmp_path)
-    volumes = torch.stack([torch.as_tensor(case["image"]) for case in made.parser.get_parsed_content("measured")])
-    for scale in made.parser.get_parsed_content("scale_split").split(volumes.double()):
+    training = small(heads, tmp_path)
+    volumes = torch.stack([torch.as_tensor(case["image"]) for case in training.parser.get_parsed_content("measured")])
+    for scale in training.parser.get_parsed_content("scale_split").split(volumes.double()):
         values = scale.coefficients.transpose(0, 1).flatten(1)
         torch.testing.assert_close(values.mean(1), torch.zeros(len(values)).double(), atol=1e-6, rtol=0)
         torch.testing.assert_close(values.std(1, correction=0), torch.ones(len(values)).double(), atol=1e-6, rtol=0)

@@ -165,8 +165,8 @@ def test_calibrating_holds_out_who_the_training_held_out(two_contrasts, tmp_path
     for files, key in ((["train"], "cases"), (["inference", "cases", "anomaly"], "healthy_cases")):
         parser = ConfigParser()
         parser.read_config([str(out / f"configs/{name}.json") for name in files])
-        found = parser.get_parsed_content(key)
-        held_out[key] = [item["image"] for item in (found[1] if key == "cases" else found)]
+        requests = parser.get_parsed_content(key)
+        held_out[key] = [item["image"] for item in (requests[1] if key == "cases" else requests)]
     assert held_out["cases"] == held_out["healthy_cases"]
     assert parser.get_parsed_content("intake")["validation_subjects"] == 1
 
@@ -229,7 +229,7 @@ def test_a_failed_trial_advises_less_memory_only_where_memory_ran_out(tmp_path, 
     assert remedy in str(failure.value)
 
 
-@pytest.mark.parametrize(("name", "lowest", "said"), [
+@pytest.mark.parametrize(("name", "lowest", "message"), [
     ("a", -300, "modality MR (--modality); {}% of the values are negative, as in CT: --modality CT"),
     ("a", -160, "modality MR (--modality); {}% of the values are negative, as in CT: --modality CT"),
     ("ct", -300, "modality CT (--modality)"),
@@ -237,7 +237,7 @@ def test_a_failed_trial_advises_less_memory_only_where_memory_ran_out(tmp_path, 
     ("a", -1000, "modality CT (--modality)"),
     ("a", 0, "modality MR (--modality)\n"),
 ])  # fmt: skip
-def test_a_plan_says_which_modality_it_takes_and_how_ct_without_air_becomes_ct(tmp_path, capsys, name, lowest, said):
+def test_a_plan_says_which_modality_it_takes_and_how_ct_without_air_becomes_ct(tmp_path, capsys, name, lowest, message):
     """CT cut to a window looks like MR: the role tells it, else a share of negative values hints at the flag."""
     for number in range(3):
         values = head(number, 100.0) - 1000 * (head(number) == 0)
@@ -245,7 +245,7 @@ def test_a_plan_says_which_modality_it_takes_and_how_ct_without_air_becomes_ct(t
     assert main(["plan", str(tmp_path / "data"), "--out", str(tmp_path / "bundle"), "--no-trial"]) == 0
     page = " ".join(capsys.readouterr().out.split(" "))
     share = round(100 * float((values < 0).mean()))
-    assert said.format(share) in re.sub(" +", " ", page)
+    assert message.format(share) in re.sub(" +", " ", page)
 
 
 # ---- contrast as a condition ----

@@ -26,10 +26,10 @@ from monai_diffscore.planning.kinds import find_kind
 
 def reasons(root: Path, **options) -> dict[str, list[str]]:
     """The left out paths below a folder, by reason."""
-    found: dict[str, list[str]] = {}
+    names: dict[str, list[str]] = {}
     for one in list_cases(root, **options).left_out:
-        found.setdefault(one.reason, []).append(str(Path(one.path).relative_to(root)))
-    return found
+        names.setdefault(one.reason, []).append(str(Path(one.path).relative_to(root)))
+    return names
 
 
 def test_one_content_under_several_names_is_one_image(tmp_path):
@@ -192,8 +192,8 @@ def test_leaks_name_subjects_copies_and_near_copies_and_nothing_else(tmp_path):
 
     train = items("p0.nii.gz", "p1.nii.gz", "p2.nii.gz", "p3.nii.gz")
     assert leaks(train, items("p4.nii.gz", "p5.nii.gz")) == []
-    found = leaks(train, items("p4.nii.gz", "copy.nii.gz", "rescaled.nii"))
-    assert {(leak.kind, Path(leak.train).name, Path(leak.held_out).name) for leak in found} == {
+    pairs = leaks(train, items("p4.nii.gz", "copy.nii.gz", "rescaled.nii"))
+    assert {(leak.kind, Path(leak.train).name, Path(leak.held_out).name) for leak in pairs} == {
         ("same content", "p0.nii.gz", "copy.nii.gz"),
         ("nearly the same", "p1.nii.gz", "rescaled.nii"),
     }

@@ -19,13 +19,15 @@ from monai_diffscore.command_line import report_plainly
 from monai_diffscore.errors import FlagError, find_cause
 
 
-@pytest.mark.parametrize(("said", "line"), [((), "the same command continues"), (("a is written",), "a is written.")])
-def test_ctrl_c_ends_with_one_line_that_says_how_to_continue(monkeypatch, capsys, said, line):
+@pytest.mark.parametrize(
+    ("message", "line"), [((), "the same command continues"), (("a is written",), "a is written.")]
+)
+def test_ctrl_c_ends_with_one_line_that_says_how_to_continue(monkeypatch, capsys, message, line):
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
     monkeypatch.setattr(command_line, "_is_command", lambda: True)
     report_plainly()
     with pytest.raises(SystemExit) as ended:
-        sys.excepthook(KeyboardInterrupt, KeyboardInterrupt(*said), None)
+        sys.excepthook(KeyboardInterrupt, KeyboardInterrupt(*message), None)
     assert ended.value.code == 130
     assert capsys.readouterr().err.strip().startswith(f"interrupted: {line}")
 
@@ -195,9 +197,9 @@ def test_errors_before_a_configuration_runs_are_one_line(words, line, tmp_path, 
     (tmp_path / "metadata.json").write_text("{}")
     monkeypatch.setattr(sys, "argv", [])
     assert main(["run", *(word.format(tmp_path) for word in words)]) == 1
-    (said,) = capsys.readouterr().err.splitlines()
-    assert said.startswith("error: ")
-    assert line in said
+    (message,) = capsys.readouterr().err.splitlines()
+    assert message.startswith("error: ")
+    assert line in message
 
 
 @pytest.mark.parametrize(

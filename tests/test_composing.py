@@ -294,8 +294,8 @@ def test_the_command_writes_and_checks(tmp_path, capsys):
     train.write_text(re.sub('"max_epochs": [0-9]+', '"max_epochs": 1', train.read_text()))
     (tmp_path / "toy2d_mlp/configs/stray.json").write_text("{}")
     assert main(["compose", "--bundles", str(tmp_path), "--check"]) == 1
-    said = capsys.readouterr().out
-    assert "toy2d_mlp/configs/train.json: differs" in said
-    assert "stray.json: differs" in said
+    output = capsys.readouterr().out
+    assert "toy2d_mlp/configs/train.json: differs" in output
+    assert "stray.json: differs" in output
     assert main(["compose", "--bundles", str(tmp_path)]) == 0
     assert composing.differences(tmp_path / "toy2d_mlp", "toy2d_mlp") == []

@@ -181,13 +181,13 @@ def test_a_missing_part_is_the_token_of_each_of_its_channels():
     network = ScoreUNet(2, 1, 1, [4, 8], [False, False], [1, 1], 4, condition=encoder).eval()
     for parameter in network.parameters():
         nn.init.normal_(parameter, std=0.1) if parameter.ndim > 1 else None
-    x, given, position = torch.randn(1, 1, 8, 8), torch.randn(1, 5, 8, 8), torch.randn(1, 2, 8, 8)
+    x, labels, position = torch.randn(1, 1, 8, 8), torch.randn(1, 5, 8, 8), torch.randn(1, 2, 8, 8)
     level, tokens = torch.tensor([0.1]), tokens.reshape(1, 5, 1, 1)
-    whole = network(x, level, given=given, position=position)
+    whole = network(x, level, given=labels, position=position)
     for subset in itertools.product((False, True), repeat=3):
         missing = torch.tensor(subset)[[0, 1, 2, 2, 2]].reshape(1, 5, 1, 1)
-        marked = network(x, level, given=torch.where(missing, torch.nan, given), position=position)
-        filled = network(x, level, given=torch.where(missing, tokens, given), position=position)
+        marked = network(x, level, given=torch.where(missing, torch.nan, labels), position=position)
+        filled = network(x, level, given=torch.where(missing, tokens, labels), position=position)
         torch.testing.assert_close(marked, filled)
         assert any(subset) is bool((marked - whole).abs().max() > 1e-4)
     torch.testing.assert_close(network(x, level, position=position), marked)

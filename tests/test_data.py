@@ -208,9 +208,9 @@ def test_preprocessed_cases_are_kept_in_memory_or_on_disk_by_size(tmp_path):
 
     cases = [{"image": np.full((1, 1000), index, np.float64)} for index in range(4)] * 3  # 4 cases of 8 kB
     for memory_gb, kind in ((33e-6, CacheDataset), (31e-6, PersistentDataset), (0, PersistentDataset)):
-        made = cached_dataset(cases, [ToTensord("image")], tmp_path, memory_gb)
-        assert isinstance(made, kind)
-        assert [float(item["image"].mean()) for item in made] == [0, 1, 2, 3] * 3
+        cached = cached_dataset(cases, [ToTensord("image")], tmp_path, memory_gb)
+        assert isinstance(cached, kind)
+        assert [float(item["image"].mean()) for item in cached] == [0, 1, 2, 3] * 3
     assert len(list(tmp_path.glob("*.pt"))) == 4
 
 

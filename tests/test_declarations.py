@@ -24,18 +24,18 @@ LABELS = ["@low", "$high", "% none", "#1"]
 
 
 def planned(data: Path, bundle: Path, **asked) -> Plan:
-    found = take_fingerprint(data, **asked)
-    plan = make_plan(found, CPU, None)
-    write_bundle(plan, bundle, found)
+    fingerprint = take_fingerprint(data, **asked)
+    plan = make_plan(fingerprint, CPU, None)
+    write_bundle(plan, bundle, fingerprint)
     assert Plan.from_file(bundle / "docs/plan.json") == plan
     assert [str(finding) for finding in inspect_bundle(bundle)] == []
     return plan
 
 
-def content(bundle: Path, name: str, *ids: str, **given):
+def content(bundle: Path, name: str, *ids: str, **flags):
     parser = ConfigParser()
     parser.read_config(str(bundle / f"configs/{name}.json"))
-    parser.update({"bundle_root": str(bundle), **given})
+    parser.update({"bundle_root": str(bundle), **flags})
     return [parser.get_parsed_content(id) for id in ids]
 
 

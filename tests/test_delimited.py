@@ -177,13 +177,13 @@ def test_plus_and_minus_are_answers(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("limit", "number", "known"),
+    ("limit", "number", "values"),
     [("<5", 4, range(5, 40)), (">100", 101, range(0, 90)), ("< 0.5", 0.4, [0.5, 1.2, 3.7])],
 )
 @pytest.mark.parametrize("share", [0.2, 0.6])
-def test_censored_values_keep_their_limit(limit, number, known, share, tmp_path):
+def test_censored_values_keep_their_limit(limit, number, values, share, tmp_path):
     g = np.random.default_rng(0)
-    cells = np.where(g.random(200) < share, limit, g.choice(list(known), 200).astype(str))
+    cells = np.where(g.random(200) < share, limit, g.choice(list(values), 200).astype(str))
     frame = read(pd.DataFrame({"crp": cells, "n": range(200)}).to_csv(index=False), tmp_path)
     schema = infer_schema(frame)
     numbers = schema.numbers(frame)
@@ -297,6 +297,6 @@ def test_answers_are_written_as_they_came(answers, tmp_path):
 def test_a_column_may_be_called_synthetic(taken, tmp_path):
     frame = patients().assign(**dict.fromkeys(taken, "no"))
     write_table(tmp_path / "t.csv", frame)
-    made = pd.read_csv(io.StringIO((tmp_path / "t.csv").read_text()))
-    assert made.iloc[:, 0].all()
-    pd.testing.assert_frame_equal(made.iloc[:, 1:], frame)
+    generated = pd.read_csv(io.StringIO((tmp_path / "t.csv").read_text()))
+    assert generated.iloc[:, 0].all()
+    pd.testing.assert_frame_equal(generated.iloc[:, 1:], frame)

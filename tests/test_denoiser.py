@@ -180,7 +180,7 @@ def test_levels_that_are_not_positive_are_refused(sigma, gaussian):
 
 
 @pytest.mark.parametrize(
-    ("given", "returned"),
+    ("shape", "returned"),
     [
         ((2, 3, 4, 4), (2, 1, 4, 4)),
         ((2, 3), (2, 1)),
@@ -189,11 +189,11 @@ def test_levels_that_are_not_positive_are_refused(sigma, gaussian):
         ((2, 1, 4), (2, 2, 4)),
     ],
 )
-def test_a_network_of_another_shape_is_refused_though_it_broadcasts(given, returned):
+def test_a_network_of_another_shape_is_refused_though_it_broadcasts(shape, returned):
     denoiser = Denoiser(Lambda(lambda x, _: torch.zeros(returned)), EDMPreconditioning())
     with pytest.raises(ValueError, match="the network to return the shape of x") as caught:
-        denoiser(torch.zeros(given), 1.0)
-    assert str(given) in str(caught.value)
+        denoiser(torch.zeros(shape), 1.0)
+    assert str(shape) in str(caught.value)
     assert str(returned) in str(caught.value)
 
 

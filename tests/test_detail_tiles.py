@@ -32,9 +32,9 @@ def model() -> MultiScale:
     return MultiScale(Scales(Pyramid(2, 2), position_key="position"), [Local() for _ in range(3)])
 
 
-def sample(made: MultiScale, wrap=None) -> torch.Tensor:
+def sample(scales: MultiScale, wrap=None) -> torch.Tensor:
     inferer = ScaleSamplingInferer(sigmas=asinh_sigmas(5), seed=1, progress=False, wrap=wrap)
-    return inferer(torch.zeros(2, 1, 32, 16, dtype=torch.float64), made)
+    return inferer(torch.zeros(2, 1, 32, 16, dtype=torch.float64), scales)
 
 
 def test_a_volume_of_local_details_is_the_same_in_tiles():
@@ -45,9 +45,9 @@ def test_a_volume_of_local_details_is_the_same_in_tiles():
 
 
 def test_scales_that_fit_in_a_tile_are_whole():
-    made = model()
-    sample(made, DetailTiles((16, 8), overlap=2))
-    assert [set(denoiser.sizes) for denoiser in made.denoisers] == [{(8, 4)}, {(8, 4)}, {(16, 8)}]
+    scales = model()
+    sample(scales, DetailTiles((16, 8), overlap=2))
+    assert [set(denoiser.sizes) for denoiser in scales.denoisers] == [{(8, 4)}, {(8, 4)}, {(16, 8)}]
 
 
 @pytest.mark.parametrize(("length", "size"), [(64, 64), (65, 40), (96, 52), (120, 64), (121, 48), (128, 48), (256, 60)])

@@ -63,9 +63,9 @@ def test_a_right_series_is_read_exactly(name, tmp_path):
     np.testing.assert_array_equal(inside[0].numpy(), expected)
     assert DicomReport.of(volume.meta).modality in ("CT", "MR", "PT")
     loaded = LoadImaged("image", reader=StrictDicomReader(**variant.rules), ensure_channel_first=True)({"image": path})
-    for found in (volume, loaded["image"]):
-        np.testing.assert_allclose(found[0].numpy(), truth.voxels, atol=0.05)
-        np.testing.assert_allclose(found.affine.numpy(), truth.affine, atol=1e-6)
+    for image in (volume, loaded["image"]):
+        np.testing.assert_allclose(image[0].numpy(), truth.voxels, atol=0.05)
+        np.testing.assert_allclose(image.affine.numpy(), truth.affine, atol=1e-6)
 
 
 @each_refused

@@ -329,9 +329,9 @@ def test_a_label_map_of_an_enhanced_file(tmp_path):
     back = highdicom.seg.segread(file).get_volume(combine_segments=True)
     positions = (LPS_TO_RAS @ back.affine) @ np.array([*np.argwhere(back.array == 1).T, np.ones(int(back.array.sum()))])
     voxels = np.linalg.inv(volume.affine.numpy()) @ positions
-    found = np.zeros(hu.T.shape)
-    found[tuple(voxels[:3].round().astype(int))] = 1
-    np.testing.assert_array_equal(found, labels[0].numpy())
+    read = np.zeros(hu.T.shape)
+    read[tuple(voxels[:3].round().astype(int))] = 1
+    np.testing.assert_array_equal(read, labels[0].numpy())
 
 
 def test_labels_of_another_grid_or_without_a_name_are_refused(tmp_path):

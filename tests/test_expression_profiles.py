@@ -144,9 +144,9 @@ def test_profiles_come_back_through_the_steps_that_they_went(components, group_m
     for row, plain in zip(rows, ExpressionRows(data), strict=True):
         torch.testing.assert_close(torch.as_tensor(steps.inverse(row)["image"]), plain["image"], atol=2e-5, rtol=0)
     asked = [steps(one) for one in profile_requests(data.fields, 2)]
-    made = [torch.as_tensor(steps.inverse({**one, "image": one["image"] * 0})["image"]) for one in asked]
-    assert made[0].shape == (len(data.fields.genes),)
-    assert group_means == bool((made[0] - made[1]).abs().max() > 0.05)
+    restored = [torch.as_tensor(steps.inverse({**one, "image": one["image"] * 0})["image"]) for one in asked]
+    assert restored[0].shape == (len(data.fields.genes),)
+    assert group_means == bool((restored[0] - restored[1]).abs().max() > 0.05)
 
 
 def test_rows_without_a_label_are_refused_where_its_means_are_taken_out_held_out_or_not():
@@ -175,25 +175,25 @@ def test_imputation_by_components_is_that_of_factor_analysis(tmp_path):
     facts = measure_profiles(
         Expression(tmp_path / "rows.h5ad", GeneFields(content="continuous")), range(60), components=3
     )
-    given = ObservedProfiles(
+    profiles = ObservedProfiles(
         tmp_path / "rows.h5ad", facts, hidden_share=0.4, transform=Compose(profile_transforms(facts))
     )
     copies = 1500
-    batch = default_collate([given[place] for place in (0, 1) for _ in range(copies)])
+    batch = default_collate([profiles[place] for place in (0, 1) for _ in range(copies)])
     batch["seed"] = torch.arange(2 * copies)
     options = {"sampler": sample_heun, "sigmas": karras_sigmas(24, 0.01, 40.0)}
     inferer = ProfileImputationInferer(2, noise_std=0.1, method="pigdm", sigma_data=1.0, facts=facts, **options)
-    known = {name: batch[name] for name in ("seed", "measured", "observed")}
-    found = inferer(torch.as_tensor(batch["image"]), GaussianDenoiser(torch.zeros(3), torch.eye(3)), **known)
+    condition = {name: batch[name] for name in ("seed", "measured", "observed")}
+    imputed = inferer(torch.as_tensor(batch["image"]), GaussianDenoiser(torch.zeros(3), torch.eye(3)), **condition)
     std, parts = np.array(facts["std"]), {name: np.array(value) for name, value in facts["components"].items()}
     loadings, rest = parts["scales"][:, None] * parts["axes"] / std, parts["rest"] / std
-    seen = given.observed.numpy()
+    seen = profiles.observed.numpy()
     noisy = loadings.T @ loadings + np.diag(rest**2 + 0.1**2)
     cross = (loadings.T @ loadings)[:, seen]
     gain = cross @ np.linalg.inv(noisy[np.ix_(seen, seen)])
     expected = batch["measured"].numpy()[::copies, seen] @ gain.T
     spread = np.sqrt(np.diag(loadings.T @ loadings - gain @ cross.T) + rest**2)
-    mean, variance = found[:, 0].unflatten(0, (2, copies)), found[:, 1].square().unflatten(0, (2, copies))
+    mean, variance = imputed[:, 0].unflatten(0, (2, copies)), imputed[:, 1].square().unflatten(0, (2, copies))
     np.testing.assert_allclose(mean.mean(1), expected, atol=0.05)  # 3,000 draws, at most one standard deviation wide
     np.testing.assert_allclose(variance.mean(1).sqrt(), np.stack([spread, spread]), rtol=0.05)
     assert seen.any()

@@ -223,9 +223,9 @@ def test_gradients_pass_through_guidance():
 def test_inpainting_keeps_measured_values_and_conditions_the_others():
     prior = smooth_prior()
     truth = prior.sample(1, torch.Generator().manual_seed(1))
-    known = torch.arange(SIZE) < 5
-    wrapped = Inpaint(prior, known, truth)
-    exact = posterior(prior, Mask(known), truth * known, 1e-3)
+    mask = torch.arange(SIZE) < 5
+    wrapped = Inpaint(prior, mask, truth)
+    exact = posterior(prior, Mask(mask), truth * mask, 1e-3)
     x = 80 * torch.randn(600, 1, SIZE, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     samples = sample_repaint(wrapped, x, karras_sigmas(60), generator=torch.Generator().manual_seed(3), repeats=10)
     torch.testing.assert_close(samples[..., :5], truth[..., :5].expand(600, 1, 5), rtol=1e-9, atol=1e-9)

@@ -104,11 +104,11 @@ def test_what_does_not_fit_is_named(tmp_path, caplog):
     own = after.network.state_dict()
     with caplog.at_level(logging.INFO):
         take_weights(after, saved(before, tmp_path / "model.pt"))
-    said = caplog.text
+    log = caplog.text
     taken = [name for name, value in before.network.state_dict().items() if own[name].shape == value.shape]
     assert 0 < len(taken) < len(own)
-    assert f"{len(taken)} of {len(list(after.parameters()))} tensors taken" in said
-    assert "start anew: network." in said
+    assert f"{len(taken)} of {len(list(after.parameters()))} tensors taken" in log
+    assert "start anew: network." in log
 
 
 def test_files_and_patterns_that_do_nothing_are_refused(tmp_path):
@@ -143,10 +143,10 @@ def test_a_bundle_trains_from_the_weights_of_another_bundle(trained, tmp_path):
     training = trained("toy2d_mlp")
     where = {**training.where, "ckpt_dir": str(tmp_path), "output_dir": str(tmp_path / "out"), "learning_rate": 0.1}
     frozen = r"^network\.input\."
-    made = workflow(training.root, ["train"], ["smoke"], **where, init_from=str(training.root), frozen=frozen)
+    instance = workflow(training.root, ["train"], ["smoke"], **where, init_from=str(training.root), frozen=frozen)
     weights = torch.load(training.weights, weights_only=True)
-    parameters = dict(made.parser.get_parsed_content("network").named_parameters())
+    parameters = dict(instance.parser.get_parsed_content("network").named_parameters())
     assert all(torch.equal(value.cpu(), weights[name]) for name, value in parameters.items())
-    made.run()
+    instance.run()
     kept = {name for name, value in parameters.items() if torch.equal(value.cpu(), weights[name])}
     assert kept == {name for name in parameters if name.startswith("network.input.")} != set()

@@ -106,16 +106,16 @@ BROKEN: dict[str, tuple[str, Callable[[Config], object], tuple[str, ...]]] = {
 def test_each_way_of_breaking_a_bundle_is_caught(name, copy):
     file, change, words = BROKEN[name]
     edit(copy, file, change)
-    found = [str(finding) for finding in inspect_bundle(copy)]
-    assert any(all(word in line for word in words) for line in found), found
+    findings = [str(finding) for finding in inspect_bundle(copy)]
+    assert any(all(word in line for word in words) for line in findings), findings
 
 
 @pytest.mark.parametrize(("keyword", "findings"), [("folder", 0), ("foldr", 1)])
 def test_an_overlay_may_set_a_keyword_of_the_component_that_it_puts_in(copy, keyword, findings):
     overlay = {"evaluator#_target_": "monai_diffscore.tasks.CaseTable", f"evaluator#{keyword}": None}
     (copy / "configs/other.json").write_text(json.dumps(overlay))
-    found = [line for line in map(str, inspect_bundle(copy)) if "configs/other.json" in line]
-    assert len(found) == findings
+    lines = [line for line in map(str, inspect_bundle(copy)) if "configs/other.json" in line]
+    assert len(lines) == findings
 
 
 def test_files_that_are_missing_or_do_not_belong_are_named(copy):
@@ -143,8 +143,8 @@ def test_overrides_of_the_command_line_and_of_overlays(copy, tmp_path):
     assert inspect_bundle(copy, ["max_epochs=3", "--train#trainer#seed", "network_def#network#channels"]) == []
     assert inspect_bundle(copy, [str(file) for file in (ROOT / "configs").glob("*.json")]) == []
     (tmp_path / "mine.json").write_text('{"patch_sise": [8, 8, 8]}')
-    found = inspect_bundle(copy, ["--max_epoch=3", str(tmp_path / "mine.json")])
-    assert ["max_epochs" in found[0].remedy, "patch_size" in found[1].remedy, len(found)] == [True, True, 2]
+    findings = inspect_bundle(copy, ["--max_epoch=3", str(tmp_path / "mine.json")])
+    assert ["max_epochs" in findings[0].remedy, "patch_size" in findings[1].remedy, len(findings)] == [True, True, 2]
 
 
 def test_the_command_says_all_and_ends_with_one(copy, capsys):

@@ -437,8 +437,10 @@ def check_dicomweb(server: LabelServer, archive: Orthanc, dicom: Path) -> None:
     put = server.put(f"/datastore/label?image={uid}&tag=final", files={
         "label": ("label.nii.gz", label), "params": (None, json.dumps(info))})  # fmt: skip
     assert put.status_code == 200, put.text
-    found = requests.get(f"{archive.dicomweb}/series?Modality=SEG", headers={"Accept": "application/json"}, timeout=30)
-    assert len(found.json()) == 1
+    response = requests.get(
+        f"{archive.dicomweb}/series?Modality=SEG", headers={"Accept": "application/json"}, timeout=30
+    )
+    assert len(response.json()) == 1
 
 
 # ---- MONAI Label's own app
@@ -459,10 +461,10 @@ def test_bundles_work_unmodified_in_the_bundle_app_of_monai_label(work, mri, ct,
             marked = {}
             for threshold in (0.005, 0.02):
                 params = {"noise_pairs": 1, "threshold": threshold, "min_volume_ml": 0}
-                found = read(server.infer(bundle.name, image, "image", **params))
-                assert found.shape == (40, 48, 40)
-                np.testing.assert_allclose(found.affine, nib.load(source).affine, atol=1e-4)
-                marked[threshold] = float(np.asarray(found.dataobj).mean())
+                labels = read(server.infer(bundle.name, image, "image", **params))
+                assert labels.shape == (40, 48, 40)
+                np.testing.assert_allclose(labels.affine, nib.load(source).affine, atol=1e-4)
+                marked[threshold] = float(np.asarray(labels.dataobj).mean())
             assert 0 < marked[0.005] < marked[0.02] < 0.03, bundle.name
         picture = server.infer("pathology_hierarchical_unet", "tile", "image", noise_pairs=1, threshold=0.02)
         assert picture.status_code == 200, picture.text

@@ -151,12 +151,12 @@ def test_impossible_distributions_are_refused(make):
 
 
 @pytest.mark.parametrize(
-    ("given", "returned"), [((2, 3, 4, 4), (2, 1, 4, 4)), ((6, 3), (6, 1)), ((5, 1, 8), (1, 1, 8))]
+    ("shape", "returned"), [((2, 3, 4, 4), (2, 1, 4, 4)), ((6, 3), (6, 1)), ((5, 1, 8), (1, 1, 8))]
 )
-def test_a_denoiser_of_another_shape_is_refused_though_it_broadcasts(given, returned):
+def test_a_denoiser_of_another_shape_is_refused_though_it_broadcasts(shape, returned):
     with pytest.raises(ValueError, match="the denoiser") as caught:
-        DenoisingLoss(LogNormalNoise())(lambda x, sigma: torch.zeros(returned), torch.zeros(given))
-    assert str(given) in str(caught.value)
+        DenoisingLoss(LogNormalNoise())(lambda x, sigma: torch.zeros(returned), torch.zeros(shape))
+    assert str(shape) in str(caught.value)
     assert str(returned) in str(caught.value)
 
 

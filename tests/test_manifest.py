@@ -97,9 +97,11 @@ def test_a_bundle_writes_the_manifest_beside_its_samples(tmp_path):
     where = {"checkpoint": str(tmp_path / "model.pt"), "output_dir": str(tmp_path / "samples"), "steps": 2}
     (tmp_path / "model.pt").touch()
     for number, seed in ((3, 0), (2, 7)):
-        made = workflow("mri_unet3d", ["inference"], ["smoke"], kind="infer", **where, num_samples=number, seed=seed)
-        torch.save(made.parser.get_parsed_content("network").state_dict(), tmp_path / "model.pt")
-        made.run()
+        sampling = workflow(
+            "mri_unet3d", ["inference"], ["smoke"], kind="infer", **where, num_samples=number, seed=seed
+        )
+        torch.save(sampling.parser.get_parsed_content("network").state_dict(), tmp_path / "model.pt")
+        sampling.run()
     manifest = read_manifest(tmp_path / "samples")
     assert (manifest["seed"], manifest["num_samples"]) == (7, 2)
     assert manifest["weights_hash"] == file_hash(tmp_path / "model.pt")

@@ -150,8 +150,8 @@ def test_equal_images_are_similar_and_noise_is_not(shape):
 
 def test_the_nearest_window_is_that_of_a_search_by_hand():
     volumes, images = [normal(2, 9, 8), normal(2, 7, 10, seed=1)], normal(5, 2, 4, 3, seed=2)
-    found = nearest_windows(images, volumes)
-    for image, distance in zip(images, found.distance, strict=True):
+    windows = nearest_windows(images, volumes)
+    for image, distance in zip(images, windows.distance, strict=True):
         by_hand = [
             (image - volume[:, x : x + 4, y : y + 3]).square().mean().sqrt()
             for volume in volumes
@@ -166,9 +166,9 @@ def test_copies_are_found_at_every_offset_and_mirrored(head, coarse):
     copies = torch.stack([head[:, x : x + 24, y : y + 24, z : z + 24] for x, y, z in places])
     copies[2] = head.flip(1)[:, 31:55, 44:68, 22:46]
     volume = head[:, :70]  # without the mirror image of the third
-    found = nearest_windows(copies, [head.flip(3), volume], mirrored=True, coarse=coarse)
-    assert float(found.distance.max()) == 0
-    torch.testing.assert_close(found.windows, copies)
+    windows = nearest_windows(copies, [head.flip(3), volume], mirrored=True, coarse=coarse)
+    assert float(windows.distance.max()) == 0
+    torch.testing.assert_close(windows.windows, copies)
     assert nearest_windows(copies[:1], [head], coarse=coarse).places == [(0, False, places[0])]
 
 

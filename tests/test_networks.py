@@ -268,7 +268,7 @@ def test_attention_sees_distances_alone():
         logits = rotate(q.expand(1, 1, count, 16), angles) @ rotate(k.expand(1, 1, count, 16), angles).mT
         logits = logits[0, 0].reshape(*grid, *grid)
         products[grid] = [logits[i, j, i + 1, j + 2] for i in range(grid[0] - 1) for j in range(grid[1] - 2)]
-    values = torch.stack([value for found in products.values() for value in found])
+    values = torch.stack([value for entries in products.values() for value in entries])
     torch.testing.assert_close(values, values[:1].expand_as(values), rtol=1e-4, atol=1e-4)
 
 

@@ -1,4 +1,4 @@
-"""Expression data: counts told from what was made of them, fields, backed reading, text files, exact round trips."""
+"""Expression data: tests for counts, fields, backed reading, text files, exact round trips."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ def cells(count: int = 30, seed: int = 0) -> anndata.AnnData:
         },
         index=[f"cell{number}" for number in range(count)],
     )
-    made = anndata.AnnData(counts, obs=obs, var=pd.DataFrame(index=GENES), layers={"counts": counts.copy()})
-    made.X = np.log1p(counts.toarray())
-    return made
+    adata = anndata.AnnData(counts, obs=obs, var=pd.DataFrame(index=GENES), layers={"counts": counts.copy()})
+    adata.X = np.log1p(counts.toarray())
+    return adata
 
 
 @pytest.fixture
@@ -63,11 +63,11 @@ def fields() -> GeneFields:
 
 @pytest.fixture(params=["memory", "h5ad", "zarr"])
 def source(request, tmp_path):
-    made = cells()
+    adata = cells()
     if request.param == "memory":
-        return made
+        return adata
     path = tmp_path / f"cells.{request.param}"
-    made.write_zarr(path) if request.param == "zarr" else made.write_h5ad(path)
+    adata.write_zarr(path) if request.param == "zarr" else adata.write_h5ad(path)
     return path
 
 
@@ -108,8 +108,8 @@ def test_the_sample_cells_have_counts():
     ],
 )
 def test_values_that_are_no_counts_are_refused_with_the_reason(spoil, reason):
-    made = cells()
-    spoiled = anndata.AnnData(spoil(made.layers["counts"].toarray()), obs=made.obs, var=made.var)
+    adata = cells()
+    spoiled = anndata.AnnData(spoil(adata.layers["counts"].toarray()), obs=adata.obs, var=adata.var)
     with pytest.raises(DataError, match=rf"raw counts.*X: .*{reason}.*layers\['counts'\]"):
         Expression(spoiled)
     with pytest.raises(DataError, match=reason):
@@ -119,10 +119,10 @@ def test_values_that_are_no_counts_are_refused_with_the_reason(spoil, reason):
 
 
 def test_a_bad_row_far_from_the_first_is_named():
-    made = cells(1200)
-    made.layers["counts"][1100, 3] = 0.5
+    adata = cells(1200)
+    adata.layers["counts"][1100, 3] = 0.5
     with pytest.raises(DataError, match=r"rows 1024 to 1199.*fractions"):
-        Expression(made).matrix()
+        Expression(adata).matrix()
 
 
 # ---- fields ----
@@ -260,13 +260,13 @@ def test_10x_and_matrices_by_columns_are_read(store, level, tmp_path):
             scipy.io.mmwrite(written, by_genes)
     matrix = next(iter(file.glob("*matrix.mtx*")), file)
     source = {"parent": place, "itself": file, "file": matrix}[level]
-    made = Expression(source)
-    values, totals = made.matrix([599, 0, 513])
+    expression = Expression(source)
+    values, totals = expression.matrix([599, 0, 513])
     np.testing.assert_array_equal(values.toarray(), counts[[599, 0, 513]])
     np.testing.assert_array_equal(totals, counts.sum(1)[[599, 0, 513]])
-    assert (made.genes, list(made.obs.index)) == (tuple(genes), names)
-    found = take_fingerprint(source)
-    assert (found.kind, found.cases, found.channels) == ("cells", 600, 30)
+    assert (expression.genes, list(expression.obs.index)) == (tuple(genes), names)
+    fingerprint = take_fingerprint(source)
+    assert (fingerprint.kind, fingerprint.cases, fingerprint.channels) == ("cells", 600, 30)
 
 
 def test_genes_alone_are_read_of_a_folder_of_several_kinds_of_features_and_several_samples_are_refused(tmp_path):
@@ -278,8 +278,8 @@ def test_genes_alone_are_read_of_a_folder_of_several_kinds_of_features_and_sever
         scipy.io.mmwrite(tmp_path / f"{sample}matrix.mtx", sparse.coo_matrix(counts.T))
         (tmp_path / f"{sample}barcodes.tsv").write_text("".join(f"c{n}\n" for n in range(40)))
         (tmp_path / f"{sample}features.tsv").write_text("".join(f"E{n}\tG{n}\t{k}\n" for n, k in enumerate(kinds)))
-    made = Expression(tmp_path / "b_matrix.mtx")
-    np.testing.assert_array_equal(made.matrix()[0].toarray(), counts[:, :8])
+    expression = Expression(tmp_path / "b_matrix.mtx")
+    np.testing.assert_array_equal(expression.matrix()[0].toarray(), counts[:, :8])
     with pytest.raises(DataError, match=r"one matrix.*a_matrix.mtx, b_matrix.mtx"):
         Expression(tmp_path)
     (tmp_path / "a_barcodes.tsv").unlink()
@@ -301,8 +301,8 @@ def test_the_command_for_counts_without_ambient_rna_gives_counts(correct, tmp_pa
     rounded = Expression(tmp_path / "my cells_counts.h5ad")
     values = correct(counts)
     expected = np.rint(values.toarray() if sparse.issparse(values) else values)
-    made = rounded.matrix()[0]
-    np.testing.assert_array_equal(made.toarray() if sparse.issparse(made) else made, expected)
+    matrix = rounded.matrix()[0]
+    np.testing.assert_array_equal(matrix.toarray() if sparse.issparse(matrix) else matrix, expected)
 
 
 # ---- backed ----
@@ -447,16 +447,16 @@ def test_generated_cells_are_marked_and_read_again(tmp_path, fields, ending):
     totals = 3 * counts.sum(1) + 5  # of genes that are not among those of the model, too
     obs = truth.obs[["kind", "plate"]]
     write_expression(path, counts, measured, obs=obs, provenance=provenance, latent=counts[:, :2], library=totals)
-    made = anndata.read_zarr(path) if ending == "zarr" else anndata.read_h5ad(path)
-    assert made.layers["counts"].dtype == np.int32
-    assert made.X.dtype == np.float32
-    assert list(made.obs_names[:2]) == ["synthetic_0", "synthetic_1"]
-    assert made.obs["synthetic"].all()
-    assert list(made.obs["kind"].cat.categories) == ["T", "B", "NK"]
-    assert dict(made.uns["monai_diffscore"]) == {"seed": 3, "model_hash": "sha256:0", "grid": "[1, 2]"}
-    assert made.obsm["X_score_latent"].shape == (30, 2)
-    np.testing.assert_allclose(np.expm1(made.X.toarray()), 1e4 * counts / totals[:, None], rtol=1e-5)
-    np.testing.assert_array_equal(made.obs[measured.total or "n_counts"], totals)
+    adata = anndata.read_zarr(path) if ending == "zarr" else anndata.read_h5ad(path)
+    assert adata.layers["counts"].dtype == np.int32
+    assert adata.X.dtype == np.float32
+    assert list(adata.obs_names[:2]) == ["synthetic_0", "synthetic_1"]
+    assert adata.obs["synthetic"].all()
+    assert list(adata.obs["kind"].cat.categories) == ["T", "B", "NK"]
+    assert dict(adata.uns["monai_diffscore"]) == {"seed": 3, "model_hash": "sha256:0", "grid": "[1, 2]"}
+    assert adata.obsm["X_score_latent"].shape == (30, 2)
+    np.testing.assert_allclose(np.expm1(adata.X.toarray()), 1e4 * counts / totals[:, None], rtol=1e-5)
+    np.testing.assert_array_equal(adata.obs[measured.total or "n_counts"], totals)
     again = Expression(path, GeneFields(label="kind", genes=measured.genes))
     np.testing.assert_array_equal(again.matrix()[0].toarray(), counts)
     assert not [file for file in tmp_path.iterdir() if file.name.startswith(".")]
@@ -553,9 +553,9 @@ def test_genes_in_rows_are_recognised_by_their_names_and_turned(name, turned, co
     values = np.random.default_rng(0).normal(8, 1, (40, len(GENE_NAMES[name]))).round(2)
     frame = pd.DataFrame(values, [f"s{n}" for n in range(40)], GENE_NAMES[name])
     (frame.T if turned else frame).to_csv(tmp_path / "m.csv", index_label=corner)
-    found = take_fingerprint(tmp_path / "m.csv")
-    assert (found.kind, found.cases, found.channels) == ("expression", 40, len(GENE_NAMES[name]))
-    plan = make_plan(found, Budget(4.0, 1.0))
+    fingerprint = take_fingerprint(tmp_path / "m.csv")
+    assert (fingerprint.kind, fingerprint.cases, fingerprint.channels) == ("expression", 40, len(GENE_NAMES[name]))
+    plan = make_plan(fingerprint, Budget(4.0, 1.0))
     assert plan["transposed"] is turned
     assert ("is transposed" in plan.choices["transposed"].reason) is turned
 
@@ -567,9 +567,9 @@ def test_other_numbers_are_a_table_however_many(name, tmp_path):
     values = np.random.default_rng(0).normal(8, 1, (60, len(OTHER_NAMES[name]))).round(3)
     frame = pd.DataFrame(values, columns=OTHER_NAMES[name])
     frame.to_csv(tmp_path / "m.csv", index=False)
-    found = take_fingerprint(tmp_path / "m.csv")
-    assert (found.kind, found.cases) == ("table", 60)
-    assert {column["name"] for column in found.details["schema"]["columns"]} == set(OTHER_NAMES[name])
+    fingerprint = take_fingerprint(tmp_path / "m.csv")
+    assert (fingerprint.kind, fingerprint.cases) == ("table", 60)
+    assert {column["name"] for column in fingerprint.details["schema"]["columns"]} == set(OTHER_NAMES[name])
 
 
 @pytest.mark.parametrize(("sep", "decimal"), [(";", ","), ("\t", ","), (" ", ".")])
@@ -609,8 +609,8 @@ def test_numbers_of_many_values_are_covariates_and_codes_are_batches(values, rol
     from monai_diffscore.planning import take_fingerprint
 
     file, _ = cells_with(tmp_path, given=values)
-    found = take_fingerprint(file, conditions=["cell_type", "given"]).details
-    assert (found["label"], found["batch"], found["covariates"]) == (
+    details = take_fingerprint(file, conditions=["cell_type", "given"]).details
+    assert (details["label"], details["batch"], details["covariates"]) == (
         ("cell_type", None, ["given"]) if role == "covariate" else ("cell_type", "given", [])
     )
 

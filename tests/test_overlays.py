@@ -74,17 +74,19 @@ def test_another_network_takes_the_place_of_the_bundles_own(bundle, dataset, tmp
     """The overlay network_dit declares no condition: the error of a bundle with one says to leave it out."""
     where = {"output_dir": str(tmp_path / "out"), "ckpt_dir": str(tmp_path), "dataset_dir": dataset}
     conditions = workflow(bundle, ["train"], ["smoke"], **where).parser.get_parsed_content("condition_keys")
-    made = workflow(bundle, ["train"], ["network_dit", "checkpointing", "smoke"], condition_keys=[], **where)
-    network = made.parser.get_parsed_content("network").network
+    training = workflow(bundle, ["train"], ["network_dit", "checkpointing", "smoke"], condition_keys=[], **where)
+    network = training.parser.get_parsed_content("network").network
     assert type(network).__name__ == "ScoreDiT"
     assert network.checkpointing
-    images = next(iter(made.parser.get_parsed_content("train#dataloader")))
-    loss = made.parser.get_parsed_content("train#inferer")(images["image"], made.parser.get_parsed_content("network"))
+    images = next(iter(training.parser.get_parsed_content("train#dataloader")))
+    loss = training.parser.get_parsed_content("train#inferer")(
+        images["image"], training.parser.get_parsed_content("network")
+    )
     assert torch.isfinite(loss).all()
     if conditions:
-        made = workflow(bundle, ["train"], ["network_dit", "smoke"], **where)
+        training = workflow(bundle, ["train"], ["network_dit", "smoke"], **where)
         with pytest.raises(RuntimeError) as caught:
-            made.run()
+            training.run()
         errors = [caught.value]
         while errors[-1].__cause__ is not None:
             errors.append(errors[-1].__cause__)
@@ -100,9 +102,9 @@ def test_organs_set_window_spacing_patch_and_augmentation(organ, tmp_path):
     assert len(preset["spacing_mm"]) == len(preset["patch_size"]) == spatial_dims(bundle)
     image = nib.Nifti1Image(*ct_phantom(0, (48, 40, 32), 4.0))
     nib.save(image, tmp_path / "ct.nii.gz")
-    made = workflow(bundle, ["train", Path(organ).stem], ["smoke"], output_dir=f"{tmp_path}/out",
+    training = workflow(bundle, ["train", Path(organ).stem], ["smoke"], output_dir=f"{tmp_path}/out",
                     ckpt_dir=str(tmp_path), dataset_dir=str(tmp_path / "ct.nii.gz"))  # fmt: skip
-    patch = made.parser.get_parsed_content("train#dataset")[0]["image"]
+    patch = training.parser.get_parsed_content("train#dataset")[0]["image"]
     assert patch.shape == (1, *preset["patch_size"])
     low, high = WINDOWS_HU[preset["window_hu"]][0]
     assert patch.applied_operations[-1]["extra_info"] == {"low": low, "high": high}

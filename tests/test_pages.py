@@ -155,8 +155,8 @@ def test_omics(name, sandbox):
     (sandbox / "data").mkdir()
     write_cells(sandbox / "data/cells.h5ad")
     write_patients(sandbox / "data/patients.csv")
-    which, made = OMICS[name]
+    which, files = OMICS[name]
     for block in blocks("OMICS.md")[which]:
         run(block, sandbox, processes=name == "bulk")
-    for file in made:
+    for file in files:
         assert list(sandbox.glob(f"bundles/*/output/{file}")) + list(sandbox.glob(f"my_*/output/{file}")), file

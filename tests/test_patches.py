@@ -60,8 +60,8 @@ SPATIAL = {
 @pytest.mark.parametrize("transforms", SPATIAL.values(), ids=SPATIAL)
 def test_positions_are_the_world_millimetres_of_the_voxels(transforms):
     """Linear interpolation moves a linear function exactly: image and affine must give the same positions."""
-    made = Compose([*transforms, PositionChannelsd("image", scale_mm=50.0)]).set_random_state(3)
-    patch = made({"image": world_volume()})
+    transform = Compose([*transforms, PositionChannelsd("image", scale_mm=50.0)]).set_random_state(3)
+    patch = transform({"image": world_volume()})
     assert patch["position"].dtype == torch.float32
     torch.testing.assert_close(
         50 * patch["position"].as_tensor(), patch["image"].as_tensor(), rtol=0, atol=2e-3, check_dtype=False

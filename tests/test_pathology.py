@@ -62,11 +62,11 @@ def pixels(matrix: np.ndarray, seed: int = 0) -> np.ndarray:
 @pytest.mark.parametrize("matrix", [HE, HDAB], ids=["HE", "HDAB"])
 def test_stain_fits_recover_the_true_stains(fit, tolerance, matrix):
     """Macenko's percentiles cut off the purest 1% of the directions; the sparse factors are drawn together."""
-    found = fit(pixels(matrix))
-    for row, truth in zip(found.matrix, matrix, strict=True):
+    stains = fit(pixels(matrix))
+    for row, truth in zip(stains.matrix, matrix, strict=True):
         assert degrees(row, truth) < tolerance
     truth = np.percentile(np.random.default_rng(0).gamma(1.0, 0.5, (2, 20_000)), 99, axis=1)
-    assert found.concentrations == pytest.approx(truth, rel=0.2)
+    assert stains.concentrations == pytest.approx(truth, rel=0.2)
 
 
 def test_haematoxylin_comes_first_for_any_mixture():
@@ -82,10 +82,10 @@ def test_reinhard_statistics_are_those_of_the_pixels():
 
     lab = np.random.default_rng(0).normal((60, 10, -5), (5, 3, 2), (5000, 3))
     image = np.rint(255 * lab2rgb(lab)).astype(np.uint8)
-    found = fit_reinhard(image)
-    np.testing.assert_allclose(found.mean, rgb2lab(image).mean(0), atol=1e-4)
-    np.testing.assert_allclose(found.mean, (60, 10, -5), atol=0.2)
-    np.testing.assert_allclose(found.std, (5, 3, 2), rtol=0.1)
+    statistics = fit_reinhard(image)
+    np.testing.assert_allclose(statistics.mean, rgb2lab(image).mean(0), atol=1e-4)
+    np.testing.assert_allclose(statistics.mean, (60, 10, -5), atol=0.2)
+    np.testing.assert_allclose(statistics.std, (5, 3, 2), rtol=0.1)
 
 
 @pytest.mark.parametrize("fit", [fit_macenko, fit_vahadane])
@@ -151,9 +151,9 @@ def test_a_refused_slide_is_named(write_slide):
 
 
 def test_the_sample_slide_has_haematoxylin_and_dab():
-    found = fit_slide(ihc_slide(), mpp_um=0.5)
-    assert degrees(found.matrix[0], HDAB[0]) < 8
-    assert degrees(found.matrix[1], HDAB[1]) < 8
+    record = fit_slide(ihc_slide(), mpp_um=0.5)
+    assert degrees(record.matrix[0], HDAB[0]) < 8
+    assert degrees(record.matrix[1], HDAB[1]) < 8
 
 
 # ---- transforms ----

@@ -151,8 +151,8 @@ def test_samplewise_takes_any_number_of_samples_at_a_time():
     module, x = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.SiLU()), torch.randn(5, 4)
     for size in (1, 2, 5, 9):
         torch.testing.assert_close(run_samplewise(module, x, size=size), module(x))
-        found = torch.autograd.grad(run_samplewise(module, x, size=size).square().sum(), module.parameters())
-        torch.testing.assert_close(found, torch.autograd.grad(module(x).square().sum(), module.parameters()))
+        gradients = torch.autograd.grad(run_samplewise(module, x, size=size).square().sum(), module.parameters())
+        torch.testing.assert_close(gradients, torch.autograd.grad(module(x).square().sum(), module.parameters()))
 
 
 def test_the_likelihood_differentiates_the_graph():

@@ -205,12 +205,12 @@ def test_a_plan_for_rows_trains_samples_and_reports(leaf, tmp_path):
     write, file, edges, conditions, template, network = ROWS[leaf]
     write(tmp_path / "data")
     graph = None if edges is None else edges(tmp_path)
-    found = take_fingerprint(tmp_path / "data" / file, conditions=conditions, graph=graph)
-    plan = make_plan(found, Budget(4.0, 1.0), None if graph is None else str(graph))
+    fingerprint = take_fingerprint(tmp_path / "data" / file, conditions=conditions, graph=graph)
+    plan = make_plan(fingerprint, Budget(4.0, 1.0), None if graph is None else str(graph))
     assert plan.template == template
     assert all(choice.reason for choice in plan.choices.values())
     bundle = tmp_path / "bundle"
-    write_bundle(plan, bundle, found)
+    write_bundle(plan, bundle, fingerprint)
     assert [str(finding) for finding in inspect_bundle(bundle)] == []
     short = {"700 cells": {"first_stage_epochs": 2}, "20k genes with edges": {"repeats": 1}}.get(leaf, {})
     run_bundle(bundle, ["train"], "train", max_epochs=1, **short)
@@ -271,13 +271,13 @@ def test_the_rules_choose_and_the_bundle_passes_the_check(leaf, tmp_path):
 
 def run_bundle(bundle: Path, names: list[str], kind: str, **overrides) -> ConfigWorkflow:
     files = [*(bundle / f"configs/{name}.json" for name in names), ROOT / "configs/smoke.json"]
-    made = ConfigWorkflow(
+    training = ConfigWorkflow(
         [str(file) for file in files], meta_file=str(bundle / "configs/metadata.json"), logging_file=False,
         workflow_type=kind, bundle_root=str(bundle), **overrides,
     )  # fmt: skip
-    made.initialize()
-    made.run()
-    return made
+    training.initialize()
+    training.run()
+    return training
 
 
 @pytest.mark.slow
@@ -328,24 +328,24 @@ def test_a_fingerprint_of_volumes_has_closed_form_facts(tmp_path):
     array[5:15, 5:15, 5:15] = np.where(np.arange(10) < 5, 100.5, 300.5)
     nib.save(nib.Nifti1Image(array, np.diag([1.0, 2.0, 3.0, 1.0])), tmp_path / "a.nii.gz")
     nib.save(nib.Nifti1Image(array, np.diag([-1.0, -2.0, 3.0, 1.0])), tmp_path / "b.nii.gz")
-    found = take_fingerprint(tmp_path)
-    assert (found.kind, found.modality, found.cases, found.subjects) == ("volumes", "MR", 2, 2)
-    assert found.spacing_mm["median"] == [1.0, 2.0, 3.0]
-    assert found.orientations == {"RAS": 1, "LPS": 1}
-    assert found.foreground_sizes["median"] == [10, 10, 10]
-    assert found.foreground_share == pytest.approx(1 / 8)
-    assert found.sigma_data == pytest.approx(1.0)  # half at -1, half at 1
-    assert found.percentiles["100"] == 300.5
+    fingerprint = take_fingerprint(tmp_path)
+    assert (fingerprint.kind, fingerprint.modality, fingerprint.cases, fingerprint.subjects) == ("volumes", "MR", 2, 2)
+    assert fingerprint.spacing_mm["median"] == [1.0, 2.0, 3.0]
+    assert fingerprint.orientations == {"RAS": 1, "LPS": 1}
+    assert fingerprint.foreground_sizes["median"] == [10, 10, 10]
+    assert fingerprint.foreground_share == pytest.approx(1 / 8)
+    assert fingerprint.sigma_data == pytest.approx(1.0)  # half at -1, half at 1
+    assert fingerprint.percentiles["100"] == 300.5
 
 
 def test_a_corrupt_file_is_named_with_its_remedy_and_left_out_of_the_training(tmp_path):
     write_corrupt(tmp_path)
-    found = take_fingerprint(tmp_path)
-    (problem,) = found.problems
+    fingerprint = take_fingerprint(tmp_path)
+    (problem,) = fingerprint.problems
     assert (problem.file, problem.left_out) == ("sub-7/anat.nii.gz", True)
     assert "replace it" in problem.remedy
-    assert found.cases == 5
-    names = [Path(case["image"]).parent.name for case in list_volumes(tmp_path, left_out=found.left_out)]
+    assert fingerprint.cases == 5
+    names = [Path(case["image"]).parent.name for case in list_volumes(tmp_path, left_out=fingerprint.left_out)]
     assert names == [f"sub-{seed}" for seed in range(5)]
     with pytest.raises(DataError, match="plan again"):
         list_volumes(tmp_path, left_out=["sub-99"])
@@ -413,9 +413,9 @@ def test_values_of_participants_reach_cases_and_samples(tmp_path):
 
 def test_the_largest_noise_follows_sigma_data_and_the_size_of_an_image(tmp_path):
     write_many_pictures(tmp_path / "data")
-    found = take_fingerprint(tmp_path / "data")
-    plan = make_plan(found, CPU)
-    assert plan["sigma_max"] == pytest.approx(2 * math.sqrt(2 * 64) * found.sigma_data, rel=0.01)
+    fingerprint = take_fingerprint(tmp_path / "data")
+    plan = make_plan(fingerprint, CPU)
+    assert plan["sigma_max"] == pytest.approx(2 * math.sqrt(2 * 64) * fingerprint.sigma_data, rel=0.01)
 
 
 def test_thick_slices_get_flat_patches_in_mr(tmp_path):
@@ -461,8 +461,8 @@ def plan(tmp_path) -> Plan:
 def test_a_plan_shrinks_until_it_fits(plan, per_sample, batch, checkpointing):
     """1 GB of libraries and so much a sample, a tenth with checkpointing: batch first, then activations."""
 
-    def measured(made: Plan, size: int) -> Trial:
-        return trial(size, 1.0 + size * per_sample * (0.1 if made["checkpointing"] else 1))
+    def measured(planned: Plan, size: int) -> Trial:
+        return trial(size, 1.0 + size * per_sample * (0.1 if planned["checkpointing"] else 1))
 
     fitted = fit_plan(plan, try_batch=measured, say=lambda _: None)
     assert fitted["checkpointing"] == checkpointing
@@ -475,7 +475,7 @@ def test_a_plan_shrinks_until_it_fits(plan, per_sample, batch, checkpointing):
 def test_a_first_stage_has_half_of_the_minutes_at_most(plan, epoch, epochs, seconds):
     plan = plan.with_choices(first_stage_epochs=(200, "as the rules have it"))
     measured = replace(trial(4, 1.5), first_stage_seconds=epoch or 1e-9)
-    fitted = fit_plan(plan, try_batch=lambda made, size: measured, say=lambda _: None)
+    fitted = fit_plan(plan, try_batch=lambda planned, size: measured, say=lambda _: None)
     assert fitted["first_stage_epochs"] == epochs
     assert fitted.measured["first_stage_seconds"] == seconds
     assert fitted.measured["iterations"] == pytest.approx((1800 - seconds - 11) / 0.1, abs=1)
@@ -504,8 +504,8 @@ def test_rows_of_a_patient_stay_together_and_names_are_left_out(tmp_path):
     assert main([*command, "--kind", "table", "--subject", "patient", "--exclude", "name"]) == 0
     schema = json.loads((tmp_path / "made/docs/schema.json").read_text())
     assert (schema["subject"], schema["exclude"]) == ("patient", ["name"])
-    found = json.loads((tmp_path / "made/docs/fingerprint.json").read_text())
-    assert (found["cases"], found["subjects"]) == (100, 50)
+    fingerprint = json.loads((tmp_path / "made/docs/fingerprint.json").read_text())
+    assert (fingerprint["cases"], fingerprint["subjects"]) == (100, 50)
     cases = run_bundle(tmp_path / "made", ["train"], "train").parser.get_parsed_content("cases")
     assert not set(cases[0]["patient"]) & set(cases[1]["patient"])
 
@@ -517,8 +517,8 @@ def test_cells_of_a_donor_stay_together(tmp_path):
     cells.write_h5ad(tmp_path / "data/cells.h5ad")
     command = ["plan", str(tmp_path / "data/cells.h5ad"), "--out", str(tmp_path / "made"), "--no-trial"]
     assert main([*command, "--subject", "donor"]) == 0
-    found = json.loads((tmp_path / "made/docs/fingerprint.json").read_text())
-    assert (found["cases"], found["subjects"], found["details"]["held_out_rows"]) == (700, 7, 100)
+    fingerprint = json.loads((tmp_path / "made/docs/fingerprint.json").read_text())
+    assert (fingerprint["cases"], fingerprint["subjects"], fingerprint["details"]["held_out_rows"]) == (700, 7, 100)
     cases = run_bundle(tmp_path / "made", ["train"], "train").parser.get_parsed_content("cases")
     assert cells.obs["donor"].iloc[cases[1]].nunique() == 1
     assert len(cases[1]) == 100
@@ -540,8 +540,8 @@ def test_a_plan_prints_the_roles_of_columns_of_cells(conditions, subject, line, 
     cells.obs["phase"] = np.resize(["G1", "S", "G2M"], 700)
     cells.obs["age"] = np.resize(np.arange(20, 80), 700)
     cells.write_h5ad(tmp_path / "data/cells.h5ad")
-    said = take_fingerprint(tmp_path / "data", conditions=conditions, subject=subject).details["assumed"]
-    assert said == [f"{line}. --condition TYPE,BATCH,COVARIATE and --subject COLUMN choose others"]
+    assumed = take_fingerprint(tmp_path / "data", conditions=conditions, subject=subject).details["assumed"]
+    assert assumed == [f"{line}. --condition TYPE,BATCH,COVARIATE and --subject COLUMN choose others"]
 
 
 def test_a_plan_prints_the_roles_of_columns_of_a_table(tmp_path, capsys):
@@ -549,8 +549,8 @@ def test_a_plan_prints_the_roles_of_columns_of_a_table(tmp_path, capsys):
     frame.to_csv(tmp_path / "visits.csv", index=False)
     command = ["plan", str(tmp_path), "--out", str(tmp_path / "made"), "--no-trial", "--kind", "table"]
     assert main([*command, "--subject", "patient", "--condition", "arm"]) == 0
-    said = " ".join(capsys.readouterr().out.split())
-    assert "taken for continuous dose; condition arm; subject patient. --condition, --subject" in said
+    output = " ".join(capsys.readouterr().out.split())
+    assert "taken for continuous dose; condition arm; subject patient. --condition, --subject" in output
 
 
 @pytest.mark.parametrize("graph", ["absent.tsv", "other_genes.tsv", "no_pairs.tsv"])
@@ -586,17 +586,17 @@ def test_a_subject_of_volumes_is_a_pattern_of_their_paths(tmp_path):
 
 def test_a_plan_that_never_fits_is_refused(plan):
     with pytest.raises(DataError, match="--memory-gb"):
-        fit_plan(plan, try_batch=lambda made, size: trial(size, 5.0), say=lambda _: None)
+        fit_plan(plan, try_batch=lambda planned, size: trial(size, 5.0), say=lambda _: None)
 
 
 @pytest.mark.slow
 def test_a_real_step_fits_and_is_as_estimated(plan):
     """Three trainings in processes of their own: the measured peak is within 15 % of the line's estimate."""
     fitted = fit_plan(plan, say=lambda _: None)
-    found = fitted.measured
-    assert found["memory_gb"] <= plan.budget.memory_gb
-    assert found["estimated_memory_gb"] == pytest.approx(found["memory_gb"], rel=0.15)
-    assert found["iterations"] * found["seconds_per_iteration"] <= 60 * plan.budget.minutes
+    trial = fitted.measured
+    assert trial["memory_gb"] <= plan.budget.memory_gb
+    assert trial["estimated_memory_gb"] == pytest.approx(trial["memory_gb"], rel=0.15)
+    assert trial["iterations"] * trial["seconds_per_iteration"] <= 60 * plan.budget.minutes
 
 
 @pytest.mark.slow
@@ -645,10 +645,10 @@ def test_a_failure_says_whether_memory_ran_out():
 def test_the_command_prints_plan_and_commands_and_takes_an_edited_plan(tmp_path, capsys):
     write_corrupt(tmp_path / "data")
     assert main(["plan", str(tmp_path / "data"), "--out", str(tmp_path / "made"), "--no-trial"]) == 0
-    said = capsys.readouterr().out
-    assert "left out: sub-7/anat.nii.gz" in said
-    assert "python -m monai.bundle run training" in said
-    assert "docs/BENCHMARKS.md" in said  # reasons are printed
+    output = capsys.readouterr().out
+    assert "left out: sub-7/anat.nii.gz" in output
+    assert "python -m monai.bundle run training" in output
+    assert "docs/BENCHMARKS.md" in output  # reasons are printed
     edited = json.loads((tmp_path / "made/docs/plan.json").read_text())
     edited["choices"]["patch_size"]["value"] = [16, 16, 16]
     (tmp_path / "plan.json").write_text(json.dumps(edited))

@@ -112,14 +112,16 @@ def test_whole_volumes_of_one_subject_or_of_thick_slices_are_refused(data):
 def test_networks_become_narrower_until_the_plan_fits():
     plan = make_plan(volumes([64] * 3), Budget(2.0, 30.0))
 
-    def measured(made: Plan, batch: int) -> Trial:
-        return Trial(batch, 1.0 + 0.03 * made["coarse_channels"][0] * (1 if made["checkpointing"] else 2), 1, 1, 9, 9)
+    def measured(planned: Plan, batch: int) -> Trial:
+        return Trial(
+            batch, 1.0 + 0.03 * planned["coarse_channels"][0] * (1 if planned["checkpointing"] else 2), 1, 1, 9, 9
+        )
 
     fitted = fit_plan(plan, try_batch=measured, say=lambda _: None)
     assert (fitted["checkpointing"], fitted["coarse_channels"]) == (True, [16, 32, 32])
     assert fitted["detail_channels"] == [[16, 32]]
     with pytest.raises(DataError, match="--memory-gb"):
-        fit_plan(plan, try_batch=lambda made, batch: Trial(batch, 5.0, 1, 1, 9, 9), say=lambda _: None)
+        fit_plan(plan, try_batch=lambda planned, batch: Trial(batch, 5.0, 1, 1, 9, 9), say=lambda _: None)
 
 
 def write_volumes(folder: Path, count: int = 3) -> None:
@@ -134,8 +136,8 @@ def test_usual_columns_of_the_table_condition_whole_volumes_alone(tmp_path):
     write_volumes(tmp_path)
     rows = "\n".join(f"sub-{number}\t{50 + number}\t{'FMF'[number]}\tx" for number in range(3))
     (tmp_path / "participants.tsv").write_text(f"participant_id\tage_years\tsex\tsite\n{rows}\n")
-    found = take_fingerprint(tmp_path, modality="MR")
-    whole, patches = make_plan(found, CPU, model="whole"), make_plan(found, CPU)
+    fingerprint = take_fingerprint(tmp_path, modality="MR")
+    whole, patches = make_plan(fingerprint, CPU, model="whole"), make_plan(fingerprint, CPU)
     assert list(whole.conditions["fields"]) == ["age_years", "sex"]  # a site of one value tells nothing
     assert patches.conditions == {}
     train = planned_configs(whole, "made")["train"]
@@ -152,8 +154,8 @@ def test_the_command_takes_one_of_two_models(tmp_path, capsys):
     command = ["plan", str(tmp_path / "data"), "--modality", "MR", "--no-trial", "--out"]
     assert main([*command, str(tmp_path / "whole"), "--whole"]) == 0
     assert main([*command, str(tmp_path / "patches")]) == 0
-    said = capsys.readouterr().out
-    assert "3 subject(s): whole volumes are planned from 30" in said
+    output = capsys.readouterr().out
+    assert "3 subject(s): whole volumes are planned from 30" in output
     templates = [
         json.loads((tmp_path / name / "docs/plan.json").read_text())["template"] for name in ("whole", "patches")
     ]

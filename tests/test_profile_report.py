@@ -267,8 +267,8 @@ def test_types_are_compared_in_the_numbers_of_the_held_out_rows():
     material = match_profiles(cells(60, 0), cells(45, 1).rows(np.arange(30)), cells(90, 2).rows(np.arange(0, 90, 2)))
     for part in (material.real, material.synthetic):
         assert np.unique(part.labels, return_counts=True)[1].tolist() == [10, 10, 10]
-    made = cells(90, 2)
-    short = match_profiles(cells(60, 0), cells(45, 1), made.rows(np.flatnonzero(made.labels != "B")[:50]))
+    adata = cells(90, 2)
+    short = match_profiles(cells(60, 0), cells(45, 1), adata.rows(np.flatnonzero(adata.labels != "B")[:50]))
     assert "B 0 of 15" in short.warnings[0]
 
 

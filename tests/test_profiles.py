@@ -191,27 +191,39 @@ def test_a_few_copies_among_new_rows_are_counted(reference, fresh):
 
 def controls(fresh: Comparison) -> dict[str, tuple[Profiles, type]]:
     """Fresh rows, spoilt, and a metric that must see it."""
-    made, random = fresh.synthetic, np.random.default_rng(0)
-    mixed = random.permutation(made.labels)
-    shuffled = made.dense.copy()
+    synthetic, random = fresh.synthetic, np.random.default_rng(0)
+    mixed = random.permutation(synthetic.labels)
+    shuffled = synthetic.dense.copy()
     for label in TYPES:
-        rows = np.flatnonzero(made.labels == label)
+        rows = np.flatnonzero(synthetic.labels == label)
         for gene in range(GENES):
             shuffled[rows, gene] = shuffled[random.permutation(rows), gene]
-    filled = np.where(made.dense == 0, 0.4, made.dense)
-    middle = made.dense.mean(0)
+    filled = np.where(synthetic.dense == 0, 0.4, synthetic.dense)
+    middle = synthetic.dense.mean(0)
     return {
-        "zeros filled": (Profiles(filled, made.labels, made.library), ZeroError),
-        "zeros filled, by a forest": (Profiles(filled, made.labels, made.library), ForestTwoSample),
-        "genes shuffled in each type": (Profiles(shuffled, made.labels, made.library), CorrelationError),
-        "labels mixed up": (Profiles(made.values, mixed, made.library), MarkerSlope),
-        "labels mixed up, by a classifier": (Profiles(made.values, mixed, made.library), TrainOnSyntheticF1),
-        "types drawn together": (Profiles(0.5 * (made.dense + middle), made.labels, made.library), MarkerSlope),
-        "too smooth": (Profiles(0.7 * made.dense + 0.3 * middle, made.labels, made.library), VarianceRatio),
-        "totals alike": (Profiles(made.values, made.labels, np.full(len(made), 1500.0)), LibraryDistance),
-        "one type missing": (made.rows(np.flatnonzero(made.labels != "T")), KernelDiscrepancy),
-        "one type missing, by neighbours": (made.rows(np.flatnonzero(made.labels != "T")), NeighbourMixing),
-        "a gene too high": (Profiles(made.dense + 2 * (np.arange(GENES) < 6), made.labels), LogisticTwoSample),
+        "zeros filled": (Profiles(filled, synthetic.labels, synthetic.library), ZeroError),
+        "zeros filled, by a forest": (Profiles(filled, synthetic.labels, synthetic.library), ForestTwoSample),
+        "genes shuffled in each type": (Profiles(shuffled, synthetic.labels, synthetic.library), CorrelationError),
+        "labels mixed up": (Profiles(synthetic.values, mixed, synthetic.library), MarkerSlope),
+        "labels mixed up, by a classifier": (Profiles(synthetic.values, mixed, synthetic.library), TrainOnSyntheticF1),
+        "types drawn together": (
+            Profiles(0.5 * (synthetic.dense + middle), synthetic.labels, synthetic.library),
+            MarkerSlope,
+        ),
+        "too smooth": (
+            Profiles(0.7 * synthetic.dense + 0.3 * middle, synthetic.labels, synthetic.library),
+            VarianceRatio,
+        ),
+        "totals alike": (
+            Profiles(synthetic.values, synthetic.labels, np.full(len(synthetic), 1500.0)),
+            LibraryDistance,
+        ),
+        "one type missing": (synthetic.rows(np.flatnonzero(synthetic.labels != "T")), KernelDiscrepancy),
+        "one type missing, by neighbours": (synthetic.rows(np.flatnonzero(synthetic.labels != "T")), NeighbourMixing),
+        "a gene too high": (
+            Profiles(synthetic.dense + 2 * (np.arange(GENES) < 6), synthetic.labels),
+            LogisticTwoSample,
+        ),
     }
 
 
@@ -247,12 +259,12 @@ def test_rows_of_a_type_share_the_embedding_of_all(fresh):
 def test_negative_binomials_have_the_moments_of_each_type(reference):
     train = reference.train
     labels = np.repeat(TYPES, 3000)
-    made = negative_binomial(train, labels, np.random.default_rng(0))
-    drawn, totals = counts_of(made)
+    rows = negative_binomial(train, labels, np.random.default_rng(0))
+    drawn, totals = counts_of(rows)
     counts, library = counts_of(train)
     for label in TYPES:
         ours, theirs, totals_of = (
-            part[of.labels == label] for part, of in ((drawn, made), (counts, train), (library, train))
+            part[of.labels == label] for part, of in ((drawn, rows), (counts, train), (library, train))
         )
         share = (theirs / totals_of[:, None]).mean(0)
         mean, variance = theirs.mean(0), theirs.var(0, ddof=1)
@@ -261,8 +273,8 @@ def test_negative_binomials_have_the_moments_of_each_type(reference):
         spread = expected + share**2 * ((totals_of**2).mean() / theta + totals_of.var())
         assert (np.abs(ours.mean(0) - expected) < 6 * np.sqrt(spread / 3000)).all()
         assert np.median(ours.var(0) / spread) == pytest.approx(1, abs=0.05)
-        assert ks_2samp(totals[made.labels == label], totals_of).statistic < 0.05
-    counts = np.expm1(made.dense) * made.library[:, None] / 1e4
+        assert ks_2samp(totals[rows.labels == label], totals_of).statistic < 0.05
+    counts = np.expm1(rows.dense) * rows.library[:, None] / 1e4
     np.testing.assert_allclose(counts, counts.round(), atol=1e-6)
 
 
@@ -270,20 +282,20 @@ def test_the_copula_has_the_marginals_and_correlations_of_its_rows():
     random = np.random.default_rng(0)
     first = random.exponential(size=2000)
     train = Profiles(np.c_[first, first + random.exponential(size=2000), random.integers(0, 3, 2000)])
-    made = copula(train, np.zeros(2000), random)
-    assert set(np.unique(made.values[:, 2])) == {0, 1, 2}
+    rows = copula(train, np.zeros(2000), random)
+    assert set(np.unique(rows.values[:, 2])) == {0, 1, 2}
     for column in range(3):
-        assert ks_2samp(train.values[:, column], made.values[:, column]).statistic < 0.05
-    assert np.corrcoef(made.values.T)[0, 1] == pytest.approx(np.corrcoef(train.values.T)[0, 1], abs=0.1)
+        assert ks_2samp(train.values[:, column], rows.values[:, column]).statistic < 0.05
+    assert np.corrcoef(rows.values.T)[0, 1] == pytest.approx(np.corrcoef(train.values.T)[0, 1], abs=0.1)
 
 
 @pytest.mark.parametrize("generate", [held_in, copies, smote, copula, pca_gmm, negative_binomial])
 def test_a_baseline_gives_the_requested_types_and_repeats_itself(reference, generate):
     labels = np.array(["T", "B", "B", "NK"] * 5)
-    made, again = (generate(reference.train, labels, np.random.default_rng(1)) for _ in range(2))
-    np.testing.assert_array_equal(made.dense, again.dense)
-    assert sorted(made.labels) == sorted(labels)
-    assert made.dense.shape == (20, GENES)
+    rows, again = (generate(reference.train, labels, np.random.default_rng(1)) for _ in range(2))
+    np.testing.assert_array_equal(rows.dense, again.dense)
+    assert sorted(rows.labels) == sorted(labels)
+    assert rows.dense.shape == (20, GENES)
     if generate not in (held_in, pca_gmm):
         with pytest.raises(ValueError, match="'monocyte'"):
             generate(reference.train, np.array(["monocyte"]), np.random.default_rng(0))
@@ -353,7 +365,9 @@ PUBLISHED = {
 def test_the_rows_of_the_table_of_blood_cells_come_out_again(generate):
     train, test = pbmc()
     reference = Reference(test, train)
-    made = [Comparison(reference, generate(train, test.labels, np.random.default_rng(seed))) for seed in range(3)]
+    comparisons = [
+        Comparison(reference, generate(train, test.labels, np.random.default_rng(seed))) for seed in range(3)
+    ]
     for kind, (value, tolerance) in PUBLISHED[generate].items():
-        got = np.mean([kind()(comparison) for comparison in made])
+        got = np.mean([kind()(comparison) for comparison in comparisons])
         assert got == pytest.approx(value, abs=tolerance), kind.__name__

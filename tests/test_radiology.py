@@ -222,8 +222,8 @@ def test_nyul_makes_affinely_different_scanners_alike(tmp_path):
     standard = fitted.landmarks["standard"]
     assert (standard[0], standard[-1]) == (-1, 1)
     for scan in scans:
-        found = np.percentile(loaded(scan).numpy(), fitted.landmarks["percentiles"])
-        np.testing.assert_allclose(found, standard, atol=2e-3)  # 4096 voxels
+        landmarks = np.percentile(loaded(scan).numpy(), fitted.landmarks["percentiles"])
+        np.testing.assert_allclose(landmarks, standard, atol=2e-3)  # 4096 voxels
     cohort = NyulStandardize(tmp_path / "landmarks.json", knots="cohort")
     blank = cohort(torch.full((1, 4, 4, 4), 50.0))  # a generated image's request is constant
     restored = cohort.inverse(blank.new_tensor(standard).reshape(1, -1).copy_meta_from(blank))

@@ -86,6 +86,6 @@ def test_commands_of_the_package_and_their_flags_exist(text, capsys):
     for command, rest in re.findall(r"python -m monai_diffscore ([a-z]\w*)([^`\n#&]*)", text.read_text()):
         with pytest.raises(SystemExit, match="0"):
             main([command, "--help"])
-        known = capsys.readouterr().out
+        output = capsys.readouterr().out
         for flag in re.findall(r"(?<!\S)\[?(--[\w-]+)", rest):
-            assert re.search(rf"{flag}\b(?!-)", known), f"{command} {flag}"
+            assert re.search(rf"{flag}\b(?!-)", output), f"{command} {flag}"

@@ -58,12 +58,12 @@ FOLDERS: dict[str, tuple[Callable[[Path], None], list[str], str, str]] = {
 @pytest.mark.parametrize("name", FOLDERS)
 def test_the_flag_of_a_remedy_is_taken_by_the_command_that_names_it(name, tmp_path, capsys):
     """The folder is refused; the flag in the message makes the plan; the planned bundle keeps it under one name."""
-    make, given, flag, key = FOLDERS[name]
+    make, flags, flag, key = FOLDERS[name]
     make(tmp_path / "data")
-    command = ["plan", str(tmp_path / "data"), "--out", str(tmp_path / "bundle"), "--no-trial", *given]
+    command = ["plan", str(tmp_path / "data"), "--out", str(tmp_path / "bundle"), "--no-trial", *flags]
     assert main(command) == 1
-    (said,) = [text for text in FLAG.findall(capsys.readouterr().err) if text.startswith(flag + " ")]
-    assert main([*command, *shlex.split(said)]) == 0
+    (remedy,) = [text for text in FLAG.findall(capsys.readouterr().err) if text.startswith(flag + " ")]
+    assert main([*command, *shlex.split(remedy)]) == 0
     parser = ConfigParser()
     parser.read_config(tmp_path / "bundle/configs/train.json")
     value = parser.get_parsed_content(key)
@@ -85,8 +85,8 @@ def test_slides_of_sixteen_bits_take_their_range_from_the_flag_of_the_remedy(tmp
     flags = ["--no-trial", "--kind", "slides", "--assume_mpp_um", "0.5", "--out", str(tmp_path / "bundle")]
     command = ["plan", str(tmp_path / "data"), *flags]
     assert main(command) == 1
-    (said,) = [text for text in FLAG.findall(capsys.readouterr().err) if text.startswith("--value_range ")]
-    assert main([*command, *shlex.split(said)]) == 0
+    (remedy,) = [text for text in FLAG.findall(capsys.readouterr().err) if text.startswith("--value_range ")]
+    assert main([*command, *shlex.split(remedy)]) == 0
     parser = ConfigParser()
     parser.read_config(tmp_path / "bundle/configs/train.json")
     assert parser.get_parsed_content("slide_options")["value_range"] == [0, 65535]
@@ -157,8 +157,8 @@ def test_no_majority_decides_unsaid_what_a_mixed_folder_is(write, tmp_path, caps
     assert main([*command, str(tmp_path / "a")]) == int(refused)
     page = " ".join("".join(capsys.readouterr()).split())
     assert refused or "left out: " in page
-    (said, *_) = re.findall(flag, page)
-    assert main([*command, str(tmp_path / "b"), *shlex.split(said)]) == 0
+    (remedy, *_) = re.findall(flag, page)
+    assert main([*command, str(tmp_path / "b"), *shlex.split(remedy)]) == 0
     fingerprint = json.loads((tmp_path / "b/docs/fingerprint.json").read_text())
     assert fingerprint["cases"] == count
 

@@ -171,8 +171,8 @@ def test_a_run_is_read_with_the_flags_of_its_last_command(tmp_path, commands):
         client.log_dict(run, configuration, f"configuration_{7 * iteration:08d}.json")
     (tmp_path / "mlflow_run.json").write_text(json.dumps({"uri": f"sqlite:///{tmp_path}/mlruns.db", "run_id": run}))
     parser = run_parser(find_run(tmp_path / "samples"))
-    found = parser["patch_size"], parser["label_key"]
-    assert found == (([16, 16], "kind1") if commands else ([8, 8], None))
+    values = parser["patch_size"], parser["label_key"]
+    assert values == (([16, 16], "kind1") if commands else ([8, 8], None))
 
 
 @pytest.mark.parametrize(

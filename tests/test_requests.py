@@ -1,4 +1,4 @@
-"""What is asked of models of rows: names or numbers, shares of the training rows, and nothing that was not learned."""
+"""Requests to models of rows: by names or numbers, in the shares of the training rows; others are refused."""
 
 from __future__ import annotations
 

@@ -145,13 +145,13 @@ def test_the_cost_is_linear_in_the_genes():
 def test_negative_binomial_equals_torchs():
     counts = torch.arange(12.0).double()[:, None]
     mean, theta = torch.tensor([0.01, 0.7, 30.0]).double(), torch.tensor([0.2, 3.0, 50.0]).double()
-    known = torch.distributions.NegativeBinomial(theta, logits=(mean / theta).log())
-    torch.testing.assert_close(-negative_binomial_nll(counts, mean, theta), known.log_prob(counts))
+    reference = torch.distributions.NegativeBinomial(theta, logits=(mean / theta).log())
+    torch.testing.assert_close(-negative_binomial_nll(counts, mean, theta), reference.log_prob(counts))
     every = torch.arange(4000.0).double()[:, None]
     logits = torch.tensor([-1.0, 0.5, 2.0]).double()
     inflated = (-zero_inflated_nll(every, mean, theta, logits)).exp()
     torch.testing.assert_close(inflated.sum(0), torch.ones(3).double())  # a distribution
-    expected = logits.sigmoid() + (1 - logits.sigmoid()) * known.log_prob(torch.zeros(()).double()).exp()
+    expected = logits.sigmoid() + (1 - logits.sigmoid()) * reference.log_prob(torch.zeros(()).double()).exp()
     torch.testing.assert_close(inflated[0], expected)
 
 
@@ -169,9 +169,9 @@ def test_draws_have_mean_variance_and_zeros_of_the_negative_binomial():
 def model(**options) -> CountsAutoencoder:
     torch.manual_seed(0)
     options = {"latent_size": 5, "hidden_size": 8, "num_modules": 4, "decoder_size": 16, **options}
-    made = CountsAutoencoder(GENES, **options)
+    autoencoder = CountsAutoencoder(GENES, **options)
     counts, library = some_counts(64)
-    return made.measure(
+    return autoencoder.measure(
         [{"image": counts[:32], "library": library[:32]}, {"image": counts[32:], "library": library[32:]}]
     )
 
@@ -219,9 +219,9 @@ def test_a_short_training_recovers_dispersions():
         optimizer.zero_grad()
         autoencoder(counts[rows], library[rows]).mean().backward()
         optimizer.step()
-    found = autoencoder.log_theta[:-1].detach().exp()
-    assert found[theta == 0.5].median() == pytest.approx(0.5, rel=0.2)
-    assert found[theta == 30].median() == pytest.approx(30, rel=0.35)
+    dispersion = autoencoder.log_theta[:-1].detach().exp()
+    assert dispersion[theta == 0.5].median() == pytest.approx(0.5, rel=0.2)
+    assert dispersion[theta == 30].median() == pytest.approx(30, rel=0.35)
 
 
 def test_an_untrained_decoder_gives_the_profile_of_the_training_cells():
@@ -314,10 +314,10 @@ def file(tmp_path: Path) -> Path:
         index=[f"cell{number}" for number in range(30)],
     )
     obs["depth"] = library.numpy()
-    made = anndata.AnnData(
+    adata = anndata.AnnData(
         sparse.csr_matrix(counts.numpy()), obs=obs, var=pd.DataFrame(index=[f"gene{g}" for g in range(GENES)])
     )
-    made.write_h5ad(tmp_path / "cells.h5ad")
+    adata.write_h5ad(tmp_path / "cells.h5ad")
     return tmp_path / "cells.h5ad"
 
 
@@ -383,18 +383,18 @@ def test_cells_are_written_as_anndata(file, tmp_path):
     latents = torch.randn(5, 6, generator=generator())
     batch = {"seed": torch.arange(5), "label": torch.tensor([0, 1, 2, 0, 0]), "batch": torch.tensor([0, 1, -1, 0, 1])}
     handler.save(latents, batch)
-    made = anndata.read_h5ad(tmp_path / "out.h5ad")
-    counts = made.layers["counts"]
+    adata = anndata.read_h5ad(tmp_path / "out.h5ad")
+    counts = adata.layers["counts"]
     assert isinstance(counts, sparse.csr_matrix)
     assert counts.dtype == np.int32
-    assert list(made.var_names) == list(fields.genes)
-    assert made.obs["kind"].tolist() == [fields.labels[i] for i in (0, 1, 2, 0, 0)]
-    assert made.obs["plate"].isna().tolist() == [False, False, True, False, False]
-    assert made.obs["synthetic"].all()
-    expected = np.log1p(1e4 * counts.toarray() / made.obs["depth"].to_numpy()[:, None])
-    np.testing.assert_allclose(made.X.toarray(), expected, rtol=1e-5)
-    assert made.uns["monai_diffscore"]["seed"] == 3
-    assert made.uns["monai_diffscore"]["steps"] == 4
+    assert list(adata.var_names) == list(fields.genes)
+    assert adata.obs["kind"].tolist() == [fields.labels[i] for i in (0, 1, 2, 0, 0)]
+    assert adata.obs["plate"].isna().tolist() == [False, False, True, False, False]
+    assert adata.obs["synthetic"].all()
+    expected = np.log1p(1e4 * counts.toarray() / adata.obs["depth"].to_numpy()[:, None])
+    np.testing.assert_allclose(adata.X.toarray(), expected, rtol=1e-5)
+    assert adata.uns["monai_diffscore"]["seed"] == 3
+    assert adata.uns["monai_diffscore"]["steps"] == 4
     check_picture(tmp_path / "gallery.png")
     Expression(tmp_path / "out.h5ad", fields)  # and reads as the training data does
     deeper = SaveCells(tmp_path / "deep.h5ad", model().eval(), fields, seed=3, library_size=5e4, picture=False)
@@ -417,8 +417,8 @@ def test_noise_on_latents_leaves_the_depth_and_is_of_each_cell_alone(file, tmp_p
     alone = saved.smoothed(latents[7:8], {"seed": torch.tensor([7])}) - latents[7:8]
     torch.testing.assert_close(alone[0], noise[7])
     saved.save(latents[:4], {"seed": torch.arange(4)})
-    made = anndata.read_h5ad(tmp_path / "x.h5ad")
-    np.testing.assert_allclose(made.obsm["X_score_latent"], (latents + noise)[:4], rtol=1e-6)  # what was decoded
+    adata = anndata.read_h5ad(tmp_path / "x.h5ad")
+    np.testing.assert_allclose(adata.obsm["X_score_latent"], (latents + noise)[:4], rtol=1e-6)  # what was decoded
     with pytest.raises(ValueError, match="latent_noise is a standard deviation"):
         SaveCells(tmp_path / "x.h5ad", model(), fields, latent_noise=-0.1)
 

@@ -280,8 +280,8 @@ def test_the_distribution_function_is_that_of_scikit_learn():
     levels = QuantileTransformer(n_quantiles=150, subsample=None).fit_transform(values)[:, 0]
     from scipy.special import ndtr
 
-    found = (ndtr(encoding.encode(schema.numbers(frame))[:, 0]) * 150 - 0.5) / 149
-    np.testing.assert_allclose(found, levels, atol=1e-7)
+    quantiles = (ndtr(encoding.encode(schema.numbers(frame))[:, 0]) * 150 - 0.5) / 149
+    np.testing.assert_allclose(quantiles, levels, atol=1e-7)
 
 
 def test_any_vector_becomes_a_row_that_could_be_one(schema):
@@ -289,9 +289,9 @@ def test_any_vector_becomes_a_row_that_could_be_one(schema):
     numbers = schema.numbers(clinical())
     encoding = measure_encoding(schema, numbers)
     wild = 3 * torch.randn(5000, encoding.size, generator=torch.Generator().manual_seed(0))
-    made = EncodeTable(encoding).inverse(wild).numpy()
-    frame = schema.frame(made)
-    np.testing.assert_array_equal(schema.numbers(frame), made)  # raises for whatever the schema does not allow
+    values = EncodeTable(encoding).inverse(wild).numpy()
+    frame = schema.frame(values)
+    np.testing.assert_array_equal(schema.numbers(frame), values)  # raises for whatever the schema does not allow
     assert set(frame["stage"].dropna()) == {"I", "II", "III", "IV"}
     assert frame["age"].notna().all()
 
@@ -304,9 +304,9 @@ def test_missing_rates_are_kept_by_a_perfect_generator():
     encoding = measure_encoding(schema, numbers)
     generator = np.random.default_rng(0)
     vectors = encoding.encode(numbers)[generator.integers(0, 3000, 20000)]
-    made = encoding.decode(vectors + 0.1 * generator.normal(size=vectors.shape))
+    decoded = encoding.decode(vectors + 0.1 * generator.normal(size=vectors.shape))
     for place, column in enumerate(schema.features):
-        assert np.isnan(made[:, place]).mean() == pytest.approx(np.isnan(numbers[:, place]).mean(), abs=0.01), column
+        assert np.isnan(decoded[:, place]).mean() == pytest.approx(np.isnan(numbers[:, place]).mean(), abs=0.01), column
 
 
 def test_vectors_have_zero_mean_and_sigma_data_of_the_training_rows():
@@ -345,9 +345,9 @@ def test_one_row_with_a_number_beyond_the_training_rows_is_imputed_with_a_warnin
     assert f"patients.csv: 1 number(s) of the column {column!r} lie beyond the training rows" in caplog.text
     place = [feature.name for feature in schema.features].index(column)
     assert row["truth"][place] == value
-    known = frame.assign(**{column: getattr(schema.features[place], end)})
+    limits = frame.assign(**{column: getattr(schema.features[place], end)})
     caplog.clear()
-    (inside,) = incomplete_rows(known, encoding)
+    (inside,) = incomplete_rows(limits, encoding)
     assert caplog.text == ""
     torch.testing.assert_close(row["image"], inside["image"], rtol=0, atol=0)
     assert row["observed"].tolist() == inside["observed"].tolist()
@@ -455,9 +455,9 @@ def test_normal_draws_come_back_with_the_mean_and_spread_of_the_rows(name, count
     schema = infer_schema(frame)
     encoding = measure_encoding(schema, schema.numbers(frame))
     z = np.random.default_rng(1).permutation(ndtri((np.arange(200_000) + 0.5) / 200_000))
-    made = encoding.decode(np.stack([z, np.zeros_like(z)], 1))[:, 0]
-    assert made.mean() == pytest.approx(values.mean(), rel=0.1, abs=0.02 * values.std())
-    assert made.std() == pytest.approx(values.std(), rel=0.1)
+    decoded = encoding.decode(np.stack([z, np.zeros_like(z)], 1))[:, 0]
+    assert decoded.mean() == pytest.approx(values.mean(), rel=0.1, abs=0.02 * values.std())
+    assert decoded.std() == pytest.approx(values.std(), rel=0.1)
     back = encoding.decode(encoding.encode(schema.numbers(frame)))[:, 0]
     np.testing.assert_allclose(back, values, rtol=1e-9)
     assert TableEncoding.from_dict(json.loads(json.dumps(encoding.as_dict()))) == encoding

@@ -81,12 +81,12 @@ def restore(operator, **options) -> tuple[torch.Tensor, ...]:
 
 def test_inpainting_returns_the_data_where_measured_and_the_prior_elsewhere():
     mean, spread, _ = restore(lambda size: Mask(box_mask(size, 0.5)), noise_std=0.1)
-    known = box_mask((8, 8, 8), 0.5).bool()
+    mask = box_mask((8, 8, 8), 0.5).bool()
     expected = (1 / (1 / 0.25 + 1 / 0.01)) ** 0.5
-    assert float(spread[0, 0][known].mean()) == pytest.approx(expected, rel=0.03)
-    assert float(spread[0, 0][~known].mean()) == pytest.approx(0.5, rel=0.05)
-    assert float((mean - truth())[0, 0][known].std()) == pytest.approx(expected, rel=0.1)
-    assert mean[0, 0][~known].abs().max() < 5 * 0.5 / COUNT**0.5
+    assert float(spread[0, 0][mask].mean()) == pytest.approx(expected, rel=0.03)
+    assert float(spread[0, 0][~mask].mean()) == pytest.approx(0.5, rel=0.05)
+    assert float((mean - truth())[0, 0][mask].std()) == pytest.approx(expected, rel=0.1)
+    assert mean[0, 0][~mask].abs().max() < 5 * 0.5 / COUNT**0.5
 
 
 def test_super_resolution_explains_the_thick_slices():
@@ -162,8 +162,8 @@ def save_weights(bundle: str, folder: Path) -> Path:
     (folder / "models/data_statistics.json").write_text(json.dumps(facts))
     path = folder / "models/model.pt"
     path.touch()  # sampling is refused without weights
-    made = run(["inference"], folder, path, bundle, load=False)
-    torch.save(made.parser.get_parsed_content("network").state_dict(), path)
+    task = run(["inference"], folder, path, bundle, load=False)
+    torch.save(task.parser.get_parsed_content("network").state_dict(), path)
     return path
 
 
@@ -171,7 +171,7 @@ def run(
     names: list[str], folder: Path, checkpoint: Path, bundle: str = "mri_unet3d", load: bool = True, **overrides
 ) -> ConfigWorkflow:
     configs = CONFIGS / bundle / "configs"
-    made = ConfigWorkflow(
+    sampling = ConfigWorkflow(
         [str(configs / f"{name}.json") for name in names],
         meta_file=str(configs / "metadata.json"),
         logging_file=False,
@@ -183,10 +183,10 @@ def run(
         **{"network_def#network#channels": [8, 8, 8, 8], "network_def#network#num_head_channels": 8},
         **overrides,
     )
-    made.initialize()
+    sampling.initialize()
     if load:
-        made.run()
-    return made
+        sampling.run()
+    return sampling
 
 
 SLOW = [pytest.param(task, marks=pytest.mark.slow) for task in ("inpaint", "denoise", "reconstruct_mri")]
@@ -230,8 +230,8 @@ def test_healthy_priors_run_from_their_configuration(bundle, task, tmp_path, wri
         with pytest.raises(RuntimeError) as caught:
             run(names, tmp_path, weights, bundle=bundle, **options)
         assert "calibrating first" in str(find_cause(caught.value))
-    made = run(names, tmp_path, weights, bundle=bundle, load=False, **options)
-    made.parser.get_parsed_content("calibrator").run()
+    instance = run(names, tmp_path, weights, bundle=bundle, load=False, **options)
+    instance.parser.get_parsed_content("calibrator").run()
     run(names, tmp_path, weights, bundle=bundle, **options)
     rows = list(csv.DictReader((tmp_path / "out/cases.csv").open()))
     assert [row["case"] for row in rows] == ["anat", "anat_1"]
@@ -239,10 +239,10 @@ def test_healthy_priors_run_from_their_configuration(bundle, task, tmp_path, wri
     check_picture(tmp_path / "out/anat.png", grey=True)
     if task == "anomaly":
         for kind, kept in (("p", np.float32), ("score", np.float32), ("label", np.uint8)):
-            found = nib.load(tmp_path / f"out/anat_{kind}.nii.gz")
-            assert found.shape == nib.load(source).shape
-            assert found.get_data_dtype() == kept
-            np.testing.assert_allclose(found.affine, nib.load(source).affine, atol=1e-5)
+            volume = nib.load(tmp_path / f"out/anat_{kind}.nii.gz")
+            assert volume.shape == nib.load(source).shape
+            assert volume.get_data_dtype() == kept
+            np.testing.assert_allclose(volume.affine, nib.load(source).affine, atol=1e-5)
         p = nib.load(tmp_path / "out/anat_p.nii.gz").get_fdata()
         assert p.max() == 1.0
         assert 0 < p.min() < 0.01

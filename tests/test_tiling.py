@@ -168,8 +168,8 @@ def test_a_volume_is_denoised_slice_by_slice():
     g = torch.Generator().manual_seed(0)
     x, mask = torch.randn(2, 1, 6, 5, 4, generator=g), torch.randn(2, 1, 6, 5, 4, generator=g)
     sigma, gain = torch.tensor([0.5, 2.0]), torch.tensor([3.0, 7.0])
-    found = SliceDenoiser(Scaled())(x, sigma, gain=gain, mask=mask)
-    torch.testing.assert_close(found, x * (sigma * gain)[:, None, None, None, None] + mask)
+    estimate = SliceDenoiser(Scaled())(x, sigma, gain=gain, mask=mask)
+    torch.testing.assert_close(estimate, x * (sigma * gain)[:, None, None, None, None] + mask)
     with pytest.raises(ValueError, match="volume"):
         SliceDenoiser(Scaled())(x[..., 0], sigma, gain=gain, mask=mask)
     with pytest.raises(ValueError, match="window of 2 axes"):

@@ -32,15 +32,15 @@ TOY = {"training_rows": 80, "validation_rows": 16, "batch_size": 8, "max_epochs"
 
 def engine(tracking: Tracking, iterations: int, every_iteration=None) -> Engine:
     """Runs and records a training that only has a loss of 1 / iteration."""
-    made = Engine(lambda e, _: {"loss": torch.tensor(1.0 / e.state.iteration)})
-    made.register_events("saving", "interrupted")
+    engine = Engine(lambda e, _: {"loss": torch.tensor(1.0 / e.state.iteration)})
+    engine.register_events("saving", "interrupted")
     for event, action in ((Events.STARTED, tracking.open), (Events.ITERATION_COMPLETED, tracking.record_iteration)):
-        made.add_event_handler(event, action)
+        engine.add_event_handler(event, action)
     if every_iteration is not None:
-        made.add_event_handler(Events.ITERATION_COMPLETED, every_iteration)
-    made.add_event_handler(Events.COMPLETED, tracking.close)
-    made.run(range(iterations), max_epochs=1)
-    return made
+        engine.add_event_handler(Events.ITERATION_COMPLETED, every_iteration)
+    engine.add_event_handler(Events.COMPLETED, tracking.close)
+    engine.run(range(iterations), max_epochs=1)
+    return engine
 
 
 def recorded(folder: Path) -> list[int]:
@@ -261,11 +261,11 @@ def test_a_nan_ends_the_run_as_failed_with_sigma_files_and_step(every, tmp_path,
 
     write_volume("data/sub-1/t1.nii.gz", seed=1)
     write_volume("data/sub-2/t1.nii.gz", seed=2)
-    made = workflow(
+    training = workflow(
         "mri_unet3d", ["train"], ["smoke"], dataset_dir=str(tmp_path / "data"), output_dir=str(tmp_path / "out"),
         ckpt_dir=str(tmp_path / "models"), max_epochs=3, tracking_uri="http://127.0.0.1:9", gallery_every=0,
     )  # fmt: skip
-    trainer = made.parser.get_parsed_content("train#trainer")
+    trainer = training.parser.get_parsed_content("train#trainer")
 
     def spoil(_engine) -> None:
         with torch.no_grad():
@@ -279,7 +279,7 @@ def test_a_nan_ends_the_run_as_failed_with_sigma_files_and_step(every, tmp_path,
     )
     trainer.add_event_handler(Events.ITERATION_STARTED(once=3), spoil)
     with pytest.raises(RuntimeError) as caught:
-        made.run()
+        training.run()
     message = str(caught.value.__cause__)
     assert "at sigma [" in message
     names = dict.fromkeys(fed[3].meta["filename_or_obj"])

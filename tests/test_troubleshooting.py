@@ -63,9 +63,9 @@ def test_commands_of_the_package_run(tmp_path, capsys):
     for command in set(commands):
         words = command.replace("OUTPUT_DIR", str(tmp_path)).replace("BUNDLE", str(BUNDLE)).split()[3:]
         assert main(words) == 1  # there is no record, and no such id; argparse would exit with 2
-    said = capsys.readouterr()
-    assert "Expected the record of a training" in said.err
-    assert "a#b" in said.out
+    output = capsys.readouterr()
+    assert "Expected the record of a training" in output.err
+    assert "a#b" in output.out
 
 
 def test_the_ids_that_may_change_may_change():

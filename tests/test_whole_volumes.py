@@ -134,13 +134,13 @@ def trained(tmp_path_factory) -> tuple[Path, str]:
 
 def run(trained, task: str, folder: Path, start: bool = True, **options):
     weights, heads = trained
-    made = workflow(
+    restoration = workflow(
         "mri_whole3d", ["inference", "cases", task], kind="infer", checkpoint=str(weights), dataset_dir=heads,
         output_dir=str(folder), tracking_uri=f"sqlite:///{folder}/runs.db", seed=0, **SMALL, **options,
     )  # fmt: skip
     if start:
-        made.run()
-    return made
+        restoration.run()
+    return restoration
 
 
 @pytest.mark.parametrize(
