@@ -35,9 +35,8 @@ these methods, are ours.
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from types import EllipsisType
 from typing import Any, Literal
@@ -122,53 +121,110 @@ def smoothed(x: Tensor, std: float) -> Tensor:
     return x
 
 
-def ball_sum(x: Tensor, radius: float) -> Tensor:
-    """The sum of x [B, C, *S] over a ball of ``radius`` voxels around each voxel. Outside the image x is 0."""
-    total = torch.zeros_like(x)
-    for width, shifts in _rows_of_a_ball(x, radius).items():
-        rows = functional.avg_pool1d(_rows(x), width, 1, width // 2).view_as(x) * width
-        for target, source in shifts:
-            total[target] += rows[source]
-    return total
+class Balls:
+    r"""Sums and maxima over the balls of several radii, at all places of a volume.
 
+    A ball of radius :math:`\rho` holds the voxels within it. It is a pile of discs, and a disc a pile of rows: the row
+    at a squared distance k from the middle reaches :math:`\lfloor \sqrt{\rho^2 - k} \rfloor` voxels to both sides.
+    The balls share rows and discs. The work goes plane by plane along the first axis, so that it stays in the cache of
+    the processor. A voxel costs about 600 additions and comparisons for ten radii from 1 to 7.
 
-def ball_maximum(x: Tensor, radius: float) -> Tensor:
-    """The maximum of x [B, C, *S] over a ball of ``radius`` voxels around each voxel."""
-    largest = x.clone()
-    for width, shifts in _rows_of_a_ball(x, radius).items():
-        rows = functional.max_pool1d(_rows(x), width, 1, width // 2).view_as(x)
-        for target, source in shifts:
-            largest[target] = torch.maximum(largest[target], rows[source])
-    return largest
+    Args:
+        radii: :math:`\rho \ge 0` of the balls [R], in voxels.
+        shape: [B, C, *S] of the volumes, with one to three spatial axes.
+    """
 
+    def __init__(self, radii: Sequence[float], shape: Sequence[int]) -> None:
+        self.shape = tuple(shape)
+        #: [B, C, X, Y, Z]; the axes that S lacks have size 1
+        self.volume_shape = (*shape[:2], *(1,) * (5 - len(shape)), *shape[2:])
+        self.squares = [math.floor(radius**2) for radius in radii]
+        self.reach = [min(math.isqrt(max(self.squares)), side - 1) for side in self.volume_shape[2:]]
+        self.discs = [self._discs(step) for step in range(self.reach[0] + 1)]
 
-def _rows(x: Tensor) -> Tensor:
-    return x.reshape(-1, 1, x.shape[-1])
+    def sums(self, x: Tensor) -> Iterator[Tensor]:
+        """The sums of x [B, C, *S], 0 outside the volume: [B, C, R, Y, Z] for one plane after the other."""
+        volume = x.reshape(self.volume_shape)
+        planes, reach = volume.shape[2], self.reach[0]
+        totals: dict[int, Tensor] = {}
+        for place in range(planes + reach):
+            if place < planes:
+                discs = self._disc_sums(volume[:, :, place])
+                for other in range(max(place - reach, 0), min(place + reach + 1, planes)):
+                    if other not in totals:
+                        totals[other] = x.new_zeros(*x.shape[:2], len(self.squares), *volume.shape[3:])
+                    for number, disc in self.discs[abs(other - place)]:
+                        totals[other][:, :, number] += discs[disc]
+            if place >= reach:
+                yield totals.pop(place - reach)
 
+    def maxima(self, planes: Iterable[Tensor]) -> Tensor:
+        """The largest value [B, C, *S] of the balls that contain a voxel.
 
-Region = tuple[slice | EllipsisType, ...]
-Shift = tuple[Region, Region]  # target and source of rows
+        Args:
+            planes: the values of the balls around each voxel, in the order and shape of :meth:`sums`.
+        """
+        largest: Tensor | None = None
+        for place, plane in enumerate(planes):
+            if largest is None:
+                largest = plane.new_full(self.volume_shape, -math.inf)
+            for step, disc in enumerate(self._disc_maxima(plane)):
+                for other in {place - step, place + step} & set(range(largest.shape[2])):
+                    torch.maximum(largest[:, :, other], disc, out=largest[:, :, other])
+        assert largest is not None
+        return largest.reshape(self.shape)
 
+    def _discs(self, step: int) -> list[tuple[int, tuple[int, ...]]]:
+        """The number of each ball that reaches ``step`` planes away, and its disc there: the half width of the row at
+        each distance from the middle."""
+        _, rows, width = self.reach
+        return [
+            (number, tuple(min(math.isqrt(left - row**2), width) for row in range(min(math.isqrt(left), rows) + 1)))
+            for number, square in enumerate(self.squares)
+            if (left := square - step**2) >= 0
+        ]
 
-def _rows_of_a_ball(x: Tensor, radius: float) -> dict[int, list[Shift]]:
-    """The rows of a ball along the last axis: their width in voxels, and the shifts of the rows of that width.
+    def _disc_sums(self, plane: Tensor) -> dict[tuple[int, ...], Tensor]:
+        """The sums over the discs of all balls, of a plane [B, C, Y, Z]."""
+        size, (_, reach, width) = plane.shape, self.reach
+        padded = functional.pad(plane, (width, width, reach, reach))
+        rows = [padded.narrow(-1, width, size[-1])]
+        for half in range(1, width + 1):
+            ends = (padded.narrow(-1, width + side, size[-1]) for side in (-half, half))
+            rows.append(rows[-1] + next(ends) + next(ends))
+        sums = {}
+        for disc in {disc for discs in self.discs for _, disc in discs}:
+            total = rows[disc[0]].narrow(-2, reach, size[-2]).clone()
+            for step, half in enumerate(disc[1:], start=1):
+                total += rows[half].narrow(-2, reach - step, size[-2])
+                total += rows[half].narrow(-2, reach + step, size[-2])
+            sums[disc] = total
+        return sums
 
-    A ball of radius R in 3-D then costs about pi R^2 additions of images. Voxel by voxel it costs 4/3 pi R^3."""
-    reach = math.floor(radius)
-    shifts: dict[int, list[Shift]] = {}
-    for offset in itertools.product(range(-reach, reach + 1), repeat=x.ndim - 3):
-        squared_half = radius**2 - sum(step**2 for step in offset)
-        if squared_half < 0 or any(abs(step) >= size for step, size in zip(offset, x.shape[2:-1], strict=True)):
-            continue
-        half = min(math.floor(math.sqrt(squared_half)), x.shape[-1] - 1)
-        shifts.setdefault(2 * half + 1, []).append((_moved(x, offset), _moved(x, [-step for step in offset])))
-    return shifts
-
-
-def _moved(x: Tensor, offset: Sequence[int]) -> Region:
-    """The region of an image that stays inside it after a move by ``offset`` along all spatial axes but one."""
-    slices = [slice(max(-step, 0), size - max(step, 0)) for step, size in zip(offset, x.shape[2:-1], strict=True)]
-    return (..., *slices, slice(None))
+    def _disc_maxima(self, plane: Tensor) -> list[Tensor]:
+        """The largest value [B, C, Y, Z] of all balls through a voxel, by the distance from the plane of their
+        centres, of the values [B, C, R, Y, Z] in this plane."""
+        size, (far, reach, width) = plane.shape, self.reach
+        padded = functional.pad(plane, (width, width, reach, reach), value=-math.inf)
+        distances = {step**2 + row**2 for step in range(far + 1) for row in range(reach + 1)}
+        rows: dict[int, Tensor] = {}  # the largest of all radii, by the squared distance of the row
+        for number, square in enumerate(self.squares):
+            halves = [padded[:, :, number].narrow(-1, width, size[-1])]
+            for half in range(1, min(math.isqrt(square), width) + 1):
+                ends = [padded[:, :, number].narrow(-1, width + side, size[-1]) for side in (-half, half)]
+                halves.append(torch.maximum(torch.maximum(halves[-1], ends[0]), ends[1]))
+            for distance in (distance for distance in distances if distance <= square):
+                values = halves[min(math.isqrt(square - distance), width)]
+                rows[distance] = torch.maximum(rows[distance], values) if distance in rows else values
+        discs = []
+        for step in range(far + 1):
+            largest = rows[step**2].narrow(-2, reach, size[-2]).clone()
+            for row in range(1, reach + 1):
+                for side in (-row, row) if step**2 + row**2 in rows else ():
+                    shifted = rows[step**2 + row**2].narrow(-2, reach + side, size[-2])
+                    torch.maximum(largest, shifted, out=largest)
+            discs.append(largest)
+        return discs
 
 
 @dataclass(frozen=True)
@@ -199,20 +255,51 @@ class BallScan:
         """
         if not radii or min(radii) < 0:
             raise ValueError(f"BallScan needs radii >= 0 in voxels, got {list(radii)}.")
-        level_spreads = _spreads(residuals, inside)
+        level_spreads = _spreads([residuals.movedim(1, -1)[inside[:, 0]]])
         mean = _mean_of_levels(residuals, level_spreads)
-        ball_spreads = [_spreads(ball_sum(mean, radius), inside)[0] for radius in radii]
-        return cls(tuple(map(float, radii)), level_spreads, tuple(ball_spreads))
+        balls = Balls(radii, mean.shape)
+        counted = inside.reshape(balls.volume_shape)[:, 0].unbind(1)
+        planes = zip(balls.sums(mean), counted, strict=True)
+        ball_spreads = _spreads(sums[:, 0].movedim(1, -1)[place] for sums, place in planes)
+        return cls(tuple(map(float, radii)), level_spreads, ball_spreads)
 
-    def __call__(self, residuals: Tensor) -> Tensor:
-        """s [B, 1, *S] of residuals [B, L, *S]: > 0 is brighter than healthy tissue, < 0 is darker."""
+    def __call__(self, residuals: Tensor, inside: Tensor | None = None) -> Tensor:
+        """s [B, 1, *S] of residuals [B, L, *S]: > 0 is brighter than healthy tissue, < 0 is darker.
+
+        Args:
+            residuals: the residuals of the image.
+            inside: voxels [B, 1, *S] whose score counts; s is 0 elsewhere. None are all voxels.
+        """
+        if inside is not None:
+            return self._inside(residuals, inside)
         mean = _mean_of_levels(residuals, self.level_spreads)
-        brighter, darker = torch.full_like(mean, -math.inf), torch.full_like(mean, -math.inf)
-        for radius, spread in zip(self.radii, self.ball_spreads, strict=True):
-            sums = ball_sum(mean, radius) / spread
-            brighter = torch.maximum(brighter, ball_maximum(sums, radius))
-            darker = torch.maximum(darker, ball_maximum(-sums, radius))
-        return torch.where(brighter >= darker, brighter, -darker)
+        balls = Balls(self.radii, mean.shape)
+        spreads = mean.new_tensor(self.ball_spreads)[:, None, None]
+        return _decode(balls.maxima(_encode(sums / spreads) for sums in balls.sums(mean)))
+
+    def _inside(self, residuals: Tensor, inside: Tensor) -> Tensor:
+        """s in the box of ``inside``. Balls through its voxels reach two radii outside."""
+        box: list[slice | EllipsisType] = [...]
+        for axis in range(2, inside.ndim):
+            places = inside.movedim(axis, 0).flatten(1).any(1).nonzero().flatten().tolist() or [0]
+            margin = 2 * math.floor(max(self.radii))
+            box.append(slice(max(places[0] - margin, 0), places[-1] + margin + 1))
+        score = torch.zeros_like(residuals[:, :1])
+        score[tuple(box)] = self(residuals[tuple(box)])
+        return torch.where(inside, score, 0)
+
+
+def _encode(values: Tensor) -> Tensor:
+    """The magnitude of values, with their sign in its last bit: 1 for positive. One maximum then finds the value of
+    largest magnitude and its sign."""
+    integer = torch.int64 if values.dtype == torch.float64 else torch.int32
+    return (values.abs().view(integer) & -2 | (values >= 0)).view(values.dtype)
+
+
+def _decode(magnitudes: Tensor) -> Tensor:
+    """The values of :func:`_encode`, without the last bit of their magnitude."""
+    bits = magnitudes.view(torch.int64 if magnitudes.dtype == torch.float64 else torch.int32)
+    return torch.where((bits & 1).bool(), 1, -1) * (bits & -2).view(magnitudes.dtype)
 
 
 def _mean_of_levels(residuals: Tensor, spreads: Sequence[float]) -> Tensor:
@@ -221,14 +308,17 @@ def _mean_of_levels(residuals: Tensor, spreads: Sequence[float]) -> Tensor:
     return (residuals / scale).mean(1, keepdim=True)
 
 
-def _spreads(maps: Tensor, inside: Tensor) -> tuple[float, ...]:
-    """The root mean square of each channel of ``maps`` [B, C, *S] over the voxels ``inside`` [B, 1, *S]."""
-    voxels = maps.movedim(1, -1)[inside[:, 0]].double()
-    spreads = voxels.square().mean(0).sqrt() if len(voxels) >= 100 else voxels.new_zeros(1)
+def _spreads(parts: Iterable[Tensor]) -> tuple[float, ...]:
+    """The root mean square of each channel over the voxels of all parts [N, C]."""
+    count, squares = 0, torch.zeros(1, dtype=torch.float64)
+    for voxels in parts:
+        count += len(voxels)
+        squares = squares + voxels.double().square().sum(0).cpu()
+    spreads = (squares / count).sqrt() if count >= 100 else torch.zeros(1)
     if not bool(torch.isfinite(spreads).all() & (spreads > 0).all()):
         raise ValueError(
             "A calibration needs finite residuals of at least 100 healthy voxels, not all 0, got "
-            f"{len(voxels)} voxels with root mean squares {spreads.tolist()}. Pass healthy images with foreground."
+            f"{count} voxels with root mean squares {spreads.tolist()}. Pass healthy images with foreground."
         )
     return tuple(spreads.tolist())
 
@@ -291,7 +381,7 @@ class HealthyReference:
             ValueError: as of :meth:`BallScan.of` and :meth:`HealthyScores.of`.
         """
         scan = BallScan.of(residuals, inside, radii)
-        return cls(scan, HealthyScores.of(scan(residuals)[inside]))
+        return cls(scan, HealthyScores.of(scan(residuals, inside)[inside]))
 
     def p_value(self, residuals: Tensor) -> Tensor:
         """p [B, 1, *S] of residuals [B, L, *S]."""

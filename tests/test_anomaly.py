@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from monai_diffscore.anomaly import BallScan, HealthyScores, ball_maximum, ball_sum, healthy_residuals, smoothed
+from monai_diffscore.anomaly import Balls, BallScan, HealthyScores, healthy_residuals, smoothed
 from monai_diffscore.tensors import per_sample
 
 
@@ -59,14 +59,19 @@ def test_p_values_are_those_of_the_conformal_formula_and_never_too_small():
 
 
 @pytest.mark.parametrize("shape", [(20,), (12, 7), (9, 11, 13)])
-@pytest.mark.parametrize("radius", [0, 1, 1.5, 2, 3.5, 40])
-def test_balls_hold_the_voxels_within_their_radius(shape, radius):
+@pytest.mark.parametrize("radii", [(0,), (1,), (0, 1, 1.5, 2, 3.5), (2.5, 40), (7, 1)])
+def test_balls_hold_the_voxels_within_their_radius(shape, radii):
     x = torch.randn(2, 3, *shape, generator=torch.Generator().manual_seed(0)).double()
-    within = distances(shape) <= radius + 1e-9
-    values = x.flatten(2)
-    torch.testing.assert_close(ball_sum(x, radius), (values @ within.double()).reshape(x.shape))
-    largest = torch.where(within, values[:, :, None], -torch.inf).amax(-1)
-    torch.testing.assert_close(ball_maximum(x, radius), largest.reshape(x.shape))
+    balls = Balls(radii, x.shape)
+    planes = list(balls.sums(x))
+    sums = torch.stack(planes, dim=3).reshape(2, 3, len(radii), -1)
+    largest = torch.full_like(x.flatten(2), -torch.inf)
+    for number, radius in enumerate(radii):
+        within = distances(shape) <= radius + 1e-9
+        torch.testing.assert_close(sums[:, :, number], x.flatten(2) @ within.double())
+        of_radius = torch.where(within, sums[:, :, number, None], -torch.inf).amax(-1)
+        largest = torch.maximum(largest, of_radius)
+    assert torch.equal(balls.maxima(planes), largest.reshape(x.shape))
 
 
 def test_the_scan_is_its_formula_and_turns_its_sign_with_the_image():
@@ -80,6 +85,16 @@ def test_the_scan_is_its_formula_and_turns_its_sign_with_the_image():
     expected = torch.where(mean.abs() > strongest.abs(), mean, strongest).reshape(2, 1, 9, 8)
     torch.testing.assert_close(scan(residuals), expected)
     torch.testing.assert_close(scan(-residuals), -expected)
+
+
+@pytest.mark.parametrize("shape", [(40,), (30, 24), (17, 22, 19)])
+def test_the_scan_of_a_foreground_is_that_of_the_whole_image_there(shape):
+    residuals = torch.randn(2, 2, *shape, generator=torch.Generator().manual_seed(0))
+    scan = BallScan((1.0, 3.5), (0.5, 2.0), (1.0, 3.0))
+    inside = torch.zeros(2, 1, *shape, dtype=torch.bool)
+    inside[(0, 0, *(slice(side // 2, side // 2 + 3) for side in shape))] = True
+    torch.testing.assert_close(scan(residuals, inside), torch.where(inside, scan(residuals), 0.0))
+    assert not scan(residuals, inside & False).any()
 
 
 @pytest.mark.parametrize("contrast", [0.5, -0.5])

@@ -137,7 +137,7 @@ class CalibrateAnomaly:
         inside = self.inside(convert_to_tensor(item["image"], track_meta=False).float().cpu())
         try:
             self.scan = self.scan or BallScan.of(residuals, inside[None], self.radii)
-            scores = self.scan(residuals)[0][inside]
+            scores = self.scan(residuals, inside[None])[0][inside]
             seed = torch.Generator().manual_seed(len(self.scores))
             self.scores.append(scores[torch.randperm(len(scores), generator=seed)[:_MOST_VOXELS]])
             reference = HealthyReference(self.scan, HealthyScores.of(torch.cat(self.scores)))
@@ -228,7 +228,7 @@ class SaveAnomaly:
         truth = convert_to_tensor(image, track_meta=False).float().cpu()
         residuals = convert_to_tensor(item["pred"], track_meta=False).float().cpu()[None]
         inside = foreground(truth)
-        score = torch.where(inside, self.reference.scan(residuals)[0], 0.0)
+        score = self.reference.scan(residuals, inside[None])[0]
         # maps are resampled and padded as logarithms, where 0 means no evidence
         evidence = torch.where(inside, -self.reference.healthy.p_value(score).log10(), 0.0)
         identity = self.table.identify(image)
@@ -326,7 +326,8 @@ class ProposeAnomaly:
         residuals = convert_to_tensor(item["pred"], track_meta=False).float().cpu()[None]
         inside = self.inside(convert_to_tensor(image, track_meta=False).float().cpu())
         reference = self.reference or HealthyReference.of(residuals, inside[None], self.radii)
-        evidence = torch.where(inside, -reference.p_value(residuals)[0].log10(), 0.0)
+        score = reference.scan(residuals, inside[None])
+        evidence = torch.where(inside, -reference.healthy.p_value(score)[0].log10(), 0.0)
         evidence_map = on_source_grid(evidence, image, self.preprocessing)
         marked, _, _ = mark(evidence_map, self.alpha, self.min_volume_ml)
         return {**item, "pred": MetaTensor(marked[None].to(torch.uint8), meta=evidence_map.meta)}

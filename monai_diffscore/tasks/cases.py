@@ -229,7 +229,7 @@ class WriteNifti:
         affine = np.asarray(volume.affine, dtype=np.float64)
         content = nib.Nifti1Image(array, affine if affine.shape == (4, 4) else np.eye(4)).to_bytes()
         with whole_file(folder / f"{name}.nii.gz") as file:
-            file.write(gzip.compress(content))
+            file.write(gzip.compress(content, 1))  # the level of nibabel
 
 
 class WriteDicom(WriteNifti):
