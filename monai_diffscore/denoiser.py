@@ -158,6 +158,7 @@ class Denoiser(nn.Module):
             (MONAI's ``amp``) decides.
         default_sigma: noise level of a call without sigma, in units of the data. Export tools and one-shot denoising
             servers call ``forward(x)``.
+        start: a denoiser of (x, sigma, condition) that the network corrects: it replaces :math:`c_{skip} x`.
     Raises:
         ValueError: in the call: for sigma <= 0 or NaN (a number, or a tensor on the CPU), or a network that returns
             another shape than x.
@@ -170,12 +171,14 @@ class Denoiser(nn.Module):
         preconditioning: Preconditioning,
         autocast_dtype: torch.dtype | None = None,
         default_sigma: float = 0.5,
+        start: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.network = network
         self.preconditioning = preconditioning
         self.autocast_dtype = autocast_dtype
         self.default_sigma = default_sigma
+        self.start = start
 
     def forward(self, x: Tensor, sigma: Tensor | float | None = None, **condition: Tensor) -> Tensor:
         sigma = positive_sigma(x, self.default_sigma if sigma is None else sigma)
@@ -192,7 +195,8 @@ class Denoiser(nn.Module):
                 (per_sample(c.c_in, x) * x).to(parameter.dtype), c.c_noise.to(parameter.dtype), **condition
             )
         check_estimate(output, x, "the network")
-        return per_sample(c.c_skip, x) * x + per_sample(c.c_out, x) * output.to(x.dtype)
+        skip = per_sample(c.c_skip, x) * x if self.start is None else self.start(x, sigma, **condition)
+        return skip + per_sample(c.c_out, x) * output.to(x.dtype)
 
     def __prepare_scriptable__(self) -> nn.Module:
         """The module that ``torch.jit.script`` compiles: a trace, since TorchScript has no ``**condition``."""
