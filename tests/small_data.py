@@ -41,6 +41,8 @@ def write_dataset(bundle: str, folder: Path) -> str:
         return str(folder / "data")
     if bundle == "mri_whole3d":
         return write_subjects(folder / "data")
+    if bundle == "mri_translate3d":
+        return write_contrasts(folder / "data")
     for seed in range(3):
         if bundle == "pathology_hierarchical_unet":
             write_slide(folder / f"data/slide-{seed}.tif", seed=seed)

@@ -268,6 +268,17 @@ def test_cases_without_the_target_are_listed_for_a_task_on_the_grid_of_another_i
     assert items["sub-3"]["image"] == items["sub-3"]["given"][1]
 
 
+def test_a_label_map_alone_is_a_case_of_a_task_alone(tmp_path):
+    folder = write_contrasts(tmp_path / "cohort", [("T1w", "dseg"), ("dseg",)])
+    with pytest.warns(UserWarning, match="left out 1 x mask without an image"):
+        assert [item["subject"] for item in listed_cases(folder).pairs("t1", "dseg")] == ["sub-1"]
+    cases = listed_cases(folder, masks_alone=True)
+    items = cases.pairs("t1", "dseg", incomplete=True)
+    assert [(item["subject"], item["has_target"]) for item in items] == [("sub-1", True), ("sub-2", False)]
+    assert items[1]["image"] == items[1]["given"][0]
+    assert cases.reasons == {}
+
+
 @pytest.mark.parametrize(
     ("image", "given", "message"),
     [

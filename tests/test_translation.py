@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
 from pathlib import Path
 
@@ -11,8 +12,11 @@ import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
+from small_data import write_contrasts
 from torch import nn
+from workflows import Training, train, workflow
 
+from monai_diffscore.errors import DataError, explain
 from monai_diffscore.sampling import asinh_sigmas
 from monai_diffscore.tasks import SaveTranslation, TranslationInferer
 from monai_diffscore.tensors import noise_like, per_sample, random_stream
@@ -95,3 +99,47 @@ def test_results_are_in_the_unit_of_the_target_or_of_the_cohort(tmp_path, has_ta
         }  # fmt: skip
     else:
         assert errors == {}
+
+
+# ---- the bundle ----
+
+
+def translated(training: Training, folder: str, output: Path) -> dict[str, dict[str, str]]:
+    """The rows of the cases of a folder, after their translation in two steps."""
+    workflow(
+        training.bundle, ["inference", "cases"], kind="infer", checkpoint=str(training.weights), dataset_dir=folder,
+        output_dir=str(output), posterior_samples=2, steps=2,
+    ).run()  # fmt: skip
+    return {row["case"]: row for row in csv.DictReader((output / "cases.csv").open())}
+
+
+def statistics_of(training: Training) -> dict:
+    return json.loads((training.weights.parent / "data_statistics.json").read_text())
+
+
+def test_one_training_translates_each_case_with_or_without_the_target_and_from_each_subset(trained, tmp_path):
+    training = trained("mri_translate3d")
+    facts = statistics_of(training)
+    assert (facts["target"], facts["given"], facts["classes"]) == ("flair", ["t1", "t2"], {})
+    rows = translated(training, write_contrasts(tmp_path / "cohort"), tmp_path / "out")
+    assert {case: row["given"] for case, row in rows.items()} == {
+        "sub-1_FLAIR": "t1 t2", "sub-2_FLAIR": "t1", "sub-3_T1w_to_flair": "t1",
+    }  # fmt: skip
+    for case, row in rows.items():
+        assert bool(row["rmse"]) is ("_to_" not in case)
+        assert nib.load(tmp_path / f"out/{case}_mean.nii.gz").shape[:3] == (40, 48, 40)
+
+
+def test_a_label_map_is_one_of_the_others_and_a_class_without_training_is_refused(tmp_path):
+    folder = write_contrasts(tmp_path / "data")
+    choices = {"image": "flair", "given": "t1,dseg", "spacing_mm": [2.5] * 3}
+    training = train(Training(tmp_path, "mri_translate3d", folder, choices))
+    assert statistics_of(training)["classes"] == {"dseg": [0, 1, 2]}
+    other = Path(write_contrasts(tmp_path / "other", [("dseg",), ("T1w", "dseg")]))
+    path = other / "sub-2/anat/sub-2_dseg.nii.gz"
+    nib.save(nib.Nifti1Image(nib.load(path).get_fdata() * 7, np.diag([2.0, 2.0, 2.0, 1.0])), path)
+    with pytest.raises((RuntimeError, DataError)) as caught:
+        translated(training, str(other), tmp_path / "out")
+    assert "the training saw: [0, 1, 2], got also [7, 14]" in explain(caught.value)
+    rows = list(csv.DictReader((tmp_path / "out/cases.csv").open()))
+    assert [(row["case"], row["given"]) for row in rows] == [("sub-1_dseg_to_flair", "dseg"), ("sub-2_T1w", "")]

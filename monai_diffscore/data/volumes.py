@@ -58,12 +58,17 @@ def listed_cases(
     layout: str = "auto",
     subject: str = "",
     cases: str | Path = "",
+    masks_alone: bool = False,
 ) -> Cases:
-    """The cases of a path with images. Warns, and takes arguments, as :func:`list_volumes`."""
+    """The cases of a path with images. Warns, and takes arguments, as :func:`list_volumes`.
+
+    ``masks_alone`` adds the cases that have a mask and no image, for a task that draws it.
+    """
     try:
         listing = list_cases(path, layout, subject, left_out, cases)
     except DataError as error:
         raise error.under(key) from error
+    listing = listing.with_masks_alone() if masks_alone else listing
     if not listing.cases:
         raise _no_image(listing, key)
     counts = {reason: count for reason, count in listing.reasons.items() if reason not in _QUIET}

@@ -13,6 +13,7 @@ from monai_diffscore.errors import DataError
 _SHOWN = 12
 #: the condition whose value is the role of an image
 CONTRAST = "contrast"
+_ALONE = "mask without an image"
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class Cases:
         cases: sorted by their first image.
         left_out: files and folders that are not read, with the reason.
         notes: assumptions of the layout, one line each.
+        masks_alone: the cases without an image, whose masks are left out.
     """
 
     root: str
@@ -51,6 +53,7 @@ class Cases:
     cases: tuple[Case, ...]
     left_out: tuple[LeftOut, ...] = ()
     notes: tuple[str, ...] = ()
+    masks_alone: tuple[Case, ...] = ()
 
     def __iter__(self) -> Iterator[Case]:
         return iter(self.cases)
@@ -77,6 +80,11 @@ class Cases:
     def reasons(self) -> dict[str, int]:
         """Number of files and folders that are left out for each reason, the commonest reason first."""
         return _by_count(one.reason for one in self.left_out)
+
+    def with_masks_alone(self) -> Cases:
+        """The same with the cases of masks alone, for a task that draws their images."""
+        left_out = tuple(one for one in self.left_out if one.reason != _ALONE)
+        return replace(self, cases=(*self.cases, *self.masks_alone), left_out=left_out, masks_alone=())
 
     def images(
         self, image: str | Sequence[str] = "", key: str = "image", conditions: Collection[str] = ()
@@ -248,12 +256,11 @@ class Casebook:
 
     def close(self, root: object, layout: str) -> Cases:
         """The collected cases; leaves out masks of a case without images."""
-        for case in self._cases.values():
-            if not case.images:
-                self._left_out += [LeftOut(path, "mask without an image") for path in case.masks.values()]
+        masks_alone = tuple(case for case in self._cases.values() if not case.images)
+        self._left_out += [LeftOut(path, _ALONE) for case in masks_alone for path in case.masks.values()]
         cases = [case for case in self._cases.values() if case.images]
         cases.sort(key=lambda case: min(case.images.values()))
-        return Cases(str(root), layout, tuple(cases), tuple(self._left_out), tuple(self._notes))
+        return Cases(str(root), layout, tuple(cases), tuple(self._left_out), tuple(self._notes), masks_alone)
 
     def _case(self, subject: str, session: str, run: str) -> Case:
         return self._cases.get((subject, session, run), Case(subject, session))
