@@ -40,6 +40,10 @@ def add_plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     parser.add_argument("--delimiter", help="between the cells of a text file (default: detected)")
     parser.add_argument("--graph", type=Path, metavar="EDGES", help="edges between genes (.tsv, .gmt)")
     parser.add_argument("--image", default="", metavar="ROLE[,ROLE]", help="roles of volumes to train on")
+    parser.add_argument(
+        "--given", default="", metavar="ROLE[,ROLE]", help="roles from whose subsets a model draws the one of --image"
+    )
+    parser.add_argument("--mask", default="", metavar="MASK", help="label map from which it draws the one of --image")
     parser.add_argument("--layout", default="auto", help="layout of a folder of volumes (default: auto)")
     parser.add_argument("--cases", type=Path, metavar="TABLE", help="table of volumes, written by the command cases")
     parser.add_argument("--kind", help="kind of the data: volumes, pictures, slides, ... (default: detected)")
@@ -132,6 +136,7 @@ def _plan(options: argparse.Namespace) -> int:
             options.layout,
             options.image,
             _reading(options),
+            [*_names(options.given), *_names(options.mask)],
         )
         plan = planning.make_plan(fingerprint, budget, graph, options.model)
     plan = edited or plan

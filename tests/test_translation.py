@@ -16,6 +16,7 @@ from small_data import write_contrasts
 from torch import nn
 from workflows import Training, train, workflow
 
+from monai_diffscore.__main__ import main
 from monai_diffscore.errors import DataError, explain
 from monai_diffscore.sampling import asinh_sigmas
 from monai_diffscore.tasks import SaveTranslation, TranslationInferer
@@ -143,3 +144,46 @@ def test_a_label_map_is_one_of_the_others_and_a_class_without_training_is_refuse
     assert "the training saw: [0, 1, 2], got also [7, 14]" in explain(caught.value)
     rows = list(csv.DictReader((tmp_path / "out/cases.csv").open()))
     assert [(row["case"], row["given"]) for row in rows] == [("sub-1_dseg_to_flair", "dseg"), ("sub-2_T1w", "")]
+
+
+# ---- the plan ----
+
+
+@pytest.fixture
+def cohort(tmp_path: Path) -> Path:
+    return Path(write_contrasts(tmp_path / "cohort"))
+
+
+def test_a_plan_names_the_other_images_and_where_they_lie(cohort, tmp_path, capsys):
+    path = cohort / "sub-2/anat/sub-2_T1w.nii.gz"
+    image = nib.load(path)
+    nib.save(nib.Nifti1Image(np.roll(image.get_fdata(), 4, 0)[:, :, :-2], image.affine), path)
+    bundle, flags = tmp_path / "planned", ["--image", "flair", "--given", "t1,t2", "--mask", "dseg"]
+    assert main(["plan", str(cohort), *flags, "--out", str(bundle), "--no-trial"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "t1 in 2 of 3 cases, 1 on another grid, resampled to that of the target, 1 shifted by more than 3 mm" in said
+    assert "at most 8.0 mm: register them" in said
+    assert "t2 in 1 of 3 cases" in said
+    assert "dseg in 2 of 3 cases, a label map of the classes [0, 1, 2]" in said
+    assert "one model for each subset of t1, t2, dseg" in said
+    train, inference, cases = (
+        json.loads((bundle / f"configs/{name}.json").read_text()) for name in ("train", "inference", "cases")
+    )
+    assert (train["image"], train["given"]) == ("flair", ["t1", "t2", "dseg"])
+    assert inference["untrained"]["given"] == ["t1", "t2", "dseg"]
+    assert (cases["image"], cases["task"]) == ("$@statistics['target']", "translate")
+    assert main(["check", str(bundle)]) == 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--given", "t1,flair"], "other roles of --given"), (["--mask", "tumour"], "images of the role tumour"),
+        (["--given", "t1", "--whole"], "a model of patches, got --whole"),
+    ],
+)  # fmt: skip
+def test_a_plan_refuses_what_no_bundle_does(cohort, tmp_path, capsys, flags, message):
+    order = ["plan", str(cohort), "--image", "flair", *flags, "--out", str(tmp_path / "planned"), "--no-trial"]
+    assert main(order) == 1
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "planned").exists()

@@ -181,6 +181,7 @@ def _volumes(plan: Plan) -> dict[str, Any]:
         "train/image_channels, inference/image_channels": plan.channels,
         "train/modality, inference/modality": plan.modality,
         **(_whole(plan) if plan.whole else _patches(plan)),
+        **(_translation(plan) if plan.details.get("given") else {}),
         "cases/dataset_dir, anomaly/healthy_dir, likelihood/healthy_dir": data,
         # absolute: tasks take other folders too, which lack these files
         "cases/left_out, anomaly/healthy_left_out, likelihood/healthy_left_out": literal(
@@ -194,6 +195,17 @@ def _patches(plan: Plan) -> dict[str, Any]:
         "inference/sample_size": plan["patch_size"],
         "generate/window": plan["patch_size"],
         "generate/sample_size": [2 * side for side in plan["patch_size"]],
+    }
+
+
+def _translation(plan: Plan) -> dict[str, Any]:
+    """A task takes the role of the target from the statistics of the training."""
+    return {
+        "train/subjects": OPEN,
+        "cases/image": "$@statistics['target']",
+        "inference/untrained/target": plan.details["listing"]["image"],
+        "train/given, inference/untrained/given": literal(plan.details["given"]),
+        "inference/given_dropout": plan["given_dropout"],
     }
 
 

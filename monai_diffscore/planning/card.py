@@ -14,10 +14,13 @@ from monai_diffscore.planning.plan import Plan
 def commands(plan: Plan, bundle: str | Path) -> list[str]:
     """The next commands: train, sample, evaluate, report. They run in the folder of the bundle."""
     run = "python -m monai.bundle run"
+    files = "['configs/inference.json','configs/cases.json']"
+    translation = [f'{run} sampling --config_file "{files}" --dataset_dir FOLDER'] if "given_dropout" in plan else []
     return [
         f"cd {bundle}",
         f"{run} training --config_file configs/train.json",
         f"{run} sampling --config_file configs/inference.json --num_samples 8",
+        *translation,
         f"{run} evaluating --config_file \"['configs/train.json','configs/evaluate.json']\"",
         "python -m monai_diffscore report output",
     ]

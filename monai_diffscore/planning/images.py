@@ -18,6 +18,7 @@ from tqdm import tqdm
 from monai_diffscore.data.arrays import LoadArrayd, LoadPictured, class_names, list_arrays
 from monai_diffscore.data.cases.names import ending
 from monai_diffscore.data.dicom import holds_dicom
+from monai_diffscore.data.label_maps import label_classes
 from monai_diffscore.data.nifti_header import NIFTI, states_orientation
 from monai_diffscore.data.participants import declare_fields
 from monai_diffscore.data.patches import evenly_spaced
@@ -35,6 +36,7 @@ from monai_diffscore.planning.fingerprint import (
     shown_names,
     spans,
 )
+from monai_diffscore.planning.given_images import survey_given
 from monai_diffscore.transforms import HounsfieldUnits
 from monai_diffscore.transforms.hounsfield import BODY_HU
 
@@ -71,6 +73,7 @@ def fingerprint_volumes(
     reading: Mapping[str, Any] | None = None,
     conditions: Sequence[str] = (),
     exclude: Sequence[str] = (),
+    given: Sequence[str] = (),
 ) -> Fingerprint:
     """The fingerprint of a folder of volumes and DICOM series, of a table of cases, or of one volume.
 
@@ -82,10 +85,11 @@ def fingerprint_volumes(
             :class:`~monai_diffscore.transforms.HounsfieldUnits`.
         conditions: names; the fingerprint declares those that the cases state themselves ("contrast", and facts).
         exclude: files, folders and series below ``root`` to leave out.
+        given: roles and masks from which a model draws the image of ``image``.
     """
     units = dict(reading or {})
     dicom_options = units.pop("dicom_options", {})
-    lister = _Lister(root, layout, image, subject, conditions)
+    lister = _Lister(root, layout, image, subject, conditions, given)
     cases, problems = list_readable(root, lister, exclude)
     channels = _one_number_of_channels(root, cases)
     load: Any = LoadVolumed("image", spatial_dims=3, channels=channels, slices=True, dicom=dicom_options)
@@ -97,6 +101,10 @@ def fingerprint_volumes(
     pairs, others = _of_one_modality(root, pairs)
     problems += [*unread, *others]
     refuse_unless_some(root, "volumes", pairs, problems)
+    if given:
+        lines, unread = survey_given(root, [case for case, _ in pairs], given, lister.classes, dicom_options)
+        lister.assumed += lines
+        problems += unread
     volumes = [volume for _, volume in pairs]
     _refuse_units_unless_ct(root, units, volumes[0].modality)
     subjects = [case["subject"] for case, _ in pairs]
@@ -113,6 +121,7 @@ def fingerprint_volumes(
         details={
             "dicom_series": sum(holds_dicom(first_path(case["image"])) for case, _ in pairs),
             "listing": {"layout": layout, "image": image, "subject": subject},
+            **({"given": list(given)} if given else {}),
             "reading": dict(reading or {}),
             "assumed": [*lister.assumed, *_assumptions(pairs)],
         },
@@ -133,7 +142,9 @@ class _Lister:
     image: str
     subject: str
     conditions: Sequence[str]
+    given: Sequence[str]
     assumed: list[str] = field(default_factory=list)
+    classes: dict[str, list[int]] = field(default_factory=dict)
     modalities: set[str] = field(default_factory=set)
 
     def __call__(self, left_out: Sequence[str]) -> list[dict[str, Any]]:
@@ -146,6 +157,10 @@ class _Lister:
             *listed.notes,
             *(f"left out: {count} x {reason}" for reason, count in listed.reasons.items()),
         ]
+        if self.given:
+            pairs = listed.pairs(self.image, self.given, conditions=self.conditions)
+            self.classes = label_classes(listed, self.given)
+            return pairs
         return listed.images(self.image, conditions=self.conditions)
 
     @property

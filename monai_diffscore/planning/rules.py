@@ -4,6 +4,7 @@ r"""Fingerprint to plan: the rules, one function a kind of data.
 data                                                   network
 =====================================================  ==================================================
 volumes of many subjects                               U-Nets of the scales of a whole volume
+volumes with --given or --mask                         3-D U-Net with the other images as channels
 volumes                                                3-D U-Net; DiT where data and compute are large
 volumes of few slices, CT of thick ones                2-D U-Net of slices
 pictures: a small set                                  2-D U-Net
@@ -83,10 +84,13 @@ def plan_volumes(fingerprint: Fingerprint, budget: Budget, model: str | None = N
     flat = fingerprint.modality == "CT" and max(native) / min(native) >= THICK and native.index(max(native)) == 2
     thin = fingerprint.foreground_sizes["median"][2] < 8
     slices = flat or thin
+    given = fingerprint.details.get("given", [])
+    if given:
+        _refuse_translation(fingerprint, slices, model)
     axes = (0, 1) if slices else (0, 1, 2)
     edge = 3 * PATCH_EDGE[budget.accelerator] if slices else PATCH_EDGE[budget.accelerator]
     spacing, patch, why_spacing = _spacing_and_patch(fingerprint, axes, edge)
-    large = not slices and fingerprint.subjects >= MANY_SUBJECTS and budget.compute >= MUCH_COMPUTE
+    large = not slices and not given and fingerprint.subjects >= MANY_SUBJECTS and budget.compute >= MUCH_COMPUTE
     if large:
         network = {**network_of("mri_dit3d"), "input_size": patch}
         why = f"{fingerprint.subjects} subjects and {budget.minutes:g} minutes: enough for a transformer to learn what "
@@ -95,7 +99,7 @@ def plan_volumes(fingerprint: Fingerprint, budget: Budget, model: str | None = N
         network, why = _unet(budget, patch, "3-D U-Net" if not slices else "2-D U-Net of slices")
         why += f"; a transformer is planned from {MANY_SUBJECTS} subjects and {MUCH_COMPUTE} core minutes"
     volumes = "ct_unet3d" if fingerprint.modality == "CT" else "mri_dit3d" if large else "mri_unet3d"
-    template = "ct_unet2d" if slices else volumes
+    template = "ct_unet2d" if slices else "mri_translate3d" if given else volumes
     reason = "thick slices: an anatomy changes more from one to the next than a 3-D kernel can follow" if flat else ""
     reason = "fewer than 8 slices" if thin else reason
     training = max(1, round(0.8 * fingerprint.cases))
@@ -109,7 +113,13 @@ def plan_volumes(fingerprint: Fingerprint, budget: Budget, model: str | None = N
         "patches_per_volume": Choice(max(2, math.ceil(128 / training)), "an epoch has at least about 128 patches"),
         **_common(fingerprint, budget, patch, 8 if budget.accelerator else 4),
     }
+    if given:
+        choices["given_dropout"] = Choice(
+            0.5, f"one model for each subset of {', '.join(given)}, which a training sees equally often"
+        )
     plan = Plan.of(fingerprint, budget, template, choices)
+    if given:
+        return plan
     if not slices:
         return whole_or_patches(plan, fingerprint, budget, model)
     if model == "whole":
@@ -119,6 +129,17 @@ def plan_volumes(fingerprint: Fingerprint, budget: Budget, model: str | None = N
             remedy="Leave --whole out: slices are planned.",
         )  # fmt: skip
     return plan
+
+
+def _refuse_translation(fingerprint: Fingerprint, slices: bool, model: str | None) -> None:
+    """Raises a DataError for a translation that no bundle does."""
+    got = "CT" if fingerprint.modality == "CT" else "thick or few slices" if slices else ""
+    got = "--whole" if model == "whole" else got
+    if got:
+        raise DataError(
+            fingerprint.data, key="given", expected="MR targets of at least 8 slices, and a model of patches", got=got,
+            remedy="Leave --given and --mask out, or choose another --image.",
+        )  # fmt: skip
 
 
 def _spacing_and_patch(fingerprint: Fingerprint, axes: Sequence[int], edge: int) -> tuple[list[float], list[int], str]:

@@ -38,6 +38,7 @@ def take_fingerprint(
     layout: str = "auto",
     image: str = "",
     reading: Mapping[str, Any] | None = None,
+    given: Sequence[str] = (),
 ) -> Fingerprint:
     """The fingerprint of a data set.
 
@@ -57,6 +58,7 @@ def take_fingerprint(
         layout, image: of volumes, as :func:`~monai_diffscore.data.list_volumes` takes them.
         reading: what the files do not say: ``value_range`` of pictures and slides; ``image_channels`` of pictures;
             ``assume_intercept``, ``allow_no_air`` and ``dicom_options`` of volumes.
+        given: roles and masks of volumes from which a model draws the image of ``image``.
     Raises:
         DataError: if the kind is unknown, or if no case is usable.
         ValueError: for an unknown kind.
@@ -68,8 +70,9 @@ def take_fingerprint(
     if subject is not None and kind not in ("volumes", "cells", "expression", "table"):
         raise DataError(root, key="subject", expected="volumes, cells, a table or a matrix of expression", got=kind,
                         remedy="Leave --subject out: sub-<label> in the paths names the subjects.")  # fmt: skip
-    if kind != "volumes" and (layout != "auto" or image):
-        raise DataError(root, key="image", expected="volumes", got=kind, remedy="Leave --layout and --image out.")
+    if kind != "volumes" and (layout != "auto" or image or given):
+        remedy = "Leave --layout, --image, --given and --mask out."
+        raise DataError(root, key="image", expected="volumes", got=kind, remedy=remedy)
     own = {
         "pictures": {"value_range", "image_channels"},
         "slides": {"value_range"},
@@ -92,7 +95,7 @@ def take_fingerprint(
     if kind == "volumes":
         stated_by_cases = conditions if participants is None else [name for name in conditions if name == CONTRAST]
         fingerprint = fingerprint_volumes(
-            root, modality, layout, image, subject or "", reading, stated_by_cases, exclude
+            root, modality, layout, image, subject or "", reading, stated_by_cases, exclude, given
         )
     elif kind == "slides":
         fingerprint = fingerprint_slides(root, assume_mpp_um, **dict(reading or {}))
