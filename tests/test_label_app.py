@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -22,7 +23,8 @@ from lib.outlines import polygons  # noqa: E402
 from lib.ranking import case_p_values, choose, ranked, robust_z  # noqa: E402
 from lib.scores import ScoreFolder  # noqa: E402
 from lib.served import NothingToServe, ServedBundle, find_bundles  # noqa: E402
-from lib.workflow import Calibration, configure  # noqa: E402
+from lib.workflow import Calibration, configure, run_case  # noqa: E402
+from small_data import write_contrasts  # noqa: E402
 
 from monai_diffscore.errors import DataError  # noqa: E402
 
@@ -52,6 +54,23 @@ def test_every_volume_bundle_has_every_task_and_shows_its_own_defaults(bundle, t
 def test_bundles_of_whole_volumes_are_for_commands_alone():
     """MONAI Label's app takes the options of patches, such as their overlap, which they lack."""
     assert {folder.name for folder in WITH_ANOMALIES} - {*SERVED} == {"ct_whole3d", "mri_whole3d"}
+
+
+def test_a_translation_draws_the_target_on_the_grid_of_the_image_of_a_request(trained, tmp_path):
+    bundle = ServedBundle(trained("mri_translate3d").root)
+    assert (bundle.tasks, bundle.translates) == (["translate"], True)
+    cohort = Path(write_contrasts(tmp_path / "cohort"))
+    path = cohort / "sub-1/anat/sub-1_T1w.nii.gz"
+    image = nib.load(path)
+    nib.save(nib.Nifti1Image(image.get_fdata()[4:], image.affine), path)
+    options = changes(OPTIONS["translate"], {"samples": 2, "steps": 2, "result": "std"})
+    assert options.pop("result") == "std"
+    outcome = run_case(configure(bundle, "translate", options), str(path), tmp_path / "out")
+    assert (outcome.row["case"], outcome.row["given"]) == ("sub-1_T1w_to_flair", "t1 t2")
+    for kind in ("mean", "std", "sample1"):
+        assert nib.load(outcome.file(kind)).shape == (36, 48, 40)
+    with pytest.raises(DataError, match=r"label.nii.gz.*an image of the roles flair, t1, t2"):
+        run_case(configure(bundle, "translate"), str(cohort / "sub-1/anat/label.nii.gz"), tmp_path / "out")
 
 
 def test_a_choice_takes_its_first_entry_where_a_client_sends_the_whole_list():

@@ -56,6 +56,11 @@ class DiffscoreApp(MONAILabelApp):
         own = self.conf.get("work_dir")
         return Path(own) if own else Path(self._datastore._datastore_path) / "diffscore"
 
+    @property
+    def priors(self) -> list[ServedBundle]:
+        """The bundles that score an image alone; a translation scores none."""
+        return [bundle for bundle in self.served if not bundle.translates]
+
     def calibration(self, bundle: ServedBundle) -> Calibration:
         """The reference of a bundle's p-values."""
         healthy = self.conf.get(f"healthy_dir_{bundle.name}", self.conf.get("healthy_dir", ""))
@@ -77,17 +82,17 @@ class DiffscoreApp(MONAILabelApp):
         return tasks
 
     def init_trainers(self) -> dict[str, TrainTask]:
-        return {bundle.name: PriorTrainTask(bundle, self.work / "training", self.conf) for bundle in self.served}
+        return {bundle.name: PriorTrainTask(bundle, self.work / "training", self.conf) for bundle in self.priors}
 
     def init_scoring_methods(self) -> dict[str, ScoringMethod]:
         return {
             bundle.name: PriorScoring(bundle, self.scores(bundle), self.calibration(bundle), self.images)
-            for bundle in self.served
+            for bundle in self.priors
         }
 
     def init_strategies(self) -> dict[str, Strategy]:
         leases = Leases(self.work / "leases.json", 60 * float(self.conf.get("lease_minutes", "60")))
-        return {f"{bundle.name}_most_unlike": MostUnlike(bundle, self.scores(bundle), leases) for bundle in self.served}
+        return {f"{bundle.name}_most_unlike": MostUnlike(bundle, self.scores(bundle), leases) for bundle in self.priors}
 
     # ---- requests: the names are checked first, and problems with data keep their own messages
 

@@ -122,6 +122,12 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
         Option("noise_level", "noise_std", low=1e-4, high=10),
         *_SAMPLING,
     ),
+    "translate": (
+        Option("samples", "posterior_samples", int, low=2, high=64),
+        Option("steps", "steps", int, low=2, high=1000),
+        Option("result", choices=("mean", "std", "sample1")),
+        *_TILING,
+    ),
     "likelihood": (
         Option("patches", "patches", int, low=1, high=1024),
         Option("probes", "probes", int, low=1, high=64),

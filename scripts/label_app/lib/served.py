@@ -14,6 +14,8 @@ from pathlib import Path
 
 #: tasks on volumes, by the overlay that each is
 RESTORATIONS = ("denoise", "inpaint", "super_resolve")
+#: the task of a bundle whose cases.json is no restoration
+TRANSLATE = "translate"
 ROOT = Path(__file__).resolve().parents[3]
 
 
@@ -52,8 +54,16 @@ class ServedBundle:
         return not (self.folder / "configs/cases.json").is_file()
 
     @property
+    def translates(self) -> bool:
+        """Whether its one task is to draw an image from the others of a case."""
+        cases = self.folder / "configs/cases.json"
+        return cases.is_file() and json.loads(cases.read_text()).get("task") == TRANSLATE
+
+    @property
     def tasks(self) -> list[str]:
-        """Names of its task overlays for annotators; none of a bundle that shows annotators nothing."""
+        """Names of its tasks for annotators; none of a bundle that shows annotators nothing."""
+        if self.translates:
+            return [TRANSLATE]
         if "displayable_configs" not in json.loads((self.folder / "configs/inference.json").read_text()):
             return []
         return [name for name in ("anomaly", *RESTORATIONS) if (self.folder / f"configs/{name}.json").is_file()]
@@ -69,7 +79,8 @@ class ServedBundle:
 
     def configurations(self, task: str) -> list[str]:
         """The configuration files of ``python -m monai.bundle run``, in order."""
-        names = ["inference", *["demo"] * self.for_a_first_look, *["cases"] * (not self.of_slides), task]
+        names = ["inference", *["demo"] * self.for_a_first_look, *["cases"] * (not self.of_slides)]
+        names += [] if task == TRANSLATE else [task]
         return [str(self.folder / f"configs/{name}.json") for name in names]
 
 
@@ -87,7 +98,7 @@ def find_bundles(names: str, root: Path = ROOT) -> list[ServedBundle]:
     Raises:
         NothingToServe: for an unknown name, for a bundle without task overlays or weights, or if there is no bundle.
     """
-    with_tasks = sorted(file.parent.parent for file in (root / "bundles").glob("*/configs/anomaly.json"))
+    with_tasks = sorted(file.parent.parent for file in (root / "bundles").glob("*/configs/inference.json"))
     folders = [folder for folder in with_tasks if ServedBundle(folder).tasks]
     requested = [name.strip() for name in names.split(",") if name.strip()]
     if not requested:

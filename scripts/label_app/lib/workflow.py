@@ -25,8 +25,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from lib.problems import cause_of, raise_cause
-from lib.served import ServedBundle
-from monai_diffscore.data import list_slides, list_volumes, seeded_cases
+from lib.served import TRANSLATE, ServedBundle
+from monai_diffscore.data import list_slides, list_volumes, listed_cases, seeded_cases
 from monai_diffscore.data.slides import Slide
 from monai_diffscore.errors import DataError
 from monai_diffscore.tasks.anomaly import load_scores
@@ -86,13 +86,33 @@ def use_device(parser: ConfigParser, device: str | None) -> None:
         parser["device"] = torch.device(device)
 
 
+def translated_case(parser: ConfigParser, image: str) -> dict[str, Any]:
+    """The case of an image: the other images and label maps in its folder. The result gets the grid of the image.
+
+    Raises:
+        DataError: if the image is of no role that the training saw.
+    """
+    target, roles = parser.get_parsed_content("image"), parser.get_parsed_content("roles")
+    cases = listed_cases(Path(image).parent, masks_alone=True).pairs(target, roles, incomplete=True)
+    for case in cases:
+        paths = [Path(path).resolve() for path in (case["image"], *case["given"]) if path]
+        if Path(image).resolve() in paths:
+            has_target = case["has_target"] and Path(image).resolve() == paths[0]
+            return {**case, "image": image, "has_target": has_target}
+    raise DataError(
+        image, key="image", expected=f"an image of the roles {', '.join([target, *roles])}, by the name of its file",
+        got="another one", remedy="Ask for one of those, or rename the file.",
+    )  # fmt: skip
+
+
 def run_case(parser: ConfigParser, image: str, folder: Path) -> Outcome:
     """Runs the evaluator of a configuration on one image; results go to ``folder``.
 
     Raises:
         DataError: if the image is unusable.
     """
-    parser["dataset#data"] = [{"image": image, "seed": 0}]
+    case = translated_case(parser, image) if parser["task"] == TRANSLATE else {"image": image}
+    parser["dataset#data"] = [{**case, "seed": 0}]
     parser["evaluator#intake"], parser["evaluator#source"] = None, image  # no folder is listed
     parser["output_dir"] = str(folder)
     # only the handler that loads the weights: requests have no record
