@@ -15,14 +15,15 @@ class DataError(ValueError):
 
     Args:
         source: the file or folder.
-        key: the key of the batch dictionary.
+        key: the key of the batch dictionary, a column or a flag. The message names another one than "image".
         expected: the right shapes, values or counts.
         got: the actual shapes, values or counts.
         remedy: what the user can do.
     """
 
     def __init__(self, source: object, *, key: str = "image", expected: str, got: str, remedy: str) -> None:
-        super().__init__(f"{source} (key '{key}'): expected {expected}, got {got}. {remedy}")
+        place = f"{source}" if key == "image" else f"{source} (key '{key}')"  # the usual key tells a user nothing
+        super().__init__(f"{place}: expected {expected}, got {got}. {remedy}")
         self._parts = {"source": str(source), "key": key, "expected": expected, "got": got, "remedy": remedy}
 
     @property
