@@ -36,7 +36,7 @@ from monai_diffscore.errors import DataError, explain, layers_of
 from monai_diffscore.memory import peak_memory_bytes
 
 #: timed iterations after one that warms up; seconds after which no further iteration starts
-TIMED, ENOUGH_SECONDS = 5, 20.0
+TIMED, ENOUGH_SECONDS = 5, 6.0
 _SMALLER = "Lower --memory-gb, or the sizes in the plan (docs/plan.json, --from-plan)."
 _WITHOUT_TRIAL = "Correct the cause, or write the bundle without a trial: --no-trial."
 
