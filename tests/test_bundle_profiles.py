@@ -20,7 +20,8 @@ from workflows import (
 
 @pytest.mark.parametrize("bundle", PROFILES)
 def test_profiles_are_imputed_scored_and_transferred(bundle, dataset, tmp_path):
-    """The tasks run on a text matrix, genes x samples, that lacks genes of the model where it may."""
+    """The tasks run on a text matrix, genes x samples, that lacks genes of the model where it may. A model of genes
+    without a graph does not impute."""
     own = {"graph_files": str(Path(dataset).parent / "links.tsv")} if bundle == "pathway_gnn" else {}
     where = {"output_dir": str(tmp_path / "out"), "ckpt_dir": str(tmp_path / "models"), "dataset_dir": dataset}
     workflow(bundle, ["train"], ["smoke"], **where, batch="batch", **own).run()
@@ -31,6 +32,29 @@ def test_profiles_are_imputed_scored_and_transferred(bundle, dataset, tmp_path):
     source.obs.to_csv(tmp_path / "obs.csv")
     common = {"kind": "infer", "checkpoint": str(tmp_path / "models/model.pt"), "transposed": True}
 
+    if bundle == "pathway_gnn":
+        check_imputation(bundle, source, tmp_path, common)
+    else:
+        options = {"dataset_dir": str(tmp_path / "panel.tsv"), "output_dir": str(tmp_path / "imputed")}
+        with pytest.raises(RuntimeError) as refused:
+            workflow(bundle, ["inference", "impute"], ["smoke"], **common, **options).run()
+        assert "components.json" in str(refused.value.__cause__)
+
+    options = {"dataset_dir": str(tmp_path / "matrix.tsv"), "obs_path": str(tmp_path / "obs.csv")}
+    likelihood = {"output_dir": str(tmp_path / "scored"), "likelihood_sigmas#steps": 4}
+    workflow(bundle, ["inference", "likelihood"], ["smoke"], **common, **options, **likelihood).run()
+    assert np.isfinite(pd.read_csv(tmp_path / "scored/profiles.csv")["nats_per_dim"]).all()
+
+    folder = tmp_path / "transferred"
+    options |= {"output_dir": str(folder), "target_batch": "batch2", "steps": 24}
+    workflow(bundle, ["inference", "batch_transfer"], **common, **options).run()
+    moved = anndata.read_h5ad(folder / "transferred.h5ad")
+    assert moved.shape == source.shape
+    assert np.corrcoef(moved.X.ravel(), source.X.ravel())[0, 1] > 0.9
+
+
+def check_imputation(bundle: str, source: anndata.AnnData, tmp_path: Path, common: dict) -> None:
+    """Measured genes stay, others have a standard deviation; after Ctrl-C the complete draws are written."""
     folder = tmp_path / "imputed"
     options = {"dataset_dir": str(tmp_path / "panel.tsv"), "output_dir": str(folder), "draws": 2}
     workflow(bundle, ["inference", "impute"], ["smoke"], **common, **options).run()
@@ -49,18 +73,6 @@ def test_profiles_are_imputed_scored_and_transferred(bundle, dataset, tmp_path):
     assert report["draws"] == 1
     np.testing.assert_allclose(cut.X[:2], imputed.X[:2], rtol=1e-4)
     assert np.isnan(cut.layers["std"][:, ~measured]).all(1).tolist() == [False, False, True, True]
-
-    options = {"dataset_dir": str(tmp_path / "matrix.tsv"), "obs_path": str(tmp_path / "obs.csv")}
-    likelihood = {"output_dir": str(tmp_path / "scored"), "likelihood_sigmas#steps": 4}
-    workflow(bundle, ["inference", "likelihood"], ["smoke"], **common, **options, **likelihood).run()
-    assert np.isfinite(pd.read_csv(tmp_path / "scored/profiles.csv")["nats_per_dim"]).all()
-
-    folder = tmp_path / "transferred"
-    options |= {"output_dir": str(folder), "target_batch": "batch2", "steps": 24}
-    workflow(bundle, ["inference", "batch_transfer"], **common, **options).run()
-    moved = anndata.read_h5ad(folder / "transferred.h5ad")
-    assert moved.shape == source.shape
-    assert np.corrcoef(moved.X.ravel(), source.X.ravel())[0, 1] > 0.9
 
 
 @pytest.mark.parametrize("bundle", ["bulk_expression_mlp"])

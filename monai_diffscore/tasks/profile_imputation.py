@@ -17,6 +17,7 @@ from monai.utils import convert_to_tensor
 from torch import Tensor, nn
 
 from monai_diffscore.atomic_files import whole_file, whole_path, write_json
+from monai_diffscore.errors import DataError
 from monai_diffscore.guidance import PosteriorGuidance
 from monai_diffscore.handlers.collector import Collector
 from monai_diffscore.inferers import SamplingInferer, sample_numbers, std_over_draws
@@ -38,8 +39,10 @@ class ProfileImputationInferer(SamplingInferer):
         noise_std: standard deviation of the noise of the measurement, in standard deviations of a gene.
         method: method of :class:`~monai_diffscore.guidance.PosteriorGuidance`.
         sigma_data: standard deviation of the model's data; None takes it from the network.
-        facts: facts of the model's data. They say whether it works in components.
+        facts: facts of the data of a model of components; None for a model of genes with a graph.
         options: see :class:`~monai_diffscore.inferers.SamplingInferer`.
+    Raises:
+        DataError: for the facts of a model of genes.
     """
 
     def __init__(
@@ -57,7 +60,13 @@ class ProfileImputationInferer(SamplingInferer):
         self.count, self.noise_std, self.method, self.sigma_data = draws, noise_std, method, sigma_data
         #: loadings [K, G] and rest [G] in standard deviations of a gene
         self.components: tuple[Tensor, Tensor] | None = None
-        if facts is not None and facts["components"] is not None:
+        if facts is not None:
+            if facts["components"] is None:
+                raise DataError(
+                    "the model", key="components", expected="a model of components",
+                    got="a model of genes, whose imputation is no better than the mean of a gene",
+                    remedy="Train with the overlay components.json.",
+                )  # fmt: skip
             axes, scales, rest = (torch.tensor(facts["components"][name]) for name in ("axes", "scales", "rest"))
             std = torch.tensor(facts["std"])
             unit = torch.where(std > 0, std, 1.0)
