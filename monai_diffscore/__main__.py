@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from monai_diffscore.report.command import add_report
+from monai_diffscore.segmentation.command import add_segmentation
 
 
 def add_plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -306,7 +307,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_check(commands)
     add_compose(commands)
     add_plan(commands)
-    add_report(commands)
+    add_segmentation(add_report(commands))
     add_run(commands)
     add_samples(commands)
     add_sync(commands)

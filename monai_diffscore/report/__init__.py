@@ -12,7 +12,6 @@ __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
         "card": "card_text write_card",
-        "command": "add_report",
         "images": "ImageReport headline image_metrics image_page log_report report_images write_report",
         "intake": "RunIntake read_intake",
         "page": "Cell Page Section render",

@@ -1,5 +1,4 @@
 from monai_diffscore.report.card import *
-from monai_diffscore.report.command import *
 from monai_diffscore.report.images import *
 from monai_diffscore.report.intake import *
 from monai_diffscore.report.page import *

@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 
 
-def add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> argparse.ArgumentParser:
     """``report RUN``: the quality panel of generated images, cells or rows of a table as a page."""
     parser = commands.add_parser(
         "report", help="measure the quality of generated data: one HTML page, JSON and pictures"
@@ -44,25 +44,14 @@ def add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--content", choices=("counts", "continuous", "table"),
         help="kind of the values (default: counts in .h5ad and .zarr, a clinical table otherwise)",
     )  # fmt: skip
-    segmentation = parser.add_argument_group("segmenters trained on synthetic cases")
-    segmentation.add_argument(
-        "--segmentation", type=Path, nargs=2, metavar=("REAL", "SYNTHETIC"),
-        help="folders of images with label maps, in place of RUN: train segmenters, test them on real ones",
-    )  # fmt: skip
-    segmentation.add_argument("--image", default="", metavar="ROLE[,ROLE]", help="roles of the images")
-    segmentation.add_argument("--mask", default="", metavar="NAME", help="name of the label maps")
-    segmentation.add_argument("--subjects", type=int, help="real subjects to train on (default: 80 %% of them)")
-    segmentation.add_argument("--iterations", type=int, default=1000, help="steps of each training (default: 1000)")
-    segmentation.add_argument("--repeats", type=int, default=3, help="seeds of each training (default: 3)")
     parser.set_defaults(run_command=_report)
+    return parser
 
 
 def _report(options: argparse.Namespace) -> int:
     from monai_diffscore import report
     from monai_diffscore.errors import DataError
 
-    if options.segmentation:
-        return _report_segmentation(options)
     if options.synthetic or (options.run and report.find_profiles(options.run)):
         return _report_profiles(options)
     if options.run is None:
@@ -88,20 +77,6 @@ def _report(options: argparse.Namespace) -> int:
     if options.card:
         files += report.write_card(panel, options.card)
     print("\n".join([report.headline(panel), *(f"wrote {file}" for file in files)]))
-    return 0
-
-
-def _report_segmentation(options: argparse.Namespace) -> int:
-    from monai_diffscore import segmentation
-
-    real, synthetic = options.segmentation
-    out = options.out or synthetic / "report"
-    study = segmentation.run_study(
-        real, synthetic, out, options.image, options.mask, options.subjects, options.iterations, options.repeats,
-        options.seed,
-    )  # fmt: skip
-    files = segmentation.write_study(study, out)
-    print("\n".join([segmentation.describe_study(study), *(f"wrote {file}" for file in files)]))
     return 0
 
 
