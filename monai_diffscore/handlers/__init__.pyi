@@ -3,6 +3,7 @@ from monai_diffscore.handlers.cells import *
 from monai_diffscore.handlers.checkpoint import *
 from monai_diffscore.handlers.early_stopping import *
 from monai_diffscore.handlers.ema import *
+from monai_diffscore.handlers.ema_snapshots import *
 from monai_diffscore.handlers.expression import *
 from monai_diffscore.handlers.gallery import *
 from monai_diffscore.handlers.gradients import *
