@@ -4,6 +4,7 @@
 `served`     the served bundles and their tasks
 `options`    options of a client: its panel, their checks, the ids that they set
 `workflow`   one image through a bundle and the overlay of a task, as ``python -m monai.bundle run`` takes it
+`conditions` conditions and subjects of the images of a datastore
 `results`    files for clients: format, number type, DICOM SEG
 `infer`      tasks on volumes
 `slides`     anomalous regions of whole-slide images

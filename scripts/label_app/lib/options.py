@@ -14,6 +14,8 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 
+from lib.conditions import fields_of
+from monai_diffscore.data.literals import literal
 from monai_diffscore.errors import DataError
 
 
@@ -28,7 +30,7 @@ class Option:
         low, high: limits of each number.
         several: a list of numbers.
         choices: allowed texts in place of numbers; the first is the default.
-        may_be_empty: an empty text means None ("estimate it").
+        may_be_empty: an empty text means None ("estimate it", or a condition of any value).
     """
 
     name: str
@@ -44,7 +46,7 @@ class Option:
         """The default in the panel."""
         if self.choices:
             return list(self.choices)
-        value = configuration[self.id]
+        value = configuration.get(self.id) if self.may_be_empty else configuration[self.id]
         if isinstance(value, list):
             return ", ".join(f"{number:g}" for number in value)
         return "" if value is None else value
@@ -57,6 +59,8 @@ class Option:
         """
         if self.choices:
             value = request_value[0] if isinstance(request_value, list | tuple) and request_value else request_value
+            if self.may_be_empty and value == "":
+                return None
             if value not in self.choices:
                 raise self._wrong(request_value, f"one of {', '.join(self.choices)}")
             return value
@@ -90,6 +94,7 @@ class Option:
         )
 
 
+_CONDITION = "condition#"
 _TILING = (
     Option("overlap", "overlap", low=0, high=0.9),
     Option("region_size", "region_size", int, low=-1, high=4096, several=True),
@@ -137,8 +142,15 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
 
 
 def usable(options: Sequence[Option], configuration: ConfigParser) -> list[Option]:
-    """The options whose ids the configuration has."""
-    return [option for option in options if not option.id or option.id.split("#")[0] in configuration.get()]
+    """The options whose ids the configuration has, and an option for each condition of the model."""
+    present = [option for option in options if not option.id or option.id.split("#")[0] in configuration.get()]
+    return present + [_condition(name, field) for name, field in fields_of(configuration).items()]
+
+
+def _condition(name: str, field: Mapping[str, Any]) -> Option:
+    """The option of a field: one of its categories, or a number; empty for any value."""
+    choices = ("", *map(str, field["categories"])) if "categories" in field else ()
+    return Option(name, f"{_CONDITION}{name}", choices=choices, may_be_empty=True)
 
 
 def panel(options: Sequence[Option], configuration: ConfigParser) -> dict[str, Any]:
@@ -163,4 +175,5 @@ def changes(options: Sequence[Option], request: Mapping[str, Any]) -> dict[str, 
     values = {
         option.id or option.name: option.read(request[option.name]) for option in options if option.name in request
     }
-    return {name: value for name, value in values.items() if name}
+    conditions = {o.name: values.pop(o.id) for o in options if o.id.startswith(_CONDITION) and o.id in values}
+    return {**values, "condition": literal(conditions)} if conditions else values

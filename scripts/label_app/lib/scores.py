@@ -82,7 +82,8 @@ def volume_score(
     """
     request = request or {}
     with tempfile.TemporaryDirectory(prefix="diffscore-") as folder:
-        options = [option for option in OPTIONS["anomaly"] if option.name in request]
+        options = usable(OPTIONS["anomaly"], configure(bundle, "anomaly"))
+        options = [option for option in options if option.name in request]
         parser = configure(bundle, "anomaly", {**changes(options, request), "noise_pairs": 1})
         calibration.provide(parser, studies, file)
         outcome = run_case(parser, file, Path(folder))

@@ -26,6 +26,7 @@ from monailabel.tasks.train.bundle import BundleTrainTask
 from monailabel.utils.others.generic import device_list
 from torch import nn
 
+from lib.conditions import conditions_of, subjects_of
 from lib.options import Option, changes
 from lib.problems import cause_of
 from lib.served import ServedBundle, training_command
@@ -104,7 +105,7 @@ class PriorTrainTask(BundleTrainTask):
             try:
                 if check is not None:
                     check({"image": path})
-                images.append({"image": path, "subject": image})
+                images.append(path)
             except DataError as error:
                 problems.append(image)
                 logger.warning(f"not trained on {image}: {error}")
@@ -115,7 +116,8 @@ class PriorTrainTask(BundleTrainTask):
                 got=f"{len(datastore.list_images())} images, {len(problems)} of them unusable",
                 remedy="Add images of its kind.",
             )
-        return images
+        subjects = subjects_of(images, self.served.of_slides)
+        return [{"image": path, "subject": subjects[path], **conditions_of(loads, path)} for path in images]
 
     def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
         try:

@@ -24,6 +24,7 @@ from monai.engines import IterationEvents, SupervisedEvaluator
 from torch import Tensor
 from tqdm import tqdm
 
+from lib.conditions import conditions_of, fields_of, requested_conditions
 from lib.problems import cause_of, raise_cause
 from lib.served import TRANSLATE, ServedBundle
 from monai_diffscore.data import list_slides, list_volumes, listed_cases, seeded_cases
@@ -112,7 +113,7 @@ def run_case(parser: ConfigParser, image: str, folder: Path) -> Outcome:
         DataError: if the image is unusable.
     """
     case = translated_case(parser, image) if parser["task"] == TRANSLATE else {"image": image}
-    parser["dataset#data"] = [{**case, "seed": 0}]
+    parser["dataset#data"] = [{**case, "seed": 0, **conditions_of(parser, image)}]
     parser["evaluator#intake"], parser["evaluator#source"] = None, image  # no folder is listed
     parser["output_dir"] = str(folder)
     # only the handler that loads the weights: requests have no record
@@ -197,7 +198,8 @@ class Calibration:
         except DataError:
             pass
         source = f"healthy images in {self.healthy_dir}" if self.healthy_dir else "the studies themselves"
-        digest = hashlib.sha256(json.dumps([settings, source], sort_keys=True, default=str).encode()).hexdigest()[:16]
+        inputs = [settings, source, requested_conditions(parser)]
+        digest = hashlib.sha256(json.dumps(inputs, sort_keys=True, default=str).encode()).hexdigest()[:16]
         path = self.folder / f"calibration_{digest}.json"
         parser["calibration"] = str(path)
         if not path.is_file():
@@ -234,7 +236,7 @@ class Calibration:
         )
 
     def _volumes(self, parser: ConfigParser, studies: Sequence[str], source: str) -> None:
-        images = [case["image"] for case in list_volumes(self.healthy_dir)] if self.healthy_dir else sorted(studies)
+        images = self._healthy_images(parser) if self.healthy_dir else sorted(studies)
         preprocessing = parser.get_parsed_content("preprocessing")
         cases: list[str] = []
         for image in random.Random(0).sample(images, len(images)):
@@ -248,5 +250,10 @@ class Calibration:
         if not cases:
             raise self._nothing(len(images))
         logger.info(f"calibrating on {len(cases)} of {source} (once for these settings and weights)")
-        requests = seeded_cases([{"image": image} for image in cases], healthy=True)
-        parser["calibrator#val_data_loader#dataset#data"] = requests
+        references = [{"image": image, **conditions_of(parser, image, is_reference=True)} for image in cases]
+        parser["calibrator#val_data_loader#dataset#data"] = seeded_cases(references, healthy=True)
+
+    def _healthy_images(self, parser: ConfigParser) -> list[str]:
+        """The images of ``healthy_dir`` of the role that the bundle takes."""
+        options = {name: parser.get_parsed_content(name) for name in ("layout", "image", "subject")}
+        return [case["image"] for case in list_volumes(self.healthy_dir, conditions=fields_of(parser), **options)]
