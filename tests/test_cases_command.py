@@ -114,6 +114,27 @@ def test_a_plan_refuses_several_roles_and_prints_its_assumptions(two_contrasts, 
     assert "5 of 5 subject(s), 1 channel(s)" in page
 
 
+@pytest.mark.parametrize(("flags", "roles"), [
+    (["--image", "t2"], {"t2": "0001"}),
+    (["--image", "t1,t2"], {"t1": "0000", "t2": "0001"}),
+    (["--condition", "contrast"], {"t1": "0000", "t2": "0001"}),
+])  # fmt: skip
+def test_the_card_of_a_plan_says_which_files_it_takes_by_layout_and_role(two_contrasts, tmp_path, flags, roles):
+    case_folders.save(two_contrasts / f"imagesTr/p4_{min(roles.values())}.nii.gz", np.full((20, 20, 20), np.nan))
+    out = tmp_path / "bundle"
+    assert main(["plan", str(two_contrasts), "--out", str(out), "--no-trial", *flags]) == 0
+    card = (out / "docs/README.md").read_text()
+    assert "Layout: nnunet." in card
+    whole = {role: 5 if flags[0] == "--condition" and role == "t2" else 4 for role in roles}
+    for role, number in roles.items():
+        last = whole[role] - 1
+        row = f"| {role} | {whole[role]} | `imagesTr/p0_{number}.nii.gz` ... `imagesTr/p{last}_{number}.nii.gz` |"
+        assert row in card
+    assert "labelsTr" not in card
+    listed = json.loads((out / "docs/plan.json").read_text())["details"]["files"]["roles"]
+    assert {role: len(names) for role, names in listed.items()} == whole
+
+
 @pytest.mark.parametrize(("image", "channels"), [("t2", 1), ("t1,t2", 2)])
 def test_a_planned_training_lists_the_role_that_was_planned(two_contrasts, tmp_path, capsys, image, channels):
     table, out = tmp_path / "cases.csv", tmp_path / "bundle"

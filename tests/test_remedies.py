@@ -211,6 +211,7 @@ def test_check_names_subjects_and_images_on_both_sides_of_the_split(tmp_path, ca
     intake = read_intake(RunRecord("", "", "", {}, config, executed=True, bundle=str(bundle)))
     assert intake is not None
     assert intake.lines[0].startswith("data: 5 subject(s), 5 case(s) trained on; 1 subject(s), 1 case(s) held out")
+    assert "files: layout flat, images image (6)" in intake.lines
     assert intake.leaks == (findings[0]["got"],)
     assert main(["check", "bundles/toy2d_mlp", "--leaks"]) == 1
     assert "a bundle of volumes" in capsys.readouterr().out

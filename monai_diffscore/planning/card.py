@@ -75,7 +75,9 @@ def _facts(fingerprint: Fingerprint) -> list[tuple[str, str]]:
         rows.append(("orientation", ", ".join(f"{codes} {count}" for codes, count in fingerprint.orientations.items())))
     rows.append(("percentiles", ", ".join(f"{at}%: {value:g}" for at, value in fingerprint.percentiles.items())))
     rows.append(("normalised", f"sigma_data {fingerprint.sigma_data:g}, mean {fingerprint.mean:g}"))
-    details = {name: value for name, value in fingerprint.details.items() if name not in ("assumed", "listing")}
+    details = {
+        name: value for name, value in fingerprint.details.items() if name not in ("assumed", "listing", "files")
+    }
     rows += [(name, _short(value)) for name, value in details.items() if value not in (None, [], {}, False)]
     for name, field in fingerprint.conditions.get("fields", {}).items():
         values = ", ".join(field["categories"]) if "categories" in field else f"{field['mean']:g} +/- {field['std']:g}"
@@ -142,7 +144,7 @@ trained: it holds no weights, and its numbers are a plan's.
 `{plan.data}` ({plan.modality}, {plan.channels} channel(s)). `docs/fingerprint.json` describes it. `docs/plan.json` is
 the plan: edit its values and plan again with `--from-plan`.
 
-{_split_text(plan)}
+{_files_text(plan)}{_split_text(plan)}
 
 ## Plan
 
@@ -178,6 +180,20 @@ Research. Not for diagnosis. A model knows only its data. A model of few subject
 
 def _cell(text: str) -> str:
     return text.replace("|", "\\|")
+
+
+def _files_text(plan: Plan) -> str:
+    """The files of volumes by layout and role, and what else the plan assumes of the folder; "" of other data."""
+    files = plan.details.get("files")
+    if not files:
+        return ""
+    rows = [
+        f"| {_cell(role)} | {len(names)} | `{names[0]}`{f' ... `{names[-1]}`' if len(names) > 1 else ''} |"
+        for role, names in files["roles"].items()
+    ]
+    table = "\n".join(["| role | files | which |", "|---|---|---|", *rows])
+    assumed = "\n".join(f"- {text}" for text in plan.details.get("assumed", []))
+    return f"Layout: {files['layout']}. `docs/plan.json` lists every file under `details`.\n\n{table}\n\n{assumed}\n\n"
 
 
 def _split_text(plan: Plan) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -124,6 +124,7 @@ def fingerprint_volumes(
             **({"given": list(given)} if given else {}),
             "reading": dict(reading or {}),
             "assumed": [*lister.assumed, *_assumptions(pairs)],
+            "files": {"layout": lister.detected, "roles": lister.files_by_role([case["image"] for case, _ in pairs])},
         },
         conditions=_stated_conditions([case for case, _ in pairs], conditions),
         problems=problems,
@@ -146,11 +147,15 @@ class _Lister:
     assumed: list[str] = field(default_factory=list)
     classes: dict[str, list[int]] = field(default_factory=dict)
     modalities: set[str] = field(default_factory=set)
+    detected: str = ""
+    roles: dict[str, str] = field(default_factory=dict)
 
     def __call__(self, left_out: Sequence[str]) -> list[dict[str, Any]]:
         listed = listed_cases(self.root, left_out=left_out, layout=self.layout, subject=self.subject)
         roles = self.image or ",".join(listed.roles)
         self.modalities |= {_MODALITIES.get(role.strip().partition("_")[0], "") for role in roles.split(",")}
+        self.detected = listed.layout
+        self.roles = {path: role for case in listed for role, path in case.images.items()}
         rule = self.subject or "the layout"
         self.assumed = [
             f"layout {listed.layout} (--layout), image {roles} (--image), subjects by {rule} (--subject)",
@@ -162,6 +167,14 @@ class _Lister:
             self.classes = label_classes(listed, self.given)
             return pairs
         return listed.images(self.image, conditions=self.conditions)
+
+    def files_by_role(self, images: Iterable[str | Sequence[str]]) -> dict[str, list[str]]:
+        """The files of the images by role; a file of all channels stands under all of their roles."""
+        files: dict[str, list[str]] = {}
+        for image in images:
+            for path in [image] if isinstance(image, str) else image:
+                files.setdefault(self.roles.get(path, self.image), []).append(_below(self.root, path))
+        return files
 
     @property
     def modality(self) -> str:

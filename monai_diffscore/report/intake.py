@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from monai_diffscore.data.cases.case import counts_text
 from monai_diffscore.data.cases.leakage import NEAR_AT_MOST, leaks
 from monai_diffscore.data.intake import intake_lines
 from monai_diffscore.report.runs import RunRecord, run_parser
@@ -46,6 +47,11 @@ def read_intake(record: RunRecord | None) -> RunIntake | None:
     lines = intake_lines(parser.get_parsed_content("intake"), parser.get_parsed_content("dataset_dir"))
     if "listing" not in parser:
         return RunIntake(tuple(lines))
+    listing, image = parser.get_parsed_content("listing"), parser.get_parsed_content("image")
+    roles = {
+        role: count for role, count in listing.roles.items() if not image or role in image.replace(",", " ").split()
+    }
+    lines.append(f"files: layout {listing.layout}, images {counts_text(roles)}")
     train, held_out = parser.get_parsed_content("cases")
     near = len(train) + len(held_out) <= NEAR_AT_MOST
     compared = "content and voxels" if near else f"content alone (more than {NEAR_AT_MOST} images)"
