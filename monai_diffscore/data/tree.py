@@ -16,6 +16,9 @@ from monai_diffscore.errors import DataError
 
 #: folders of desktops and archives, which hold no data of their own
 _DESKTOP = {"__MACOSX", "@eaDir"}
+#: how pointers of git-annex and of Git LFS begin, the longest last; and their bytes at most
+_POINTERS = (b"/annex/objects/", b"version https://git-lfs")
+_LONGEST_POINTER = 1024
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,17 @@ def _reason(entry: os.DirEntry[str]) -> str:
         return "link to a missing file (not fetched?)"
     if entry.name in _DESKTOP or (entry.name.startswith(".") and entry.is_dir()):
         return "hidden folder"
-    return "hidden file" if entry.name.startswith(".") else ""
+    if entry.name.startswith("."):
+        return "hidden file"
+    return "pointer to a file that is not fetched" if _is_pointer(entry) else ""
+
+
+def _is_pointer(entry: os.DirEntry[str]) -> bool:
+    """Whether git-annex or Git LFS wrote the file in place of a content that it has not fetched."""
+    if not entry.is_file() or entry.stat().st_size > _LONGEST_POINTER or not os.access(entry.path, os.R_OK):
+        return False
+    with open(entry.path, "rb") as file:
+        return file.read(len(_POINTERS[-1])).startswith(_POINTERS)
 
 
 def walk_without(root: str | Path, left_out: Sequence[str], key: str = "image") -> Tree:

@@ -104,7 +104,7 @@ def _no_image(cases: Cases, key: str) -> DataError:
 
 def _remedy(cases: Cases) -> str:
     if any("not fetched" in reason for reason in cases.reasons):
-        return "Fetch the files that the links name (datalad get, git annex get)."
+        return "Fetch the files that the links name (datalad get, git annex get, git lfs pull)."
     if any(names_series(one.path) for one in cases.left_out):
         return (
             "Volumes are series of CT, MR and PET with positions. Convert single images (radiographs, ultrasound) to "

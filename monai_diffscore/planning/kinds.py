@@ -66,7 +66,7 @@ def _remedy(images: Mapping[str, int], tree: Tree) -> str:
     if images:
         return f"Name one of them, such as --kind {next(iter(images))}, or give each kind a folder of its own."
     if any("not fetched" in entry.reason for entry in tree.left_out):
-        return "Fetch the files that the links name (datalad get, git annex get)."
+        return "Fetch the files that the links name (datalad get, git annex get, git lfs pull)."
     return "Convert it to one of these."
 
 
