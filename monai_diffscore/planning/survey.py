@@ -21,6 +21,20 @@ from monai_diffscore.planning.slide_images import fingerprint_slides
 
 #: columns of a table of subjects that a model of whole volumes takes as conditions
 USUAL_CONDITIONS = ("age_years", "age", "sex", "spacing_mm")
+#: the kinds of data that a flag is for; all other flags are for every kind
+_KINDS_OF_FLAG = {
+    "subject": ("volumes", "cells", "expression", "table"),
+    "layout": ("volumes",),
+    "image": ("volumes",),
+    "given": ("volumes",),
+    "graph": ("expression",),
+    "exclude": ("table", "volumes"),
+    "value_range": ("pictures", "slides"),
+    "image_channels": ("pictures",),
+    "assume_intercept": ("volumes",),
+    "allow_no_air": ("volumes",),
+    "dicom_options": ("volumes",),
+}
 
 
 def take_fingerprint(
@@ -67,25 +81,8 @@ def take_fingerprint(
         raise ValueError(f"kind is one of {', '.join(KINDS)}, got {kind!r}: leave it out to detect it.")
     root = locate(path).absolute()
     kind = kind or find_kind(root, graph)
-    if subject is not None and kind not in ("volumes", "cells", "expression", "table"):
-        raise DataError(root, key="subject", expected="volumes, cells, a table or a matrix of expression", got=kind,
-                        remedy="Leave --subject out: sub-<label> in the paths names the subjects.")  # fmt: skip
-    if kind != "volumes" and (layout != "auto" or image or given):
-        remedy = "Leave --layout, --image, --given and --mask out."
-        raise DataError(root, key="image", expected="volumes", got=kind, remedy=remedy)
-    own = {
-        "pictures": {"value_range", "image_channels"},
-        "slides": {"value_range"},
-        "volumes": {"assume_intercept", "allow_no_air", "dicom_options"},
-    }
-    strange = sorted(set(reading or {}) - own.get(kind, set()))
-    if strange:
-        raise DataError(root, key=strange[0], expected="data that this is said of", got=kind,
-                        remedy=f"Leave --{strange[0]} out.")  # fmt: skip
-    if graph is not None and kind != "expression":
-        raise DataError(root, key="graph", expected="a matrix of expression", got=kind, remedy="Leave --graph out.")
-    if exclude and kind not in ("table", "volumes"):
-        raise DataError(root, key="exclude", expected="a table or volumes", got=kind, remedy="Leave --exclude out.")
+    flags = {"subject": subject, "layout": layout, "image": image, "given": given, "graph": graph, "exclude": exclude}
+    _refuse_flags_of_other_kinds(root, kind, {**flags, **(reading or {})})
     if kind == "cells":
         return fingerprint_cells(only_matrix(root), conditions, subject)
     if kind == "expression":
@@ -111,6 +108,20 @@ def take_fingerprint(
         return fingerprint
     declared = _declared(root, fingerprint, others, participants)
     return fingerprint.with_conditions({**declared, "fields": {**stated, **declared["fields"]}})
+
+
+def _refuse_flags_of_other_kinds(root: Path, kind: str, flags: Mapping[str, Any]) -> None:
+    for name, value in flags.items():
+        kinds = _KINDS_OF_FLAG.get(name, ())
+        if kind not in kinds and value is not None and value != "auto" and value not in ("", [], ()):
+            remedies = {
+                "subject": "Leave --subject out: sub-<label> in the paths names the subjects.",
+                "given": "Leave --given and --mask out.",
+            }
+            raise DataError(
+                root, key=name, expected=f"data of the kind {' or '.join(kinds)}", got=kind,
+                remedy=remedies.get(name, f"Leave --{name} out."),
+            )  # fmt: skip
 
 
 def _offered(root: Path, fingerprint: Fingerprint, participants: str | Path | None) -> dict[str, Any]:
