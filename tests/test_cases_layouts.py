@@ -96,6 +96,18 @@ def test_the_written_table_reads_to_the_same_cases(root, layout, tmp_path):
         ]
 
 
+def test_the_page_has_a_row_for_each_layout_and_each_has_a_folder_here():
+    """The rows of docs/IMAGING.md, beside the fifteen folders above and the DICOM studies below."""
+    page = (Path(__file__).parent.parent / "docs/IMAGING.md").read_text()
+    table = page[page.index("| layout | what is read") :].partition("\n\n")[0]
+    rows = [row.split("|")[1].strip(" `") for row in table.splitlines()[2:]]
+    assert sorted(rows) == sorted([*LAYOUTS, "a table"])
+    folders = {write.__name__.partition("_of_")[0] for write in case_folders.LAYOUTS}
+    assert set(LAYOUTS) - {"dicom", "datalist"} <= folders
+    assert "decathlon" in folders
+    assert len(case_folders.LAYOUTS) >= 12
+
+
 def test_a_layout_is_chosen_by_name_and_an_unknown_one_names_them_all(root):
     case_folders.folders(root)
     assert {case.subject for case in list_cases(root, "flat")} == {"s1", "s2", "s3"}

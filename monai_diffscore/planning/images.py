@@ -123,7 +123,7 @@ def fingerprint_volumes(
             "listing": {"layout": layout, "image": image, "subject": subject},
             **({"given": list(given)} if given else {}),
             "reading": dict(reading or {}),
-            "assumed": [*lister.assumed, *_assumptions(pairs)],
+            "assumed": [f"{lister.assumed[0]}, {_assumed_modality(pairs)}", *lister.assumed[1:], *_unstated(pairs)],
             "files": {"layout": lister.detected, "roles": lister.files_by_role([case["image"] for case, _ in pairs])},
         },
         conditions=_stated_conditions([case for case, _ in pairs], conditions),
@@ -158,7 +158,8 @@ class _Lister:
         self.roles = {path: role for case in listed for role, path in case.images.items()}
         rule = self.subject or "the layout"
         self.assumed = [
-            f"layout {listed.layout} (--layout), image {roles} (--image), subjects by {rule} (--subject)",
+            f"kind volumes (--kind), layout {listed.layout} (--layout), image {roles} (--image), "
+            f"subjects by {rule} (--subject)",
             *listed.notes,
             *(f"left out: {count} x {reason}" for reason, count in listed.reasons.items()),
         ]
@@ -213,13 +214,17 @@ def _facts_of_volumes(volumes: Sequence[_Volume]) -> dict[str, Any]:
     }
 
 
-def _assumptions(pairs: Sequence[tuple[dict[str, Any], _Volume]]) -> Iterator[str]:
-    """One line for each thing that the files do not state."""
+def _assumed_modality(pairs: Sequence[tuple[dict[str, Any], _Volume]]) -> str:
+    """The modality with its flag, and a hint where the values are unusual for it."""
     modality = pairs[0][1].modality
     negative = float((np.concatenate([volume.values for _, volume in pairs]) < 0).mean())
     looks_like_ct = modality == "MR" and negative > _NEGATIVE and not any(v.modality_is_stated for _, v in pairs)
     hint = f"; {negative:.0%} of the values are negative, as in CT: --modality CT" if looks_like_ct else ""
-    yield f"modality {modality} (--modality){hint}"
+    return f"modality {modality} (--modality){hint}"
+
+
+def _unstated(pairs: Sequence[tuple[dict[str, Any], _Volume]]) -> Iterator[str]:
+    """One line for each thing that the files do not state."""
     files = [split_channel(first_path(case["image"]))[0] for case, _ in pairs]
     unstated = sum(ending(file) in NIFTI and not states_orientation(file) for file in files)
     if unstated:
