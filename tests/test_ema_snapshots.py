@@ -84,3 +84,21 @@ def test_the_command_chooses_the_length_of_smallest_held_out_error(bundle, datas
     assert all(torch.equal(weights[name], expected[name]) for name in expected)
     for name, value in reconstruct(tmp_path / "out/snapshots", 0.1).items():
         torch.testing.assert_close(value, tracked[name])
+
+
+@pytest.mark.parametrize("bundle", ["natural_dit2d", "mri_unet3d"])
+def test_autoguidance_by_an_earlier_snapshot(bundle, dataset, tmp_path):
+    """Scale 1 is the network alone, to the last bit; another scale is not."""
+    where = {"output_dir": str(tmp_path / "out"), "ckpt_dir": str(tmp_path), "dataset_dir": dataset}
+    workflow(bundle, ["train"], ["ema_snapshots", "smoke"], **where, **{"ema#every": 1}).run()
+    assert len(list((tmp_path / "out/snapshots").glob("*.pt"))) > 1
+    images = {}
+    for name, scale in (("plain", None), ("one", 1.0), ("three", 3.0)):
+        guided = {} if scale is None else {"autoguidance_scale": scale, "snapshot_dir": str(tmp_path / "out/snapshots")}
+        where = {"output_dir": str(tmp_path / name), "checkpoint": str(tmp_path / "model.pt"), **guided}
+        overlays = ["smoke"] if scale is None else ["autoguidance", "smoke"]
+        run = workflow(bundle, ["inference"], overlays, kind="infer", **where)
+        run.run()
+        images[name] = run.parser.get_parsed_content("evaluator").state.output[0]["pred"]
+    assert torch.equal(images["plain"], images["one"])
+    assert not torch.allclose(images["plain"], images["three"])

@@ -27,7 +27,7 @@ from monai_diffscore.transforms import WINDOWS_HU
 # these change a training alone, and are tested in test_ddp.py and test_tracking.py
 TRAINING_OVERLAYS = {"multi_gpu", "fsdp", "tracking_server", "register_model"}
 # these belong to images
-IMAGE_OVERLAYS = {"network_dit"}
+IMAGE_OVERLAYS = {"network_dit", "autoguidance"}
 #: ids of overlays that `monai.bundle run ID` runs
 COMMANDS = {"choosing"}
 ORGANS = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("bundles/ct_*/configs/organ_*.json"))

@@ -10,7 +10,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "checkpoint": "ResumableCheckpoint",
         "early_stopping": "EarlyStopping",
         "ema": "PowerEMA",
-        "ema_snapshots": "SnapshotEMA choose_length reconstruct",
+        "ema_snapshots": "SnapshotEMA choose_length earlier_network reconstruct",
         "expression": "SaveProfiles",
         "gallery": "SampleGallery SaveArray SaveGallery SaveRows",
         "gradients": "ClipGradients",

@@ -12,6 +12,7 @@ the steps of :class:`~monai_diffscore.handlers.ema.PowerEMA`.
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -115,15 +116,9 @@ def reconstruct(folder: str | Path, relative_length: float) -> dict[str, Tensor]
     Raises:
         DataError: for a folder without snapshots.
     """
-    files = sorted(Path(folder).glob("snapshot_*.pt"))
-    if not files:
-        raise DataError(
-            folder, key="snapshots", expected="files snapshot_<steps>.pt", got="none",
-            remedy="Train with the overlay configs/ema_snapshots.json.",
-        )  # fmt: skip
-    snapshots = [(file, exponent) for file in files for exponent in torch.load(file, weights_only=True)]
-    steps = [int(file.stem.rpartition("_")[2]) for file, _ in snapshots]
-    pairs = [(exponent, at) for (_, exponent), at in zip(snapshots, steps, strict=True)]
+    files = _files(folder)
+    snapshots = [(file, exponent) for file in files.values() for exponent in torch.load(file, weights_only=True)]
+    pairs = [(exponent, _steps(file)) for file, exponent in snapshots]
     coefficients, error = combination(pairs, relative_length)
     logger.info(f"average of length {relative_length:g} from {len(pairs)} snapshots, error of its profile {error:.2%}")
     total: dict[str, Tensor] = {}
@@ -133,8 +128,42 @@ def reconstruct(folder: str | Path, relative_length: float) -> dict[str, Tensor]
                 total[name] = total.get(name, 0) + float(coefficient) * value.double()
             else:
                 total[name] = value
-    last = torch.load(files[-1], map_location="cpu", weights_only=True)[snapshots[-1][1]]
+    last = torch.load(snapshots[-1][0], map_location="cpu", weights_only=True)[snapshots[-1][1]]
     return {name: value.to(last[name].dtype) for name, value in total.items()}
+
+
+def _steps(file: Path) -> int:
+    return int(file.stem.rpartition("_")[2])
+
+
+def _files(folder: str | Path) -> dict[int, Path]:
+    """The snapshots of a folder by their number of steps, increasing."""
+    files = {_steps(file): file for file in sorted(Path(folder).glob("snapshot_*.pt"))}
+    if not files:
+        raise DataError(
+            folder, key="snapshots", expected="files snapshot_<steps>.pt", got="none",
+            remedy="Train with the overlay configs/ema_snapshots.json.",
+        )  # fmt: skip
+    return files
+
+
+def earlier_network(network: nn.Module, folder: str | Path, share: float = 0.25) -> nn.Module:
+    """A copy of a network with the average of an earlier snapshot, for
+    :class:`~monai_diffscore.guidance.Autoguidance`.
+
+    Args:
+        network: the network of the training.
+        folder: of a :class:`SnapshotEMA`.
+        share: of the training at which the snapshot stands; the nearest one counts.
+    Raises:
+        DataError: for a folder without snapshots.
+    """
+    files = _files(folder)
+    steps = min(files, key=lambda steps: abs(steps - share * max(files)))
+    averages = list(torch.load(files[steps], map_location="cpu", weights_only=True).values())
+    earlier = copy.deepcopy(network)
+    earlier.load_state_dict(averages[0])
+    return earlier.requires_grad_(False).eval()
 
 
 def choose_length(
