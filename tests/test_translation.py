@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -18,6 +19,7 @@ from workflows import Training, train, workflow
 
 from monai_diffscore.__main__ import main
 from monai_diffscore.errors import DataError, explain
+from monai_diffscore.planning import Budget, make_plan, take_fingerprint
 from monai_diffscore.sampling import asinh_sigmas
 from monai_diffscore.tasks import SaveTranslation, TranslationInferer
 from monai_diffscore.tensors import noise_like, per_sample, random_stream
@@ -173,6 +175,14 @@ def test_a_plan_names_the_other_images_and_where_they_lie(cohort, tmp_path, caps
     assert inference["untrained"]["given"] == ["t1", "t2", "dseg"]
     assert (cases["image"], cases["task"]) == ("$@statistics['target']", "translate")
     assert main(["check", str(bundle)]) == 0
+
+
+def test_a_translation_keeps_the_spacing_of_large_volumes(cohort):
+    budget = Budget(memory_gb=8.0, minutes=30.0, accelerator=False)
+    for given, spacing_mm in (([], [4.0] * 3), (["t1"], [2.0] * 3)):
+        fingerprint = take_fingerprint(cohort, image="flair", given=given)
+        large = replace(fingerprint, foreground_sizes={"median": [80, 90, 80]})
+        assert make_plan(large, budget)["spacing_mm"] == spacing_mm
 
 
 @pytest.mark.parametrize(

@@ -89,7 +89,7 @@ def plan_volumes(fingerprint: Fingerprint, budget: Budget, model: str | None = N
         _refuse_translation(fingerprint, slices, model)
     axes = (0, 1) if slices else (0, 1, 2)
     edge = 3 * PATCH_EDGE[budget.accelerator] if slices else PATCH_EDGE[budget.accelerator]
-    spacing, patch, why_spacing = _spacing_and_patch(fingerprint, axes, edge)
+    spacing, patch, why_spacing = _spacing_and_patch(fingerprint, axes, edge, COARSER[:1] if given else COARSER)
     large = not slices and not given and fingerprint.subjects >= MANY_SUBJECTS and budget.compute >= MUCH_COMPUTE
     if large:
         network = {**network_of("mri_dit3d"), "input_size": patch}
@@ -142,11 +142,13 @@ def _refuse_translation(fingerprint: Fingerprint, slices: bool, model: str | Non
         )  # fmt: skip
 
 
-def _spacing_and_patch(fingerprint: Fingerprint, axes: Sequence[int], edge: int) -> tuple[list[float], list[int], str]:
+def _spacing_and_patch(
+    fingerprint: Fingerprint, axes: Sequence[int], edge: int, coarser: Sequence[float] = COARSER
+) -> tuple[list[float], list[int], str]:
     assert fingerprint.spacing_mm is not None
     native = [fingerprint.spacing_mm["median"][axis] for axis in axes]
     sizes = [fingerprint.foreground_sizes["median"][axis] for axis in axes]
-    for factor in COARSER:
+    for factor in coarser:
         spacing = [step * factor for step in native]
         patch = _patch(spacing, [size / factor for size in sizes], edge)
         share = math.prod(patch) / max(1.0, math.prod(size / factor for size in sizes))
@@ -154,8 +156,11 @@ def _spacing_and_patch(fingerprint: Fingerprint, axes: Sequence[int], edge: int)
             break
     lengths = "the median of the data" if factor == 1 else f"the median of the data, {factor:g} times as coarse"
     several = fingerprint.spacing_mm["min"] != fingerprint.spacing_mm["max"]
-    reason = f"{lengths}, so that a patch shows {min(share, 1):.0%} of a volume (a quarter is wanted"
-    reason += ", at most twice as coarse)" if factor == COARSER[-1] else ")"
+    if len(coarser) == 1:
+        reason = f"{lengths}: the other images show each patch its surroundings in detail"
+    else:
+        reason = f"{lengths}, so that a patch shows {min(share, 1):.0%} of a volume (a quarter is wanted"
+        reason += ", at most twice as coarse)" if factor == coarser[-1] else ")"
     if several:
         reason += (
             f"; files from {fingerprint.spacing_mm['min']} to {fingerprint.spacing_mm['max']} mm are resampled to it"
