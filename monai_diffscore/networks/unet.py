@@ -139,8 +139,9 @@ def scale_unets(
     """The networks of a model of scales, the coarsest first, one residual block a level.
 
     The network of the coarse image attends over its coarsest level, so it sees the whole image. Those of details do not
-    attend: what they say of a voxel depends on its surroundings alone, so they run in tiles. All of them predict the
-    gain of the skip connection: around an organ, and inside flat tissue, the coefficients are nearly 0.
+    attend: what they say of a voxel depends on its surroundings alone, so they run in tiles. They predict the gain of
+    the skip connection: around an organ, and inside flat tissue, details are nearly 0. A gain slows the training of
+    the coarse image.
 
     Args:
         spatial_dims: D, 1, 2 or 3.
@@ -168,7 +169,7 @@ def scale_unets(
             1,
             condition=encoder(concat),
             checkpointing=checkpointing,
-            skip_gain=True,
+            skip_gain=bool(concat),  # of details
         )
 
     details = [network(bands * channels, widths, [False] * len(widths), fields) for widths in detail_channels]
