@@ -17,6 +17,8 @@ import numpy as np
 from monai_diffscore.data.paths import split_channel
 from monai_diffscore.errors import DataError
 
+#: largest number of values of a case that a fingerprint keeps
+VALUES_OF_A_CASE = 50_000
 #: percentiles of the values that a fingerprint holds
 PERCENTILES = (0.0, 0.5, 5.0, 25.0, 50.0, 75.0, 95.0, 99.5, 100.0)
 #: kinds of data, each with rules of its own
@@ -117,6 +119,18 @@ def spans(rows: Sequence[Sequence[float]], digits: int = 0) -> dict[str, list[An
     if digits:
         return {name: np.round(row, digits).tolist() for name, row in extremes.items()}
     return {name: np.rint(row).astype(int).tolist() for name, row in extremes.items()}
+
+
+def path_below(root: Path, file: str) -> str:
+    """The path of a file from ``root``; a path elsewhere stays as it is."""
+    path = Path(file)
+    return str(path.relative_to(root)) if root in path.parents else str(path)
+
+
+def some_values(values: np.ndarray) -> np.ndarray:
+    """At most about :data:`VALUES_OF_A_CASE` of the values at equal distances, float32 [N]."""
+    flat = values.reshape(-1)
+    return flat[:: max(1, len(flat) // VALUES_OF_A_CASE)].astype(np.float32)
 
 
 def percentiles_by_name(values: np.ndarray) -> dict[str, float]:

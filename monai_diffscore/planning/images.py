@@ -1,27 +1,24 @@
-"""Fingerprints of volumes, pictures and sequences."""
+"""Fingerprints of volumes."""
 
 from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
-import torch
 from monai.transforms import CropForeground, Orientation
 from tqdm import tqdm
 
-from monai_diffscore.data.arrays import LoadArrayd, LoadPictured, class_names, list_arrays
 from monai_diffscore.data.cases.names import ending
 from monai_diffscore.data.dicom import holds_dicom
 from monai_diffscore.data.label_maps import label_classes
 from monai_diffscore.data.nifti_header import NIFTI, states_orientation
 from monai_diffscore.data.participants import declare_fields
-from monai_diffscore.data.patches import evenly_spaced
 from monai_diffscore.data.paths import split_channel
 from monai_diffscore.data.volumes import LoadVolumed, listed_cases
 from monai_diffscore.errors import DataError
@@ -30,21 +27,21 @@ from monai_diffscore.planning.fingerprint import (
     Problem,
     first_path,
     list_readable,
+    path_below,
     percentiles_by_name,
     read_each,
     refuse_unless_some,
     shown_names,
+    some_values,
     spans,
 )
 from monai_diffscore.planning.given_images import survey_given
 from monai_diffscore.transforms import HounsfieldUnits
 from monai_diffscore.transforms.hounsfield import BODY_HU
 
-_VALUES_OF_A_CASE = 50_000
 #: modality by the role of an image whose header does not state it
 _MODALITIES = {"ct": "CT", "cta": "CT", "pt": "PT"}
 _NEGATIVE = 0.01  # a larger share of negative values is unusual in MR
-_ROWS_READ = 2_000
 
 
 @dataclass(frozen=True)
@@ -174,7 +171,7 @@ class _Lister:
         files: dict[str, list[str]] = {}
         for image in images:
             for path in [image] if isinstance(image, str) else image:
-                files.setdefault(self.roles.get(path, self.image), []).append(_below(self.root, path))
+                files.setdefault(self.roles.get(path, self.image), []).append(path_below(self.root, path))
         return files
 
     @property
@@ -251,7 +248,7 @@ def _one_number_of_channels(root: Path, cases: Sequence[Mapping[str, Any]]) -> i
         raise DataError(
             root, key="image", expected="images of one number of channels", got=", ".join(kinds),
             remedy="Take one kind: --image ROLE, or leave the others out, such as --exclude "
-            f'"{",".join(_below(root, file) for file in fewest)}".',
+            f'"{",".join(path_below(root, file) for file in fewest)}".',
         )  # fmt: skip
     return next(iter(by_count))
 
@@ -275,11 +272,11 @@ def _measure(volume: Any, modality: str | None, of_roles: str, units: Mapping[st
         warnings.simplefilter("ignore")
         upright: Any = Orientation(axcodes="RAS", labels=None)(volume)
     stated = str(volume.meta.get("modality", ""))
-    values = _some(np.asarray(upright.as_tensor()))
+    values = some_values(np.asarray(upright.as_tensor()))
     kind = modality or stated or of_roles or ("CT" if values.min() <= -900 and values.max() > 100 else "MR")
     if kind == "CT":  # as the training checks it
         upright = HounsfieldUnits(**units)(upright)
-        values = _some(np.asarray(upright.as_tensor()))
+        values = some_values(np.asarray(upright.as_tensor()))
     limit = BODY_HU if kind == "CT" else 0.0
     box: Any = CropForeground(select_fn=lambda image: image > limit, allow_smaller=True)(upright)
     if min(box.shape[1:]) == 0:
@@ -292,14 +289,9 @@ def _measure(volume: Any, modality: str | None, of_roles: str, units: Mapping[st
         modality=kind,
         modality_is_stated=bool(stated) or modality is not None,
         values=values,
-        inside=[_some(channel) for channel in np.asarray(box.as_tensor())],
+        inside=[some_values(channel) for channel in np.asarray(box.as_tensor())],
         foreground=float((values > limit).mean()),
     )
-
-
-def _some(values: np.ndarray) -> np.ndarray:
-    flat = values.reshape(-1)
-    return flat[:: max(1, len(flat) // _VALUES_OF_A_CASE)].astype(np.float32)
 
 
 def _normalised(volume: _Volume) -> np.ndarray:
@@ -331,96 +323,3 @@ def _of_one_modality(
 
     accepted, problems = read_each(root, [{**case, "volume": volume} for case, volume in pairs], check)
     return [({k: v for k, v in case.items() if k != "volume"}, volume) for case, volume in accepted], problems
-
-
-# ---- pictures and sequences ----
-
-
-def fingerprint_pictures(
-    root: Path, image_channels: int | None = None, value_range: Sequence[float] | None = None
-) -> Fingerprint:
-    """The fingerprint of pictures or .npy files of images: a folder, or one file; ``value_range`` of more bits."""
-    cases, problems = list_readable(root, lambda names: list_arrays(root, 2, left_out=names))
-    count = image_channels or _picture_channels(cases)
-    load: Any = LoadPictured("image", count, value_range=value_range)
-    fingerprint = _arrays(root, "pictures", cases, problems, count, lambda case: np.asarray(load(case)["image"]))
-    return replace(fingerprint, details={**fingerprint.details, "value_range": value_range})
-
-
-def fingerprint_sequences(root: Path) -> Fingerprint:
-    """The fingerprint of .npy files of sequences."""
-    cases, problems = list_readable(root, lambda names: list_arrays(root, 1, left_out=names))
-    array = np.load(cases[0]["image"], mmap_mode="r")
-    count = int(array.shape[1]) if array.ndim == 3 else 1
-    load: Any = LoadArrayd("image", 1, count)
-    return _arrays(root, "sequences", cases, problems, count, lambda case: np.asarray(load(case)["image"]))
-
-
-def _picture_channels(cases: Sequence[dict[str, Any]]) -> int:
-    from PIL import Image
-
-    def channels(case: dict[str, Any]) -> int:
-        if case["image"].endswith(".npy"):
-            shape = np.load(case["image"], mmap_mode="r").shape
-            rows = len(shape) - ("row" in case)
-            return int(shape[-3]) if rows == 3 else 1
-        try:
-            with Image.open(case["image"]) as picture:
-                return 1 if picture.mode in ("1", "L", "LA", "I;16", "I", "F") else 3
-        except Exception:  # a damaged picture has no vote
-            return 0
-
-    votes = Counter(channels(case) for case in evenly_spaced(list(cases), 64))
-    votes.pop(0, None)
-    return votes.most_common(1)[0][0] if votes else 1
-
-
-def _arrays(
-    root: Path,
-    kind: str,
-    cases: Sequence[dict[str, Any]],
-    problems: list[Problem],
-    channels: int,
-    read: Callable[[dict[str, Any]], np.ndarray],
-) -> Fingerprint:
-    sample = [case for case in cases if "row" not in case] + evenly_spaced([c for c in cases if "row" in c], _ROWS_READ)
-    pairs, unread = read_each(root, tqdm(sample, desc="reading", leave=False), lambda case: _facts_of_array(read(case)))
-    refuse_unless_some(root, kind, pairs, problems + unread)
-    unreadable = {problem.file for problem in unread}
-    usable = [case for case in cases if _below(root, case["image"]) not in unreadable]
-    subjects = [case["subject"] for case in usable]
-    sizes, values = [facts[0] for _, facts in pairs], np.concatenate([facts[1] for _, facts in pairs])
-    by_range = np.concatenate([_scaled(facts[1]) for _, facts in pairs])  # of each sequence
-    normal = values / 127.5 - 1 if kind == "pictures" else by_range
-    classes = class_names(usable)
-    return Fingerprint(
-        data=str(root.resolve()),
-        kind=kind,
-        modality={1: "grey", 3: "RGB"}.get(channels, "channels") if kind == "pictures" else "signal",
-        modality_from="the files",
-        cases=len(usable),
-        subjects=len(set(subjects)),
-        names=shown_names(subjects),
-        channels=channels,
-        sizes=spans(sizes),
-        percentiles=percentiles_by_name(values),
-        foreground_share=round(float((values != values.min()).mean()), 4),
-        sigma_data=float(f"{normal.std():.4g}"),
-        mean=float(f"{normal.mean():.4g}"),
-        details={"classes": classes, "read": len(pairs), "of_one_size": len(set(sizes)) == 1},
-        problems=problems + unread,
-    )
-
-
-def _below(root: Path, file: str) -> str:
-    path = Path(file)
-    return str(path.relative_to(root)) if root in path.parents else str(path)
-
-
-def _facts_of_array(image: np.ndarray) -> tuple[tuple[int, ...], np.ndarray]:
-    return tuple(image.shape[1:]), _some(np.asarray(torch.as_tensor(image)))
-
-
-def _scaled(values: np.ndarray) -> np.ndarray:
-    low, high = values.min(), values.max()
-    return (values - low) / max(high - low, 1e-12) * 2 - 1

@@ -13,9 +13,10 @@ from monai_diffscore.data.participants import declare_fields, find_participants,
 from monai_diffscore.data.paths import locate
 from monai_diffscore.data.tables import only_table
 from monai_diffscore.errors import DataError
+from monai_diffscore.planning.arrays import fingerprint_pictures, fingerprint_sequences
 from monai_diffscore.planning.fingerprint import KINDS, Fingerprint
 from monai_diffscore.planning.gene_data import fingerprint_cells, fingerprint_expression, fingerprint_table
-from monai_diffscore.planning.images import fingerprint_pictures, fingerprint_sequences, fingerprint_volumes
+from monai_diffscore.planning.images import fingerprint_volumes
 from monai_diffscore.planning.kinds import find_kind
 from monai_diffscore.planning.slide_images import fingerprint_slides
 
