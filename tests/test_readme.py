@@ -45,6 +45,8 @@ def check_command(line: str, bundles: list[Path]) -> None:
             ids |= set(json.loads(file.read_text()))
         for config in re.findall(r"[\w./]*configs/\w+\.json", line):
             assert (bundle / config).exists() or (ROOT / config).exists(), config
+            if (ROOT / config).exists():
+                ids |= set(json.loads((ROOT / config).read_text()))
         for run_id in re.findall(r"monai\.bundle run (\w+)", line):
             assert run_id in ids, run_id
         if "monai.bundle run" in line:

@@ -25,6 +25,8 @@ from monai_diffscore.inspection.files import BundleFiles, Config, Finding, items
 
 #: ids that MONAI's command line and workflows read, and public ids of DESIGN.md
 ENTRIES = {"imports", "initialize", "finalize", "run", "bundle_root", "dataset_dir", "output_dir", "tracking_uri"}
+#: ids of overlays that ``monai.bundle run ID`` runs
+ENTRIES |= {"choosing"}
 #: ids that MONAI Label's app for bundles and scripts/label_app read
 ENTRIES |= {"pre_transforms", "post_transforms", "alpha", "min_area_um2"}
 _PROPERTIES: Any = [*TrainProperties.values(), *InferProperties.values()]
