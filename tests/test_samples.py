@@ -19,11 +19,15 @@ from monai_diffscore.errors import DataError
 from monai_diffscore.samples import (
     CATALOGUE,
     IHC_NOMINAL_MPP_UM,
+    breast_cancer,
     command_for_the_rest,
+    diabetes,
     ihc_slide,
+    label_of,
     list_samples,
     mni152,
     sample_path,
+    simulated_profiles,
     split_points,
     toy_rows,
 )
@@ -104,6 +108,20 @@ def test_the_sample_slide_is_the_picture_as_a_pyramid(monkeypatch, tmp_path):
     np.testing.assert_array_equal(slide.read((0, 0), (512, 512), IHC_NOMINAL_MPP_UM), read_rgb(sample_path("ihc")))
     assert ihc_slide() == first
     assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
+def test_labels_belong_to_samples_alone(monkeypatch, tmp_path):
+    monkeypatch.setenv("MONAI_DIFFSCORE_CACHE", str(tmp_path / "cache"))
+    assert label_of(breast_cancer()) == "diagnosis"
+    assert label_of(simulated_profiles()) == "group"
+    assert label_of(diabetes()) is None
+    for name in (
+        "my_breast_cancer.csv",
+        "breast_cancer.csv",
+        "simulated_profiles.h5ad",
+        "simulated_profiles/mine.h5ad",
+    ):
+        assert label_of(tmp_path / name) is None, name
 
 
 @pytest.mark.parametrize("name", ["moons", "spiral", "checkerboard", "rings"])

@@ -16,6 +16,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "simulated_expression": "attachment_edges draw_field field_precision simulate_expression",
         "simulated_heads": "Head heads simulate_head",
         "tables": "breast_cancer diabetes",
+        "labels": "label_of",
         "toys": "TOYS split_points toy_rows",
     },
 )

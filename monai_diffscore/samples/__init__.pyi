@@ -3,6 +3,7 @@ from monai_diffscore.samples.cache import *
 from monai_diffscore.samples.catalogue import *
 from monai_diffscore.samples.cells import *
 from monai_diffscore.samples.chests import *
+from monai_diffscore.samples.labels import *
 from monai_diffscore.samples.profiles import *
 from monai_diffscore.samples.simulated_expression import *
 from monai_diffscore.samples.simulated_heads import *

@@ -9,7 +9,7 @@ mean and standard deviation, a shift for the sample's group (two biological grou
 one for its batch (three technical batches). The graph grows by preferential attachment (Barabasi and Albert 1999,
 Science 286, 509), so that a few genes regulate many.
 
-The data is **simulated**: it has the shape of a data set, and no biology.
+The data is **simulated**: it has no biological meaning.
 """
 
 from __future__ import annotations
