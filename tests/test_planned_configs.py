@@ -103,9 +103,10 @@ def test_another_value_of_the_plan_is_another_value_of_the_files():
     assert after["train"] == before["train"]
 
 
-def test_a_choice_that_the_bundle_lacks_is_refused_by_its_name():
+@pytest.mark.parametrize("value", [64, 0, 0.0, False, None, [], "auto"])
+def test_a_choice_that_the_bundle_lacks_is_refused_by_its_name(value):
     plan = plan_of("mri_unet3d")
-    plan.choices["patches_per_volum"] = Choice(64, "a typing error")
+    plan.choices["patches_per_volum"] = Choice(value, "a typing error")
     with pytest.raises(DataError, match=r"plan: patches_per_volum\b.*train\.json of mri_unet3d"):
         planned_configs(plan, "mri_unet3d")
 

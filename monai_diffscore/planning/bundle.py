@@ -80,13 +80,14 @@ def planned_configs(plan: Plan, name: str) -> dict[str, Config]:
 def _is_present(place: str, value: Any, template: dict[str, Config], plan: Plan) -> bool:
     """Whether the bundle has the file and the id of a place.
 
-    A plan of several channels has no tasks on cases. MR has no intercept to assume, and a plan assumes none.
+    A plan of several channels has no tasks on cases. MR has no intercept to assume, and a plan assumes none. A choice
+    by its name has a place in every bundle.
     """
     file, _, way = place.partition("/")
     name = way.partition("/")[0]
     if file not in template or not name or name in template[file]:
         return file in template
-    if value and value not in (OPEN, "auto"):
+    if name in plan.choices or (value and value not in (OPEN, "auto")):
         raise DataError(
             plan.data, key=f"plan: {name}", expected=f"a choice that {file}.json of {plan.template} has",
             got=f"{name} = {value!r}", remedy="Correct its name, or leave it out of the plan.",
@@ -219,7 +220,7 @@ def _whole(plan: Plan) -> dict[str, Any]:
 
 
 def _reading(plan: Plan) -> dict[str, Any]:
-    """What the planner's user said of the values of the files."""
+    """The user's flags on how to read values."""
     return {
         f"train/{name}, inference/{name}": literal(value) for name, value in plan.details.get("reading", {}).items()
     }
