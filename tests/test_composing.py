@@ -160,6 +160,21 @@ def is_plain_number(value: object) -> bool:
 
 
 @pytest.mark.parametrize("name", BUNDLES)
+def test_every_place_of_a_part_has_a_component(name):
+    """A misspelt place would add a file, or an entry without ``_target_`` to a list of components."""
+    configs = composing.compose(name)
+    assert configs.keys() <= {
+        "metadata", "train", "inference", "evaluate", "demo", "cases", "denoise", "inpaint", "super_resolve", "anomaly",
+        "likelihood", "reconstruct_ct", "reconstruct_mri", "generate", "impute", "components", "leukaemia", "all_rows",
+        "autoencoder", "batch_transfer", "permuted_graph", "organ_abdomen", "organ_bone", "organ_head", "organ_lung",
+    }  # fmt: skip
+    for config in configs.values():
+        for place, entries in items(config):
+            if isinstance(entries, list) and any(isinstance(entry, dict) and "_target_" in entry for entry in entries):
+                assert all(isinstance(entry, str) or "_target_" in entry for entry in entries), place
+
+
+@pytest.mark.parametrize("name", BUNDLES)
 def test_preprocessing_stands_once(name):
     """Training, inference, tasks and MONAI Label read one declaration of each transform and of each reader."""
     configs = composing.compose(name)
@@ -167,6 +182,8 @@ def test_preprocessing_stands_once(name):
     for steps in ("reading", "intensity", "profile_transforms", "slide_tiles"):
         if steps in train and steps in inference:
             assert train[steps] == inference[steps]
+    if "cases" in configs:
+        assert {"reading", "intensity"} <= train.keys() & inference.keys()
     if "pre_transforms" in inference:
         assert {"@reading", "@intensity"} <= set(references(inference["pre_transforms"]["transforms"]))
     if "cases" in configs:
