@@ -71,7 +71,7 @@ DICOM_OPTIONS = (
 
 
 def _add_reading(parser: argparse.ArgumentParser) -> None:
-    """What the files do not say of their values: flags of the names that the planned bundle takes."""
+    """Flags for facts that the files do not state; the names are ids of the planned bundle."""
     group = parser.add_argument_group("reading")
     group.add_argument(
         "--value_range", "--value-range", dest="value_range", metavar="[LOW,HIGH]",

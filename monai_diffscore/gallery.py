@@ -1,4 +1,4 @@
-"""Pictures of samples, to look at before any number.
+"""Pictures of samples for visual inspection.
 
 One picture shows a batch [B, C, *S]: three orthogonal slices through the middle of each volume, images, signals as
 curves, rows of a table as a scatter plot, rows of more than 16 columns as a heat map. Grey values are those of the

@@ -7,7 +7,8 @@ A *part* is a JSON object that says one thing: a training loop, CT, a U-Net. Its
 ``"train, inference": {...}``          goes into both
 ``"train/noise/mean": -0.8``           ``/`` leads into objects; ``#`` keeps its meaning in MONAI
 ``"handlers[]": {"ema": {...}, ...}``  a list whose entries have names, by which later parts reach them
-``"shape": "..."``                     a place that a later part fills; if none does, it is not written
+``"shape": "..."``                     a place that a later part fills, or the end of what an earlier part wrote;
+                                       what no part fills is not written
 =====================================  ==================================================================
 
 Objects merge; anything else replaces. An object with another ``_target_`` replaces, too.

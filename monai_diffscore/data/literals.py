@@ -16,9 +16,9 @@ _MEANINGFUL = "$@%#"
 def literal(value: Any) -> Any:
     r"""The value of a configuration that MONAI reads as ``value`` and nothing else.
 
-    What MONAI leaves alone stays as it is; all else becomes one expression, ``"$'\\x24 income'"``, in which the four
-    characters that mean something to MONAI are escaped. Exact for text, numbers, None, and lists and dictionaries of
-    them.
+    What MONAI leaves alone stays as it is; every other value becomes an expression, ``"$'\\x24 income'"``, in which the
+    four characters that mean something to MONAI are escaped. Exact for text, numbers, None, and lists and dictionaries
+    of them.
     """
     if _is_plain(value):
         return value

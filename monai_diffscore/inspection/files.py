@@ -93,7 +93,7 @@ def items(config: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def look_up(config: Any, path: str) -> tuple[bool, Any]:
-    """Whether a configuration has an id, and its value. Below an expression every id counts as present."""
+    """Whether a configuration has an id, and its value. An id inside an expression counts as present."""
     value = config
     for part in re.split(r"#|::", path):
         if isinstance(value, str) and value[:1] in ("@", "$", "%"):

@@ -23,7 +23,7 @@ from monai_diffscore.configuration import REFERENCE
 from monai_diffscore.inspection.components import takes
 from monai_diffscore.inspection.files import BundleFiles, Config, Finding, items, look_up, read_ids
 
-#: ids that MONAI's command line and workflows read, and public ids of DESIGN.md
+#: ids that MONAI's command line and workflows read, and public ids of bundles
 ENTRIES = {"imports", "initialize", "finalize", "run", "bundle_root", "dataset_dir", "output_dir", "tracking_uri"}
 #: ids of overlays that ``monai.bundle run ID`` runs
 ENTRIES |= {"choosing"}

@@ -7,7 +7,7 @@ negative      independent negative binomials: mean share of each gene in the typ
 binomial      dispersion by moments, in [.02, 100]
 copula        empirical marginals of each type under one Gaussian copula (as scDesign3 has, Song et al., Nature
               Biotechnology 2024), its correlations shrunk by Ledoit and Wolf
-pca_gmm       a mixture of Gaussians on 30 components plus noise of each gene; it knows no types
+pca_gmm       a mixture of Gaussians on 30 components plus noise of each gene; it ignores types
 held_in       training rows, each once: real against real
 ============  =========================================================================================================
 

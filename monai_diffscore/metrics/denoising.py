@@ -3,7 +3,7 @@ r"""Numbers that compare models.
 **Held-out denoising error.** At each level of a fixed grid the mean squared error in x0 units (:func:`level_errors`),
 and one summary (:class:`DenoisingError`): the mean over the grid of :math:`\lambda(\sigma) \lVert D - x_0\rVert^2 / d`
 with EDM's weight. It is 1 for the best denoiser that treats every voxel alone as Gaussian with ``sigma_data`` and mean
-0, which is where an EDM network of zeros starts, and 0 for perfect knowledge.
+0, where an EDM network of zeros starts, and 0 for a perfect denoiser.
 """
 
 from __future__ import annotations

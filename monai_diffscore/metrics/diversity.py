@@ -20,9 +20,9 @@ _KERNEL = 7
 class PairSimilarity(ImageMetric):
     """Mean MS-SSIM of pairs of the set, over the same mean of the real images: 1 is the diversity of real images.
 
-    Each image is in one pair, so that the pairs, the rows of this metric, are independent and its intervals true. It
-    uses as many of the five scales as fit into the image, with weights that sum to 1, and a kernel of 7 voxels (less in
-    smaller images).
+    Each image is in one pair, so that the pairs, the rows of this metric, are independent and its intervals are valid.
+    It uses as many of the five scales as fit into the image, with weights that sum to 1, and a kernel of 7 voxels (less
+    in smaller images).
 
     Args:
         seed: seed of the random order of the pairs.

@@ -1,8 +1,8 @@
-r"""Markers: do differences between types come out at full size?
+r"""Markers: does the model keep the size of differences between types?
 
 The log fold change of gene g for type k is the difference of means in log space of the rows of the type and all others,
 :math:`\Delta_{kg} = \bar x_{g \mid k} - \bar x_{g \mid \neg k}`. For each type the 50 genes with the largest absolute
-Welch t statistic **in T** are its markers, so that the choice owes nothing to the noise of R. Then
+Welch t statistic **in T** are its markers, so that the choice is independent of R. Then
 
 .. math::  \text{slope} = \frac{\sum \Delta^S \Delta^R}{\sum (\Delta^R)^2}, \qquad
     r = \mathrm{Pearson}(\Delta^S, \Delta^R)

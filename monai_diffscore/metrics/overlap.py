@@ -5,9 +5,10 @@ r"""Whether synthetic and real rows fill the same places of the embedding E.
     k(a, b) = \tfrac13 \sum_{q \in \{1/4, 1, 4\}} e^{-q g \lVert a - b \rVert^2},
 
 unbiased (Gretton et al., JMLR 13, 2012, eq. 3), with 1/g the median squared distance of two training rows. **W1** is
-the mean distance of the optimal one-to-one assignment. **Mixing** counts whose neighbours are whose: with q the share
-of synthetic rows among the 15 nearest others of a row, the mean of :math:`1/(q^2 + (1-q)^2)`, from 1, separated, to 2.
-It stands in for iLISI (Korsunsky et al., Nature Methods 16, 2019), whose neighbours are weighted by a perplexity.
+the mean distance of the optimal one-to-one assignment. **Mixing** measures how synthetic and real rows mix among
+neighbours: with q the share of synthetic rows among the 15 nearest others of a row, the mean of :math:`1/(q^2 +
+(1-q)^2)`, from 1, separated, to 2. It stands in for iLISI (Korsunsky et al., Nature Methods 16, 2019), whose neighbours
+are weighted by a perplexity.
 """
 
 from __future__ import annotations

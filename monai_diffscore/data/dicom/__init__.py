@@ -1,4 +1,4 @@
-"""DICOM series, read strictly and written without a trace of a patient."""
+"""DICOM series, read strictly and written without patient data."""
 
 from monai_diffscore.exports import lazy_exports
 
