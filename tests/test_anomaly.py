@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from monai_diffscore.anomaly import Balls, BallScan, HealthyScores, healthy_residuals, smoothed
+from monai_diffscore.anomaly import BallScan, HealthyScores, healthy_residuals, smoothed
+from monai_diffscore.balls import Balls
 from monai_diffscore.tensors import per_sample
 
 

@@ -18,7 +18,7 @@ PACKAGE = Path(__file__).parent.parent / "monai_diffscore"
 ORDER = {
     0: [
         ["credentials", "errors", "exports", "memory", "tensors"],
-        ["atomic_files", "networks", "operators", "pyramid", "sde"],
+        ["atomic_files", "balls", "networks", "operators", "pyramid", "sde"],
         ["gallery", "scales", "transforms"],
         ["data", "latent"],
         ["samples"],
@@ -47,7 +47,7 @@ RANKS = {
 # these need torch and nothing else of ours or MONAI's to be read, tested and reused
 MATHEMATICS = {"sde", "denoiser", "losses", "sampling", "likelihood", "guidance", "operators", "tiling", "anomaly"}
 MATHEMATICS |= {"networks", "discrete", "optimizers", "pyramid", "scales", "latent", "tensors", "multiscale"}
-MATHEMATICS |= {"detail_tiles", "joint_scales"}
+MATHEMATICS |= {"balls", "detail_tiles", "joint_scales"}
 #: what torch itself imports
 TORCH = {"torch", "torchgen", "functorch", "triton", "numpy", "sympy", "mpmath", "networkx", "typing_extensions"}
 ENGINE_PACKAGES = {"ignite", "mlflow"}
