@@ -25,6 +25,7 @@ from monai_diffscore.inferers import Progress, SamplingInferer, std_over_draws
 from monai_diffscore.operators import Mask, Operator
 from monai_diffscore.sampling import asinh_sigmas, sample_adams, sample_dpmpp_2m_sde
 from monai_diffscore.tasks.cases import CaseTable, WriteNifti, intensity_range, on_source_grid
+from monai_diffscore.tasks.posterior import rms_error, share_within_2_std, std_picture
 from monai_diffscore.tensors import noise_like, random_stream
 from monai_diffscore.tiling import any_size
 
@@ -209,10 +210,10 @@ class SavePosterior:
         self.write(deviation, self.folder, f"{case}_std", "map")
         row: dict[str, Any] = {**identity, "mean_std": float(spread.mean())}
         if self.reference:
-            row["rmse"] = float((mean - truth).square().mean().sqrt())
-            row["rmse_baseline"] = float((baseline - truth).square().mean().sqrt())
-            row["share_within_2_std"] = float(((mean - truth).abs() <= 2 * spread).float().mean())
-        pictures = torch.stack([truth, mean, baseline, spread / spread.max().clamp_min(1e-6) * 2 - 1])
+            row["rmse"] = rms_error(mean, truth)
+            row["rmse_baseline"] = rms_error(baseline, truth)
+            row["share_within_2_std"] = share_within_2_std(mean, spread, truth)
+        pictures = torch.stack([truth, mean, baseline, std_picture(spread)])
         names = ["input", "posterior mean", "baseline", "standard deviation"]
         save_gallery(pictures, self.folder / f"{case}.png", case, names=names)
         self.table.add(row)

@@ -23,6 +23,7 @@ from monai_diffscore.gallery import save_gallery
 from monai_diffscore.inferers import Progress, SamplingInferer, std_over_draws
 from monai_diffscore.sampling import sample_adams
 from monai_diffscore.tasks.cases import CaseTable, WriteNifti, intensity_range, on_source_grid
+from monai_diffscore.tasks.posterior import rms_error, share_within_2_std, std_picture
 from monai_diffscore.tiling import any_size
 
 
@@ -128,11 +129,11 @@ class SaveTranslation:
         pictures = {"mean": mean, "one sample": samples[0]}
         if has_target:
             truth = convert_to_tensor(image, track_meta=False).float().cpu()
-            row["rmse"] = float((mean - truth).square().mean().sqrt())
-            row["rmse_sample"] = float((samples[0] - truth).square().mean().sqrt())
-            row["share_within_2_std"] = float(((mean - truth).abs() <= 2 * spread).float().mean())
+            row["rmse"] = rms_error(mean, truth)
+            row["rmse_sample"] = rms_error(samples[0], truth)
+            row["share_within_2_std"] = share_within_2_std(mean, spread, truth)
             pictures = {self.target: truth, **pictures}
-        pictures["standard deviation"] = spread / spread.max().clamp_min(1e-6) * 2 - 1
+        pictures["standard deviation"] = std_picture(spread)
         shown = torch.stack(list(pictures.values()))
         save_gallery(shown, self.folder / f"{case}.png", case, names=list(pictures))
         self.table.add(row)
