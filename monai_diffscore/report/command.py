@@ -6,7 +6,9 @@ The functions import what they run: ``--help`` answers without torch.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 
 def add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> argparse.ArgumentParser:
@@ -72,12 +74,7 @@ def _report(options: argparse.Namespace) -> int:
     title = options.title or (run.name if run else "") or options.run.resolve().name
     panel = report.report_images(title, material, options.draws, options.seed, lambda name: print(f"computing: {name}"))
     files = report.write_report(panel, options.out or options.run / "report")
-    if run is not None:
-        report.log_report(report.image_metrics(panel), files, run)
-    if options.card:
-        files += report.write_card(panel, options.card)
-    print("\n".join([report.headline(panel), *(f"wrote {file}" for file in files)]))
-    return 0
+    return _deliver(panel, files, report.headline(panel), report.image_metrics, run, options.card)
 
 
 def _report_profiles(options: argparse.Namespace) -> int:
@@ -109,9 +106,23 @@ def _report_profiles(options: argparse.Namespace) -> int:
         title, material, options.draws, splits, options.seed, lambda name: print(f"computing: {name}")
     )
     files = report.write_profile_report(panel, options.out or (source if source.is_dir() else source.parent) / "report")
+    return _deliver(panel, files, report.profile_headline(panel), report.profile_metrics, run, options.card)
+
+
+def _deliver(
+    panel: Any,
+    files: list[Path],
+    headline: str,
+    metrics: Callable[[Any], dict[str, float]],
+    run: Any,
+    card: Path | None,
+) -> int:
+    """Logs a written panel to the record of its training and adds it to a card, where there are any; says its files."""
+    from monai_diffscore import report
+
     if run is not None:
-        report.log_report(report.profile_metrics(panel), files, run)
-    if options.card:
-        files += report.write_card(panel, options.card)
-    print("\n".join([report.profile_headline(panel), *(f"wrote {file}" for file in files)]))
+        report.log_report(metrics(panel), files, run)
+    if card:
+        files += report.write_card(panel, card)
+    print("\n".join([headline, *(f"wrote {file}" for file in files)]))
     return 0
