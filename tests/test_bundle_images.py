@@ -74,7 +74,7 @@ def test_a_folder_of_colour_pictures_trains_and_samples(tmp_path):
     options = {"image_size": [12, 16], "image_channels": 3, "num_classes": 2}
     with pytest.raises(RuntimeError) as caught:
         workflow("natural_dit2d", ["train"], ["smoke"], **where, **options)
-    assert "--fit true" in str(find_cause(caught.value))
+    assert "--fit True" in str(find_cause(caught.value))
     assert not (tmp_path / "out").exists()
     workflow("natural_dit2d", ["train"], ["smoke"], **where, **options, fit=True).run()
     assert json.loads((tmp_path / "data_statistics.json").read_text())["classes"] == ["cat", "dog"]

@@ -85,3 +85,11 @@ READING = (
 def test_flags_of_reading_have_one_name_in_plan_and_in_bundles(name, taken):
     assert name in taken["plan"]
     assert name in taken["bundle"]
+
+
+def test_no_page_or_message_gives_a_flag_a_value_of_json():
+    """`--fit true` is a text, and refused: a flag takes True, False and "$None". TROUBLESHOOTING quotes one."""
+    written = re.compile(r"--[A-Za-z_#]+ (?:true|false|null|none)\b")
+    quoted = {"--amp false"}
+    files = [*ROOT.glob("docs/*.md"), *ROOT.glob("bundles/*/docs/*.md"), *PACKAGE.rglob("*.py"), ROOT / "README.md"]
+    assert {text for file in files for text in written.findall(file.read_text())} <= quoted

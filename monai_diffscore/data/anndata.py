@@ -166,7 +166,7 @@ class Expression:
         if not (np.isfinite(totals) & (totals > 0)).all():
             raise DataError(
                 self.source, key="total", expected=f"totals > 0 in obs[{name!r}]", got=f"from {totals.min():.4g}",
-                remedy="Remove empty cells, or set total to null, which sums the genes of the file.",
+                remedy="Remove empty cells, or give --total_key '$None', which sums the genes of the file.",
             )  # fmt: skip
         return totals
 

@@ -111,7 +111,7 @@ def _files(root: Path, spatial_dims: int, key: str, left_out: Sequence[str]) -> 
     expected = f"{spatial_dims}-D arrays ({', '.join(suffixes)})"
     if not root.exists():
         raise DataError(
-            root, key=key, expected=expected, got="no such file or folder", remedy="Give an existing --dataset_dir."
+            root, key=key, expected=expected, got="no such file or folder", remedy="Give a path that exists."
         )
     listing = walk_without(root, left_out, key).files
     files = [
@@ -128,9 +128,9 @@ def _files(root: Path, spatial_dims: int, key: str, left_out: Sequence[str]) -> 
             key=key,
             expected=expected + (", of one kind" if files else ""),
             got=f"{len(listing)} files, of the types {types[:8]}" if listing else "an empty folder",
-            remedy="Give arrays and pictures folders of their own, one of which is --dataset_dir."
+            remedy="Give arrays and pictures folders of their own, and the path of one of them."
             if files
-            else "Point --dataset_dir at such files; numpy.save writes .npy.",
+            else "Give the path of such files; numpy.save writes .npy.",
         )
     return files
 
@@ -268,7 +268,7 @@ class LoadArrayd(MapTransform):
                 key=key,
                 expected=f"the size {self.size} of all cases",
                 got=f"{values.shape[1:]}",
-                remedy="Resize all cases first, set --image_size, or give --fit true, which scales and crops.",
+                remedy="Resize all cases first, set --image_size, or give --fit True, which scales and crops.",
             )
         bad = int((~np.isfinite(values)).sum())
         if bad:

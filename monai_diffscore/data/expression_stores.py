@@ -174,7 +174,7 @@ class StoredMatrix:
                 path,
                 expected="a .h5ad file, a .zarr folder, 10x's .h5 or matrix.mtx, or a text file (.csv, .tsv)",
                 got=f"the ending {path.suffix!r}" if path.exists() else "no such file",
-                remedy="Give an existing --dataset_dir of one of these kinds.",
+                remedy="Give the path of data of one of these kinds.",
             )
         if "encoding-type" not in self._root()["obs"].attrs:
             raise DataError(
@@ -230,7 +230,7 @@ class StoredMatrix:
         name = _name_of(layer)
         if name not in root:
             raise DataError(
-                self.path, expected=f"a matrix {name}", got=f"{sorted(root)}", remedy="Name another layer, or null."
+                self.path, expected=f"a matrix {name}", got=f"{sorted(root)}", remedy="Name another layer, or none."
             )
         group = root[name]
         kind = group.attrs.get("encoding-type")

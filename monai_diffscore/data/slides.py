@@ -303,7 +303,7 @@ def list_slides(path: str | Path, key: str = "image", left_out: Sequence[str] = 
             key=key,
             expected=f"slides or pictures ({', '.join(suffixes)})",
             got=f"{len(files)} files, of the types {kinds[:8]}" if files else "an empty folder, or none",
-            remedy="Give a folder of them, or one file, as --dataset_dir.",
+            remedy="Give the path of a folder of them, or of one file.",
         )
     return slides
 

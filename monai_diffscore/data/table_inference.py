@@ -80,7 +80,7 @@ def find_schema(
     if categorical:
         raise DataError(
             path, key="categorical", expected="the kinds of the schema", got=f"{list(categorical)}",
-            remedy='Change "kind" of these columns in the schema, or give --schema null to infer it anew.',
+            remedy='Change "kind" of these columns in the schema, or leave --schema out to infer it anew.',
         )  # fmt: skip
     try:
         return schema.with_choices(label, subject, names_in(exclude))

@@ -86,7 +86,7 @@ def _no_image(cases: Cases, key: str) -> DataError:
     if labels:
         return DataError(
             cases.root, key=key, expected="images", got=f"{len(labels)} label maps alone (first: {labels[0]})",
-            remedy="Point --dataset_dir at the images; a table (--cases) names the roles of files.",
+            remedy="Give the path of the images, or a table of cases in its place, which names the roles of files.",
         )  # fmt: skip
     files = [Path(one.path) for one in cases.left_out if not names_series(one.path)]
     kinds = sorted({"".join(file.suffixes[-2:]) or file.name for file in files})
@@ -110,7 +110,7 @@ def _remedy(cases: Cases) -> str:
             "Volumes are series of CT, MR and PET with positions. Convert single images (radiographs, ultrasound) to "
             "pictures of 8 or 16 bits, which `plan` reads with --value_range, and other series with dcm2niix."
         )
-    return "Point --dataset_dir at a folder of NIfTI files or DICOM series (dcm2niix converts other DICOM)."
+    return "Give the path of NIfTI files or DICOM series (dcm2niix converts other DICOM)."
 
 
 def split_by_subject(

@@ -46,7 +46,7 @@ def read_expression_set(path: str | Path, name: str) -> tuple[np.ndarray, pd.Dat
             raise DataError(
                 path, key="expression", expected=f"an ExpressionSet named {name!r}",
                 got=f"{type(error).__name__} {error}",
-                remedy="Write the matrix from R: write.csv(exprs(x), file), with --transposed true.",
+                remedy="Write the matrix from R: write.csv(exprs(x), file), with --transposed True.",
             ) from error  # fmt: skip
     features, samples = ([str(value) for value in matrix.coords[axis].values] for axis in matrix.dims)
     obs.index = pd.Index([str(value) for value in obs.index])

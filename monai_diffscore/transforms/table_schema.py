@@ -385,7 +385,7 @@ class TableSchema:
                 key="schema",
                 expected="a schema as training writes it",
                 got=f"{type(error).__name__}: {error}",
-                remedy="Correct the edit, or give schema null to infer the schema again.",
+                remedy="Correct the edit, or leave --schema out, which infers it again.",
             ) from error
 
 

@@ -180,7 +180,8 @@ class Cases:
             got=f"the roles {counts_text(self.roles) or 'none'}{masks} (layout {self.layout})",
             remedy="Choose with --image ROLE (or ROLE,ROLE for channels of one model; plan --condition contrast makes "
             "images of all roles and tells them apart); "
-            "`python -m monai_diffscore cases FOLDER` prints what is read, --layout and a table (--cases) change it.",
+            "`python -m monai_diffscore cases FOLDER` prints what is read; its --write TABLE writes a table to edit, "
+            "which takes the place of the folder.",
         )
 
 

@@ -47,9 +47,7 @@ def list_cases(
         return _of_table(locate(cases), left_out)
     root, uid = split_series(locate(path))
     if not root.exists():
-        raise DataError(
-            root, expected=_EXPECTED, got="no such file or folder", remedy="Give an existing --dataset_dir."
-        )
+        raise DataError(root, expected=_EXPECTED, got="no such file or folder", remedy="Give a path that exists.")
     if root.suffix.lower() in TABLES and root.is_file():
         return _of_table(root, left_out)
     if root.suffix.lower() == ".json" and root.is_file():
