@@ -106,7 +106,9 @@ def _literal(text: str | None) -> Any:
 
 
 def _plan(options: argparse.Namespace) -> int:
-    print(f"planning for {options.cases or options.data or options.from_plan}", flush=True)
+    source = options.cases or options.data or options.from_plan
+    if source is not None:
+        print(f"planning for {source}", flush=True)
     import torch
 
     from monai_diffscore import planning

@@ -122,7 +122,7 @@ def test_an_edited_plan_names_its_columns(tmp_path):
     write_bundle(edited, tmp_path / "bundle")
     schema = TableSchema.load(tmp_path / "bundle/docs/schema.json")
     assert (schema.label, schema.subject, [column.name for column in schema.columns]) == ("b", "c", ["a", "b"])
-    with pytest.raises(DataError, match=r"key 'plan'.*label"):
+    with pytest.raises(DataError, match=r"details.schema.*label"):
         write_bundle(plan.with_choices(label=("none such", "")), tmp_path / "other")
     assert not (tmp_path / "other").exists()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import datetime
+import gzip
 import io
 import re
 import shlex
@@ -104,6 +105,17 @@ def test_encodings_are_read(encoding, ends, tmp_path):
     frame = patients().assign(site=["Köln", "Málaga", "Århus"] * (ROWS // 3))
     text = frame.to_csv(index=False, quoting=csv.QUOTE_ALL, lineterminator=ends)
     assert read(text.encode(encoding), tmp_path)["site"].tolist() == frame["site"].tolist()
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.tsv", "t.csv.gz"])
+def test_an_assumed_encoding_is_told_once_however_often_a_command_reads_the_file(name, tmp_path, caplog):
+    text = patients().assign(site="Köln").to_csv(index=False, sep="\t" if "tsv" in name else ",").encode("latin-1")
+    content = gzip.compress(text) if name.endswith("gz") else text
+    for _ in range(3):
+        assert set(read(content, tmp_path, name)["site"]) == {"Köln"}
+    assert [record.message for record in caplog.records] == [
+        f"{tmp_path / name} is not in UTF-8: read as Windows-1252 (Latin)"
+    ]
 
 
 @pytest.mark.parametrize("content", ["", "\n\n", "   \n"])

@@ -74,6 +74,21 @@ def test_a_command_takes_the_flags_of_its_own_remedies(folder, taken):
     assert [row for row in rows if row[2].split("#")[0] not in own and row[2] not in own] == []
 
 
+def test_no_reader_takes_the_path_of_its_data_for_a_flag():
+    """`plan`, `cases` and `report` take the data as an argument, a bundle as --dataset_dir: a reader knows neither."""
+    readers = [row for row in remedies() if row[0].startswith(("data/", "planning/", "segmentation/", "transforms/"))]
+    assert readers
+    assert [row for row in readers if row[2] in ("dataset_dir", "cases")] == []
+
+
+def test_the_list_of_cases_names_flags_of_its_command_or_says_whose_they_are(taken):
+    rows = [row for row in remedies() if row[0].startswith("data/cases/") and row[2] not in taken["cases"]]
+    lines = {name: (PACKAGE / name).read_text().splitlines() for name, _, _ in rows}
+    for module, line, flag in rows:
+        text = "".join(lines[module][int(line) - 1 : int(line) + 4])
+        assert re.search(rf"plan\b[^.]*--{flag}\b|--{flag} \(`plan` calls", text), (module, line, flag)
+
+
 #: what the files do not say, and which of them are images of whom
 READING = (
     "value_range", "image_channels", "assume_intercept", "allow_no_air", "assume_mpp_um",

@@ -30,6 +30,7 @@ from PIL import Image
 
 from monai_diffscore.atomic_files import whole_file
 from monai_diffscore.data.cases.names import paired_masks, subject_of
+from monai_diffscore.data.files import kinds_in_words
 from monai_diffscore.data.pictures import SUFFIXES as PICTURES
 from monai_diffscore.data.pictures import read_picture
 from monai_diffscore.data.tree import walk_without
@@ -122,12 +123,11 @@ def _files(root: Path, spatial_dims: int, key: str, left_out: Sequence[str]) -> 
     files = without_masks(files, root)
     kinds = {file.suffix == ".npy" for file in files}
     if len(kinds) != 1:
-        types = sorted({file.suffix or file.name for file in listing})
         raise DataError(
             root,
             key=key,
             expected=expected + (", of one kind" if files else ""),
-            got=f"{len(listing)} files, of the types {types[:8]}" if listing else "an empty folder",
+            got=kinds_in_words(listing),
             remedy="Give arrays and pictures folders of their own, and the path of one of them."
             if files
             else "Give the path of such files; numpy.save writes .npy.",

@@ -8,6 +8,7 @@ with too many or too few cells is an error that names its line, because its cell
 from __future__ import annotations
 
 import csv
+import functools
 import gzip
 import io
 import logging
@@ -66,7 +67,7 @@ def read_delimited(path: str | Path, delimiter: str | None = None, named_rows: b
     header, body = lines[0][1], lines[1:]
     if len(header) < 2 and not (body and len(body[0][1]) == 2):
         raise DataError(
-            file, key="table", expected=f"a first row with the names of two or more columns, and {mark!r} between them",
+            file, expected=f"a first row with the names of two or more columns, and {mark!r} between them",
             got=f"{header[:5]}", remedy="Name all columns, and state the delimiter of the file (--delimiter).",
         )  # fmt: skip
     if body and all(len(cells) == len(header) + 1 and cells[-1] == "" for _, cells in body):
@@ -91,7 +92,7 @@ def first_rows(path: str | Path, delimiter: str | None = None, most: int = 1000)
     ending = ending_of(file)
     text = _text(file)
     if not text.strip():
-        raise DataError(file, key="table", expected="a table", got="an empty file", remedy="Write or copy it again.")
+        raise DataError(file, expected="a table", got="an empty file", remedy="Write or copy it again.")
     mark = delimiter or _find_delimiter(text, DELIMITERS[ending])
     return text, [cells for _, cells in _lines(text, mark, most)], mark
 
@@ -105,7 +106,7 @@ def ending_of(file: Path) -> str:
     suffix = (Path(file.stem).suffix if file.suffix == ".gz" else file.suffix).lower()
     if suffix not in DELIMITERS or not file.is_file():
         raise DataError(
-            file, key="table", expected=f"a table in a text file ({', '.join(DELIMITERS)}, also .gz) or .parquet",
+            file, expected=f"a table in a text file ({', '.join(DELIMITERS)}, also .gz) or .parquet",
             got="no such file" if not file.is_file() else f"the ending {file.suffix!r}",
             remedy="Write a table with pandas: frame.to_csv(path).",
         )  # fmt: skip
@@ -120,8 +121,14 @@ def _text(file: Path) -> str:
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError:
-        logger.warning(f"{file.name} is not in UTF-8: read as Windows-1252 (Latin)")
+        _warn_of_latin(file)
         return content.decode("cp1252", errors="replace")
+
+
+@functools.cache
+def _warn_of_latin(file: Path) -> None:
+    """Says once a file, which a command may read several times, that its characters are assumed."""
+    logger.warning(f"{file} is not in UTF-8: read as Windows-1252 (Latin)")
 
 
 def _lines(text: str, mark: str, most: int | None = None) -> list[tuple[int, list[str]]]:
@@ -173,7 +180,7 @@ def _refuse_other_lengths(file: Path, header: list[str], body: list[tuple[int, l
         number, cells = wrong[0]
         many = len(cells) > width
         raise DataError(
-            file, key="table", expected=f"rows of {width} cells, as the first row has",
+            file, expected=f"rows of {width} cells, as the first row has",
             got=f"{len(cells)} cells in line {number}" + (f" and {len(wrong) - 1} more lines" if wrong[1:] else "")
             + f": {', '.join(cells[:8])[:80]}",
             remedy="Quote text that contains the delimiter (\"ward 3, east\")." if many else

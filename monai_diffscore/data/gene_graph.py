@@ -183,7 +183,6 @@ def read_gene_graph(
     if not edges.size:
         raise DataError(
             ", ".join(map(str, files)),
-            key="graph",
             expected=f"links between the genes of the data, such as {', '.join(list(genes)[:3])}",
             got=str(matching),
             remedy="Give a table of aliases (name in the links, gene), or use gene symbols in both.",

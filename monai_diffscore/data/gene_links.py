@@ -54,9 +54,7 @@ def read_links(
     file = Path(path)
     name = file.name.lower().removesuffix(".gz")
     if not file.is_file():
-        raise DataError(
-            file, key="graph", expected="a file of links or gene sets", got="no such file", remedy="Correct the path."
-        )
+        raise DataError(file, expected="a file of links or gene sets", got="no such file", remedy="Correct the path.")
     if name.endswith(".gmt"):
         return _read_gmt(file)
     if name.endswith(".sif"):
@@ -205,4 +203,4 @@ def _opened(file: Path) -> Any:
 
 
 def _problem(file: Path, expected: str, got: str, remedy: str) -> DataError:
-    return DataError(file, key="graph", expected=expected, got=got, remedy=remedy)
+    return DataError(file, expected=expected, got=got, remedy=remedy)

@@ -64,7 +64,7 @@ def read_participants(path: str | Path) -> dict[str, dict[str, str]]:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
-            path, key="participants", expected="a readable table, .tsv or .csv in UTF-8",
+            path, expected="a readable table, .tsv or .csv in UTF-8",
             got=f"{type(error).__name__}: {error}", remedy="Write it again with a header line and a row a subject.",
         ) from error  # fmt: skip
     delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
@@ -74,7 +74,7 @@ def read_participants(path: str | Path) -> dict[str, dict[str, str]]:
     name = next((column for column in SUBJECT_COLUMNS if column in columns), None)
     if name is None:
         raise DataError(
-            path, key="participants", expected=f"a column that names the subject ({', '.join(SUBJECT_COLUMNS)})",
+            path, expected=f"a column that names the subject ({', '.join(SUBJECT_COLUMNS)})",
             got=f"the columns {columns}", remedy="Call it participant_id, as BIDS does.",
         )  # fmt: skip
     table: dict[str, dict[str, str]] = {}
@@ -82,7 +82,7 @@ def read_participants(path: str | Path) -> dict[str, dict[str, str]]:
         subject = plain_name(row[name])
         if subject in table:
             raise DataError(
-                path, key="participants", expected="one row a subject", got=f"two of {row[name]}",
+                path, expected="one row a subject", got=f"two of {row[name]}",
                 remedy="Keep one of them, or name the files sub-<label> by session.",
             )  # fmt: skip
         table[subject] = row
@@ -179,7 +179,7 @@ def attach_participants(
     rows = [table.get(plain_name(str(case["subject"]))) for case in cases]
     if table and not any(row is not None for row in rows):
         raise DataError(
-            path, key="participants", expected=f"rows of the subjects {sorted({str(c['subject']) for c in cases})[:4]}",
+            path, expected=f"rows of the subjects {sorted({str(c['subject']) for c in cases})[:4]}",
             got=f"rows of {sorted(table)[:4]}", remedy="Give the subjects of files and table the same names.",
         )  # fmt: skip
     stated = columns.union(*cases)

@@ -58,7 +58,7 @@ def split_indices(
 def _read_rows(path: Path, columns: int) -> Tensor:
     expected = f"a .npy file of at least two rows [N, {columns}]"
     if not path.is_file() or path.suffix != ".npy":
-        raise DataError(path, expected=expected, got="no such file", remedy="Give such a file as --dataset_dir.")
+        raise DataError(path, expected=expected, got="no such file", remedy="Name such a file.")
     try:
         rows = torch.from_numpy(np.load(path)).float()
     except (ValueError, TypeError, OSError) as error:

@@ -27,6 +27,7 @@ import numpy as np
 from PIL import Image
 
 from monai_diffscore.data.cases.names import paired_masks
+from monai_diffscore.data.files import kinds_in_words
 from monai_diffscore.data.pictures import read_rgb, tiff_mpp, unreadable
 from monai_diffscore.data.tree import walk_without
 from monai_diffscore.errors import DataError
@@ -297,12 +298,11 @@ def list_slides(path: str | Path, key: str = "image", left_out: Sequence[str] = 
         warnings.warn(f"{root}: left out {len(masks)} x mask of another file (first: {min(masks)}).", stacklevel=2)
         slides = [slide for slide in slides if slide[key] not in masks]
     if not slides:
-        kinds = sorted({file.suffix or file.name for file in files})
         raise DataError(
             root,
             key=key,
             expected=f"slides or pictures ({', '.join(suffixes)})",
-            got=f"{len(files)} files, of the types {kinds[:8]}" if files else "an empty folder, or none",
+            got=kinds_in_words(files) if root.exists() else "no such file or folder",
             remedy="Give the path of a folder of them, or of one file.",
         )
     return slides

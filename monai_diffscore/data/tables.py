@@ -56,7 +56,7 @@ def read_table(
     file = only_table(Path(path))
     if file.suffix == ".parquet":
         if not file.is_file():
-            raise DataError(file, key="table", expected="a table", got="no such file", remedy="Give an existing file.")
+            raise DataError(file, expected="a table", got="no such file", remedy="Give an existing file.")
         frame = pd.read_parquet(file)
         refuse_repeated(list(frame.columns), file, "column")
     else:
@@ -64,13 +64,13 @@ def read_table(
         refuse_repeated(cells.names, file, "column")
         if "" in cells.names:
             raise DataError(
-                file, key="table", expected="names of all columns", got=f"an empty one at place "
+                file, expected="names of all columns", got=f"an empty one at place "
                 f"{cells.names.index('') + 1} of {len(cells.names)}", remedy="Name the column, or remove it.",
             )  # fmt: skip
         frame = _typed(pd.DataFrame(cells.rows, columns=cells.names, dtype=object), cells.delimiter, names_in(missing))
     if len(frame) < fewest:
         raise DataError(
-            file, key="table", expected=f"rows, at least {fewest}", got=f"{len(frame)}",
+            file, expected=f"rows, at least {fewest}", got=f"{len(frame)}",
             remedy="Give a table with rows.",
         )  # fmt: skip
     return frame
@@ -88,7 +88,7 @@ def only_table(path: Path) -> Path:
     files = [file for file in sorted(path.iterdir()) if file.name.lower().endswith(endings)]
     if len(files) != 1:
         raise DataError(
-            path, key="table", expected="one table in the folder", got=", ".join(f.name for f in files[:8]) or "none",
+            path, expected="one table in the folder", got=", ".join(f.name for f in files[:8]) or "none",
             remedy="Give the path of the file.",
         )  # fmt: skip
     return files[0]
@@ -341,6 +341,4 @@ def write_table(
         with whole_file(file) as written:
             rows.to_csv(written, sep=DELIMITERS[file.suffix], index=False, na_rep="NA")
     else:
-        raise DataError(
-            file, key="table", expected="the ending .csv, .tsv or .parquet", got=file.suffix, remedy="Choose one."
-        )
+        raise DataError(file, expected="the ending .csv, .tsv or .parquet", got=file.suffix, remedy="Choose one.")

@@ -20,6 +20,7 @@ from monai_diffscore.data.cases.case import Cases
 from monai_diffscore.data.cases.listing import list_cases
 from monai_diffscore.data.cases.names import ending
 from monai_diffscore.data.dicom import ReadingRules, holds_dicom, read_dicom_series
+from monai_diffscore.data.files import kinds_in_words
 from monai_diffscore.data.nifti_header import NIFTI, check_nifti_header
 from monai_diffscore.data.paths import locate, names_series, split_channel
 from monai_diffscore.errors import DataError
@@ -89,7 +90,6 @@ def _no_image(cases: Cases, key: str) -> DataError:
             remedy="Give the path of the images, or a table of cases in its place, which names the roles of files.",
         )  # fmt: skip
     files = [Path(one.path) for one in cases.left_out if not names_series(one.path)]
-    kinds = sorted({"".join(file.suffixes[-2:]) or file.name for file in files})
     counts = {reason: count for reason, count in cases.reasons.items() if reason not in _QUIET}
     reasons = f" ({', '.join(f'{count} x {reason}' for reason, count in counts.items())})" if counts else ""
     got = f"none{reasons}" if cases.left_out else "an empty folder"
@@ -97,7 +97,7 @@ def _no_image(cases: Cases, key: str) -> DataError:
         cases.root,
         key=key,
         expected="NIfTI files or other volumes, or DICOM series",
-        got=f"{len(files)} files, of the types {kinds[:8]}{reasons}" if files else got,
+        got=f"{kinds_in_words(files)}{reasons}" if files else got,
         remedy=_remedy(cases),
     )
 

@@ -141,7 +141,7 @@ def _files(folder: str | Path) -> dict[int, Path]:
     files = {_steps(file): file for file in sorted(Path(folder).glob("snapshot_*.pt"))}
     if not files:
         raise DataError(
-            folder, key="snapshots", expected="files snapshot_<steps>.pt", got="none",
+            folder, expected="files snapshot_<steps>.pt", got="none",
             remedy="Train with the overlay configs/ema_snapshots.json.",
         )  # fmt: skip
     return files

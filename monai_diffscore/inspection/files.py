@@ -50,7 +50,7 @@ class BundleFiles:
         paths = sorted((folder / "configs").glob("*.json"))
         if not paths:
             raise DataError(
-                folder, key="bundle", expected="a bundle, with configs/*.json", got="no such file",
+                folder, expected="a bundle, with configs/*.json", got="no such file",
                 remedy="Give the folder of a bundle, such as bundles/mri_unet3d.",
             )  # fmt: skip
         configs: dict[str, Config] = {}

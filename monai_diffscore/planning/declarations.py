@@ -45,7 +45,7 @@ def _schema(plan: Plan, choices: dict[str, Any]) -> dict[str, Any]:
         return schema.with_choices(choices["label"], choices["subject"], choices["exclude"] or ()).as_dict()
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(
-            plan.data, key="plan", expected="details.schema with the columns, and label, subject and exclude of it",
+            plan.data, expected="details.schema with the columns, and label, subject and exclude of it",
             got=f"{type(error).__name__}: {error}", remedy="Correct the plan, or plan again without --from-plan.",
         ) from error  # fmt: skip
 

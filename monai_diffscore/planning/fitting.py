@@ -67,7 +67,6 @@ def fit_plan(
         return scheduled(plan, final, memory, seconds)
     raise DataError(
         plan.data,
-        key="memory",
         expected=f"a training in {plan.budget.memory_gb:g} GB",
         got=f"{first.memory_gb:.2f} GB for the smallest trial",
         remedy="Raise --memory-gb: the libraries alone take about 1 GB.",
@@ -131,7 +130,7 @@ def smaller(plan: Plan) -> Plan:
         narrow = {**network, "channels": [width // 2 for width in network["channels"]], "num_head_channels": 16}
         return plan.with_choices(network=(narrow, "half as wide: memory runs out with more"))
     raise DataError(
-        plan.data, key="memory", expected=f"a training in {plan.budget.memory_gb:g} GB",
+        plan.data, expected=f"a training in {plan.budget.memory_gb:g} GB",
         got="more for the smallest plan",
         remedy="Raise --memory-gb: the libraries alone take about 1 GB.",
     )  # fmt: skip

@@ -11,6 +11,7 @@ import numpy as np
 from monai_diffscore.data.cases.names import VOLUMES
 from monai_diffscore.data.dicom import holds_dicom
 from monai_diffscore.data.expression_stores import matrices_of_10x
+from monai_diffscore.data.files import kinds_in_words
 from monai_diffscore.data.gene_names import are_genes
 from monai_diffscore.data.matrices import genes_are_in
 from monai_diffscore.data.pictures import SUFFIXES as PICTURES
@@ -53,11 +54,10 @@ def find_kind(path: str | Path, graph: str | Path | None = None) -> str:
         images = {"volumes": images["volumes"]}
     if len(images) == 1:
         return next(iter(images))
-    endings = sorted({"".join(file.suffixes[-2:]) or file.name for file in files})
     raise DataError(
         root,
         expected="one kind of data: NIfTI, DICOM, slides, pictures, .npy arrays, .h5ad, or a table",
-        got=f"several: {images}" if images else f"{len(files)} files, of the types {endings[:8]}{_left_out(tree)}",
+        got=f"several: {images}" if images else f"{kinds_in_words(files)}{_left_out(tree)}",
         remedy=_remedy(images, tree),
     )
 

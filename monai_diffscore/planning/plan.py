@@ -148,7 +148,6 @@ class Plan:
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise DataError(
                 path,
-                key="plan",
                 expected="a plan that this command wrote, with value and reason in each choice",
                 got=f"{type(error).__name__}: {error}",
                 remedy="Correct it, or plan again without --from-plan.",

@@ -96,7 +96,6 @@ def trial_of(bundle: str | Path, code: int, result: dict[str, Any]) -> Trial:
     killed = code == -signal.SIGKILL
     raise DataError(
         bundle,
-        key="trial",
         expected="a bundle that trains for a few iterations",
         got=f"exit code {code}{' (the system killed it, most likely for its memory)' * killed}: {result['error']}",
         remedy=_SMALLER if killed or result["out_of_memory"] else _WITHOUT_TRIAL,

@@ -57,14 +57,10 @@ def write_card(report: ImageReport | ProfileReport, folder: str | Path) -> list[
     """
     readme, picture = Path(folder) / "README.md", Path(folder) / "panel.png"
     if not readme.is_file():
-        raise DataError(
-            readme, key="card", expected="a model card", got="no such file", remedy="Name the docs folder of a bundle."
-        )
+        raise DataError(readme, expected="a model card", got="no such file", remedy="Name the docs folder of a bundle.")
     text = readme.read_text()
     if (BEGIN in text) != (END in text):
-        raise DataError(
-            readme, key="card", expected=f"both '{BEGIN}' and '{END}', or neither", got="one", remedy="Add the other."
-        )
+        raise DataError(readme, expected=f"both '{BEGIN}' and '{END}', or neither", got="one", remedy="Add the other.")
     body = card_text(report) if isinstance(report, ImageReport) else profile_card(report, picture.name)
     panel = f"{BEGIN}\n{body}\n{END}"
     if BEGIN in text:

@@ -57,9 +57,7 @@ def _report(options: argparse.Namespace) -> int:
     if options.synthetic or (options.run and report.find_profiles(options.run)):
         return _report_profiles(options)
     if options.run is None:
-        raise DataError(
-            "report", key="run", expected="RUN, or --synthetic FILE", got="neither", remedy="Name the generated data."
-        )
+        raise DataError("report", expected="RUN, or --synthetic FILE", got="neither", remedy="Name the generated data.")
     run = report.find_run(options.run)
     limits = tuple(options.range) if options.range else None
     real = options.real[0] if options.real else None
@@ -95,7 +93,7 @@ def _report_profiles(options: argparse.Namespace) -> int:
         material = report.gather_profiles(synthetic, train, test, fields, count, options.seed)
     else:
         raise DataError(
-            "report", key="real", expected="--real TRAIN TEST, files of training rows and of held-out rows",
+            "report", expected="--real TRAIN TEST, files of training rows and of held-out rows",
             got=f"{len(options.real)} of them" if options.real else "none, and no record of a training",
             remedy="Name both.",
         )  # fmt: skip

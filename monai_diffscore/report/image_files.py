@@ -35,7 +35,6 @@ def find_samples(path: str | Path) -> list[Path]:
     if not files:
         raise DataError(
             folder,
-            key="samples",
             expected=f"generated images ({', '.join(_SUFFIXES)})",
             got="none" if folder.is_dir() else "no such folder",
             remedy="Run the bundle's sampling with --output_dir there, or name the folder of its samples.",
@@ -94,7 +93,6 @@ def _check_alike(file: Path, images: Sequence[Tensor]) -> None:
     if len(shapes) > 1:
         raise DataError(
             file,
-            key="samples",
             expected="images of one size",
             got=f"{shapes[:4]}",
             remedy="Report on each size separately.",

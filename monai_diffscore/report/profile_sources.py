@@ -147,7 +147,7 @@ def gather_run_profiles(
     of_rows = "cases" if "cases" in parser else "rows"
     if of_rows not in parser:
         raise DataError(
-            record.name, key="cases", expected="a training of cells, profiles or tables, with the id 'cases'",
+            record.name, expected="a training of cells, profiles or tables, with the id 'cases'",
             got="none in its configuration", remedy="Name the real rows with --real TRAIN TEST.",
         )  # fmt: skip
     left_out: list[str] = []

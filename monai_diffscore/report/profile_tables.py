@@ -106,7 +106,7 @@ def read_frame(path: Path) -> pd.DataFrame:
         frame = pd.read_csv(path, sep="\t" if path.suffix == ".tsv" else ",")
     except Exception as error:
         raise DataError(
-            path, key="table", expected=f"a readable table ({', '.join(TABLES)})",
+            path, expected=f"a readable table ({', '.join(TABLES)})",
             got=f"{type(error).__name__}: {str(error).splitlines()[0]}", remedy="Replace it.",
         ) from error  # fmt: skip
     if frame.columns[0].startswith("Unnamed"):

@@ -163,7 +163,6 @@ def _volumes(
         return Volumes([], [], "none given")
     raise DataError(
         "the run's records" if record else "the folder",
-        key="real",
         expected="a training's mlflow_run.json with its configuration, to read real images from",
         got="none",
         remedy="Name a folder of unseen real images with --real.",

@@ -30,7 +30,7 @@ def read_expression_set(path: str | Path, name: str) -> tuple[np.ndarray, pd.Dat
         import rdata
     except ImportError as error:
         raise DataError(
-            path, key="expression", expected="the package rdata, which reads R's files", got="it is not installed",
+            path, expected="the package rdata, which reads R's files", got="it is not installed",
             remedy="pip install rdata (in the extra omics).",
         ) from error  # fmt: skip
     with warnings.catch_warnings():
@@ -44,7 +44,7 @@ def read_expression_set(path: str | Path, name: str) -> tuple[np.ndarray, pd.Dat
             matrix, obs = convert(values), convert(table)
         except (KeyError, AttributeError, ValueError, OSError) as error:
             raise DataError(
-                path, key="expression", expected=f"an ExpressionSet named {name!r}",
+                path, expected=f"an ExpressionSet named {name!r}",
                 got=f"{type(error).__name__} {error}",
                 remedy="Write the matrix from R: write.csv(exprs(x), file), with --transposed True.",
             ) from error  # fmt: skip

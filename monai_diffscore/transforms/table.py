@@ -237,7 +237,7 @@ def measure_encoding(
     """
     if len(numbers) < 2 or quantiles < 2:
         raise DataError(
-            "the training rows", key="table", expected="at least two rows and two quantiles",
+            "the training rows", expected="at least two rows and two quantiles",
             got=f"{len(numbers)} and {quantiles}", remedy="Give more rows.",
         )  # fmt: skip
     measured: list[Quantiles] = []

@@ -382,7 +382,6 @@ class TableSchema:
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise DataError(
                 path,
-                key="schema",
                 expected="a schema as training writes it",
                 got=f"{type(error).__name__}: {error}",
                 remedy="Correct the edit, or leave --schema out, which infers it again.",

@@ -42,7 +42,7 @@ def read_table_of_cases(path: str | Path) -> Cases:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
-            path, key="cases", expected="a readable table, .csv or .tsv in UTF-8", got=f"{error}",
+            path, expected="a readable table, .csv or .tsv in UTF-8", got=f"{error}",
             remedy="Write a table with `python -m monai_diffscore cases FOLDER --write cases.csv`.",
         ) from error  # fmt: skip
     delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
@@ -55,7 +55,7 @@ def read_table_of_cases(path: str | Path) -> Cases:
     images = [column for column in columns if column != subject and _holds_paths(path, rows, column)]
     if subject is None or not any(not _is_mask(column) for column in images):
         raise DataError(
-            path, key="cases", expected="a column `subject` and a column of paths for each role",
+            path, expected="a column `subject` and a column of paths for each role",
             got=f"the columns {columns}" if rows else "no row",
             remedy="Name the role in the header: subject,session,t1.",
         )  # fmt: skip
@@ -64,7 +64,7 @@ def read_table_of_cases(path: str | Path) -> Cases:
     for number, row in enumerate(rows, start=2):
         if not row[subject]:
             raise DataError(
-                path, key="cases", expected=f"a name in the column {subject}", got=f"none in line {number}",
+                path, expected=f"a name in the column {subject}", got=f"none in line {number}",
                 remedy="Name the subject: the split needs it.",
             )  # fmt: skip
         facts = {c: row[c] for c in columns if c not in {*images, subject, session} and row[c]}
