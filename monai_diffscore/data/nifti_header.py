@@ -9,13 +9,13 @@ Source: R. W. Cox et al., the NIfTI-1 header (nifti1.h), methods 1 to 3.
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
-from nibabel.openers import ImageOpener
 
+from monai_diffscore.data.nibabel_images import is_packed, open_image
 from monai_diffscore.errors import DataError
 
 #: endings of the files
@@ -30,7 +30,7 @@ def check_nifti_header(path: str | Path, key: str = "image") -> None:
         DataError: for complex numbers, colours and other records; for a voxel size that is zero or not finite; for an
             affine that is not invertible, or whose voxel size is not that of pixdim.
     """
-    image: Any = nib.load(path)
+    image = open_image(path)
     dtype, header = image.get_data_dtype(), _raw_header(path, type(image))
     if dtype.kind not in "buif":
         kind = "complex numbers" if dtype.kind == "c" else f"records of {list(dtype.names or [dtype])}, such as colours"
@@ -61,11 +61,11 @@ def check_nifti_header(path: str | Path, key: str = "image") -> None:
 
 def _raw_header(path: str | Path, kind: Any) -> Any:
     """The header as the file has it: nibabel replaces zeros when it loads."""
-    with ImageOpener(str(path)) as file:
+    with gzip.open(path) if is_packed(path) else open(path, "rb") as file:
         return kind.header_class.from_fileobj(file, check=False)
 
 
 def states_orientation(path: str | Path) -> bool:
     """Whether the header states how the axes lie in the patient (sform_code or qform_code is not 0)."""
-    header: Any = nib.load(path).header
+    header = open_image(path).header
     return bool(int(header["sform_code"]) or int(header["qform_code"]))

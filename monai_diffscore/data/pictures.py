@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -18,6 +20,17 @@ _MICROMETRES = {"nm": 1e-3, "µm": 1.0, "um": 1.0, "mm": 1e3, "cm": 1e4, "m": 1e
 _MOST_PICTURE_PIXELS = 64_000_000
 #: Pillow's modes of colour, and the one to decode them to
 _COLOUR_MODES = {"RGB": "RGB", "RGBA": "RGBA", "P": "RGBA", "CMYK": "RGB", "YCbCr": "RGB"}
+#: what makes a picture [C, H, W] upright, by the orientation of TIFF and EXIF (TIFF 6.0, tag 274)
+_TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    1: lambda image: image,
+    2: lambda image: image[:, :, ::-1],
+    3: lambda image: image[:, ::-1, ::-1],
+    4: lambda image: image[:, ::-1],
+    5: lambda image: image.swapaxes(1, 2),
+    6: lambda image: np.rot90(image, -1, (1, 2)),
+    7: lambda image: image[:, ::-1, ::-1].swapaxes(1, 2),
+    8: lambda image: np.rot90(image, 1, (1, 2)),
+}
 _GREY_MODES = ("1", "L", "LA", "I;16", "I;16B", "I", "F")
 
 
@@ -110,14 +123,29 @@ def _read_tiff(path: str, kinds: tuple[str, ...] = ("YXS", "SYX")) -> np.ndarray
         axes, shape = series.axes.replace("C", "S"), series.shape
         _check_picture_size(path, shape[axes.index("X")] * shape[axes.index("Y")])
         image: np.ndarray = series.asarray()
+        orientation = _orientation(file)
     if axes not in kinds:
         raise DataError(
             path, expected=f"one {'' if 'YX' in kinds else 'colour '}picture (axes {' or '.join(kinds)})",
             got=f"axes {axes} of shape {shape}", remedy=f"Export one {'' if 'YX' in kinds else 'colour '}page.",
         )  # fmt: skip
     if axes == "YX":
-        return image[None]
-    return image.transpose(2, 0, 1) if axes == "YXS" else image
+        image = image[None]
+    return _TURNS[orientation](image.transpose(2, 0, 1) if axes == "YXS" else image)
+
+
+def tiff_is_upright(path: str) -> bool:
+    """Whether the rows of a TIFF are from the top and its columns from the left, as its orientation says."""
+    import tifffile
+
+    with tifffile.TiffFile(path) as file:
+        return _orientation(file) == 1
+
+
+def _orientation(file: Any) -> int:
+    tags = file.pages.first.tags
+    stated = int(tags["Orientation"].value) if "Orientation" in tags else 1
+    return stated if stated in _TURNS else 1
 
 
 def _read_picture(path: str) -> np.ndarray:

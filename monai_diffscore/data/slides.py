@@ -28,7 +28,7 @@ from PIL import Image
 
 from monai_diffscore.data.cases.names import paired_masks
 from monai_diffscore.data.files import kinds_in_words
-from monai_diffscore.data.pictures import read_rgb, tiff_mpp, unreadable
+from monai_diffscore.data.pictures import read_rgb, tiff_is_upright, tiff_mpp, unreadable
 from monai_diffscore.data.tree import walk_without
 from monai_diffscore.errors import DataError
 from monai_diffscore.transforms.colours import as_rgb8
@@ -196,13 +196,19 @@ class _OpenSlideLevels:
 
         self.path = path
         self.file = openslide.OpenSlide(path)
+        is_tiff = Path(path).suffix.lower() in (".tif", ".tiff")
+        if is_tiff and not tiff_is_upright(path):
+            raise DataError(
+                path, expected="a slide whose first pixel is at its upper left", got="another orientation in its tag",
+                remedy="Turn it (vips autorot IN OUT), or take it out of the folder.",
+            )  # fmt: skip
         self.file.set_cache(openslide.OpenSlideCache(_CACHE_BYTES))
         self.sizes: Sequence[tuple[int, int]] = self.file.level_dimensions
         # if the sides do not divide, the stated factors are a little off the true integers
         self.downsamples: Sequence[float] = [_nearest_integer(factor) for factor in self.file.level_downsamples]
         stated = [self.file.properties.get(f"openslide.mpp-{axis}") for axis in "xy"]
         self.mpp: Sequence[float | None] = [None if mpp is None else float(mpp) for mpp in stated]
-        if None in self.mpp and Path(path).suffix.lower() in (".tif", ".tiff"):
+        if None in self.mpp and is_tiff:
             self.mpp = tiff_mpp(path)  # OME-XML, which openslide does not read
 
     def read(self, x: int, y: int, level: int, width: int, height: int) -> np.ndarray:

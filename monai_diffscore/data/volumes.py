@@ -21,6 +21,7 @@ from monai_diffscore.data.cases.listing import list_cases
 from monai_diffscore.data.cases.names import ending
 from monai_diffscore.data.dicom import ReadingRules, holds_dicom, read_dicom_series
 from monai_diffscore.data.files import kinds_in_words
+from monai_diffscore.data.nibabel_images import is_misnamed, is_vector, open_image, read_channels
 from monai_diffscore.data.nifti_header import NIFTI, check_nifti_header
 from monai_diffscore.data.paths import locate, names_series, split_channel
 from monai_diffscore.errors import DataError
@@ -240,7 +241,7 @@ class LoadVolumed(MapTransform):
         try:
             if ending(file) in NIFTI:
                 check_nifti_header(file, key)
-            volume: MetaTensor = _read_freesurfer(file) if ending(file) in (".mgz", ".mgh") else self.load(file)
+            volume: MetaTensor = _read_by_nibabel(file) if _by_nibabel(file) else self.load(file)
         except DataError:
             raise
         except Exception as error:
@@ -309,18 +310,17 @@ class LoadVolumed(MapTransform):
             )
 
 
-def _read_freesurfer(file: str) -> MetaTensor:
-    """Reads a volume of FreeSurfer [channels, X, Y, Z]; MONAI's readers lack the format."""
-    import nibabel as nib
+def _by_nibabel(file: str) -> bool:
+    """Whether MONAI's readers lack the format, take the name for the content, or take components for an axis."""
+    if ending(file) in (".mgz", ".mgh"):
+        return True
+    return ending(file) in NIFTI and (is_misnamed(file) or is_vector(open_image(file).shape))
 
-    image: Any = nib.load(file)
-    values = np.asarray(image.dataobj, dtype=np.float32)
-    values = values[None] if values.ndim == 3 else np.moveaxis(values, 3, 0)
-    return MetaTensor(
-        torch.from_numpy(np.ascontiguousarray(values)),
-        affine=torch.as_tensor(image.affine, dtype=torch.float64),
-        meta={"filename_or_obj": file, "original_affine": image.affine.copy()},
-    )
+
+def _read_by_nibabel(file: str) -> MetaTensor:
+    values, affine = read_channels(file)
+    meta = {"filename_or_obj": file, "original_affine": affine.copy()}
+    return MetaTensor(torch.from_numpy(values), affine=torch.as_tensor(affine, dtype=torch.float64), meta=meta)
 
 
 def _stacked(volumes: Sequence[MetaTensor], paths: Sequence[object], key: str) -> MetaTensor:

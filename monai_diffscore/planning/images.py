@@ -17,6 +17,7 @@ from tqdm import tqdm
 from monai_diffscore.data.cases.names import ending
 from monai_diffscore.data.dicom import holds_dicom
 from monai_diffscore.data.label_maps import label_classes
+from monai_diffscore.data.nibabel_images import count_channels, open_image
 from monai_diffscore.data.nifti_header import NIFTI, states_orientation
 from monai_diffscore.data.participants import declare_fields
 from monai_diffscore.data.paths import split_channel
@@ -260,10 +261,9 @@ def _channels(path: str | list[str]) -> int:
     if split_channel(path)[1] is not None or holds_dicom(path):
         return 1
     try:
-        shape = nib.load(path).shape  # type: ignore[attr-defined]
+        return count_channels(open_image(path).shape)
     except Exception:  # a damaged file can raise any error
         return 1
-    return int(shape[3]) if len(shape) == 4 else 1
 
 
 def _measure(volume: Any, modality: str | None, of_roles: str, units: Mapping[str, Any]) -> _Volume:

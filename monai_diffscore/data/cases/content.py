@@ -23,10 +23,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 
 from monai_diffscore.data.cases.names import ending, is_volume
+from monai_diffscore.data.nibabel_images import count_channels, is_packed, open_image
 from monai_diffscore.data.paths import split_channel
 
 _MOST_LABELS = 256
@@ -47,7 +47,7 @@ def shape_of(path: str | Path) -> tuple[int, ...] | None:
             reader.SetFileName(str(file))
             reader.ReadImageInformation()
             return tuple(reader.GetSize())
-        return tuple(int(size) for size in nib.load(file).shape)  # type: ignore[attr-defined]
+        return tuple(int(size) for size in open_image(file).shape)
     except Exception:  # whatever a damaged file makes of a reader
         return None
 
@@ -77,29 +77,25 @@ def content_hash(path: str | Path) -> str:
     return _sha(Path(path))
 
 
-def _packed(path: Path) -> bool:
-    return path.name.lower().endswith((".gz", ".mgz")) and _starts_with(path, b"\x1f\x8b")
-
-
-def _starts_with(path: Path, mark: bytes) -> bool:
-    with open(path, "rb") as file:
-        return file.read(len(mark)) == mark
-
-
 def _size(path: Path) -> int:
-    return _trailer(path)[1] if _packed(path) else path.stat().st_size % 2**32
+    return _trailer(path)[1] if is_packed(path) else path.stat().st_size % 2**32
 
 
 def _trailer(path: Path) -> tuple[int, int]:
-    """CRC-32 and size (modulo 2^32) of the content of a gzip file of one member (RFC 1952, 2.3.1)."""
+    """CRC-32 and size (modulo 2^32) of the content of a gzip file of one member (RFC 1952, 2.3.1).
+
+    A file that breaks off before them equals files of its own size alone.
+    """
     with open(path, "rb") as file:
+        if path.stat().st_size < 8:
+            return 0, path.stat().st_size
         file.seek(-8, 2)
         crc, size = struct.unpack("<II", file.read(8))
     return int(crc), int(size)
 
 
 def _crc(path: Path) -> int:
-    if _packed(path):
+    if is_packed(path):
         return _trailer(path)[0]
     value = 0
     with open(path, "rb") as file:
@@ -111,7 +107,7 @@ def _crc(path: Path) -> int:
 def _sha(path: Path) -> str:
     digest = hashlib.sha256()
     try:
-        with gzip.open(path, "rb") if _packed(path) else open(path, "rb") as file:
+        with gzip.open(path, "rb") if is_packed(path) else open(path, "rb") as file:
             while block := file.read(_BLOCK):
                 digest.update(block)
     except (OSError, EOFError, zlib.error):  # a damaged file equals only itself
@@ -156,11 +152,11 @@ def holds_label_map(path: str | Path) -> bool:
             import SimpleITK
 
             return is_label_map(SimpleITK.GetArrayViewFromImage(SimpleITK.ReadImage(str(file))))
-        image: Any = nib.load(file)
+        image = open_image(file)
         voxels = int(np.prod(image.shape))
-        if _packed(file) and file.stat().st_size > _BYTES_OF_LABELS * voxels + 1024:
+        if is_packed(file) and file.stat().st_size > _BYTES_OF_LABELS * voxels + 1024:
             return False
-        if len(image.shape) > 3 and image.shape[3] > 1:
+        if count_channels(image.shape) > 1:
             return False
         values = np.asanyarray(image.dataobj)
     except Exception:  # whatever a damaged file makes of a reader
