@@ -10,6 +10,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from dicom_series import phantom, write_series
 
 SHAPE = (8, 8, 8)
 
@@ -49,12 +50,14 @@ class Folder:
         cases: (subject, session) to the image of each role.
         masks: (subject, session) to the names of masks.
         left_out: reason to paths.
+        start: the path below the folder that is read; "" is the folder.
     """
 
     layout: str
     cases: Mapping[tuple[str, str], Mapping[str, str]]
     masks: Mapping[tuple[str, str], Sequence[str]] = field(default_factory=dict)
     left_out: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    start: str = ""
 
 
 def nnunet(root: Path) -> Folder:
@@ -77,7 +80,7 @@ def nnunet(root: Path) -> Folder:
 
 
 def nnunet_of_other_endings(root: Path) -> Folder:
-    """nnU-Net without dataset.json, as .nrrd."""
+    """nnU-Net without `dataset.json`, as `.nrrd`."""
     import SimpleITK
 
     for number in (1, 2):
@@ -89,7 +92,7 @@ def nnunet_of_other_endings(root: Path) -> Folder:
 
 
 def decathlon(root: Path) -> Folder:
-    """Medical Segmentation Decathlon: 4-D images of two channels, a list, an image that is not on it."""
+    """Medical Segmentation Decathlon: 4-D images of two channels, and one image that is not on the list."""
     for number in (1, 2):
         write_image(root / f"imagesTr/b_{number}.nii.gz", number, (*SHAPE, 2))
         write_mask(root / f"labelsTr/b_{number}.nii.gz")
@@ -110,7 +113,7 @@ def decathlon(root: Path) -> Folder:
 
 
 def bids(root: Path) -> Folder:
-    """BIDS: two sessions, two acquisitions, a run, a mask, func, derivatives, participants and sessions."""
+    """BIDS: two sessions, two acquisitions of T1, T2, lesion masks, `func`, `derivatives`."""
     cases: dict[tuple[str, str], dict[str, str]] = {}
     for name in ("01", "02"):
         for session in ("1", "2"):
@@ -142,7 +145,7 @@ def bids(root: Path) -> Folder:
 
 
 def bids_derivatives(root: Path) -> Folder:
-    """A pipeline's derivatives as the root: masks, segmentations and probabilities beside the image."""
+    """The derivatives of a BIDS pipeline: masks, segmentations and probabilities beside the image."""
     for name in ("01", "02"):
         place = root / f"sub-{name}/anat"
         images(place, f"sub-{name}_desc-preproc_T1w.nii.gz")
@@ -168,7 +171,7 @@ def brats(root: Path) -> Folder:
 
 
 def brats_of_time_points(root: Path) -> Folder:
-    """BraTS 2023 and later: time points of a patient, suffixes with hyphens."""
+    """BraTS 2023: time points of a patient, suffixes with hyphens."""
     cases = {}
     for patient, time in (("00001", "000"), ("00001", "001"), ("00002", "000")):
         name = f"BraTS-GLI-{patient}-{time}"
@@ -193,7 +196,7 @@ def flat(root: Path) -> Folder:
 
 
 def flat_of_contrasts(root: Path) -> Folder:
-    """Files named for subject and contrast, with masks beside them and in a folder."""
+    """Files with the names of subject and contrast; masks beside them and in a folder."""
     cases = {}
     for name in ("p1", "p2"):
         files = {"t1": f"{name}_T1.nii.gz", "t2": f"{name}_T2.nii.gz", "adc": f"{name}_ADC.nii.gz"}
@@ -205,7 +208,7 @@ def flat_of_contrasts(root: Path) -> Folder:
 
 
 def flat_of_words(root: Path) -> Folder:
-    """Contrasts outside of the table, and visits that are numbers; their repetition distinguishes them."""
+    """Words that recur are contrasts, and numbers that recur are visits."""
     names = [f"p{n}_{end}" for n in (1, 2) for end in ("fixed", "moving")] + [f"q{n}_{v}" for n in (1, 2) for v in "12"]
     images(root, *(f"{name}.nii.gz" for name in names))
     return Folder(
@@ -218,7 +221,7 @@ def flat_of_words(root: Path) -> Folder:
 
 
 def folders(root: Path) -> Folder:
-    """A folder for each subject, masks in one below it."""
+    """A folder for each subject, with its masks in a folder below."""
     for name in ("s1", "s2", "s3"):
         images(root, f"{name}/ct.nii.gz")
         write_mask(root / f"{name}/segmentations/liver.nii.gz")
@@ -238,7 +241,7 @@ def folders_of_visits(root: Path) -> Folder:
 
 
 def folders_of_groups(root: Path) -> Folder:
-    """Subjects' folders in those of two groups."""
+    """Folders of subjects in the folders of two groups."""
     places = ("healthy/A1", "healthy/A2", "tumour/B1")
     images(root, *(f"{place}/T1.nii.gz" for place in places))
     return Folder("folders", {(place, ""): {"t1": f"{place}/T1.nii.gz"} for place in places})
@@ -271,6 +274,104 @@ def dcm2niix(root: Path) -> Folder:
     )
 
 
+def monai_datalist(root: Path) -> Folder:
+    """A datalist of MONAI: two folds and a label; files that it does not name are not looked at."""
+    images(root, "i/a.nii.gz", "i/b.nii.gz", "i/c.nii.gz")
+    write_mask(root / "l/a.nii.gz")
+    training = [{"image": "i/a.nii.gz", "label": "l/a.nii.gz", "fold": 0}, {"image": "i/b.nii.gz", "fold": 1}]
+    (root / "list.json").write_text(json.dumps({"training": training}))
+    return Folder(
+        "datalist",
+        {(name, ""): {"image": f"i/{name}.nii.gz"} for name in "ab"},
+        {("a", ""): ["label"]},
+        start="list.json",
+    )
+
+
+def table(root: Path) -> Folder:
+    """A table of two sessions: files of two contrasts, a mask, and a fact."""
+    images(root, "x/1.nii.gz", "x/2.nii.gz", "x/3.nii.gz", "x/4.nii.gz")
+    write_mask(root / "x/lesion.nii.gz")
+    rows = ("subject,session,t1,t2,mask:lesion,age", "p1,a,x/1.nii.gz,x/2.nii.gz,x/lesion.nii.gz,31",
+            "p1,b,x/3.nii.gz,,,32", "p2,,x/4.nii.gz,,,40")  # fmt: skip
+    (root / "cases.csv").write_text("\n".join(rows) + "\n")
+    return Folder(
+        "table",
+        {
+            ("p1", "a"): {"t1": "x/1.nii.gz", "t2": "x/2.nii.gz"},
+            ("p1", "b"): {"t1": "x/3.nii.gz"},
+            ("p2", ""): {"t1": "x/4.nii.gz"},
+        },
+        {("p1", "a"): ["lesion"]},
+        start="cases.csv",
+    )
+
+
+def write_study(root: Path, name: str, patient: str, number: int, descriptions: Mapping[str, str]) -> None:
+    """A DICOM study of MR series: the description of each by the name of its folder."""
+    for place, description in descriptions.items():
+
+        def describe(dataset, _, description=description):
+            dataset.SeriesDescription, dataset.PatientID = description, patient
+            dataset.StudyInstanceUID = f"1.3.{number}"
+
+        uid = f"1.2.{number}.{len(place)}"
+        write_series(root / name / place, phantom(4, seed=number), modality="MR", uid=uid, edit=describe)
+
+
+def dicom(root: Path) -> Folder:
+    """DICOM studies: two MR series of each patient, a second study of the first patient."""
+    for number, patient in ((1, "PAT1"), (2, "PAT1"), (3, "PAT2")):
+        write_study(root, f"s{number}", patient, number, {"a": "t1_mprage_sag", "bb": "AX FLAIR fs"})
+    studies = {("PAT1", "1"): 1, ("PAT1", "2"): 2, ("PAT2", "1"): 3}
+    return Folder("dicom", {key: {"t1": f"s{n}/a", "flair": f"s{n}/bb"} for key, n in studies.items()})
+
+
+def dicom_beside_its_conversion(root: Path) -> Folder:
+    """A series beside the NIfTI file that dcm2niix wrote from it."""
+    for number in (1, 2):
+        write_study(root, "", f"PAT{number}", number, {f"p{number}": "t1"})
+        images(root, f"p{number}/p{number}_t1_20200101_3.nii.gz")
+    return Folder(
+        "dcm2niix+dicom",
+        {(f"p{n}", "20200101"): {"t1": f"p{n}/p{n}_t1_20200101_3.nii.gz"} for n in (1, 2)},
+        left_out={"DICOM in the folder of NIfTI files (--layout dicom reads it)": ["p1", "p2"]},
+    )
+
+
+def dicom_and_volumes(root: Path) -> Folder:
+    """DICOM studies in one folder, NIfTI files of other patients in another."""
+    write_study(root / "hospital", "x", "PAT1", 1, {"a": "t1"})
+    images(root, "research/b_T1.nii.gz", "research/c_T1.nii.gz")
+    return Folder(
+        "dicom+flat",
+        {
+            ("PAT1", ""): {"t1": "hospital/x/a"},
+            ("research/b", ""): {"t1": "research/b_T1.nii.gz"},
+            ("research/c", ""): {"t1": "research/c_T1.nii.gz"},
+        },
+    )
+
+
+def flat_of_copies(root: Path) -> Folder:
+    """A copy under another name, label maps with the names of images, one slice, and a link to nothing."""
+    images(root, "a.nii.gz", "b.nii.gz")
+    (root / "c.nii.gz").write_bytes((root / "a.nii.gz").read_bytes())
+    write_mask(root / "d.nii.gz", 3)
+    write_image(root / "e.nii.gz", "e", (8, 8, 1))
+    (root / "f.nii.gz").symlink_to(root / "gone.nii.gz")
+    return Folder(
+        "flat",
+        {(name, ""): {"image": f"{name}.nii.gz"} for name in "ab"},
+        left_out={
+            "same content as another file": ["c.nii.gz"],
+            "label map by its values, with the name of an image": ["d.nii.gz"],
+            "one slice beside volumes": ["e.nii.gz"],
+            "link to a missing file (not fetched?)": ["f.nii.gz"],
+        },
+    )
+
+
 def two_datasets(root: Path) -> Folder:
     """A folder with an nnU-Net data set, a BIDS data set and a flat rest."""
     images(root, "d1/imagesTr/x_0000.nii.gz", "d2/sub-1/anat/sub-1_T1w.nii.gz", "rest/y.nii.gz", "rest/z.nii.gz")
@@ -283,5 +384,6 @@ def two_datasets(root: Path) -> Folder:
 
 LAYOUTS = (
     nnunet, nnunet_of_other_endings, decathlon, bids, bids_derivatives, brats, brats_of_time_points, flat,
-    flat_of_contrasts, flat_of_words, folders, folders_of_visits, folders_of_groups, dcm2niix, two_datasets,
+    flat_of_contrasts, flat_of_words, flat_of_copies, folders, folders_of_visits, folders_of_groups, dcm2niix,
+    monai_datalist, table, dicom, dicom_beside_its_conversion, dicom_and_volumes, two_datasets,
 )  # fmt: skip

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
+import tempfile
 import warnings
 from pathlib import Path
 
 import case_folders
 import pytest
-from dicom_series import phantom, write_series
+from case_folders import write_study as study
+from monai.bundle import ConfigParser
 
 from monai_diffscore.data import list_volumes, split_by_subject
 from monai_diffscore.data.cases import LAYOUTS, list_cases, read_table_of_cases, write_table_of_cases
-from monai_diffscore.errors import DataError
+from monai_diffscore.errors import DataError, explain
 
+TABLE = "| a folder with | layout | images of its first case | masks | left out | held out |"
 each_layout = pytest.mark.parametrize("layout", case_folders.LAYOUTS, ids=lambda write: write.__name__)
 
 
@@ -31,7 +35,7 @@ def below(root: Path, path: str) -> str:
 @each_layout
 def test_a_layout_is_read_file_by_file(root, layout):
     right = layout(root)
-    cases = list_cases(root)
+    cases = list_cases(root / right.start)
     assert cases.layout == right.layout
     assert {(c.subject, c.session): {r: below(root, p) for r, p in c.images.items()} for c in cases} == right.cases
     assert {(c.subject, c.session): sorted(c.masks) for c in cases if c.masks} == {
@@ -45,8 +49,7 @@ def test_a_layout_is_read_file_by_file(root, layout):
 
 @each_layout
 def test_no_mask_is_ever_an_image(root, layout):
-    layout(root)
-    cases = list_cases(root)
+    cases = list_cases(root / layout(root).start)
     masks = {path for case in cases for path in case.masks.values()}
     assert masks.isdisjoint(path for case in cases for path in case.images.values())
 
@@ -55,7 +58,7 @@ def test_no_mask_is_ever_an_image(root, layout):
 def test_a_subject_is_on_one_side_in_every_layout(root, layout):
     """Of a single subject both sides have every image, in slabs of its own."""
     right = layout(root)
-    train, held_out = split_by_subject(list_cases(root).images(conditions=["contrast"]), 0.4)
+    train, held_out = split_by_subject(list_cases(root / right.start).images(conditions=["contrast"]), 0.4)
     sides = [{below(root, item["image"]) for item in part} for part in (train, held_out)]
     if len({subject for subject, _ in right.cases}) == 1:
         assert sides[0] == sides[1]
@@ -72,7 +75,7 @@ def test_a_subject_is_on_one_side_in_every_layout(root, layout):
 @each_layout
 def test_several_roles_are_refused_until_one_is_chosen(root, layout):
     right = layout(root)
-    cases = list_cases(root)
+    cases = list_cases(root / right.start)
     roles = {role for files in right.cases.values() for role in files}
     if len(roles) > 1:
         with pytest.raises(DataError, match=r"--image ROLE") as refusal:
@@ -85,8 +88,7 @@ def test_several_roles_are_refused_until_one_is_chosen(root, layout):
 
 @each_layout
 def test_the_written_table_reads_to_the_same_cases(root, layout, tmp_path):
-    layout(root)
-    cases = list_cases(root)
+    cases = list_cases(root / layout(root).start)
     for name in ("cases.csv", "cases.tsv"):
         write_table_of_cases(tmp_path / name, cases)
         table = list_cases(tmp_path / name)
@@ -96,16 +98,70 @@ def test_the_written_table_reads_to_the_same_cases(root, layout, tmp_path):
         ]
 
 
+@each_layout
+def test_a_training_takes_one_role_of_whole_subjects_and_nothing_else_unasked(root, layout):
+    """The bundle itself lists: no mask, no other contrast, nothing left out. Several roles are a refusal."""
+    right = layout(root)
+    roles = {role for files in right.cases.values() for role in files}
+    for choice in ["", *roles]:
+        parser = ConfigParser()
+        parser.read_config("bundles/mri_unet3d/configs/train.json")
+        parser.update({"dataset_dir": str(root / right.start), "image": choice})
+        if len(roles) > 1 and not choice:
+            with pytest.raises(RuntimeError) as refusal:
+                parser.get_parsed_content("cases")
+            assert re.search(r"got the roles .*--image ROLE", explain(refusal.value))
+            continue
+        train, held_out = parser.get_parsed_content("cases")
+        own = [files[choice or min(roles)] for files in right.cases.values() if (choice or min(roles)) in files]
+        taken = [below(root, item["image"]) for item in (*train, *held_out)]
+        if train[0].get("slab"):
+            assert sorted(taken) == sorted(own * 2)
+        else:
+            assert sorted(taken) == sorted(own)
+            assert {item["subject"] for item in train}.isdisjoint(item["subject"] for item in held_out)
+        counts = {reason: len(paths) for reason, paths in right.left_out.items()}
+        assert parser.get_parsed_content("intake")["passed_over"] == counts
+
+
+# ---- the tables of the page ----
+
+
+def page_rows(root: Path) -> list[str]:
+    """The table of docs/IMAGING.md: what each folder is read to, and who a training holds out."""
+    rows = []
+    for layout in case_folders.LAYOUTS:
+        folder = root / layout.__name__
+        folder.mkdir()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            cases = list_cases(folder / layout(folder).start)
+        first = next(iter(cases))
+        images = "; ".join(f"{role}: `{below(folder, path)}`" for role, path in first.images.items())
+        more = f" ({len(cases)} cases)" if len(cases) > 1 else ""
+        left_out = "; ".join(f"{count} x {reason.partition(' (')[0]}" for reason, count in cases.reasons.items())
+        held_out = split_by_subject(cases.images(conditions=["contrast"]), 0.2)[1]
+        sides = ", ".join(sorted({item["subject"] for item in held_out}))
+        cells = (layout.__doc__, f"`{cases.layout}`", images + more, ", ".join(cases.masks), left_out, sides)
+        rows.append("| " + " | ".join(str(cell).removesuffix(".") for cell in cells) + " |")
+    return rows
+
+
+def test_the_page_says_of_each_folder_what_the_reading_gives(root):
+    """Cell by cell. `python tests/test_cases_layouts.py` in the repository writes the rows anew."""
+    page = (Path(__file__).parent.parent / "docs/IMAGING.md").read_text()
+    table = page[page.index(TABLE) :].partition("\n\n")[0]
+    assert table.splitlines()[2:] == page_rows(root)
+
+
 def test_the_page_has_a_row_for_each_layout_and_each_has_a_folder_here():
-    """The rows of docs/IMAGING.md, beside the fifteen folders above and the DICOM studies below."""
     page = (Path(__file__).parent.parent / "docs/IMAGING.md").read_text()
     table = page[page.index("| layout | what is read") :].partition("\n\n")[0]
     rows = [row.split("|")[1].strip(" `") for row in table.splitlines()[2:]]
     assert sorted(rows) == sorted([*LAYOUTS, "a table"])
-    folders = {write.__name__.partition("_of_")[0] for write in case_folders.LAYOUTS}
-    assert set(LAYOUTS) - {"dicom", "datalist"} <= folders
-    assert "decathlon" in folders
-    assert len(case_folders.LAYOUTS) >= 12
+    names = {write.__name__.partition("_of_")[0].partition("_beside_")[0] for write in case_folders.LAYOUTS}
+    assert {*LAYOUTS, "table", "decathlon"} - {"datalist"} <= names
+    assert "monai_datalist" in names
 
 
 def test_a_layout_is_chosen_by_name_and_an_unknown_one_names_them_all(root):
@@ -175,17 +231,6 @@ def test_a_table_needs_subjects_images_and_existing_files(root):
 # ---- DICOM ----
 
 
-def study(root: Path, name: str, patient: str, number: int, descriptions: dict[str, str]) -> None:
-    for place, description in descriptions.items():
-
-        def describe(dataset, _, description=description):
-            dataset.SeriesDescription, dataset.PatientID = description, patient
-            dataset.StudyInstanceUID = f"1.3.{number}"
-
-        uid = f"1.2.{number}.{len(place)}"
-        write_series(root / name / place, phantom(4, seed=number), modality="MR", uid=uid, edit=describe)
-
-
 def test_series_of_a_study_are_roles_by_the_contrast_of_their_description(root):
     for number in (1, 2):
         study(root, f"p{number}", f"PAT{number}", number, {"a": "t1_mprage_sag", "bb": "AX FLAIR fs"})
@@ -251,3 +296,11 @@ def test_one_bad_series_of_a_flat_export_is_left_out_by_name(root, place):
     assert left == [names[0], names[2]]
     with pytest.raises(DataError, match=r"no .*series:9\.9.*the names"):
         list_cases(root, left_out=[f"{front}series:9.9"])
+
+
+if __name__ == "__main__":
+    file = Path("docs/IMAGING.md")
+    front, head, rest = file.read_text().partition(TABLE)
+    with tempfile.TemporaryDirectory() as folder:
+        rows = "\n".join([head, "|---" * 6 + "|", *page_rows(Path(folder))])
+    file.write_text(front + rows + "\n\n" + rest.partition("\n\n")[2])
