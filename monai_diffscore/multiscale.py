@@ -123,8 +123,9 @@ class AtScale(nn.Module):
 class MultiScaleLoss(nn.Module):
     """The mean of the denoising losses of all scales, per sample [B].
 
-    A scale with a window trains on random windows. The loss cuts the same window from the coefficients and from the
-    fields of the scale.
+    A scale with a window trains on windows around random voxels. The probability of a voxel is proportional to the root
+    mean square of its coefficients, plus a tenth of the mean over the volume: there is more to learn inside an organ
+    than around it. The loss cuts the same window from the coefficients and from the fields of the scale.
 
     Args:
         scales: of the model.
@@ -207,14 +208,23 @@ class MultiScaleLoss(nn.Module):
             )
         cuts: list[tuple[int | slice, ...]] = []
         for sample, _ in itertools.product(range(len(scale.coefficients)), range(self.counts[number])):
-            room = zip(window, size, strict=True)
-            begin = [int(torch.randint(s - w + 1, (), generator=generator)) for w, s in room]
+            centre = _random_voxel(scale.coefficients[sample], generator)
+            begin = [min(max(c - w // 2, 0), s - w) for c, w, s in zip(centre, window, size, strict=True)]
             cuts.append((sample, slice(None), *(slice(b, b + w) for b, w in zip(begin, window, strict=True))))
 
         def cut(field: Tensor) -> Tensor:
             return torch.stack([field[place] for place in cuts])
 
         return cut(scale.coefficients), {name: cut(field) for name, field in scale.fields.items()}
+
+
+def _random_voxel(coefficients: Tensor, generator: torch.Generator | None) -> tuple[int, ...]:
+    """The index of a voxel of [C, *S], with the probability that :class:`MultiScaleLoss` states."""
+    size = coefficients.square().mean(0).sqrt().double()
+    total = (size + 0.1 * size.mean() + torch.finfo(torch.double).tiny).flatten().cumsum(0)
+    draw = torch.rand((), generator=generator, dtype=torch.double).to(total) * total[-1]
+    voxel = min(int(torch.searchsorted(total, draw, right=True)), len(total) - 1)
+    return tuple(int(index) for index in torch.unravel_index(torch.tensor(voxel), size.shape))
 
 
 @torch.no_grad()

@@ -183,6 +183,35 @@ class LinearDetails(nn.Module):
         return torch.zeros_like(x) if position is None else self.slope * position + self.offset
 
 
+def test_windows_lie_where_coefficients_are():
+    """A voxel is the centre of a window with a probability proportional to its magnitude + a tenth of the mean.
+
+    Four of 32 coefficients are 2, and 28 are 0: the mean is 1/4, and the four have 4 (2 + .025) / (8 + .8) = .92.
+    """
+    centres = []
+
+    class Watch(DenoisingLoss):
+        def forward(self, denoiser, x0, generator=None, **condition):
+            centres.append(condition["position"])
+            return x0.flatten(1).mean(1)
+
+    scales = Scales(Pyramid(1, 1), position_key="position")
+    x = torch.zeros(1, 1, 64)
+    x[..., 24:32:2] = 2**0.5
+    x[..., 25:32:2] = -(2**0.5)
+    assert scales.split(x)[1].coefficients.abs().flatten().tolist() == pytest.approx([0] * 12 + [2] * 4 + [0] * 16)
+    loss = MultiScaleLoss(scales, [Watch(LogNormalNoise())] * 2, [None, (1,)], [1, 4000])
+    loss.losses[0] = DenoisingLoss(LogNormalNoise())
+    loss(MultiScale(scales, [LinearDetails(0, 0)] * 2), x, torch.Generator().manual_seed(0))
+    voxel = ((centres[0].flatten() + 1) / 2 * 31).round().long()
+    share = voxel.bincount(minlength=32) / len(voxel)
+    assert float(share[12:16].sum()) == pytest.approx(4 * 2.025 / 8.8, abs=5 * (0.92 * 0.08 / 4000) ** 0.5)
+    assert (share > 0).all()
+    loss(MultiScale(scales, [LinearDetails(0, 0)] * 2), torch.zeros_like(x), torch.Generator().manual_seed(0))
+    empty = (((centres[1].flatten() + 1) / 2 * 31).round().long().bincount(minlength=32) / 4000 - 1 / 32).abs()
+    assert float(empty.max()) < 5 * (1 / 32 / 4000) ** 0.5  # an empty volume has windows everywhere
+
+
 def test_windows_cut_coefficients_and_fields_at_the_same_place():
     """A quadratic has linear Haar details: a model that knows the position alone makes no error on any window."""
     t = torch.arange(64.0)

@@ -176,26 +176,33 @@ def test_wrong_channels_and_dimensions_are_refused():
         SelfAttention(12, 8)
 
 
-def test_a_gain_scales_the_skip_connection():
-    """g = -sigma_data sqrt(sigma^2 + 0.05^2) / sigma removes it: the estimate is 0 at all x."""
-    network = ScoreUNet(2, 3, 3, (8, 8), [False] * 2, 1, skip_gain=True)
-    sigma_data, sigma, x = 0.7, torch.tensor([0.1, 3.0]), torch.randn(2, 3, 8, 8)
+@pytest.mark.parametrize("variance", [1.0, 0.25, 1e-4, 9.0])
+def test_a_local_variance_makes_the_posterior_mean_of_data_of_that_variance(variance):
+    """D = v / (v + sigma^2) x + c_out F for an output that is F and ln v everywhere."""
+    network = ScoreUNet(2, 3, 3, (8, 8), [False] * 2, 1, local_variance=True)
     assert network.output.out_channels == 6
-    denoiser = Denoiser(network, EDMPreconditioning(sigma_data))
-    c_skip = sigma_data**2 / (sigma**2 + sigma_data**2)
-    c_out = sigma * sigma_data / (sigma**2 + sigma_data**2).sqrt()
-    for raw, share in ((0.0, 1.0), (0.5, 1.0), (0.0, 0.25)):
-        gain = -share * sigma_data * (sigma**2 + 0.05**2).sqrt() / sigma
-        for number, level in enumerate(sigma):  # a gain for each noise level
-            with torch.no_grad():
-                network.output.bias.copy_(torch.tensor([raw] * 3 + [float(gain[number])] * 3))
-            expected = (1 - share) * c_skip[number] * x + raw * c_out[number]
-            torch.testing.assert_close(denoiser(x, float(level)), expected, atol=1e-5, rtol=1e-5)
+    denoiser, x = Denoiser(network, EDMPreconditioning(1.0)), torch.randn(2, 3, 8, 8)
+    for raw in (0.0, 0.5):
+        with torch.no_grad():
+            network.output.bias.copy_(torch.tensor([raw] * 3 + [math.log(variance)] * 3))
+        for sigma in (0.05, 0.3, 1.0, 20.0):
+            c_out = sigma / math.sqrt(1 + sigma**2)
+            expected = variance / (variance + sigma**2) * x + c_out * raw
+            torch.testing.assert_close(denoiser(x, sigma), expected, atol=2e-5, rtol=1e-5)
 
 
-def test_a_gain_needs_as_many_channels_in_as_out():
+def test_a_local_variance_is_bounded():
+    network = ScoreUNet(2, 1, 1, (8, 8), [False] * 2, 1, local_variance=True)
+    denoiser, x = Denoiser(network, EDMPreconditioning(1.0)), torch.randn(1, 1, 8, 8)
+    for log_variance, bound in ((1e4, 4.0), (-1e4, -12.0)):
+        with torch.no_grad():
+            network.output.bias.copy_(torch.tensor([0.0, log_variance]))
+        torch.testing.assert_close(denoiser(x, 1.0), math.exp(bound) / (math.exp(bound) + 1) * x)
+
+
+def test_a_local_variance_needs_as_many_channels_in_as_out():
     with pytest.raises(ValueError, match="got 3 and 1"):
-        ScoreUNet(2, 3, 1, (8, 8), skip_gain=True)
+        ScoreUNet(2, 3, 1, (8, 8), local_variance=True)
 
 
 @pytest.mark.parametrize("levels", [1, 2, 4])

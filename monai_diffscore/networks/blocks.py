@@ -148,25 +148,25 @@ def zero_init(module: nn.Module) -> nn.Module:
     return module
 
 
-def add_skip_gain(output: Tensor, x: Tensor, c_noise: Tensor) -> Tensor:
-    r"""The raw network F + g u, of an output with channels (F, g): a gain of the skip connection at each voxel.
+def add_local_variance(output: Tensor, x: Tensor, c_noise: Tensor) -> Tensor:
+    r"""The raw network of a denoiser that knows the variance of the data at each voxel, of an output (F, b).
 
-    .. math::  u = \frac{c_{in} x}{\sqrt{\sigma^2 + 0.05^2}}, \qquad
-               D = c_{skip} x + c_{out} (F + g u) \approx c_{skip} \Bigl(1 + \frac{g}{\sigma_{data}}\Bigr) x + c_{out} F
+    .. math::  D = \frac{s^2}{s^2 + \sigma^2} x + c_{out} F, \qquad s^2 = e^b, \qquad \text{by} \quad
+               F + \frac{\sigma (s^2 - 1)}{s^2 + \sigma^2} c_{in} x
 
-    One coefficient c_skip suits data of one standard deviation. Where the data are nearly constant (air, flat tissue),
-    the estimate is 0 x, and F alone would have to repeat the noise. With a gain the network says -sigma_data there. The
-    term 0.05 bounds u at noise levels below the noise of images.
+    The first term is the posterior mean of data N(0, s^2). The preconditioning alone has s = sigma_data = 1 everywhere.
+    Where the data are nearly constant (air, flat tissue), F would have to repeat the noise to remove it. It cannot,
+    because the layers normalise each voxel. At b = 0 the result is F.
 
     Args:
-        output: [B, 2 C, *S].
-        x: input of the network, :math:`c_{in} x`, [B, C, *S].
+        output: [B, 2 C, *S]; b is bounded to -12 to 4.
+        x: input of the network, :math:`c_{in} x`, [B, C, *S], of data of standard deviation 1.
         c_noise: :math:`\tfrac14 \ln \sigma`, [B].
     """
-    sigma = torch.exp(4 * c_noise)
-    level = torch.sqrt(sigma**2 + 0.05**2)
-    raw, gain = output.chunk(2, dim=1)
-    return raw + gain * (x / per_sample(level, x))
+    sigma = per_sample(torch.exp(4 * c_noise.float()), x)
+    raw, log_variance = output.chunk(2, dim=1)
+    variance = log_variance.float().clamp(-12, 4).exp()
+    return raw + sigma * (variance - 1) / (variance + sigma**2) * x
 
 
 def named_size(presets: Mapping[str, Mapping[str, Any]], name: str) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from monai_diffscore.networks.blocks import (
     ChannelNorm,
     ResidualBlock,
     SelfAttention,
-    add_skip_gain,
+    add_local_variance,
     channels_last,
     check_image,
     check_stride,
@@ -65,8 +65,8 @@ class ScoreUNet(nn.Module):
         condition: declared condition fields; None declares none.
         checkpointing: True recomputes the activations of each level in the backward pass. This saves most of the memory
             of training, and takes about a third more time.
-        skip_gain: True predicts the gain of the skip connection at each voxel, too (:func:`~.blocks.add_skip_gain`).
-            It needs as many channels in as out.
+        local_variance: True predicts the variance of the data at each voxel, too (:func:`~.blocks.add_local_variance`),
+            for data of standard deviation 1. It needs as many channels in as out.
     Raises:
         ValueError: if the arguments do not fit together. In the call: if a spatial size is not divisible by ``stride``,
             or x has other channels or dimensions.
@@ -85,15 +85,15 @@ class ScoreUNet(nn.Module):
         num_head_channels: int = 32,
         condition: ConditionEncoder | None = None,
         checkpointing: bool = False,
-        skip_gain: bool = False,
+        local_variance: bool = False,
     ) -> None:
         super().__init__()
-        if skip_gain and in_channels != out_channels:
+        if local_variance and in_channels != out_channels:
             raise ValueError(
-                f"A gain of the skip connection needs as many channels in as out, got {in_channels} and {out_channels}."
-                " Leave skip_gain out."
+                f"A local variance needs as many channels in as out, got {in_channels} and {out_channels}. Leave "
+                "local_variance out."
             )
-        self.spatial_dims, self.in_channels, self.skip_gain = spatial_dims, in_channels, skip_gain
+        self.spatial_dims, self.in_channels, self.local_variance = spatial_dims, in_channels, local_variance
         embedding_size = 4 * channels[0] if channels else 0
         self.hourglass = Hourglass(
             spatial_dims, channels, attention_levels, num_res_blocks, num_head_channels, embedding_size, checkpointing
@@ -102,7 +102,7 @@ class ScoreUNet(nn.Module):
         self.conditioning = NoiseConditioning(embedding_size, condition)
         self.input = convolution(spatial_dims, in_channels + self.conditioning.concat_channels, channels[0])
         self.norm = ChannelNorm(channels[0])
-        outputs = (2 if skip_gain else 1) * out_channels
+        outputs = (2 if local_variance else 1) * out_channels
         self.output = zero_init(convolution(spatial_dims, channels[0], outputs))
 
     @classmethod
@@ -121,7 +121,7 @@ class ScoreUNet(nn.Module):
         features, embedding = self.conditioning(x, c_noise, condition)
         h = self.hourglass(channels_last(self.input(features)), embedding)
         output: Tensor = self.output(F.silu(self.norm(h)))
-        return add_skip_gain(output, x, c_noise) if self.skip_gain else output
+        return add_local_variance(output, x, c_noise) if self.local_variance else output
 
 
 def scale_unets(
@@ -139,9 +139,8 @@ def scale_unets(
     """The networks of a model of scales, the coarsest first, one residual block a level.
 
     The network of the coarse image attends over its coarsest level, so it sees the whole image. Those of details do not
-    attend: what they say of a voxel depends on its surroundings alone, so they run in tiles. They predict the gain of
-    the skip connection: around an organ, and inside flat tissue, details are nearly 0. A gain slows the training of
-    the coarse image.
+    attend: what they say of a voxel depends on its surroundings alone, so they run in tiles. They predict the local
+    variance: around an organ, and inside flat tissue, details are nearly 0.
 
     Args:
         spatial_dims: D, 1, 2 or 3.
@@ -169,7 +168,7 @@ def scale_unets(
             1,
             condition=encoder(concat),
             checkpointing=checkpointing,
-            skip_gain=bool(concat),  # of details
+            local_variance=bool(concat),  # of details
         )
 
     details = [network(bands * channels, widths, [False] * len(widths), fields) for widths in detail_channels]

@@ -29,8 +29,10 @@ from monai_diffscore.planning.fingerprint import Fingerprint
 from monai_diffscore.planning.plan import Budget, Choice, Plan
 
 SUBJECTS, ALIKE, COARSEST = 30, 1.5, 4.0
-#: voxels a side: of the coarse image, of windows of details, of the largest volume on a processor and an accelerator
-COARSE_EDGE, WINDOW_EDGE, VOLUME_EDGE = 32, 24, {False: 128, True: 512}
+#: voxels a side: of the coarse image, of the largest volume on a processor and an accelerator
+COARSE_EDGE, VOLUME_EDGE = 32, {False: 128, True: 512}
+#: voxels a side of windows of details, by whether their scale is larger than the coarse image
+WINDOW_EDGES = {False: 16, True: 24}
 #: measured while a volume of 128^3 is drawn, in bfloat16 with 32 channels in the finest scale; share of the budget
 BYTES_OF_A_VOXEL, SAMPLING_SHARE = 110, 0.5
 _MOST_SCALES = 4
@@ -101,6 +103,7 @@ def _whole(patches: Plan, fingerprint: Fingerprint, budget: Budget, why: str) ->
         "coarse_channels": Choice(coarse, f"U-Net of the coarse image, as in {template}"),
         "detail_channels": Choice(details, "U-Nets of details, without attention, so they run in tiles"),
         "windows": Choice(_windows(size, scales), "voxels of each scale that train together, None: all of them"),
+        "windows_per_volume": Choice(_by_scale(shipped["windows_per_volume"], scales + 1), f"as in {template}"),
         "noise_mean": Choice(_by_scale(shipped["noise_mean"], scales + 1), f"of ln sigma, as in {template}"),
         "noise_std": Choice(_by_scale(shipped["noise_std"], scales + 1), f"of ln sigma, as in {template}"),
         "passes_per_epoch": Choice(max(1, math.ceil(128 / training)), "an epoch has at least about 128 volumes"),
@@ -150,12 +153,12 @@ def _by_scale(values: Sequence[Any], count: int) -> list[Any]:
 
 
 def _windows(size: Sequence[int], scales: int) -> list[list[int] | None]:
-    """Of the coarse image and of each scale of details: None if it has at most 32 voxels along each axis."""
+    """Of the coarse image, None, and of each scale of details: smaller where the scale has at most 32 voxels a side."""
     windows: list[list[int] | None] = [None]
     for halvings in range(scales, 0, -1):
         sides = [side // 2**halvings for side in size]
-        small = max(sides) <= COARSE_EDGE
-        windows.append(None if small else [min(WINDOW_EDGE, side) for side in sides])
+        edge = WINDOW_EDGES[max(sides) > COARSE_EDGE]
+        windows.append([min(edge, side) for side in sides])
     return windows
 
 
