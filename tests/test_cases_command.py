@@ -172,6 +172,7 @@ def test_a_training_first_prints_the_counts_of_used_and_skipped_cases(two_contra
     parser.get_parsed_content("reported")
     assert capsys.readouterr().out == (
         f"data: 4 subject(s), 4 case(s) trained on; 1 subject(s), 1 case(s) held out ({two_contrasts})\n"
+        f"held out: {parser.get_parsed_content('cases')[1][0]['subject']}\n"
         "passed over: 1 x no image by its ending\n"
     )
     facts = parser.get_parsed_content("tracking#facts")
@@ -199,6 +200,8 @@ def test_intake_counts_subjects_not_images_and_says_who_is_on_both_sides():
     intake = count_intake(train, [{"subject": "a", "slab": "validation"}], {"mask": 2})
     assert (intake["training_subjects"], intake["training_cases"], intake["subjects_on_both_sides"]) == (2, 3, 1)
     assert intake_lines(intake)[1:] == ["passed over: 2 x mask"]
+    names = [{"subject": f"p{number:02d}"} for number in range(22)]
+    assert intake_lines(intake, "", names)[1] == f"held out: {', '.join(f'p{n:02d}' for n in range(20))} and 2 more"
     assert "1 subject(s) on both sides" in intake_lines(intake)[0]
     rows = count_intake(np.zeros((7, 2)), np.zeros((0, 2)))
     assert intake_lines(rows, "t.csv") == ["data: 7 subject(s), 7 case(s) trained on (t.csv)"]

@@ -36,6 +36,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "statistics": "evenly_spaced_items measure_cases require_weights statistics_beside weights_folder",
         "tables": "DitheredRows incomplete_rows read_table requested_rows split_table table_rows write_table",
         "tiles": "SaveTilesd SlideTiles",
+        "training_files": "card_of_training skipped_files used_files",
         "volumes": "BlankVolumed LoadVolumed list_volumes listed_cases split_by_subject",
     },
 )

@@ -23,4 +23,5 @@ from monai_diffscore.data.statistics import *
 from monai_diffscore.data.table_inference import *
 from monai_diffscore.data.tables import *
 from monai_diffscore.data.tiles import *
+from monai_diffscore.data.training_files import *
 from monai_diffscore.data.volumes import *

@@ -11,6 +11,9 @@ from typing import Any
 
 import torch
 
+#: subjects that a line names at most
+_NAMES = 20
+
 
 def count_intake(
     training: Sequence[Any] = (),
@@ -50,12 +53,13 @@ def _subjects(cases: Sequence[Any]) -> set[str]:
     return {str(case["subject"]) for case in cases} if listed else set()
 
 
-def intake_lines(intake: Mapping[str, Any], source: object = "") -> list[str]:
+def intake_lines(intake: Mapping[str, Any], source: object = "", held_out: Sequence[Any] = ()) -> list[str]:
     """The counts as lines for a terminal.
 
     Args:
         intake: from :func:`count_intake`.
         source: of the cases, named in front.
+        held_out: cases whose subjects a line names, at most 20 of them.
     """
     parts = [
         f"{intake[f'{name}_subjects']} subject(s), {intake[f'{name}_cases']} case(s) {what}"
@@ -65,10 +69,14 @@ def intake_lines(intake: Mapping[str, Any], source: object = "") -> list[str]:
     first = f"data: {'; '.join(parts) or 'none'}" + (f" ({source})" if source else "")
     if intake.get("subjects_on_both_sides"):
         first += f"; {intake['subjects_on_both_sides']} subject(s) on both sides, cut into slabs"
-    return [first, *(f"passed over: {count} x {reason}" for reason, count in intake["passed_over"].items())]
+    subjects = sorted(_subjects(held_out))
+    more = f" and {len(subjects) - _NAMES} more" if len(subjects) > _NAMES else ""
+    named = [f"held out: {', '.join(subjects[:_NAMES])}{more}"] if subjects else []
+    skipped = [f"passed over: {count} x {reason}" for reason, count in intake["passed_over"].items()]
+    return [first, *named, *skipped]
 
 
-def report_intake(intake: Mapping[str, Any], source: object = "") -> None:
+def report_intake(intake: Mapping[str, Any], source: object = "", held_out: Sequence[Any] = ()) -> None:
     """Prints :func:`intake_lines`, once in a training of several processes."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized() and torch.distributed.get_rank()):
-        print("\n".join(intake_lines(intake, source)), flush=True)
+        print("\n".join(intake_lines(intake, source, held_out)), flush=True)

@@ -26,6 +26,7 @@ import torch
 from ignite.engine import Engine, Events
 from torch import Tensor
 
+from monai_diffscore.atomic_files import whole_file
 from monai_diffscore.configuration import MAY_CHANGE, choices, describe
 from monai_diffscore.credentials import conceal, conceal_all
 from monai_diffscore.engines import ScoreTrainer, TrainingEvents
@@ -50,7 +51,8 @@ class Tracking:
         prefix: first part of such a name.
         experiment: name of the experiment.
         facts: measured values to record as parameters, such as ``training_cases`` and the statistics of the data.
-        artifacts: files to log at the start, such as the model card. Missing files are skipped.
+        artifacts: files to log at the start. Missing files are skipped.
+        card: model card of the training, which the start writes to README.md in ``folder`` and logs; "" writes none.
         results: files to log at the end, such as the weights.
         configuration: the executed configuration, logged as JSON. Each of its values is a parameter under its id
             ("network_def::network::depth"). A value that a continued training may change is a tag.
@@ -77,6 +79,7 @@ class Tracking:
         experiment: str = "monai_diffscore",
         facts: Mapping[str, Any] | None = None,
         artifacts: Sequence[str | Path] = (),
+        card: str = "",
         results: Sequence[str | Path] = (),
         configuration: Mapping[str, Any] | None = None,
         validator: Engine | None = None,
@@ -99,6 +102,7 @@ class Tracking:
         self.experiment = experiment
         self.facts = dict(facts or {})
         self.artifacts = [Path(artifact) for artifact in artifacts]
+        self.card = card
         self.results = [Path(result) for result in results]
         self.configuration = configuration
         self.validator = validator
@@ -138,7 +142,7 @@ class Tracking:
             name = self.run_name or f"{self.prefix}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
             run = {"experiment": self.experiment, "name": name, "key": secrets.token_hex(16), "uri": conceal(self.uri)}
             self._write({"run": run | {"start": _now()}}, {"params": self._texts(engine)})
-            for artifact in self.artifacts:
+            for artifact in [*self._written_card(), *self.artifacts]:
                 if artifact.is_file():
                     self.log_artifact(artifact)
         else:
@@ -152,6 +156,17 @@ class Tracking:
         self._courier.start()
         early, self._early = self._early, []
         self._append(early)
+
+    def _written_card(self) -> list[Path]:
+        path = self.spool.folder / "README.md"
+        if not self.card:
+            return []
+        try:
+            with whole_file(path) as file:
+                file.write(self.card.encode())
+        except OSError as error:  # a full disk does not end a training
+            logger.warning("%s is not written: %s", path, error)
+        return [path]
 
     def _texts(self, engine: Engine) -> dict[str, str]:
         numbers = {name: value for name, value in self._choices().items() if name not in MAY_CHANGE} | self.facts

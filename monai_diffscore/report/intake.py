@@ -44,7 +44,8 @@ def read_intake(record: RunRecord | None) -> RunIntake | None:
     parser = run_parser(record)
     if "intake" not in parser or not Path(str(parser.get_parsed_content("dataset_dir"))).exists():
         return None
-    lines = intake_lines(parser.get_parsed_content("intake"), parser.get_parsed_content("dataset_dir"))
+    train, held_out = parser.get_parsed_content("cases")
+    lines = intake_lines(parser.get_parsed_content("intake"), parser.get_parsed_content("dataset_dir"), held_out)
     if "listing" not in parser:
         return RunIntake(tuple(lines))
     listing, image = parser.get_parsed_content("listing"), parser.get_parsed_content("image")
@@ -52,7 +53,6 @@ def read_intake(record: RunRecord | None) -> RunIntake | None:
         role: count for role, count in listing.roles.items() if not image or role in image.replace(",", " ").split()
     }
     lines.append(f"files: layout {listing.layout}, images {counts_text(roles)}")
-    train, held_out = parser.get_parsed_content("cases")
     near = len(train) + len(held_out) <= NEAR_AT_MOST
     compared = "content and voxels" if near else f"content alone (more than {NEAR_AT_MOST} images)"
     pairs = tuple(str(leak) for leak in leaks(train, held_out, near=near))

@@ -1,0 +1,137 @@
+"""The files of a training by side and role: in the model card of its record, and what a listing skips."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import case_folders
+import numpy as np
+import pytest
+from monai.bundle import ConfigParser
+from PIL import Image
+from small_data import write_dataset
+from torch import nn
+
+from monai_diffscore.data import card_of_training, count_intake, intake_lines, skipped_files, used_files
+from monai_diffscore.data.cases import list_cases
+from monai_diffscore.handlers import Tracking
+
+BUNDLES = sorted(folder.name for folder in Path("bundles").iterdir() if (folder / "configs").is_dir())
+OF_VOLUMES = {"ct_unet2d", "ct_unet3d", "ct_whole3d", "mri_dit3d", "mri_translate3d", "mri_unet3d", "mri_whole3d"}
+OF_FILES = {"natural_dit2d", "pathology_hierarchical_unet", "signal_dit1d"}
+
+
+def parser_of(bundle: str, *names: str, **changes: object) -> ConfigParser:
+    parser = ConfigParser()
+    parser.read_config([f"bundles/{bundle}/configs/{name}.json" for name in names or ("train",)])
+    parser.update({"bundle_root": f"bundles/{bundle}", **changes})
+    return parser
+
+
+@pytest.mark.parametrize("bundle", sorted(OF_VOLUMES | OF_FILES | {"tabular_mlp", "toy2d_mlp"}))
+def test_the_card_of_a_training_says_which_files_it_used(bundle, tmp_path):
+    """By side and role, with the layout of volumes; rows of other kinds have counts alone."""
+    data = write_dataset(bundle, tmp_path)
+    changes = {"image": "flair", "given": "t1,dseg"} if bundle == "mri_translate3d" else {}
+    parser = parser_of(bundle, dataset_dir=data, output_dir=str(tmp_path / "out"), **changes)
+    front, section = parser.get_parsed_content("tracking#card").split("## Files of this training\n\n")
+    assert front.rstrip("\n") == Path(f"bundles/{bundle}/docs/README.md").read_text().rstrip("\n")
+    lines = [f"- {line}" for line in intake_lines(parser.get_parsed_content("intake"), data)]
+    if bundle in OF_VOLUMES:
+        lines.append(f"- layout: {parser.get_parsed_content('listing').layout}")
+    head, _, table = section.partition("\n\n")
+    assert head.splitlines() == lines
+    rows = re.findall(r"^\| (trained on|held out) \| (.+?) \| (\d+) \| (.*) \|$", table, flags=re.MULTILINE)
+    sides: dict[str, set[str]] = {}
+    for side, role, count, names in rows:
+        files = set(re.findall(r"`(.+?)`", names))
+        assert len(files) == int(count)
+        sides.setdefault(side, set()).update(() if "given" in role else files)
+    cases = zip(("trained on", "held out"), parser.get_parsed_content("cases"), strict=True)
+    right = (
+        {side: {str(Path(item["image"]).relative_to(data)) for item in items} for side, items in cases} if rows else {}
+    )
+    assert sides == right
+    assert bool(rows) == (bundle in OF_VOLUMES | OF_FILES)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("bundle", BUNDLES)
+def test_every_bundle_keeps_the_card_of_its_training(bundle):
+    parser = parser_of(bundle)
+    own = "$data.card_of_training(@bundle_root + '/docs/README.md', @intake, @dataset_dir, @used_files)"
+    assert parser.get("tracking#card") == own
+    assert "@listing" in parser.get("used_files") or bundle not in OF_VOLUMES
+
+
+def test_a_card_names_files_by_layout_and_role_below_the_folder(tmp_path):
+    case_folders.nnunet(tmp_path)
+    listing = list_cases(tmp_path)
+    items = listing.images("t1,t2")
+    files = used_files(items[:2], items[2:], listing)
+    assert files["layout"] == "nnunet"
+    text = card_of_training("nowhere", count_intake(items[:2], items[2:], {"mask": 1}), tmp_path, files)
+    assert text == (
+        "## Files of this training\n\n"
+        f"- data: 2 subject(s), 2 case(s) trained on; 1 subject(s), 1 case(s) held out ({tmp_path})\n"
+        "- passed over: 1 x mask\n- layout: nnunet\n\n"
+        "| side | role | files | which |\n|---|---|---|---|\n"
+        "| trained on | t1 | 2 | `imagesTr/brain_1_0000.nii.gz`, `imagesTr/brain_2_0000.nii.gz` |\n"
+        "| trained on | t2 | 2 | `imagesTr/brain_1_0001.nii.gz`, `imagesTr/brain_2_0001.nii.gz` |\n"
+        "| held out | t1 | 1 | `imagesTs/brain_9_0000.nii.gz` |\n"
+        "| held out | t2 | 1 | `imagesTs/brain_9_0001.nii.gz` |\n"
+    )
+
+
+def test_a_training_writes_its_card_once_and_keeps_it_in_its_record(tmp_path):
+    def record(card: str) -> Tracking:
+        return Tracking(f"sqlite:///{tmp_path}/runs.db", tmp_path / "out", card=card, network=nn.Linear(1, 1))
+
+    assert record("")._written_card() == []
+    assert record("# Card\n")._written_card() == [tmp_path / "out/README.md"]
+    assert (tmp_path / "out/README.md").read_text() == "# Card\n"
+
+
+def write_pictures(root: Path) -> None:
+    for number in range(4):
+        (root / "images").mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(number).integers(0, 256, (8, 8), dtype=np.uint8)
+        Image.fromarray(pixels).save(root / f"images/p{number}.png")
+    (root / "masks").mkdir()
+    shutil.copy(root / "images/p0.png", root / "masks/p0.png")
+    (root / ".DS_Store").write_bytes(b"\0")
+    (root / "notes.docx").write_bytes(b"\0")
+    (root / "gone.png").symlink_to(root / "nowhere.png")
+
+
+PASSED_OVER = {
+    "hidden file": 1, "link to a missing file (not fetched?)": 1,
+    "mask of another file": 1, "no image by its ending": 1,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("bundle", "names"),
+    [("natural_dit2d", ("train",)), ("pathology_hierarchical_unet", ("train",)),
+     ("pathology_hierarchical_unet", ("inference", "anomaly"))],
+    ids=["training on pictures", "training on slides", "calibrating on slides"],
+)  # fmt: skip
+def test_pictures_and_slides_are_passed_over_by_reason(bundle, names, tmp_path):
+    """The training and the calibration print it first, and count whom they hold out."""
+    write_pictures(tmp_path / "data")
+    parser = parser_of(bundle, *names, dataset_dir=str(tmp_path / "data"), image_size=[8, 8], image_channels=1)
+    intake = parser.get_parsed_content("intake")
+    assert intake["passed_over"] == PASSED_OVER
+    assert (intake["training_cases"], intake["validation_cases"]) == ((3, 1) if names == ("train",) else (0, 1))
+    first = parser.get("initialize" if names == ("train",) else "calibrating")
+    assert [text for text in first if "report_intake" in str(text)]
+
+
+def test_only_what_is_not_read_is_skipped(tmp_path):
+    write_pictures(tmp_path)
+    cases = [{"image": str(file)} for file in sorted(tmp_path.glob("images/*.png"))]
+    assert skipped_files(tmp_path, cases) == PASSED_OVER
+    assert skipped_files(tmp_path, cases[1:], ["notes.docx"]) == PASSED_OVER
+    assert skipped_files(tmp_path / "images/p0.png", cases[:1]) == {}
