@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -23,7 +24,7 @@ from monai_diffscore.report.card import BEGIN, END
 from monai_diffscore.report.image_files import find_samples, read_images
 from monai_diffscore.report.page import table
 from monai_diffscore.report.runs import RunRecord, find_run, run_parser
-from monai_diffscore.report.sources import gather
+from monai_diffscore.report.sources import _cases_of_folder, gather
 from monai_diffscore.report.volumes import random_windows
 
 
@@ -192,6 +193,23 @@ def test_real_images_are_read_as_the_training_reads_them(bundle, tmp_path):
         assert images.abs().max() <= 1.001
         assert images.std() > 0.01
     assert material.real.shape[1:] == size
+
+
+def test_real_images_of_a_folder_of_several_contrasts_are_those_of_the_run_or_of_the_flag(tmp_path):
+    """The advice of the refusal, `--image ROLE`, is taken; without it the role of the training is read."""
+    dataset = write_dataset("mri_translate3d", tmp_path)
+    (tmp_path / "samples").mkdir()
+    np.save(tmp_path / "samples/set.npy", np.random.default_rng(0).uniform(-1, 1, (4, 1, 16, 16, 16)))
+
+    def names(image: str, flag: str) -> list[str]:
+        config = configuration("mri_unet3d", "train") | choices("mri_unet3d", dataset) | {"image": image}
+        record = RunRecord("", "", "run", {}, config, executed=True, bundle=str(ROOT / "bundles/mri_unet3d"))
+        return [Path(case["image"]).name for case in _cases_of_folder(record, dataset, flag)]
+
+    assert names("t2", "") == ["sub-1_T2w.nii.gz"]
+    assert names("t2", "t1") == names("", "t1") == [f"sub-{number}_T1w.nii.gz" for number in (1, 2, 3)]
+    with pytest.raises(DataError, match=r"the roles .*--image ROLE"):
+        names("", "")
 
 
 def test_nifti_pictures_lose_their_third_axis(tmp_path):

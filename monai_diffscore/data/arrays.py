@@ -260,7 +260,10 @@ class LoadArrayd(MapTransform):
                 key=key,
                 expected=f"{self.channels} channel(s) of {self.spatial_dims} dimension(s), channels first",
                 got=f"shape {values.shape}",
-                remedy="Move the channels to the front (numpy.moveaxis)." if last else "Set --image_channels to match.",
+                remedy="Move the channels to the front (numpy.moveaxis)."
+                if last
+                else f"Give all files one number of channels; a bundle trains on this one with "
+                f"--image_channels {values.shape[0]}.",
             )
         if self.size is not None and values.shape[1:] != self.size:
             raise DataError(

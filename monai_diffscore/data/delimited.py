@@ -68,7 +68,7 @@ def read_delimited(path: str | Path, delimiter: str | None = None, named_rows: b
     if len(header) < 2 and not (body and len(body[0][1]) == 2):
         raise DataError(
             file, expected=f"a first row with the names of two or more columns, and {mark!r} between them",
-            got=f"{header[:5]}", remedy="Name all columns, and state the delimiter of the file (--delimiter).",
+            got=f"{header[:5]}", remedy="Name all columns; `plan` and a training take a delimiter by --delimiter.",
         )  # fmt: skip
     if body and all(len(cells) == len(header) + 1 and cells[-1] == "" for _, cells in body):
         body = [(number, cells[:-1]) for number, cells in body]  # a delimiter ends each row

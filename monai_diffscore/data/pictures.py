@@ -74,7 +74,7 @@ def _read_grey(path: str | Path, value_range: tuple[float, float] | None, key: s
         if (image != image[:1]).any():
             raise DataError(
                 path, key=key, expected="a grey picture", got="colours that differ",
-                remedy="Give --image_channels 3, or convert all pictures to grey.",
+                remedy="Give --image_channels 3 if all have colours, else convert them to one kind.",
             )  # fmt: skip
         image = image[:1]
     if len(image) == 2 and image.dtype != np.uint8:
@@ -155,7 +155,7 @@ def _read_picture(path: str) -> np.ndarray:
             raise _too_many_bits(path)
         if file.mode not in _COLOUR_MODES:
             raise DataError(
-                path, expected="a colour picture", got=f"the mode {file.mode}", remedy="Use RGB pictures.",
+                path, expected="a colour picture", got=f"the mode {file.mode}", remedy="Convert it to RGB.",
             )  # fmt: skip
         return np.asarray(_upright(file).convert(_COLOUR_MODES[file.mode])).transpose(2, 0, 1)
 

@@ -288,7 +288,8 @@ class LoadVolumed(MapTransform):
                 key=key,
                 expected=self.expected,
                 got=f"{sizes[0]} channels of size {sizes[1:]}",
-                remedy="Take one of them: --image ROLE (`python -m monai_diffscore cases FOLDER` lists the roles).",
+                remedy="Take one of them: --image ROLE, if `python -m monai_diffscore cases FOLDER` lists several, "
+                f"else {file}/channel:0 in a table of cases. Or train on all: --image_channels {sizes[0]}.",
             )
         bad = int((~torch.isfinite(volume)).sum())
         if bad:

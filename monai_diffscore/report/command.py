@@ -35,6 +35,7 @@ def add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="column of the type of each row; for images, key of the label in the run's cases (default: label)",
     )
     images = parser.add_argument_group("images")
+    images.add_argument("--image", default="", metavar="ROLE[,ROLE]", help="roles in folders of several")
     images.add_argument("--train", type=Path, help="folder of the training images (default: from the run)")
     images.add_argument("--range", type=float, nargs=2, metavar=("LOW", "HIGH"), help="intensities of -1 and 1")
     images.add_argument("--unit", help="unit of the intensities, such as HU")
@@ -66,7 +67,7 @@ def _report(options: argparse.Namespace) -> int:
         print("\n".join([*intake.lines, *(f"leak: {leak}" for leak in intake.leaks)]), flush=True)
     material = report.gather(
         options.run, real, options.train, options.count or 64, limits, options.unit, options.seed,
-        record=run, label_key=options.label_key or "label",
+        record=run, label_key=options.label_key or "label", image=options.image,
     )  # fmt: skip
     material = material if intake is None else intake.added_to(material)
     title = options.title or (run.name if run else "") or options.run.resolve().name

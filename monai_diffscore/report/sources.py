@@ -60,6 +60,7 @@ def gather(
     volumes: int = 16,
     record: RunRecord | None = None,
     label_key: str = "label",
+    image: str = "",
 ) -> Material:
     """Reads samples, real images and training volumes.
 
@@ -75,6 +76,7 @@ def gather(
         volumes: number of real and of training volumes to read at most, at even distances.
         record: from :func:`~monai_diffscore.report.runs.find_run`, or None.
         label_key: key of the label in the run's cases. Samples and images in folders have labels.npy beside.
+        image: role of the images in ``real`` and ``train``; "" takes that of the run.
     Raises:
         DataError: if samples or a needed record are missing, or sizes do not fit.
     """
@@ -84,8 +86,8 @@ def gather(
     if record is not None and record.channel_ranges is not None:
         raw = [_by_channel(image, *record.channel_ranges) for image in raw]
         intensity_range, unit = (-1.0, 1.0), "normalised"
-    unseen = _volumes(record, 1, real, volumes, raw[0].shape[1:], label_key)
-    trained = _volumes(record, 0, train, volumes, raw[0].shape[1:], label_key)
+    unseen = _volumes(record, 1, real, volumes, raw[0].shape[1:], label_key, image)
+    trained = _volumes(record, 0, train, volumes, raw[0].shape[1:], label_key, image)
     low, high = intensity_range or (record and record.intensity_range) or _percentiles(unseen.images)
     preprocessed = record is not None and record.config is not None
     to_unit = _Affine(low, high)
@@ -152,11 +154,17 @@ class _Affine:
 
 
 def _volumes(
-    record: RunRecord | None, part: int, folder: str | Path | None, most: int, size: Sequence[int], label_key: str
+    record: RunRecord | None,
+    part: int,
+    folder: str | Path | None,
+    most: int,
+    size: Sequence[int],
+    label_key: str,
+    image: str,
 ) -> Volumes:
     """Training (part 0) or unseen (part 1) volumes; of images with the samples' ``size`` it reads 64 times as many."""
     if record is not None and record.config is not None:
-        return _volumes_of_run(record, part, folder, most, size, label_key)
+        return _volumes_of_run(record, part, folder, most, size, label_key, image)
     if folder is not None:
         return _volumes_of_folder(folder, most)
     if part == 0:
@@ -176,7 +184,7 @@ def _volumes_of_folder(folder: str | Path, most: int) -> Volumes:
 
 
 def _volumes_of_run(
-    record: RunRecord, part: int, folder: str | Path | None, most: int, size: Sequence[int], label_key: str
+    record: RunRecord, part: int, folder: str | Path | None, most: int, size: Sequence[int], label_key: str, image: str
 ) -> Volumes:
     """The cases of the run, or of ``folder``, through its transforms without the random ones."""
     parser = run_parser(record)
@@ -187,7 +195,7 @@ def _volumes_of_run(
             raise DataError(source, key="dataset_dir", expected="the data of the run", got="nothing", remedy=remedy)
         cases, name = parser.get_parsed_content("cases")[part], source.name
     else:
-        cases, name = list_volumes(folder), str(folder)
+        cases, name = _cases_of_folder(record, folder, image), str(folder)
     steps = [parser.get_parsed_content(name) for name in ("reading", "padding", "intensity") if name in parser]
     read_case: Any = Compose([step for transforms in steps for step in transforms])
     if folder is None and "train#plain_tiles" in parser:  # slides are read tile by tile
@@ -201,6 +209,21 @@ def _volumes_of_run(
     loaded += [read_case(cases[place]) for place in evenly_spaced(range(len(cases)), most * 64 if whole else most)[1:]]
     tensors = [convert_to_tensor(item["image"], track_meta=False, dtype=torch.float32) for item in loaded]
     return Volumes(tensors, [int(item.get(label_key, -1)) for item in loaded], name)
+
+
+def _cases_of_folder(record: RunRecord, folder: str | Path, image: str) -> list[dict[str, Any]]:
+    """The images of a folder as the training of the run lists them: volumes of its role, pictures, or sequences."""
+    parser = run_parser(record)
+    parser.update({"dataset_dir": str(folder), "left_out": [], "layout": "auto"})
+    if "listing" in parser:
+        role = image or str(parser.get_parsed_content("image"))
+        images: list[dict[str, Any]] = parser.get_parsed_content("listing").images(
+            role, conditions=parser.get_parsed_content("fields")
+        )
+        return images
+    lists = [name for name in ("pictures", "sequences") if name in parser]
+    listed: list[dict[str, Any]] = parser.get_parsed_content(lists[0]) if lists else list_volumes(folder, image=image)
+    return listed
 
 
 def _percentiles(volumes: Sequence[Tensor]) -> tuple[float, float]:
