@@ -29,7 +29,7 @@ from monai_diffscore.data.gene_fields import GeneFields
 from monai_diffscore.data.rows import split_indices
 from monai_diffscore.errors import DataError
 from monai_diffscore.transforms.counts import counts_remedy, describe_values, refuse_other_than_counts
-from monai_diffscore.transforms.table_schema import column_of
+from monai_diffscore.transforms.table_column import column_of
 
 #: the layers to search for counts, if the fields declare no layer
 PLACES = ("counts", "raw", "X")

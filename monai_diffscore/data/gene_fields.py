@@ -18,7 +18,7 @@ import pandas as pd
 from monai_diffscore.atomic_files import write_json
 from monai_diffscore.data.matrices import refuse_repeated
 from monai_diffscore.errors import DataError
-from monai_diffscore.transforms.table_schema import column_of
+from monai_diffscore.transforms.table_column import column_of
 
 CONTENTS = ("counts", "continuous")
 

@@ -31,7 +31,7 @@ from monai_diffscore.transforms.omics import (
     measure_gene_scale,
 )
 from monai_diffscore.transforms.principal import PrincipalComponentsd, measure_components
-from monai_diffscore.transforms.table_schema import column_of
+from monai_diffscore.transforms.table_column import column_of
 
 logger = logging.getLogger(__name__)
 

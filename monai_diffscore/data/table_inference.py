@@ -15,7 +15,8 @@ import pandas as pd
 from monai_diffscore.data.delimited import IDENTIFIER
 from monai_diffscore.data.tables import names_in
 from monai_diffscore.errors import DataError
-from monai_diffscore.transforms.table_schema import Column, TableSchema, column_of
+from monai_diffscore.transforms.table_column import Column, column_of
+from monai_diffscore.transforms.table_schema import TableSchema
 from monai_diffscore.transforms.written_values import find_moment, limit_of, moments_to_numbers, unit_of_times
 
 _MOST_DECIMALS = 10

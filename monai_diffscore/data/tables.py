@@ -23,7 +23,8 @@ from monai_diffscore.data.requests import check_count
 from monai_diffscore.data.rows import split_indices
 from monai_diffscore.errors import DataError
 from monai_diffscore.transforms.table import TableEncoding
-from monai_diffscore.transforms.table_schema import Column, TableSchema, column_of
+from monai_diffscore.transforms.table_column import Column, column_of
+from monai_diffscore.transforms.table_schema import TableSchema
 from monai_diffscore.transforms.written_values import (
     MISSING,
     MISSING_AMONG_NUMBERS,

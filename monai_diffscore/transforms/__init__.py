@@ -23,6 +23,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "pathology_stains": "LabStatistics Stains fit_macenko fit_reinhard fit_vahadane",
         "principal": "PrincipalComponents PrincipalComponentsd measure_components",
         "table": "EncodeTable EncodeTabled TableEncoding measure_encoding",
-        "table_schema": "Column TableSchema",
+        "table_column": "Column",
+        "table_schema": "TableSchema",
     },
 )

@@ -11,4 +11,5 @@ from monai_diffscore.transforms.pathology_dictionary import *
 from monai_diffscore.transforms.pathology_stains import *
 from monai_diffscore.transforms.principal import *
 from monai_diffscore.transforms.table import *
+from monai_diffscore.transforms.table_column import *
 from monai_diffscore.transforms.table_schema import *

@@ -16,7 +16,7 @@ import numpy as np
 from scipy.special import ndtri
 
 from monai_diffscore.transforms.normal_scores import level_of_score, score_of_level
-from monai_diffscore.transforms.table_schema import Column
+from monai_diffscore.transforms.table_column import Column
 
 #: ratio of the ranks of neighbouring quantiles in a tail
 RATIO = 1.15
