@@ -37,7 +37,9 @@ def add_plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         "regular expression of the path",
     )
     parser.add_argument("--exclude", default="", metavar="A,B", help="columns, files or series to leave out")
-    parser.add_argument("--missing", default="", metavar="A,B", help="further marks of missing values in a table")
+    parser.add_argument(
+        "--missing", default="", metavar="A,B", help="further marks of missing values in a table: --missing=-9,-99"
+    )
     parser.add_argument("--delimiter", help="between the cells of a text file (default: detected)")
     parser.add_argument("--graph", type=Path, metavar="EDGES", help="edges between genes (.tsv, .gmt)")
     parser.add_argument("--image", default="", metavar="ROLE[,ROLE]", help="roles of volumes to train on")
@@ -113,6 +115,7 @@ def _plan(options: argparse.Namespace) -> int:
 
     from monai_diffscore import planning
     from monai_diffscore.errors import FlagError
+    from monai_diffscore.planning.notes import notes_once
 
     data, kind = (options.cases, "volumes") if options.cases else (options.data, options.kind)
     if data is None and options.from_plan is None:
@@ -124,23 +127,24 @@ def _plan(options: argparse.Namespace) -> int:
     edited = None if options.from_plan is None else planning.Plan.from_file(options.from_plan)
     fingerprint: planning.Fingerprint | None = None
     if data is not None:
-        fingerprint = planning.take_fingerprint(
-            data,
-            kind,
-            _names(options.condition),
-            options.modality,
-            options.participants,
-            options.mpp_um,
-            graph,
-            options.subject,
-            _names(options.exclude),
-            options.delimiter,
-            _names(options.missing),
-            options.layout,
-            options.image,
-            _reading(options),
-            [*_names(options.given), *_names(options.mask)],
-        )
+        with notes_once():
+            fingerprint = planning.take_fingerprint(
+                data,
+                kind,
+                _names(options.condition),
+                options.modality,
+                options.participants,
+                options.mpp_um,
+                graph,
+                options.subject,
+                _names(options.exclude),
+                options.delimiter,
+                _names(options.missing),
+                options.layout,
+                options.image,
+                _reading(options),
+                [*_names(options.given), *_names(options.mask)],
+            )
         plan = planning.make_plan(fingerprint, budget, graph, options.model)
     plan = edited or plan
     if not options.no_trial:

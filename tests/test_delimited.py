@@ -13,7 +13,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from monai_diffscore.__main__ import main
 from monai_diffscore.data import infer_schema, read_table, write_table
+from monai_diffscore.data.doubtful_columns import doubts
 from monai_diffscore.errors import DataError
 
 ROWS = 60
@@ -158,6 +160,41 @@ def test_numbers_of_european_spreadsheets(cells, numbers, tmp_path):
     assert read("\n".join(["cost;n", *(f"{cell};1" for cell in cells)]), tmp_path)["cost"].tolist() == numbers
 
 
+@pytest.mark.parametrize("first", [0.125, 0.5, 0.999])
+def test_three_decimals_below_one_are_no_thousands(first, tmp_path):
+    numbers = [first, *(n + 0.125 for n in range(1, ROWS))]
+    cells = [f"{number:.3f}".replace(".", ",") for number in numbers]
+    frame = read("\n".join(["k\tbmi", *(f"{cell}\t{n + 0.5}" for n, cell in enumerate(cells))]), tmp_path, "t.tsv")
+    assert frame["k"].tolist() == numbers
+    assert frame["bmi"].tolist() == [n + 0.5 for n in range(ROWS)], "points beside commas keep their fractions"
+
+
+@pytest.mark.parametrize("sep", [";", ",", "\t", "|"])
+def test_the_line_with_excels_delimiter_is_no_row(sep, tmp_path):
+    text = f"sep={sep}\r\n" + patients().to_csv(index=False, sep=sep)
+    pd.testing.assert_frame_equal(read(text, tmp_path), patients())
+
+
+@pytest.mark.parametrize("flag", ["tab", "\\t", "\t"])
+def test_a_tabulator_may_be_named(flag, tmp_path):
+    pd.testing.assert_frame_equal(read(patients().to_csv(index=False, sep="\t"), tmp_path, delimiter=flag), patients())
+
+
+@pytest.mark.parametrize("flag", ["';'", ",,", "comma"])
+def test_a_delimiter_is_one_character(flag, tmp_path):
+    with pytest.raises(DataError, match="one character, or tab, got"):
+        read(patients().to_csv(index=False), tmp_path, delimiter=flag)
+
+
+@pytest.mark.parametrize("place", [0, 40, 300])
+def test_a_file_with_zero_bytes_is_refused(place, tmp_path):
+    content = patients().to_csv(index=False).encode()
+    with pytest.raises(DataError, match=f"a zero byte at place {place}"):
+        read(content[:place] + b"\0\0" + content[place:], tmp_path)
+    with pytest.raises(DataError, match="or in UTF-16"):
+        read(content.decode().encode("utf-16-le"), tmp_path)
+
+
 @pytest.mark.parametrize("codes", [["007", "012", "101"], ["02139", "10001", "00501"], ["00", "01", "10"]])
 def test_codes_keep_their_zeros(codes, tmp_path):
     frame = read(pd.DataFrame({"code": codes * 20, "n": range(60)}).to_csv(index=False), tmp_path)
@@ -214,6 +251,8 @@ MOMENTS = {
     "%Y-%m-%d": "D", "%d.%m.%Y": "D", "%m/%d/%Y": "D", "%d-%b-%Y": "D", "%H:%M": "min", "%H:%M:%S": "s",
     "%Y-%m-%d %H:%M": "min", "%Y-%m-%dT%H:%M:%S": "s", "%d/%m/%Y %H:%M": "min",
     "%-d.%-m.%Y": "D", "%-m/%-d/%Y": "D", "%-I:%M %p": "min", "%-H:%M": "min",
+    "%Y%m%d": "D", "%d-%b-%y": "D", "%b %d, %Y": "D", "%Y-%m-%dT%H:%M:%SZ": "s", "%Y/%m/%d %H:%M": "min",
+    "%-m/%-d/%Y %-I:%M %p": "min",
 }  # fmt: skip
 
 
@@ -237,6 +276,54 @@ def test_dates_and_times_are_numbers_and_come_back_as_they_were_written(form, fe
     )
 
 
+@pytest.mark.parametrize("form", ["%Y-%m", "%m/%Y", "%b %Y"])
+def test_months_come_back_and_draws_between_are_months(form, tmp_path):
+    days = pd.Timestamp("2019-11-17") + pd.to_timedelta(np.random.default_rng(0).integers(0, 3000, ROWS), "D")
+    written = [day.strftime(form) for day in days]
+    frame = read(pd.DataFrame({"when": written, "n": 1}).to_csv(index=False), tmp_path)
+    schema = infer_schema(frame)
+    numbers = schema.numbers(frame)
+    firsts = np.array([day.replace(day=1) for day in days], dtype="datetime64[D]")
+    np.testing.assert_array_equal(numbers[:, 0], firsts.astype(float))
+    assert schema.frame(numbers)["when"].tolist() == written
+    later = schema.columns[0].within(np.minimum(numbers[:, 0] + 27.4, numbers[:, 0].max()))
+    assert schema.columns[0].values(later).tolist() == written
+
+
+@pytest.mark.parametrize("kind", ["int64", "int32", "str"])
+def test_days_in_eight_digits_of_parquet_are_dates(kind, tmp_path):
+    days = pd.Timestamp("2023-12-01") + pd.to_timedelta(np.arange(ROWS), "D")
+    frame = pd.DataFrame({"when": days.strftime("%Y%m%d").astype(kind), "n": 1})
+    frame.to_parquet(tmp_path / "t.parquet")
+    schema = infer_schema(read_table(tmp_path / "t.parquet"))
+    numbers = schema.numbers(frame)
+    assert np.diff(numbers[:, 0]).tolist() == [1] * (ROWS - 1), "December 31 is a day before January 1"
+    assert schema.frame(numbers)["when"].astype(str).tolist() == frame["when"].astype(str).tolist()
+
+
+@pytest.mark.parametrize("other", ["unknown", "2024-13-45", "03/07/2024", "in spring", "7:45"])
+def test_dates_beside_other_text_are_refused_with_both(other, tmp_path):
+    days = pd.Timestamp("2024-01-01") + pd.to_timedelta(np.arange(ROWS) % 20, "D")
+    cells = [other if n % 9 == 4 else str(day.date()) for n, day in enumerate(days)]
+    frame = read(pd.DataFrame({"when": cells, "n": 1}).to_csv(index=False), tmp_path)
+    with pytest.raises(DataError, match=rf"in one format, got '2024-01-01' beside '{other}'.*--missing"):
+        infer_schema(frame)
+    assert len(infer_schema(frame, categorical="when").columns[0].categories) == 21
+
+
+@pytest.mark.parametrize("form", ["{}%", "${}", "{} mg", "€ {}", "~{}", "{} mmol/l"])
+def test_numbers_with_a_unit_are_told_from_free_text(form):
+    frame = patients().assign(dose=[form.format(n / 4) for n in range(ROWS)])
+    with pytest.raises(DataError, match=r"numbers with other text, such as .*the unit into the name"):
+        infer_schema(frame)
+
+
+@pytest.mark.parametrize("form", ["{} weeks after", "S{}", "ward {} b", "x-{}"])
+def test_names_with_numbers_are_identifiers_or_free_text(form):
+    with pytest.raises(DataError, match=r"identifiers, or free text|numbers with other text, such as '0 weeks"):
+        infer_schema(patients().assign(place=[form.format(n) for n in range(ROWS)]))
+
+
 @pytest.mark.parametrize("levels", [(0.5, 1, 2), (10, 20, 50, 100), (0, 2.5, 7.5)])
 def test_numbers_of_few_levels_keep_them(levels):
     g = np.random.default_rng(0)
@@ -250,7 +337,9 @@ def test_counts_without_a_value_keep_it():
     assert schema.columns[0].within(np.array([5.2]))[0] == 5
 
 
-@pytest.mark.parametrize("name", ["patient_id", "MRN", "subject", "Record ID", "sample_no"])
+@pytest.mark.parametrize(
+    "name", ["patient_id", "MRN", "subject", "Record ID", "sample_no", "ID_patient", "USUBJID", "eid"]
+)
 @pytest.mark.parametrize("ids", [np.arange(100001, 100001 + ROWS), np.arange(ROWS) // 2])
 def test_identifiers_are_no_columns(name, ids):
     frame = patients().assign(**{name: ids})
@@ -264,6 +353,87 @@ def test_identifiers_are_no_columns(name, ids):
 @pytest.mark.parametrize("name", ["width", "fluid", "patient_age", "visits", "cohort"])
 def test_measures_are_no_identifiers(name):
     assert len(infer_schema(patients().assign(**{name: np.arange(ROWS)})).columns) == 4
+
+
+NUMBERS = np.random.default_rng(3)
+CODES = {
+    "-999": NUMBERS.normal(5, 1, 200).round(1), "-9": NUMBERS.integers(0, 5, 200), "99": NUMBERS.integers(0, 12, 200),
+    "9999": NUMBERS.integers(90, 180, 200), "-1": NUMBERS.normal(120, 10, 200).round(),
+    "9": NUMBERS.integers(1, 4, 200), "777": NUMBERS.integers(0, 31, 200), "-88": NUMBERS.integers(0, 500, 200),
+    "999.0": NUMBERS.normal(40, 9, 200).round(1),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("code", CODES)
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_codes_of_missing_values_are_told_with_the_flag_that_takes_them(code, ending, tmp_path):
+    values = np.where(np.arange(200) % 11 == 3, float(code), CODES[code])
+    frame = pd.DataFrame({"lab": values, "sex": ["F", "M"] * 100})
+    write_table(tmp_path / f"t.{ending}", frame, synthetic=False)
+    real = read_table(tmp_path / f"t.{ending}")
+    (doubt,) = doubts(real, infer_schema(real))
+    assert doubt.startswith(f"lab: {float(code):g} stands in 18 of 200 rows")
+    mark = re.search(r"--missing=(\S+) makes", doubt)[1]
+    taken = read_table(tmp_path / f"t.{ending}", missing=mark)
+    assert taken["lab"].isna().sum() == 18
+    assert taken["lab"].dropna().tolist() == CODES[code][np.arange(200) % 11 != 3].tolist()
+    assert doubts(taken, infer_schema(taken)) == []
+
+
+def test_a_code_that_is_a_value_elsewhere_is_no_mark_for_the_whole_table():
+    frame = pd.DataFrame({"crp": [99, 99, *range(12)] * 10, "age": [*range(86, 100)] * 10})
+    assert re.fullmatch(
+        r"crp: 99 .* empty these cells, because 99 is a value of age, too\.", *doubts(frame, infer_schema(frame))
+    )
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [-1, 0, 1] * 30, [*range(20, 100)] * 2, [-9, -8, 0, 4] * 30, [0, 1, 2, 7] * 30, [1, 5, 6, 9] * 30,
+        [-99.0, *NUMBERS.normal(0, 60, 80)], [9999, *range(100, 180)], [-999, -990, -985, 20] * 20,
+    ],
+)  # fmt: skip
+def test_values_near_others_are_no_codes(values):
+    frame = pd.DataFrame({"score": values, "sex": (["F", "M"] * len(values))[: len(values)]})
+    assert doubts(frame, infer_schema(frame)) == []
+
+
+@pytest.mark.parametrize("name", ["X", "nr", "hosp", "probe"])
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        NUMBERS.permutation(ROWS) + 1, np.cumsum(NUMBERS.integers(1, 9, ROWS)),
+        NUMBERS.choice(9 * 10**6, ROWS, False) + 10**6,
+    ],
+)  # fmt: skip
+def test_numbers_of_rows_are_told_under_any_name(name, numbers):
+    frame = patients().assign(**{name: numbers})
+    (doubt,) = doubts(frame, infer_schema(frame))
+    assert doubt.startswith(f"{name}: each row has another whole number ({numbers.min()} to {numbers.max()})")
+    assert doubts(frame, infer_schema(frame, exclude=re.search(r"--exclude (\S+)", doubt)[1])) == []
+    assert doubts(frame, infer_schema(frame, subject=name)) == []
+
+
+@pytest.mark.parametrize("numbers", [NUMBERS.integers(1000, 99000, ROWS), NUMBERS.normal(size=ROWS), [5, 6] * 30])
+def test_measures_are_no_numbers_of_rows(numbers):
+    frame = patients().assign(cost=numbers)
+    assert doubts(frame, infer_schema(frame)) == []
+
+
+SAID = {
+    "not in UTF-8": lambda: patients().assign(site=["Köln", "Bern"] * 30).to_csv(index=False).encode("latin-1"),
+    "holds the names of the rows": lambda: patients().to_csv().encode(),
+    "--missing=-99 makes it so": lambda: patients().assign(crp=[-99, 1, 2, 3, 4] * 12).to_csv(index=False).encode(),
+    "--exclude X leaves them out": lambda: patients().assign(X=range(ROWS)).to_csv(index=False).encode(),
+}
+
+
+@pytest.mark.parametrize("text", SAID)
+def test_a_plan_says_once_what_its_reader_noticed(text, tmp_path, capsys):
+    (tmp_path / "t.csv").write_bytes(SAID[text]())
+    assert main(["plan", str(tmp_path / "t.csv"), "--out", str(tmp_path / "out"), "--no-trial"]) == 0
+    assert capsys.readouterr().err.count(text) == 1
 
 
 @pytest.mark.parametrize("exclude", ["bmi,sex", ["bmi", "sex"], ("bmi", "sex"), "bmi, sex"])

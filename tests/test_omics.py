@@ -534,6 +534,9 @@ GENE_NAMES = {
     "accessions": [f"ENSG{n:011d}" for n in range(150)],
     "probes": [f"{n}_s_at" for n in range(1000, 1150)],
     "numbered": [f"GENE{n}" for n in range(200)],
+    "micro-RNA": [f"hsa-miR-{n}-5p" for n in range(150)],
+    "methylation": [f"cg{n:08d}" for n in range(150)],
+    "proteins": [f"{letter}{n}A{n}B{n % 9}"[:6] for n in range(1, 10) for letter in "OPQABCDEFGHIJKLMN"],
 }
 OTHER_NAMES = {
     "radiomics": [f"original_glcm_Contrast_{n}" for n in range(400)],
@@ -587,7 +590,7 @@ def test_matrices_of_european_spreadsheets_are_read(sep, decimal, tmp_path):
 def cells_with(tmp_path, **columns):
     g = np.random.default_rng(0)
     counts = g.poisson(3, (200, 20)).astype(np.float32) + 1
-    obs = pd.DataFrame({"cell_type": g.choice(["B", "T"], 200), **columns}, index=[f"c{n}" for n in range(200)])
+    obs = pd.DataFrame({"cell_type": g.choice(["B", "T"], 200)} | columns, index=[f"c{n}" for n in range(200)])
     anndata.AnnData(sparse.csr_matrix(counts), obs, pd.DataFrame(index=[f"G{n}" for n in range(20)])).write_h5ad(
         tmp_path / "c.h5ad"
     )
@@ -622,6 +625,27 @@ def test_names_of_cells_are_no_batches(form, tmp_path):
     file, _ = cells_with(tmp_path, barcode=[form.format(n) for n in range(200)])
     with pytest.raises(DataError, match=r"200 different values of barcode.*--subject barcode"):
         take_fingerprint(file, conditions=["cell_type", "barcode"])
+
+
+@pytest.mark.parametrize("name", ["sample", "batch", "donor"])
+def test_names_of_cells_are_no_batches_by_default_and_a_plan_names_what_it_does_not_use(name, tmp_path):
+    from monai_diffscore.planning import take_fingerprint
+
+    file, _ = cells_with(tmp_path, **{name: [f"s{n}" for n in range(200)]}, group="case")
+    details = take_fingerprint(file).details
+    assert details["batch"] is None
+    assert details["assumed"][0].startswith(f"type cell_type; not used {name}, group. --condition ")
+    few, _ = cells_with(tmp_path, **{name: [f"s{n % 5}" for n in range(200)]})
+    assert take_fingerprint(few).details["batch"] == name
+
+
+@pytest.mark.parametrize("lacking", [3, 40, 150])
+def test_cells_without_a_type_are_told(lacking, tmp_path):
+    from monai_diffscore.planning import take_fingerprint
+
+    file, _ = cells_with(tmp_path, cell_type=pd.Categorical(["B"] * (200 - lacking) + [None] * lacking))
+    counts = take_fingerprint(file).details["rows_of_each_label"]
+    assert counts == {"B": 200 - lacking, "without one": lacking}
 
 
 @pytest.mark.parametrize("what", ["whole", "logarithms", "less"])

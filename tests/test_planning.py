@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -540,8 +541,10 @@ def test_a_plan_prints_the_roles_of_columns_of_cells(conditions, subject, line, 
     cells.obs["phase"] = np.resize(["G1", "S", "G2M"], 700)
     cells.obs["age"] = np.resize(np.arange(20, 80), 700)
     cells.write_h5ad(tmp_path / "data/cells.h5ad")
-    assumed = take_fingerprint(tmp_path / "data", conditions=conditions, subject=subject).details["assumed"]
-    assert assumed == [f"{line}. --condition TYPE,BATCH,COVARIATE and --subject COLUMN choose others"]
+    (assumed,) = take_fingerprint(tmp_path / "data", conditions=conditions, subject=subject).details["assumed"]
+    others = ", ".join(name for name in cells.obs if name not in re.findall(r"\w+", line))
+    flags = "--condition TYPE,BATCH,COVARIATE and --subject COLUMN choose others"
+    assert assumed == f"{line}; not used {others}. {flags}"
 
 
 def test_a_plan_prints_the_roles_of_columns_of_a_table(tmp_path, capsys):

@@ -26,10 +26,11 @@ DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\t", ".tab": "\t"}
 _TRIED = (",", "\t", ";", "|", " ")
 #: names of columns that identify a row or a subject
 IDENTIFIER = re.compile(
-    r"(.*[ _.-])?(id|ids|mrn|uid|uuid|guid|identifier|pid|ssn|nhs)"
-    r"|(patient|subject|participant|person|case|record|row|sample|study|hospital|accession|encounter|visit)"
+    r"(.*[ _.-])?(id|ids|mrn|uid|uuid|guid|identifier|pid|ssn|nhs|ptid|rid|eid|u?subjid|subj|barcode|pseudonym)"
+    r"|id[ _.-](patient|subject|participant|person|case|record|row|sample|study|hospital|visit).*"
+    r"|(pat|patient|subject|participant|person|case|record|row|sample|study|hospital|accession|encounter|visit|serial)"
     r"[ _.-]?(id|no|nr|num|number|code|name|index|key)"
-    r"|(patient|subject|participant)s?",
+    r"|(patient|subject|participant|serial|index|idx)s?",
     re.IGNORECASE,
 )
 
@@ -68,7 +69,9 @@ def read_delimited(path: str | Path, delimiter: str | None = None, named_rows: b
     if len(header) < 2 and not (body and len(body[0][1]) == 2):
         raise DataError(
             file, expected=f"a first row with the names of two or more columns, and {mark!r} between them",
-            got=f"{header[:5]}", remedy="Name all columns; `plan` and a training take a delimiter by --delimiter.",
+            got=f"{header[:5]}",
+            remedy="Remove lines above the names of the columns, and name all columns; `plan` and a training take a "
+            "delimiter by --delimiter.",
         )  # fmt: skip
     if body and all(len(cells) == len(header) + 1 and cells[-1] == "" for _, cells in body):
         body = [(number, cells[:-1]) for number, cells in body]  # a delimiter ends each row
@@ -91,9 +94,12 @@ def first_rows(path: str | Path, delimiter: str | None = None, most: int = 1000)
     file = Path(path)
     ending = ending_of(file)
     text = _text(file)
+    stated = re.match("sep=(.)\r?\n", text)  # the first line of Excel's files, which is no row
+    if stated is not None:
+        text = text[stated.end() :]
     if not text.strip():
         raise DataError(file, expected="a table", got="an empty file", remedy="Write or copy it again.")
-    mark = delimiter or _find_delimiter(text, DELIMITERS[ending])
+    mark = _delimiter_of(file, delimiter) or (stated and stated[1]) or _find_delimiter(text, DELIMITERS[ending])
     return text, [cells for _, cells in _lines(text, mark, most)], mark
 
 
@@ -113,11 +119,31 @@ def ending_of(file: Path) -> str:
     return suffix
 
 
+def _delimiter_of(file: Path, flag: str | None) -> str | None:
+    """The delimiter that a flag names: one character, ``tab`` or ``\\t``; None detects it."""
+    mark = "\t" if flag in ("tab", "\\t") else flag
+    if mark is not None and len(mark) != 1:
+        raise DataError(
+            file, key="delimiter", expected="one character, or tab", got=repr(flag),
+            remedy="`plan` and a training take it between quotes, such as --delimiter ';'.",
+        )  # fmt: skip
+    return mark
+
+
 def _text(file: Path) -> str:
-    """Decodes a file: UTF-16 by its byte order mark, else UTF-8, else Windows-1252."""
+    """Decodes a file: UTF-16 by its byte order mark, else UTF-8, else Windows-1252.
+
+    Raises:
+        DataError: for zero bytes, which no text has.
+    """
     content = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
     if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return content.decode("utf-16")
+    if b"\0" in content:
+        raise DataError(
+            file, expected="text", got=f"a zero byte at place {content.index(0)}",
+            remedy="The file is damaged or in UTF-16: copy it again, or save it in UTF-8.",
+        )  # fmt: skip
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError:

@@ -9,7 +9,9 @@ from collections.abc import Sequence
 #: smallest number of names that are recognised as genes
 MANY_GENES = 100
 _ACCESSION = re.compile(
-    r"ENS[A-Z]*[GT]\d{6,}(\.\d+)?|\d+(_[a-z])?_at|AFFX-.*|ILMN_\d+|NM_\d+(\.\d+)?|FBgn\d+|AT\dG\d{5}"
+    r"ENS[A-Z]*[GTP]\d{6,}(\.\d+)?|\d+(_[a-z])?_at|AFFX-.*|ILMN_\d+|[NX][MRP]_\d+(\.\d+)?|FBgn\d+|AT\dG\d{5}"
+    r"|[a-z]{3}-(miR|mir|let)-[\w-]+|cg\d{8}(_\w+)?"  # micro-RNA, methylation
+    r"|[OPQ]\d[A-Z0-9]{3}\d(-\d+)?|[A-NR-Z]\d([A-Z][A-Z0-9]{2}\d){1,2}(-\d+)?"  # proteins in UniProt
 )
 #: symbols: of people in capitals (TP53, HLA-DRB1, MT-CO1, C9orf72), of mice and rats with one (Trp53)
 _SYMBOL = re.compile(

@@ -89,8 +89,9 @@ def refuse_repeated(names: Sequence[str], source: object, what: str) -> None:
             key=what,
             expected=f"each {what} once",
             got=f"{len(repeated)} names more than once: {', '.join(repeated[:8])}",
-            remedy="Sum or average them, or keep one of each (AnnData: var_names_make_unique gives them different "
-            "names).",
+            remedy="Rename or remove all but one of each."
+            if what == "column"
+            else "Sum or average them, or keep one of each (AnnData: var_names_make_unique gives them other names).",
         )
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime
+import logging
+import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,15 +15,27 @@ import numpy as np
 import pandas as pd
 
 from monai_diffscore.data.delimited import IDENTIFIER
+from monai_diffscore.data.doubtful_columns import doubts
 from monai_diffscore.data.tables import names_in
 from monai_diffscore.errors import DataError
 from monai_diffscore.transforms.table_column import Column, column_of
 from monai_diffscore.transforms.table_schema import TableSchema
-from monai_diffscore.transforms.written_values import find_moment, limit_of, moments_to_numbers, unit_of_times
+from monai_diffscore.transforms.written_values import (
+    find_moment,
+    limit_of,
+    looks_like_moment,
+    moments_to_numbers,
+    number_of,
+    unit_of_times,
+)
+
+logger = logging.getLogger(__name__)
 
 _MOST_DECIMALS = 10
 #: a column with at most so many different numbers, of so many rows each on average, keeps these numbers
 _MOST_LEVELS, _ROWS_OF_A_LEVEL = 12, 5
+#: so many columns of numbers beside one of names may be a matrix of genes
+_COLUMNS_OF_A_MATRIX = 20
 
 
 def infer_schema(
@@ -51,8 +65,10 @@ def infer_schema(
             if name is not None:
                 column_of(frame, name, role, source)
     left_out = {*exclude, subject}
+    numbers = sum(pd.api.types.is_numeric_dtype(kind) for kind in frame.dtypes)
+    matrix = numbers == len(frame.columns) - 1 >= _COLUMNS_OF_A_MATRIX
     columns = [
-        _Inference(frame[name], str(name) in categorical, most_categories, source).column()
+        _Inference(frame[name], str(name) in categorical, most_categories, source, matrix).column()
         for name in frame
         if name not in left_out
     ]
@@ -68,7 +84,7 @@ def find_schema(
     categorical: str | Sequence[str] = (),
     source: object = "the table",
 ) -> TableSchema:
-    """The schema of a file; without a path, that of :func:`infer_schema`.
+    """The schema of a file; without a path, that of :func:`infer_schema`, and a warning for each doubtful column.
 
     ``label`` and ``subject`` replace those of the file, ``exclude`` adds to its excluded columns.
 
@@ -76,7 +92,10 @@ def find_schema(
         DataError: for ``categorical`` beside a path, because the file has the kinds; for a label that is no column.
     """
     if path is None:
-        return infer_schema(frame, label, subject, exclude, categorical, source=source)
+        schema = infer_schema(frame, label, subject, exclude, categorical, source=source)
+        for doubt in doubts(frame, schema):
+            logger.warning(f"{source}: {doubt}")
+        return schema
     schema = TableSchema.load(path)
     if categorical:
         raise DataError(
@@ -99,6 +118,7 @@ class _Inference:
     coded: bool
     most_categories: int
     source: object
+    matrix: bool = False  # all other columns of the table are numbers, and many
 
     def column(self) -> Column:
         values = self.values.dropna()
@@ -109,6 +129,10 @@ class _Inference:
         if kind in ("m", "M") or isinstance(values.dtype, pd.DatetimeTZDtype):
             return self._of_times(values)
         if pd.api.types.is_numeric_dtype(values.dtype) and not pd.api.types.is_bool_dtype(values.dtype):
+            whole = pd.api.types.is_integer_dtype(values.dtype) and not self.coded
+            moment = find_moment(values.astype(str)) if whole else None
+            if moment is not None:  # 20240301
+                return self._of_moments(values.astype(str), moment, str(values.dtype))
             return self._of_numbers(values.to_numpy(dtype=np.float64))
         return self._of_names(values)
 
@@ -152,10 +176,10 @@ class _Inference:
             return self._categorical(names, sorted(names.unique()), "boolean")
         moment = None if self.coded else find_moment(names)
         if moment is not None:
-            numbers = moments_to_numbers(names, moment)
-            dates = "date" if set(map(type, values)) == {datetime.date} else self._dtype
-            return self._of_numbers(numbers, moment=moment, levels=_few_levels(numbers), dtype=dates)
-        numbers = pd.to_numeric(names, errors="coerce")
+            return self._of_moments(names, moment, "date" if set(map(type, values)) == {datetime.date} else self._dtype)
+        if not self.coded:
+            self._refuse_unlike_dates(names)
+        numbers = pd.to_numeric(names, errors="coerce").replace([np.inf, -np.inf], np.nan)
         limits = {text: limit_of(text) for text in names[numbers.isna()].unique()}
         if not self.coded and limits and None not in limits.values():
             return self._of_limits(names, numbers, {text: limit for text, limit in limits.items() if limit})
@@ -166,6 +190,25 @@ class _Inference:
             remedy = "Name the mark of a missing value with --missing, or list the column in categorical. "
             raise self._problem("numbers alone, or text alone", got, f"{remedy}{self._leave_out}")
         return self._categorical(names, sorted(names.unique()), "text")
+
+    def _of_moments(self, texts: pd.Series, moment: str, dtype: str | None) -> Column:
+        """A column of dates or times of day in one format."""
+        numbers = moments_to_numbers(texts, moment)
+        return self._of_numbers(numbers, moment=moment, levels=_few_levels(numbers), dtype=dtype)
+
+    def _refuse_unlike_dates(self, names: pd.Series) -> None:
+        """Refuses dates or times of day of several formats, or beside other text."""
+        different = names.unique()
+        dates = [name for name in different if looks_like_moment(name)]
+        if len(dates) <= len(different) / 2:
+            return
+        others = [name for name in different if name not in set(dates)]
+        first = dates[0]
+        beside = others[0] if others else next(name for name in dates if find_moment(pd.Series([first, name])) is None)
+        raise self._problem(
+            "dates or times in one format", f"{first!r} beside {beside!r}",
+            f"Name the mark of a missing value with --missing, or write all alike (2024-03-01). {self._leave_out}",
+        )  # fmt: skip
 
     def _of_limits(self, names: pd.Series, numbers: pd.Series, limits: dict[str, tuple[str, float]]) -> Column:
         """Numbers, some of them written as a limit: at most one limit below, and one above."""
@@ -202,10 +245,17 @@ class _Inference:
 
     def _categorical(self, names: pd.Series, order: list[str], kind: str) -> Column:
         if len(order) > self.most_categories or (kind == "text" and len(order) == len(names) > 10):
+            cores = [re.sub(r"^[^\w.+-]+|[^\d.]+$", "", name) for name in order]
+            if kind == "text" and sum(number_of(core) is not None for core in cores) > 0.9 * len(order):
+                raise self._problem(
+                    "numbers alone, or categories", f"{len(order)} numbers with other text, such as {order[0]!r}",
+                    f"Write the numbers alone, and the unit into the name of the column. {self._leave_out}",
+                )  # fmt: skip
             raise self._problem(
                 f"at most {self.most_categories} categories, each in several rows",
                 f"{len(order)} different values in {len(names)} rows: identifiers, or free text",
-                f"If it names subjects, give --subject {self._flag_value}; else group its values. {self._leave_out}",
+                f"If it names subjects, give --subject {self._flag_value}; else group its values. {self._leave_out}"
+                f"{self._genes_instead}",
             )
         counts = names.value_counts()
         shares = tuple(float(counts.get(category, 0) / len(names)) for category in order)
@@ -221,6 +271,10 @@ class _Inference:
     @property
     def _leave_out(self) -> str:
         return f"Exclude the column with --exclude {self._flag_value}."
+
+    @property
+    def _genes_instead(self) -> str:
+        return " If it is a matrix of genes, plan with --kind expression." if self.matrix else ""
 
     @property
     def _flag_value(self) -> str:

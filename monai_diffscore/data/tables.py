@@ -58,7 +58,7 @@ def read_table(
     if file.suffix == ".parquet":
         if not file.is_file():
             raise DataError(file, expected="a table", got="no such file", remedy="Give an existing file.")
-        frame = pd.read_parquet(file)
+        frame = _without_marks(pd.read_parquet(file), names_in(missing))
         refuse_repeated(list(frame.columns), file, "column")
     else:
         cells = read_delimited(file, delimiter)
@@ -95,11 +95,26 @@ def only_table(path: Path) -> Path:
     return files[0]
 
 
-def names_in(text: str | Sequence[str] | None) -> list[str]:
-    """The names in the value of a flag, ``A,B`` or a list."""
+def names_in(text: str | float | Sequence[str] | None) -> list[str]:
+    """The names in the value of a flag: ``A,B``, a list, or a number."""
+    if isinstance(text, int | float):
+        return [str(text)]
     if not isinstance(text, str):
         return [str(name) for name in text or ()]
     return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _numbers_of_marks(missing: Sequence[str]) -> list[float]:
+    return [number for number in map(number_of, missing) if number is not None]
+
+
+def _without_marks(frame: pd.DataFrame, missing: Sequence[str]) -> pd.DataFrame:
+    """The columns of a Parquet file with nothing in place of marks of missing values."""
+    numbers = _numbers_of_marks(missing)
+    for name, column in frame.items() if missing else ():
+        numeric = pd.api.types.is_numeric_dtype(column.dtype) and not pd.api.types.is_bool_dtype(column.dtype)
+        frame[name] = column.mask(column.isin(numbers if numeric else missing))
+    return frame
 
 
 def _typed(frame: pd.DataFrame, delimiter: str, missing: Sequence[str]) -> pd.DataFrame:
@@ -107,6 +122,9 @@ def _typed(frame: pd.DataFrame, delimiter: str, missing: Sequence[str]) -> pd.Da
     stripped = frame.apply(lambda column: column.str.strip())
     texts_of = {name: stripped[name][~stripped[name].isin([*MISSING, *missing])] for name in frame}
     comma = writes_decimal_commas(list(texts_of.values()), likely=delimiter == ";")
+    numbers = _numbers_of_marks(missing)
+    if numbers:  # -999 is -999.0, too
+        texts_of = {name: t[~t.map(lambda text: number_of(text, comma)).isin(numbers)] for name, t in texts_of.items()}
     columns = {name: _typed_column(frame[name], texts, comma) for name, texts in texts_of.items()}
     return pd.DataFrame(columns, index=frame.index)
 
@@ -123,13 +141,14 @@ def _typed_column(column: pd.Series, texts: pd.Series, comma: bool) -> pd.Series
     if not len(plain):
         return pd.Series(np.nan, index=column.index, name=column.name)
     others = [text for text, number in parsed.items() if number is None]
-    if numbers and not others:
+    dates = find_moment(plain) is not None  # 20240301 is one
+    if numbers and not others and not dates:
         values = plain.map(parsed).reindex(column.index).astype(np.float64)
         point = "," if comma else "."
-        whole = values.notna().all() and not any(point in text or "e" in text.lower() for text in parsed)
+        whole = (values == values.round()).all() and not any(point in text or "e" in text.lower() for text in parsed)
         return values.astype(np.int64) if whole and values.abs().max() < 2**53 else values
-    if all(limit_of(text, comma) for text in others) or find_moment(plain) is not None:
-        pointed = plain if not comma else plain.map(lambda text: text.replace(",", "."))
+    if dates or all(limit_of(text, comma) for text in others):
+        pointed = plain.map(lambda text: text.replace(",", ".")) if comma and not dates else plain
         return pointed.reindex(column.index).astype(object)  # marks of missing numbers are missing here too
     # a text keeps the blanks around it
     return column.where(~is_missing, None).astype(object)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ from monai_diffscore.data.tables import read_table, split_table
 from monai_diffscore.errors import DataError
 from monai_diffscore.planning.fingerprint import Fingerprint, Problem, percentiles_by_name
 from monai_diffscore.transforms.table import measure_encoding
+from monai_diffscore.transforms.table_column import Column
 from monai_diffscore.transforms.table_schema import TableSchema
 
 #: columns of obs that count as types, batches and totals by default
@@ -171,12 +173,12 @@ def _roles(obs: pd.DataFrame, conditions: Sequence[str], root: Path) -> dict[str
         raise DataError(root, key="condition", expected=f"columns of obs: {', '.join(map(str, obs.columns))}",
                         got=", ".join(missing), remedy="Name columns of obs.")  # fmt: skip
     if not conditions:
-        named = {name.lower(): name for name in map(str, obs.columns)}
+        named = {name.lower(): name for name in map(str, obs.columns) if not _identifies(obs[name])}
         label = next((named[name] for name in TYPES if name in named), None)
         return {"label": label, "batch": next((named[name] for name in BATCHES if name in named), None)}
     numbers = [name for name in conditions if _measures(obs[name])]
     names = [name for name in conditions if name not in numbers]
-    ids = [name for name in names if obs[name].nunique() > max(FEW_OF_A_TYPE, len(obs) / FEW_VALUES_SHARE)]
+    ids = [name for name in names if _identifies(obs[name])]
     if ids:
         raise DataError(
             root, key="condition", expected="types or batches of several rows each",
@@ -191,6 +193,11 @@ def _roles(obs: pd.DataFrame, conditions: Sequence[str], root: Path) -> dict[str
     return {**roles, "covariates": numbers}
 
 
+def _identifies(column: pd.Series) -> bool:
+    """Whether a column has too few rows of each value to be types or batches."""
+    return bool(column.nunique() > max(FEW_OF_A_TYPE, len(column) / FEW_VALUES_SHARE))
+
+
 def _measures(column: pd.Series) -> bool:
     """Whether a column is a covariate: fractions, or whole numbers with many values, such as an age. Codes have few."""
     if not pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column):
@@ -198,7 +205,7 @@ def _measures(column: pd.Series) -> bool:
     return bool(pd.api.types.is_float_dtype(column) or column.nunique() > MANY_VALUES)
 
 
-def _roles_of_obs(declared: Mapping[str, Any]) -> list[str]:
+def _roles_of_obs(obs: pd.DataFrame, declared: Mapping[str, Any]) -> list[str]:
     """The role of each column of obs, with the flag that changes it; empty without such a column."""
     roles = {
         "type": declared.get("label"),
@@ -208,6 +215,12 @@ def _roles_of_obs(declared: Mapping[str, Any]) -> list[str]:
         "subject": declared.get("subject"),
     }
     texts = [f"{role} {names}" for role, names in roles.items() if names]
+    taken = {
+        *(declared.get(role) for role in ("label", "batch", "total", "subject")),
+        *(declared.get("covariates") or ()),
+    }
+    others = [name for name in map(str, obs.columns) if name not in taken]
+    texts += [f"not used {_shortened(others)}"] if others else []
     flags = "--condition TYPE,BATCH,COVARIATE and --subject COLUMN choose others"
     return [f"{'; '.join(texts)}. {flags}"] if texts else []
 
@@ -216,7 +229,7 @@ def _roles_of_table(schema: TableSchema) -> list[str]:
     """The role of each column of a table, with the flag that changes it."""
     kinds: dict[str, list[str]] = {}
     for column in schema.features:
-        kinds.setdefault(column.kind, []).append(column.name)
+        kinds.setdefault(_kind_of(column), []).append(column.name)
     texts = [f"{kind} {_shortened(names)}" for kind, names in kinds.items()]
     texts += [f"condition {schema.label}"] if schema.label else []
     texts += [f"subject {schema.subject}"] if schema.subject else []
@@ -224,6 +237,15 @@ def _roles_of_table(schema: TableSchema) -> list[str]:
         "--condition, --subject and --exclude choose others; --categorical A,B of the training takes numbers as codes"
     )
     return [f"{'; '.join(texts)}. {flags}"]
+
+
+def _kind_of(column: Column) -> str:
+    """The kind of a column in words of the table."""
+    if column.moment is not None:
+        return "dates" if re.search("%[Yy]|^date|D", column.moment) else "times"
+    if column.below or column.above:
+        return f"censored {column.kind}"
+    return f"{column.kind} of few levels" if column.levels else column.kind
 
 
 def _shortened(names: Sequence[str], most: int = 12) -> str:
@@ -248,15 +270,18 @@ def _of_expression(
     filled = values.nnz if sparse.issparse(values) else int((values != 0).sum())
     zero_share = round(1 - filled / (values.shape[0] * values.shape[1]), 4)
     details: dict[str, Any] = {
-        "assumed": _roles_of_obs(declared),
+        "assumed": _roles_of_obs(expression.obs, declared),
         "genes": len(expression.genes),
         "zero_share": zero_share,
         "library_sizes": [round(float(value), 1) for value in np.percentile(totals, [0, 50, 100])],
         "held_out_rows": len(held_out),
     }
     if expression.fields.label:
-        labels = expression.obs[expression.fields.label].astype(str)
-        details["rows_of_each_label"] = labels.value_counts().to_dict()
+        labels = expression.obs[expression.fields.label].astype(object)
+        counts = labels.map(str, na_action="ignore").value_counts(dropna=False)
+        details["rows_of_each_label"] = {
+            "without one" if pd.isna(name) else name: count for name, count in counts.to_dict().items()
+        }
     return Fingerprint(
         data=str(root),
         kind=kind,

@@ -5,7 +5,7 @@ kind             examples                         value
 ===============  ===============================  =====================================================
 number           ``27.5``, ``27,5``, ``7,000``    27.5, 27.5, 7000
 censored number  ``<5``, ``> 100``                a number just beyond the limit; the text stays
-date             ``2024-03-01``, ``1.3.2024``     days since 1970
+date, month      ``2024-03-01``, ``20240301``     days since 1970
 date and time    ``2024-03-01 07:45``             minutes, or seconds where these are written
 time of day      ``07:45``                        minutes, or seconds
 code             ``007``, ``02139``               the text
@@ -23,20 +23,38 @@ import pandas as pd
 MISSING = ("", "NA", "N/A", "n/a", "NaN", "nan", "<NA>", "null", "NULL", "#N/A", "#NA", "#N/A N/A", "NaT")
 #: marks of a missing value only among numbers, dates and times; elsewhere "-" and "?" may be answers
 MISSING_AMONG_NUMBERS = (".", "..", "-", "--", "?", "*", "#VALUE!", "#DIV/0!", "#REF!", "#NUM!", "#NAME?", "#NULL!")
-#: formats of dates and times of day; the first that fits is used. ``%-d`` has no leading zero, as in C's strftime
-MOMENTS = (
-    "%Y-%m-%d", "%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%Y/%m/%d", "%d-%m-%Y", "%d-%b-%Y", "%d %b %Y", "%d.%m.%y",
-    "%d/%m/%y", "%m/%d/%y", "%H:%M", "%H:%M:%S", "%I:%M %p",
-    "%-d.%-m.%Y", "%-d/%-m/%Y", "%-m/%-d/%Y", "%-d.%-m.%y", "%-m/%-d/%y", "%-H:%M", "%-I:%M %p",
+#: formats of days; the first that fits is used. ``%-d`` has no leading zero, as in C's strftime
+_DAYS = (
+    "%Y-%m-%d", "%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%Y/%m/%d", "%Y.%m.%d", "%d-%m-%Y", "%d-%b-%Y", "%d %b %Y",
+    "%b %d, %Y", "%d.%m.%y", "%d/%m/%y", "%m/%d/%y", "%d-%b-%y", "%Y%m%d", "%Y-%m", "%m/%Y", "%b %Y",
+    "%-d.%-m.%Y", "%-d/%-m/%Y", "%-m/%-d/%Y", "%-d %b %Y", "%b %-d, %Y", "%-d.%-m.%y", "%-m/%-d/%y",
 )  # fmt: skip
-_DAY_AND_TIME = ("%Y-%m-%d{}%H:%M:%S", "%Y-%m-%d{}%H:%M", "%d.%m.%Y{}%H:%M", "%d/%m/%Y{}%H:%M", "%m/%d/%Y{}%H:%M",
-                 "%d.%m.%Y{}%H:%M:%S", "%d/%m/%Y{}%H:%M:%S", "%m/%d/%Y{}%H:%M:%S")  # fmt: skip
+_TIMES = ("%H:%M", "%H:%M:%S", "%I:%M %p", "%-H:%M", "%-I:%M %p")
+#: formats of dates and times of day
+MOMENTS = (*_DAYS, *_TIMES)
+_DAY_AND_TIME = (
+    *(f"{day}{mark}{time}" for day in _DAYS for mark in " T" for time in _TIMES),
+    "%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%dT%H:%MZ",
+)  # fmt: skip
+
+#: the texts of each directive of a format
+_DIRECTIVES = {"%Y": r"(?:1[89]|2\d)\d\d", "%b": "[A-Z][a-z]{2}", "%p": "[AP]M"}
+_SHAPES = {
+    form: re.compile(
+        re.sub(
+            "%-?[A-Za-z]",
+            lambda part: _DIRECTIVES.get(part[0], r"\d{1,2}" if "-" in part[0] else r"\d{2}"),
+            form.replace(".", r"\."),
+        )
+    )
+    for form in (*MOMENTS, *_DAY_AND_TIME)
+}
 
 _PLAIN = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _COMMA = re.compile(r"[+-]?(\d+|\d*,\d+)([eE][+-]?\d+)?")
-_THOUSANDS = re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d*)?")
-_POINTS = re.compile(r"[+-]?\d{1,3}(\.\d{3})+(,\d*)?")
-_SPACES = re.compile(r"[+-]?\d{1,3}([ '\u00a0\u202f\u2019]\d{3})+([.,]\d*)?")
+_THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+(\.\d*)?")
+_POINTS = re.compile(r"[+-]?[1-9]\d{0,2}(\.\d{3})+(,\d*)?")
+_SPACES = re.compile(r"[+-]?[1-9]\d{0,2}([ '\u00a0\u202f\u2019]\d{3})+([.,]\d*)?")
 _CODE = re.compile(r"[+-]?0\d+")
 _LIMIT = re.compile(r"\s*(<=?|>=?|\u2264|\u2265)\s*(.+)")
 
@@ -87,19 +105,19 @@ def limit_of(text: str, decimal_comma: bool = False) -> tuple[str, float] | None
 
 def find_moment(texts: pd.Series) -> str | None:
     """The format that reads all texts as dates or times of day and writes them exactly; None without such a format."""
-    first = str(texts.iloc[0])
-    if not re.search(r"\d[-/:. ]\w", first) or pd.to_numeric(pd.Series([first]), errors="coerce").notna().all():
-        return None
-    separators = ("T", " ")
-    forms = (*MOMENTS, *(form.format(mark) for form in _DAY_AND_TIME for mark in separators))
-    different = pd.Series(texts.unique())
-    for form in forms:
-        parsed = pd.to_datetime(different.iloc[:1], format=_padded(form), errors="coerce")
-        if parsed.notna().all() and (parsed.dt.strftime(form) == different.iloc[:1]).all():
-            parsed = pd.to_datetime(different, format=_padded(form), errors="coerce")
-            if parsed.notna().all() and (parsed.dt.strftime(form) == different).all():
-                return form
+    different = pd.Series(texts.unique()).astype(str)
+    for form, shape in _SHAPES.items():
+        if not all(map(shape.fullmatch, different)):
+            continue
+        parsed = pd.to_datetime(different, format=_padded(form), errors="coerce")
+        if parsed.notna().all() and (parsed.dt.strftime(form) == different).all():
+            return form
     return None
+
+
+def looks_like_moment(text: str) -> bool:
+    """Whether a text has the shape of a date or a time of day, in any format."""
+    return any(shape.fullmatch(text) for shape in _SHAPES.values())
 
 
 def _padded(form: str) -> str:
@@ -121,7 +139,8 @@ def moments_to_numbers(texts: pd.Series, form: str) -> np.ndarray:
         parsed = pd.Series(convert(texts, errors="coerce"))
         parsed = parsed.dt.tz_localize(None) if form.startswith("datetime64") else parsed
     else:
-        parsed = pd.to_datetime(texts.astype(object), format=_padded(form), errors="coerce")
+        written = texts.map(lambda cell: f"{cell:.0f}" if isinstance(cell, int | float) and cell == cell else cell)
+        parsed = pd.to_datetime(written.astype(object), format=_padded(form), errors="coerce")
     numbers = (parsed - _origin(form)) / pd.Timedelta(1, unit_of(form))
     return np.asarray(numbers, dtype=np.float64)
 
@@ -150,4 +169,4 @@ def _origin(form: str) -> pd.Timestamp | pd.Timedelta:
         return pd.Timedelta(0)
     if form.startswith("datetime64"):
         return pd.Timestamp(0)
-    return pd.Timestamp("1970-01-01" if "%d" in _padded(form) else "1900-01-01")
+    return pd.Timestamp("1970-01-01" if re.search("%[Yy]", form) else "1900-01-01")
