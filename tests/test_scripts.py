@@ -55,6 +55,15 @@ def test_quickstart_refuses_bad_values_at_once(options, message):
     assert message in done.stderr
 
 
+@pytest.mark.parametrize("flag", ["--image", "--layout", "--subject", "--left_out", "--dicom_options#on_gap"])
+def test_quickstart_takes_the_flags_that_a_refusal_of_its_data_names(flag):
+    """It reads them, and then refuses the interpreter; another flag is refused itself (above)."""
+    command = [ROOT / "scripts/quickstart", flag, "x", "--python", "no-such-python"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert "no such interpreter" in done.stderr
+    assert '"${reading[@]}"' in (ROOT / "scripts/quickstart").read_text()
+
+
 @pytest.mark.slow
 def test_quickstart_trains_samples_and_prints_the_results(tmp_path):
     """In this environment instead of a new one; the whole of it otherwise."""
