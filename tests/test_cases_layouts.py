@@ -164,6 +164,29 @@ def test_the_page_has_a_row_for_each_layout_and_each_has_a_folder_here():
     assert "monai_datalist" in names
 
 
+@each_layout
+def test_a_table_inside_the_folder_reads_to_the_same_cases(root, layout):
+    cases = list_cases(root / layout(root).start)
+    write_table_of_cases(root / "written.csv", cases)
+    assert [(c.subject, c.images, c.masks) for c in list_cases(root / "written.csv")] == [
+        (c.subject, c.images, c.masks) for c in cases
+    ]
+
+
+def test_a_table_beside_folders_of_series_names_them_as_paths(root):
+    """A fact with the name of a folder stays a fact."""
+    study(root, "", "PAT1", 1, {"p1": "t1"})
+    study(root, "", "PAT2", 2, {"p22": "t1"})
+    cases = list_cases(root)
+    write_table_of_cases(root / "cases.csv", cases)
+    lines = (root / "cases.csv").read_text().splitlines()
+    assert lines[1:] == ["PAT1,,./p1", "PAT2,,./p22"]
+    (root / "cases.csv").write_text("\n".join([f"{lines[0]},site", f"{lines[1]},p1", f"{lines[2]},p1"]) + "\n")
+    again = list_cases(root / "cases.csv")
+    assert [(c.subject, c.images) for c in again] == [(c.subject, c.images) for c in cases]
+    assert [c.facts for c in again] == [{"site": "p1"}] * 2
+
+
 def test_a_layout_is_chosen_by_name_and_an_unknown_one_names_them_all(root):
     case_folders.folders(root)
     assert {case.subject for case in list_cases(root, "flat")} == {"s1", "s2", "s3"}

@@ -57,7 +57,7 @@ def read_table_of_cases(path: str | Path) -> Cases:
         raise DataError(
             path, expected="a column `subject` and a column of paths for each role",
             got=f"the columns {columns}" if rows else "no row",
-            remedy="Name the role in the header: subject,session,t1.",
+            remedy="Name the role in the header: subject,session,t1. Write the folder of a series as ./NAME.",
         )  # fmt: skip
     session = next((column for column in columns if column.lower() in _SESSIONS), "")
     book = Casebook()
@@ -131,4 +131,7 @@ def _existing(table: Path, name: str, column: str, line: int) -> str:
 
 def _relative(file: str, folder: Path) -> str:
     place = os.path.abspath(file) if file else ""
-    return os.path.relpath(place, folder) if place.startswith(f"{folder}{os.sep}") else place
+    if not place.startswith(f"{folder}{os.sep}"):
+        return place
+    name = os.path.relpath(place, folder)
+    return name if ending(_place(name)) or "/" in name else f"./{name}"  # the slash tells a folder from a fact
