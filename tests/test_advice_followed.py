@@ -212,3 +212,17 @@ def test_a_plan_that_leaves_nothing_out_is_written_in_place_of_one_that_exists(t
     assert "name another" in capsys.readouterr().err
     assert main([*command, str(tmp_path / "b")]) == 0
     assert json.loads((tmp_path / "b/docs/fingerprint.json").read_text())["cases"] == 4
+
+
+def test_a_report_advises_no_rule_of_dicom_because_it_takes_none(tmp_path, capsys):
+    rows = ["subject,image,mask:label"]
+    for name in ("p1", "p2"):
+        VARIANTS["missing_slices_interpolated"].write(tmp_path / name)
+        case_folders.write_mask(tmp_path / f"{name}.nii.gz")
+        rows.append(f"{name},./{name},{name}.nii.gz")
+    (tmp_path / "cases.csv").write_text("\n".join(rows) + "\n")
+    command = ["report", "--segmentation", *[str(tmp_path / "cases.csv")] * 2, "--subjects", "1"]
+    assert main([*command, "--out", str(tmp_path / "out")]) == 1
+    message = capsys.readouterr().err
+    assert "convert it (dcm2niix): `report` takes no rules" in message
+    assert "--dicom_options" not in message

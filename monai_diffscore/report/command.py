@@ -6,7 +6,8 @@ The functions import what they run: ``--help`` answers without torch.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -65,15 +66,31 @@ def _report(options: argparse.Namespace) -> int:
     intake = report.read_intake(run)
     if intake is not None:
         print("\n".join([*intake.lines, *(f"leak: {leak}" for leak in intake.leaks)]), flush=True)
-    material = report.gather(
-        options.run, real, options.train, options.count or 64, limits, options.unit, options.seed,
-        record=run, label_key=options.label_key or "label", image=options.image,
-    )  # fmt: skip
+    with dicom_as_it_is():
+        material = report.gather(
+            options.run, real, options.train, options.count or 64, limits, options.unit, options.seed,
+            record=run, label_key=options.label_key or "label", image=options.image,
+        )  # fmt: skip
     material = material if intake is None else intake.added_to(material)
     title = options.title or (run.name if run else "") or options.run.resolve().name
     panel = report.report_images(title, material, options.draws, options.seed, lambda name: print(f"computing: {name}"))
     files = report.write_report(panel, options.out or options.run / "report")
     return _deliver(panel, files, report.headline(panel), report.image_metrics, run, options.card)
+
+
+@contextmanager
+def dicom_as_it_is() -> Iterator[None]:
+    """Advises to convert a DICOM series where its reader advises a rule, because ``report`` takes no rules."""
+    from monai_diffscore.errors import DataError, find_cause
+
+    try:
+        yield
+    except Exception as error:
+        cause = find_cause(error)
+        if not isinstance(cause, DataError) or "--dicom_options" not in cause.parts["remedy"]:
+            raise
+        remedy = "Complete the series, or convert it (dcm2niix): `report` takes no rules for it."
+        raise DataError(**{**cause.parts, "remedy": remedy}) from error
 
 
 def _report_profiles(options: argparse.Namespace) -> int:

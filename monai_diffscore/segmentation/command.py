@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from monai_diffscore.report.command import dicom_as_it_is
+
 
 def add_segmentation(parser: argparse.ArgumentParser) -> None:
     """Adds the study of segmenters to the parser of ``report``, beside its own panels."""
@@ -28,10 +30,11 @@ def _report_segmentation(options: argparse.Namespace) -> int:
 
     real, synthetic = options.segmentation
     out = options.out or synthetic / "report"
-    study = segmentation.run_study(
-        real, synthetic, out, options.image, options.mask, options.subjects, options.iterations, options.repeats,
-        options.seed,
-    )  # fmt: skip
+    with dicom_as_it_is():
+        study = segmentation.run_study(
+            real, synthetic, out, options.image, options.mask, options.subjects, options.iterations, options.repeats,
+            options.seed,
+        )  # fmt: skip
     files = segmentation.write_study(study, out)
     print("\n".join([segmentation.describe_study(study), *(f"wrote {file}" for file in files)]))
     return 0
