@@ -33,7 +33,7 @@ def add_plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     parser.add_argument(
         "--subject",
         metavar="KEY",
-        help="key of a subject: a column of cells, tables and expression; for volumes folder, study (DICOM) or a "
+        help="key of a subject: a column of cells, tables and expression; for images folder, study (DICOM) or a "
         "regular expression of the path",
     )
     parser.add_argument("--exclude", default="", metavar="A,B", help="columns, files or series to leave out")
@@ -195,7 +195,7 @@ def add_check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     )
     parser.add_argument(
         "--leaks", nargs="?", const="content", default="", choices=("content", "voxels"),
-        help="also compare both sides of the split of its volumes; 'voxels' reads all of them, else at most 64",
+        help="also compare both sides of the split of its images; 'voxels' reads all of them, else at most 64",
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print a JSON list")
     parser.set_defaults(run_command=_check)
@@ -239,8 +239,14 @@ def add_cases(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 
 def _cases(options: argparse.Namespace) -> int:
     from monai_diffscore.data.cases import describe_cases, list_cases, write_table_of_cases
+    from monai_diffscore.data.slides import list_any_pictures
+    from monai_diffscore.errors import FlagError
 
     cases = list_cases(options.folder, options.layout, options.subject)
+    pictures = None if cases or options.layout != "auto" else list_any_pictures(options.folder, options.subject)
+    if pictures and options.write:
+        raise FlagError("--write writes a table of volumes; `plan` chooses pictures by --subject and --exclude.")
+    cases = pictures or cases
     print(describe_cases(cases, options.image, options.validation_share))
     if options.write:
         write_table_of_cases(options.write, cases)

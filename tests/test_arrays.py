@@ -101,8 +101,8 @@ def test_one_picture_cannot_be_split(save):
 
 
 def test_the_class_is_the_sub_folder_in_alphabetical_order(save, tmp_path):
-    for name in ("zebra/1.png", "ant/1.png", "ant/sub-7/2.png", "none.png"):
-        save(name, GREY)
+    for number, name in enumerate(("zebra/1.png", "ant/1.png", "ant/sub-7/2.png", "none.png")):
+        save(name, GREY // 2 + number)
     cases = list_arrays(tmp_path / "data", 2)
     labels = {case["image"].split("data/")[1]: case["label"] for case in cases}
     assert labels == {"ant/1.png": 0, "ant/sub-7/2.png": 0, "none.png": -1, "zebra/1.png": 1}

@@ -257,4 +257,4 @@ def test_what_is_no_volume_is_told_with_what_to_do_about_it(tmp_path, capsys):
     (tmp_path / "photos").mkdir()
     Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / "photos/b.png")
     assert main(["cases", str(tmp_path / "photos")]) == 0
-    assert "1 pictures are no volumes: `plan` lists and reads them (--kind pictures)" in capsys.readouterr().out
+    assert "layout pictures; 1 subjects, 1 sessions, 1 images" in capsys.readouterr().out

@@ -214,4 +214,4 @@ def test_check_names_subjects_and_images_on_both_sides_of_the_split(tmp_path, ca
     assert "files: layout flat, images image (6)" in intake.lines
     assert intake.leaks == (findings[0]["got"],)
     assert main(["check", "bundles/toy2d_mlp", "--leaks"]) == 1
-    assert "a bundle of volumes" in capsys.readouterr().out
+    assert "a bundle of images" in capsys.readouterr().out

@@ -14,7 +14,7 @@ from PIL import Image
 from small_data import write_dataset
 from torch import nn
 
-from monai_diffscore.data import card_of_training, count_intake, intake_lines, skipped_files, used_files
+from monai_diffscore.data import card_of_training, count_intake, intake_lines, listed_arrays, used_files
 from monai_diffscore.data.cases import list_cases
 from monai_diffscore.handlers import Tracking
 
@@ -129,9 +129,7 @@ def test_pictures_and_slides_are_passed_over_by_reason(bundle, names, tmp_path):
     assert [text for text in first if "report_intake" in str(text)]
 
 
-def test_only_what_is_not_read_is_skipped(tmp_path):
+def test_a_file_of_its_own_skips_nothing_beside_it(tmp_path):
     write_pictures(tmp_path)
-    cases = [{"image": str(file)} for file in sorted(tmp_path.glob("images/*.png"))]
-    assert skipped_files(tmp_path, cases) == PASSED_OVER
-    assert skipped_files(tmp_path, cases[1:], ["notes.docx"]) == PASSED_OVER
-    assert skipped_files(tmp_path / "images/p0.png", cases[:1]) == {}
+    assert listed_arrays(tmp_path, 2).reasons == PASSED_OVER
+    assert listed_arrays(tmp_path / "images/p0.png", 2).reasons == {}

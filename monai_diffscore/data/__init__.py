@@ -6,7 +6,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
         "anndata": "Expression ExpressionRows stratified_split write_expression",
-        "arrays": "FitSized LoadArrayd LoadPictured SavePictured class_names list_arrays",
+        "arrays": "FitSized LoadArrayd LoadPictured SavePictured cases_of_arrays class_names list_arrays listed_arrays",
         "cache": "cached_dataset",
         "cases.case": "role_names",
         "cells": "LatentCells ObservedCells cell_statistics requested_cells split_cells",
@@ -31,12 +31,12 @@ __getattr__, __dir__, __all__ = lazy_exports(
         ),
         "rows": "split_rows",
         "slide_stains": "fit_slide fit_slides",
-        "slides": "Slide list_slides pixel_spacing_mm",
+        "slides": "Slide list_slides listed_slides pixel_spacing_mm",
         "table_inference": "find_schema infer_schema",
         "statistics": "evenly_spaced_items measure_cases require_weights statistics_beside weights_folder",
         "tables": "DitheredRows incomplete_rows read_table requested_rows split_table table_rows write_table",
         "tiles": "SaveTilesd SlideTiles",
-        "training_files": "card_of_training skipped_files used_files",
+        "training_files": "card_of_training used_files",
         "volumes": "BlankVolumed LoadVolumed list_volumes listed_cases split_by_subject",
     },
 )

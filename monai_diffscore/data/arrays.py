@@ -4,8 +4,8 @@ A case is one array:
 
 ================  =====================================================================================
 .npy              [N, *S] or [N, C, *S]: N cases, a row each, read through a memory map; [*S]: one case
-picture           PNG, JPEG, TIFF or BMP: one case, grey or RGB
-subject           the last ``sub-<label>`` of the path, as in BIDS; else each row and each file is its own
+picture           PNG, JPEG, TIFF or BMP, or one projection in DICOM: one case, grey or RGB
+subject           the patient that the path or DICOM names; else each row and each file is its own
 class             the number in ``labels.npy`` beside the array, or the sub-folder; -1 without either
 ================  =====================================================================================
 
@@ -15,7 +15,6 @@ Pictures are [C, rows, columns] from the top, in 0 to 255.
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,11 +28,11 @@ from monai.utils import convert_to_numpy
 from PIL import Image
 
 from monai_diffscore.atomic_files import whole_file
-from monai_diffscore.data.cases.names import paired_masks, subject_of
+from monai_diffscore.data.cases.case import Cases
+from monai_diffscore.data.cases.pictures import ROLE, list_pictures, refuse_no_picture
 from monai_diffscore.data.files import kinds_in_words
 from monai_diffscore.data.pictures import SUFFIXES as PICTURES
 from monai_diffscore.data.pictures import read_picture
-from monai_diffscore.data.tree import walk_without
 from monai_diffscore.errors import DataError
 from monai_diffscore.transforms.colours import as_brightness
 
@@ -46,39 +45,77 @@ def list_arrays(
     num_classes: int | None = None,
     key: str = "image",
     left_out: Sequence[str] = (),
+    subject: str = "",
 ) -> list[dict[str, Any]]:
-    """Lists all cases below a folder, or in one file: ``[{key: file, "row": i, "subject": ..., "label": ...}]``.
+    """The cases of :func:`cases_of_arrays` of :func:`listed_arrays`, with their arguments."""
+    listing = listed_arrays(path, spatial_dims, key, left_out, subject)
+    return cases_of_arrays(listing, spatial_dims, num_classes, key)
 
-    The cases are sorted. Only a case of an array of rows has ``row``. ``class_name`` is the sub-folder (the innermost
-    that is no ``sub-<label>``) or the number in labels.npy; ``label`` counts the sub-folders in natural order.
+
+def listed_arrays(
+    path: str | Path, spatial_dims: int, key: str = "image", left_out: Sequence[str] = (), subject: str = ""
+) -> Cases:
+    """The files of arrays below a folder, or the one file ``path``, as cases.
+
+    Subjects and files that are left out are those of :func:`~monai_diffscore.data.cases.pictures.list_pictures`.
 
     Args:
         path: folder or file; .npy, or pictures if ``spatial_dims`` is 2.
         spatial_dims: dimensions of S.
+        key: for messages.
+        left_out: files and folders below ``path`` to ignore.
+        subject: "folder", "study" (DICOM), or a regular expression of the path.
+    Raises:
+        DataError: for a path without arrays, or a mixture of arrays and pictures.
+    """
+    suffixes = (".npy", *PICTURES) if spatial_dims == 2 else (".npy",)
+    expected = f"{spatial_dims}-D arrays ({', '.join(suffixes)})"
+    listing = list_pictures(path, suffixes, left_out, subject, projections=spatial_dims == 2, key=key)
+    refuse_no_picture(listing, expected, key)
+    files = [Path(case.images[ROLE]) for case in listing]
+    if len({file.suffix == ".npy" for file in files}) > 1:
+        raise DataError(
+            listing.root,
+            key=key,
+            expected=f"{expected}, of one kind",
+            got=kinds_in_words(files),
+            remedy="Give arrays and pictures folders of their own, and the path of one of them.",
+        )
+    listing.warn_of_left_out(stacklevel=4)
+    return listing
+
+
+def cases_of_arrays(
+    listing: Cases, spatial_dims: int, num_classes: int | None = None, key: str = "image"
+) -> list[dict[str, Any]]:
+    """All cases of listed arrays: ``[{key: file, "row": i, "subject": ..., "label": ...}]``.
+
+    The cases are sorted. Only a case of an array of rows has ``row``. ``class_name`` is the folder of a class (the
+    innermost) or the number in labels.npy; ``label`` counts the folders in natural order.
+
+    Args:
+        listing: from :func:`listed_arrays`.
+        spatial_dims: dimensions of S.
         num_classes: every label must be smaller; None takes any.
         key: of the file name.
-        left_out: files and folders below ``path`` to ignore.
     Raises:
-        DataError: for a path without arrays, a mixture of arrays and pictures, an array of another kind, or labels that
-            do not fit.
+        DataError: for an array of another kind, or labels that do not fit.
     """
-    root = Path(path).expanduser()
-    files = _files(root, spatial_dims, key, left_out)
-    top = root.parent if root.is_file() else root
-    numbered = any(_labels_of(file).is_file() for file in files)
+    sources = sorted((Path(case.images[ROLE]), case) for case in listing.cases)
+    top = Path(listing.root).parent if Path(listing.root).is_file() else Path(listing.root)
+    numbered = any(_labels_of(file).is_file() for file, _ in sources)
     cases: list[dict[str, Any]] = []
-    for file in files:
-        inside = file.relative_to(top)
+    for file, source in sources:
         count = _count_rows(file, spatial_dims, key) if file.suffix == ".npy" else None
         labels = read_labels(file, count, key) if numbered else None
-        folder = "" if numbered else _class_folder(inside)
+        folder = "" if numbered else source.facts.get("class", "")
+        own = source.subject == str(file.relative_to(top))
         for row in range(1 if count is None else count):
-            case = {key: str(file), "subject": subject_of(inside), "label": -1, "class_name": folder}
+            case = {key: str(file), "subject": source.subject, "label": -1, "class_name": folder}
             if labels is not None:
                 case |= {"label": int(labels[row]), "class_name": str(labels[row]) if labels[row] >= 0 else ""}
             if count is not None:
-                own = subject_of(inside) == str(inside)
-                case |= {"row": row, "subject": f"{inside}[{row}]" if own else subject_of(inside)}
+                case |= {"row": row, "subject": f"{source.subject}[{row}]" if own else source.subject}
             cases.append(case)
     if not numbered:
         folders = sorted({case["class_name"] for case in cases} - {""}, key=_natural)
@@ -86,7 +123,7 @@ def list_arrays(
     largest = max(case["label"] for case in cases)
     if num_classes is not None and largest >= num_classes:
         raise DataError(
-            root,
+            listing.root,
             key="label",
             expected=f"labels below num_classes = {num_classes}",
             got=f"labels up to {largest}, classes {class_names(cases)[:12]}",
@@ -105,47 +142,6 @@ def class_names(cases: Sequence[Mapping[str, Any]]) -> list[str]:
     """Names of the classes by label; "" for a label without a case."""
     names = {case["label"]: case["class_name"] for case in cases if case["label"] >= 0}
     return [names.get(label, "") for label in range(max(names, default=-1) + 1)]
-
-
-def _files(root: Path, spatial_dims: int, key: str, left_out: Sequence[str]) -> list[Path]:
-    suffixes = (".npy", *PICTURES) if spatial_dims == 2 else (".npy",)
-    expected = f"{spatial_dims}-D arrays ({', '.join(suffixes)})"
-    if not root.exists():
-        raise DataError(
-            root, key=key, expected=expected, got="no such file or folder", remedy="Give a path that exists."
-        )
-    listing = walk_without(root, left_out, key).files
-    files = [
-        file
-        for file in listing
-        if file.suffix.lower() in suffixes and file.name != LABELS and not file.name.startswith(".")
-    ]
-    files = without_masks(files, root)
-    kinds = {file.suffix == ".npy" for file in files}
-    if len(kinds) != 1:
-        raise DataError(
-            root,
-            key=key,
-            expected=expected + (", of one kind" if files else ""),
-            got=kinds_in_words(listing),
-            remedy="Give arrays and pictures folders of their own, and the path of one of them."
-            if files
-            else "Give the path of such files; numpy.save writes .npy.",
-        )
-    return files
-
-
-def without_masks(files: Sequence[Path], root: Path) -> list[Path]:
-    """The files without the masks of other files; warns of such masks."""
-    masks = paired_masks(files, root.parent if root.is_file() else root)
-    if masks:
-        warnings.warn(f"{root}: left out {len(masks)} x mask of another file (first: {masks[0]}).", stacklevel=3)
-    return [file for file in files if file not in set(masks)]
-
-
-def _class_folder(inside: Path) -> str:
-    folders = [part for part in inside.parts[:-1] if not part.startswith("sub-")]
-    return folders[-1] if folders else ""
 
 
 def _labels_of(file: Path) -> Path:

@@ -1,4 +1,4 @@
-"""Decodes ordinary pictures into memory, and writes pyramids that slide readers open."""
+"""Decodes ordinary pictures, and those in DICOM, into memory, and writes pyramids that slide readers open."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def read_picture(
 
 def _read_grey(path: str | Path, value_range: tuple[float, float] | None, key: str) -> np.ndarray:
     try:
-        image = _decode_grey(str(path))
+        image = read_values(path)
     except DataError:
         raise
     except Exception as error:  # decoders raise anything
@@ -84,10 +84,18 @@ def _read_grey(path: str | Path, value_range: tuple[float, float] | None, key: s
     return as_brightness(on_white(image) if len(image) == 2 else image, path, key, value_range)
 
 
-def _decode_grey(path: str) -> np.ndarray:
-    """[1 or 3, H, W], or [2, H, W] with alpha, in the values of the file."""
-    if Path(path).suffix.lower() in (".tif", ".tiff"):
+def read_values(path: str | Path) -> np.ndarray:
+    """A picture [C, H, W] in the values of its file: 1 or 3 channels, or 2 with alpha.
+
+    Raises:
+        Exception: whatever its decoder raises for a damaged file.
+    """
+    path = str(path)
+    suffix = Path(path).suffix.lower()
+    if suffix in (".tif", ".tiff"):
         return _read_tiff(path, ("YX", "YXS", "SYX"))
+    if suffix not in SUFFIXES:
+        return _read_projection(path)
     with Image.open(path) as file:
         _check_picture_size(path, file.size[0] * file.size[1])
         if file.mode not in _GREY_MODES:
@@ -99,20 +107,46 @@ def _decode_grey(path: str) -> np.ndarray:
 
 
 def read_rgb(path: str | Path, value_range: tuple[float, float] | None = None) -> np.ndarray:
-    """Decodes a picture (PNG, JPEG, BMP, any TIFF), uint8 [3, H, W].
+    """Decodes a picture (PNG, JPEG, BMP, any TIFF, photographs in DICOM), uint8 [3, H, W].
 
     Raises:
         DataError: for an unreadable file, a picture without colours, more than 64 million pixels, or more than 8 bits
             without ``value_range``.
     """
-    read = _read_tiff if Path(path).suffix.lower() in (".tif", ".tiff") else _read_picture
+    suffix = Path(path).suffix.lower()
     try:
-        image = read(str(path))
+        if suffix in (".tif", ".tiff"):
+            image = _read_tiff(str(path))
+        else:
+            image = _read_picture(str(path)) if suffix in SUFFIXES else _read_projection(str(path))
     except DataError:
         raise
     except Exception as error:  # decoders raise anything
         raise unreadable(path, error) from error
     return as_rgb8(image, path, value_range=value_range)
+
+
+def _read_projection(path: str) -> np.ndarray:
+    r"""The brightness of a projection or photograph in DICOM [1 or 3, H, W], in the values of its modality.
+
+    MONOCHROME1 shows small values bright. The values v of b stored bits become :math:`2^b - 1 - v`, or -1 - v if they
+    have a sign, before the rescaling (PS3.3 C.7.6.3.1.2 and C.11.1).
+    """
+    import pydicom
+    from pydicom.pixels import apply_modality_lut
+
+    header = pydicom.dcmread(path, force=True)
+    _check_picture_size(path, int(header.Rows) * int(header.Columns))
+    values = header.pixel_array
+    if int(header.get("NumberOfFrames") or 1) > 1:
+        raise DataError(
+            path, expected="one picture", got=f"{header.NumberOfFrames} frames", remedy="Export one frame.",
+        )  # fmt: skip
+    if header.PhotometricInterpretation == "MONOCHROME1":
+        largest = -1 if header.PixelRepresentation else 2 ** int(header.BitsStored) - 1
+        values = (largest - values.astype(np.int64)).astype(values.dtype)
+    values = apply_modality_lut(values, header) if values.ndim == 2 else values
+    return values[None] if values.ndim == 2 else values.transpose(2, 0, 1)
 
 
 def _read_tiff(path: str, kinds: tuple[str, ...] = ("YXS", "SYX")) -> np.ndarray:
@@ -132,6 +166,17 @@ def _read_tiff(path: str, kinds: tuple[str, ...] = ("YXS", "SYX")) -> np.ndarray
     if axes == "YX":
         image = image[None]
     return _TURNS[orientation](image.transpose(2, 0, 1) if axes == "YXS" else image)
+
+
+def is_tiled(path: str | Path) -> bool:
+    """Whether a TIFF has tiles, as slides have; false for a damaged file, which its reader reports."""
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(path) as file:
+            return bool(file.pages.first.is_tiled)
+    except (tifffile.TiffFileError, OSError, IndexError):
+        return False
 
 
 def tiff_is_upright(path: str) -> bool:

@@ -17,8 +17,6 @@ openslide reads Aperio, Hamamatsu, Leica, Mirax, Philips, Trestle, Ventana, Zeis
 from __future__ import annotations
 
 import os
-import re
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,10 +24,9 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
-from monai_diffscore.data.cases.names import paired_masks
-from monai_diffscore.data.files import kinds_in_words
-from monai_diffscore.data.pictures import read_rgb, tiff_is_upright, tiff_mpp, unreadable
-from monai_diffscore.data.tree import walk_without
+from monai_diffscore.data.cases.case import Cases
+from monai_diffscore.data.cases.pictures import list_pictures, refuse_no_picture
+from monai_diffscore.data.pictures import is_tiled, read_rgb, tiff_is_upright, tiff_mpp, unreadable
 from monai_diffscore.errors import DataError
 from monai_diffscore.transforms.colours import as_rgb8
 
@@ -281,39 +278,36 @@ def pixel_spacing_mm(mpp_um: float) -> list[float]:
     return [mpp_um / 1000] * 2
 
 
-def list_slides(path: str | Path, key: str = "image", left_out: Sequence[str] = ()) -> list[dict[str, str]]:
-    """Lists all slides and pictures below a folder, or the one file ``path``: ``[{key: file, "subject": name}]``.
+def list_slides(
+    path: str | Path, key: str = "image", left_out: Sequence[str] = (), subject: str = ""
+) -> list[dict[str, Any]]:
+    """The slides of :func:`listed_slides` in the order of their files: ``[{key: file, "subject": name}]``."""
+    return listed_slides(path, key, left_out, subject).images(key=key)
 
-    The list is sorted. A subject is ``sub-<label>`` (BIDS) or ``TCGA-xx-xxxx`` in the path below the folder; else each
-    file is its own subject. ``left_out`` names files and folders below the folder to ignore.
+
+def listed_slides(path: str | Path, key: str = "image", left_out: Sequence[str] = (), subject: str = "") -> Cases:
+    """All slides below a folder, or the one file ``path``, as cases; all pictures, if there is no slide.
+
+    Subjects and files that are left out are those of :func:`~monai_diffscore.data.cases.pictures.list_pictures`, with
+    the same arguments.
 
     Raises:
         DataError: for a path without slides or pictures, or an unknown name in ``left_out``.
     """
-    root = Path(path).expanduser()
     suffixes = SLIDE_SUFFIXES + PICTURE_SUFFIXES
-    files = walk_without(root, left_out, key).files
-    inside = root.parent if root.is_file() else root
-    slides = [
-        {key: str(file), "subject": _subject(str(file.relative_to(inside)))}
-        for file in files
-        if file.suffix.lower() in suffixes and not file.name.startswith(".")
-    ]
-    masks = {str(file) for file in paired_masks([Path(slide[key]) for slide in slides], inside)}
-    if masks:
-        warnings.warn(f"{root}: left out {len(masks)} x mask of another file (first: {min(masks)}).", stacklevel=2)
-        slides = [slide for slide in slides if slide[key] not in masks]
-    if not slides:
-        raise DataError(
-            root,
-            key=key,
-            expected=f"slides or pictures ({', '.join(suffixes)})",
-            got=kinds_in_words(files) if root.exists() else "no such file or folder",
-            remedy="Give the path of a folder of them, or of one file.",
-        )
-    return slides
+    listing = list_pictures(path, suffixes, left_out, subject, is_slide, key=key)
+    refuse_no_picture(listing, f"slides or pictures ({', '.join(suffixes)})", key)
+    listing.warn_of_left_out(stacklevel=4)
+    return listing
 
 
-def _subject(path: str) -> str:
-    labels = re.findall(r"sub-[A-Za-z0-9]+|TCGA-[A-Z0-9]{2}-[A-Z0-9]{4}", path)
-    return labels[-1] if labels else path
+def list_any_pictures(path: str | Path, subject: str = "") -> Cases:
+    """The slides below a path, else its pictures and projections in DICOM; no case without any."""
+    suffixes = SLIDE_SUFFIXES + PICTURE_SUFFIXES
+    return list_pictures(path, suffixes, subject=subject, is_slide=is_slide, projections=True)
+
+
+def is_slide(file: Path) -> bool:
+    """Whether a file has the format of a scanner, or is a tiled TIFF."""
+    suffix = file.suffix.lower()
+    return is_tiled(file) if suffix in (".tif", ".tiff") else suffix in SLIDE_SUFFIXES

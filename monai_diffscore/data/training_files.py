@@ -1,37 +1,15 @@
-"""The files of a training by side and role: for the model card that its record keeps, and what a listing skips."""
+"""The files of a training by side and role, for the model card that its record keeps."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from monai_diffscore.data.cases.case import Cases
-from monai_diffscore.data.cases.names import paired_masks
 from monai_diffscore.data.intake import intake_lines
-from monai_diffscore.data.tree import walk_without
 
 _SHOWN = 20
-#: files beside images that are read for their labels and facts
-_BESIDE = ("labels.npy", "participants.tsv")
-
-
-def skipped_files(path: str | Path, cases: Iterable[Mapping[str, Any]], left_out: Sequence[str] = ()) -> dict[str, int]:
-    """How many files below a path are not read, by reason, the commonest first; for pictures, sequences and slides.
-
-    Args:
-        path: folder or file.
-        cases: that are read, with the path ``image``.
-        left_out: as the listing takes it.
-    """
-    tree = walk_without(Path(path).expanduser(), left_out)
-    read = {str(case["image"]) for case in cases}
-    others = [file for file in tree.files if str(file) not in read and file.name not in _BESIDE]
-    masks = set(paired_masks(tree.files, tree.top))
-    reasons = Counter(one.reason for one in tree.left_out)
-    reasons.update("mask of another file" if file in masks else "no image by its ending" for file in others)
-    return dict(reasons.most_common())
 
 
 def used_files(

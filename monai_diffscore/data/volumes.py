@@ -73,14 +73,8 @@ def listed_cases(
     listing = listing.with_masks_alone() if masks_alone else listing
     if not listing.cases:
         raise _no_image(listing, key)
-    counts = {reason: count for reason, count in listing.reasons.items() if reason not in _QUIET}
-    if counts:
-        listed = ", ".join(f"{count} x {reason}" for reason, count in counts.items())
-        warnings.warn(f"{listing.root}: left out {listed}.", stacklevel=3)
+    listing.warn_of_left_out(stacklevel=4)
     return listing
-
-
-_QUIET = ("no image by its ending", "hidden file", "hidden folder")
 
 
 def _no_image(cases: Cases, key: str) -> DataError:
@@ -91,8 +85,7 @@ def _no_image(cases: Cases, key: str) -> DataError:
             remedy="Give the path of the images, or a table of cases in its place, which names the roles of files.",
         )  # fmt: skip
     files = [Path(one.path) for one in cases.left_out if not names_series(one.path)]
-    counts = {reason: count for reason, count in cases.reasons.items() if reason not in _QUIET}
-    reasons = f" ({', '.join(f'{count} x {reason}' for reason, count in counts.items())})" if counts else ""
+    reasons = f" ({cases.reasons_to_tell})" if cases.reasons_to_tell else ""
     got = f"none{reasons}" if cases.left_out else "an empty folder"
     return DataError(
         cases.root,
@@ -108,8 +101,8 @@ def _remedy(cases: Cases) -> str:
         return "Fetch the files that the links name (datalad get, git annex get, git lfs pull)."
     if any(names_series(one.path) for one in cases.left_out):
         return (
-            "Volumes are series of CT, MR and PET with positions. Convert single images (radiographs, ultrasound) to "
-            "pictures of 8 or 16 bits, which `plan` reads with --value_range, and other series with dcm2niix."
+            "Volumes are series of CT, MR and PET with positions. Radiographs are pictures: `plan --kind pictures` "
+            'reads them with --value_range "[0, 4095]". Convert ultrasound to pictures, other series with dcm2niix.'
         )
     return "Give the path of NIfTI files or DICOM series (dcm2niix converts other DICOM)."
 

@@ -11,17 +11,17 @@ from monai_diffscore.inspection.files import BundleFiles, Finding
 
 
 def find_leaks(files: BundleFiles, voxels: bool = False) -> list[Finding]:
-    """Subjects and contents on both sides, of bundles of volumes.
+    """Subjects and contents on both sides, of bundles of images.
 
     Args:
         files: the bundle. Its train.json lists the data and splits it.
-        voxels: compare the voxels of more than ``NEAR_AT_MOST`` images, too, which reads them all.
+        voxels: compare the values of more than ``NEAR_AT_MOST`` images, too, which reads them all.
     """
     where = "configs/train.json: cases"
     train = files.configs.get("train", {})
     if "listing" not in train:
         remedy = "Leave --leaks out."
-        return [Finding(where, "a bundle of volumes, whose files can be compared", "one of other data", remedy)]
+        return [Finding(where, "a bundle of images, whose files can be compared", "one of other data", remedy)]
     parser = ConfigParser()
     parser.read_config(train)
     parser["bundle_root"] = str(files.folder)

@@ -12,11 +12,20 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from monai_diffscore.data.arrays import LoadArrayd, LoadPictured, class_names, list_arrays
+from monai_diffscore.data.arrays import (
+    LoadArrayd,
+    LoadPictured,
+    cases_of_arrays,
+    class_names,
+    list_arrays,
+    listed_arrays,
+)
+from monai_diffscore.data.cases.case import Cases
 from monai_diffscore.data.patches import evenly_spaced
 from monai_diffscore.planning.fingerprint import (
     Fingerprint,
     Problem,
+    assumptions,
     list_readable,
     path_below,
     percentiles_by_name,
@@ -31,14 +40,33 @@ _ROWS_READ = 2_000
 
 
 def fingerprint_pictures(
-    root: Path, image_channels: int | None = None, value_range: Sequence[float] | None = None
+    root: Path,
+    image_channels: int | None = None,
+    value_range: Sequence[float] | None = None,
+    subject: str = "",
+    exclude: Sequence[str] = (),
 ) -> Fingerprint:
-    """The fingerprint of pictures or .npy files of images: a folder, or one file; ``value_range`` of more bits."""
-    cases, problems = list_readable(root, lambda names: list_arrays(root, 2, left_out=names))
+    """The fingerprint of pictures or .npy files of images: a folder, or one file.
+
+    Args:
+        root: folder or file.
+        image_channels: 1 or 3; None takes what most pictures have.
+        value_range: black and white of pictures of more than 8 bits.
+        subject: rule for subjects, as :func:`~monai_diffscore.data.listed_arrays` takes it.
+        exclude: files and folders below ``root`` to leave out.
+    """
+    listings: list[Cases] = []
+
+    def list_pictures(names: Sequence[str]) -> list[dict[str, Any]]:
+        listings.append(listed_arrays(root, 2, left_out=names, subject=subject))
+        return cases_of_arrays(listings[-1], 2)
+
+    cases, problems = list_readable(root, list_pictures, exclude)
     count = image_channels or _picture_channels(cases)
     load: Any = LoadPictured("image", count, value_range=value_range)
     fingerprint = _arrays(root, "pictures", cases, problems, count, lambda case: np.asarray(load(case)["image"]))
-    return replace(fingerprint, details={**fingerprint.details, "value_range": value_range})
+    listed = {"listing": {"subject": subject}, "assumed": assumptions(listings[-1], "pictures", subject)}
+    return replace(fingerprint, details={**fingerprint.details, "value_range": value_range, **listed})
 
 
 def fingerprint_sequences(root: Path) -> Fingerprint:

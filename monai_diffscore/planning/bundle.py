@@ -172,7 +172,6 @@ def _volumes(plan: Plan) -> dict[str, Any]:
     limits = plan["normalisation"]
     window = {"window_hu": limits["window_hu"]} if "window_hu" in limits else {}
     percentiles = {"percentiles": limits["percentiles"]} if "percentiles" in limits else {}
-    top = Path(plan.data).parent if Path(plan.data).is_file() else Path(plan.data)
     data, listing = literal(plan.data), plan.details.get("listing", {})
     return {
         **{f"train/{name}, cases/{name}": literal(value) for name, value in listing.items()},
@@ -184,11 +183,14 @@ def _volumes(plan: Plan) -> dict[str, Any]:
         **(_whole(plan) if plan.whole else _patches(plan)),
         **(_translation(plan) if plan.details.get("given") else {}),
         "cases/dataset_dir, anomaly/healthy_dir, likelihood/healthy_dir": data,
-        # absolute: tasks take other folders too, which lack these files
-        "cases/left_out, anomaly/healthy_left_out, likelihood/healthy_left_out": literal(
-            [str(top / name) for name in plan.left_out]
-        ),
+        "cases/left_out, anomaly/healthy_left_out, likelihood/healthy_left_out": literal(_absolute(plan)),
     }
+
+
+def _absolute(plan: Plan) -> list[str]:
+    """The absolute paths of what the plan leaves out: tasks take other folders too, which lack these files."""
+    top = Path(plan.data).parent if Path(plan.data).is_file() else Path(plan.data)
+    return [str(top / name) for name in plan.left_out]
 
 
 def _patches(plan: Plan) -> dict[str, Any]:
@@ -230,6 +232,7 @@ def _pictures(plan: Plan) -> dict[str, Any]:
     return {
         "train/image_channels": plan.channels,
         "train/value_range": plan.details.get("value_range"),
+        "train/subject": literal(plan.details.get("listing", {}).get("subject", "")),
         "train/num_classes": len(plan.details.get("classes") or []) or None,
         "train/patches_per_image": plan["patches_per_image"] or None,
     }
@@ -238,7 +241,9 @@ def _pictures(plan: Plan) -> dict[str, Any]:
 def _slides(plan: Plan) -> dict[str, Any]:
     return {
         **{f"train/{key}, inference/{key}": plan.details.get(key) for key in ("assume_mpp_um", "value_range")},
+        "train/subject, anomaly/subject": literal(plan.details.get("listing", {}).get("subject", "")),
         "anomaly/dataset_dir": literal(plan.data),
+        "anomaly/healthy_left_out": literal(_absolute(plan)),
     }
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from monai_diffscore.data.cases.case import Cases
 from monai_diffscore.data.paths import split_channel
 from monai_diffscore.errors import DataError
 
@@ -162,6 +163,16 @@ def list_readable(
             if source == root or root not in source.parents or not source.exists():
                 raise
             problems.append(Problem.of(error, source.relative_to(root)))
+
+
+def assumptions(listing: Cases, kind: str, subject: str) -> list[str]:
+    """What a plan assumes of a listing of pictures or slides, one line each, with the flags that change it."""
+    rule = subject or "names and headers"
+    return [
+        f"kind {kind} (--kind), subjects by {rule} (--subject)",
+        *listing.notes,
+        *(f"left out: {count} x {reason}" for reason, count in listing.reasons.items()),
+    ]
 
 
 def first_path(image: str | Sequence[str]) -> str:

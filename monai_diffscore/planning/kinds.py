@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from monai_diffscore.data.cases.names import VOLUMES
+from monai_diffscore.data.cases.pictures import is_projection
 from monai_diffscore.data.dicom import holds_dicom
 from monai_diffscore.data.expression_stores import matrices_of_10x
 from monai_diffscore.data.files import kinds_in_words
 from monai_diffscore.data.gene_names import are_genes
 from monai_diffscore.data.matrices import genes_are_in
+from monai_diffscore.data.paths import locate
 from monai_diffscore.data.pictures import SUFFIXES as PICTURES
+from monai_diffscore.data.pictures import is_tiled
 from monai_diffscore.data.slides import SLIDE_SUFFIXES
 from monai_diffscore.data.tree import Tree, walk
 from monai_diffscore.errors import DataError
@@ -33,7 +36,7 @@ def find_kind(path: str | Path, graph: str | Path | None = None) -> str:
     Raises:
         DataError: if the path holds no known kind, or several kinds.
     """
-    root = Path(path).expanduser()
+    root = locate(path)
     if not root.exists():
         raise DataError(root, expected="data", got="no such file or folder", remedy="Name an existing path.")
     if root.suffix.lower() == ".json":
@@ -44,14 +47,17 @@ def find_kind(path: str | Path, graph: str | Path | None = None) -> str:
         return "cells" if graph is None else "expression"
     tree = walk(root)
     files = tree.files
-    votes = Counter(kind for kind in (_kind_of(file) for file in files) if kind)
+    kinds = {file: kind for file in files if (kind := _kind_of(file))}
+    votes = Counter(kinds.values())
     images = {kind: count for kind, count in votes.items() if kind not in ("table", "labels")}
     if not images and votes["table"]:
-        return _kind_of_table(next(file for file in files if _kind_of(file) == "table"), graph)
+        return _kind_of_table(next(file for file, kind in kinds.items() if kind == "table"), graph)
     if set(images) == {"slides", "pictures"}:  # a thumbnail beside a slide
         images = {"slides": images["slides"]}
-    if set(images) == {"volumes", "pictures"} and _are_figures(files):
+    if set(images) == {"volumes", "pictures"} and _are_figures(kinds):
         images = {"volumes": images["volumes"]}
+    if set(images) <= {"volumes", "pictures"} and images and _are_projections(kinds):
+        return "pictures"
     if len(images) == 1:
         return next(iter(images))
     raise DataError(
@@ -70,10 +76,16 @@ def _remedy(images: Mapping[str, int], tree: Tree) -> str:
     return "Convert it to one of these."
 
 
-def _are_figures(files: Sequence[Path]) -> bool:
+def _are_figures(kinds: Mapping[Path, str]) -> bool:
     """Whether each picture lies in the folder of a volume, as the views of quality control do."""
-    folders = {file.parent for file in files if _kind_of(file) == "volumes"}
-    return all(file.parent in folders for file in files if _kind_of(file) == "pictures")
+    folders = {file.parent for file, kind in kinds.items() if kind == "volumes"}
+    return all(file.parent in folders for file, kind in kinds.items() if kind == "pictures")
+
+
+def _are_projections(kinds: Mapping[Path, str]) -> bool:
+    """Whether the files of volumes are radiographs or photographs in DICOM alone."""
+    volumes = [file for file, kind in kinds.items() if kind == "volumes"]
+    return bool(volumes) and all(is_projection(file) for file in volumes)
 
 
 def _left_out(tree: Tree) -> str:
@@ -94,22 +106,12 @@ def _kind_of(file: Path) -> str:
     if name.endswith(CELLS):
         return "cells"
     if name.endswith(_TIFF):
-        return "slides" if _is_tiled(file) else "pictures"
+        return "slides" if is_tiled(file) else "pictures"
     if name.endswith(SLIDE_SUFFIXES):
         return "slides"
     if name.endswith(PICTURES):
         return "pictures"
     return "volumes" if name.endswith((".dcm", ".ima", ".dicom")) or holds_dicom(file) else ""
-
-
-def _is_tiled(file: Path) -> bool:
-    import tifffile
-
-    try:
-        with tifffile.TiffFile(file) as tiff:
-            return bool(tiff.pages.first.is_tiled)
-    except (tifffile.TiffFileError, OSError, IndexError):  # a damaged file: its reader reports it
-        return False
 
 
 def _kind_of_array(file: Path) -> str:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from monai_diffscore.data.slides import Slide, list_slides
+from monai_diffscore.data.cases.case import Cases
+from monai_diffscore.data.slides import Slide, listed_slides
 from monai_diffscore.planning.fingerprint import (
     Fingerprint,
+    assumptions,
     list_readable,
     percentiles_by_name,
     read_each,
@@ -21,7 +24,11 @@ from monai_diffscore.planning.fingerprint import (
 
 
 def fingerprint_slides(
-    root: Path, assume_mpp_um: float | None = None, value_range: Sequence[float] | None = None
+    root: Path,
+    assume_mpp_um: float | None = None,
+    value_range: Sequence[float] | None = None,
+    subject: str = "",
+    exclude: Sequence[str] = (),
 ) -> Fingerprint:
     """The fingerprint of a folder of slides, or of one slide.
 
@@ -29,11 +36,19 @@ def fingerprint_slides(
         root: folder or file.
         assume_mpp_um: pixel size of files that do not state it.
         value_range: black and white of files of more than 8 bits.
+        subject: rule for subjects, as :func:`~monai_diffscore.data.listed_slides` takes it.
+        exclude: files and folders below ``root`` to leave out.
     """
     from monai_diffscore.data.tiles import tissue_mask
 
     limits = None if value_range is None else (float(value_range[0]), float(value_range[1]))
-    cases, problems = list_readable(root, lambda names: list_slides(root, left_out=names))
+    listings: list[Cases] = []
+
+    def list_slides(names: Sequence[str]) -> list[dict[str, Any]]:
+        listings.append(listed_slides(root, left_out=names, subject=subject))
+        return listings[-1].images()
+
+    cases, problems = list_readable(root, list_slides, exclude)
 
     def measure(case: dict[str, str]) -> tuple[tuple[int, ...], float, np.ndarray, float]:
         slide = Slide(case["image"], assume_mpp_um, limits)
@@ -68,6 +83,8 @@ def fingerprint_slides(
             "mpp_um": [round(min(pixels_um), 4), round(max(pixels_um), 4)],
             "assume_mpp_um": assume_mpp_um,
             "value_range": value_range,
+            "listing": {"subject": subject},
+            "assumed": assumptions(listings[-1], "slides", subject),
         },
         problems=problems,
     )

@@ -24,12 +24,12 @@ from monai_diffscore.planning.slide_images import fingerprint_slides
 USUAL_CONDITIONS = ("age_years", "age", "sex", "spacing_mm")
 #: the kinds of data that a flag is for; all other flags are for every kind
 _KINDS_OF_FLAG = {
-    "subject": ("volumes", "cells", "expression", "table"),
+    "subject": ("volumes", "pictures", "slides", "cells", "expression", "table"),
     "layout": ("volumes",),
     "image": ("volumes",),
     "given": ("volumes",),
     "graph": ("expression",),
-    "exclude": ("table", "volumes"),
+    "exclude": ("table", "volumes", "pictures", "slides"),
     "value_range": ("pictures", "slides"),
     "image_channels": ("pictures",),
     "assume_intercept": ("volumes",),
@@ -67,8 +67,8 @@ def take_fingerprint(
         assume_mpp_um: pixel size of slides that do not state it.
         graph: edges between genes. They make a table a matrix of expression.
         subject: for cells, tables and matrices of expression, the column whose equal values stay on one side of the
-            split; for volumes "folder", "study" or a regular expression of the path.
-        exclude: columns of a table, or files, folders and series of volumes, to leave out.
+            split; for volumes, pictures and slides "folder", "study" or a regular expression of the path.
+        exclude: columns of a table, or files, folders and series of images, to leave out.
         delimiter, missing: as :func:`~monai_diffscore.data.tables.read_table` takes them.
         layout, image: of volumes, as :func:`~monai_diffscore.data.list_volumes` takes them.
         reading: what the files do not say: ``value_range`` of pictures and slides; ``image_channels`` of pictures;
@@ -96,10 +96,14 @@ def take_fingerprint(
             root, modality, layout, image, subject or "", reading, stated_by_cases, exclude, given
         )
     elif kind == "slides":
-        fingerprint = fingerprint_slides(root, assume_mpp_um, **dict(reading or {}))
+        fingerprint = fingerprint_slides(
+            root, assume_mpp_um, **dict(reading or {}), subject=subject or "", exclude=exclude
+        )
     else:
         fingerprint = (
-            fingerprint_pictures(root, **dict(reading or {})) if kind == "pictures" else fingerprint_sequences(root)
+            fingerprint_pictures(root, **dict(reading or {}), subject=subject or "", exclude=exclude)
+            if kind == "pictures"
+            else fingerprint_sequences(root)
         )
     stated = fingerprint.conditions.get("fields", {})
     others = [name for name in conditions if name not in stated]

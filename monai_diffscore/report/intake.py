@@ -48,7 +48,8 @@ def read_intake(record: RunRecord | None) -> RunIntake | None:
     lines = intake_lines(parser.get_parsed_content("intake"), parser.get_parsed_content("dataset_dir"), held_out)
     if "listing" not in parser:
         return RunIntake(tuple(lines))
-    listing, image = parser.get_parsed_content("listing"), parser.get_parsed_content("image")
+    listing = parser.get_parsed_content("listing")
+    image = parser.get_parsed_content("image") if "image" in parser else ""
     roles = {
         role: count for role, count in listing.roles.items() if not image or role in image.replace(",", " ").split()
     }

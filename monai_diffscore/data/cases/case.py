@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,6 +15,8 @@ _SHOWN = 12
 #: the condition whose value is the role of an image
 CONTRAST = "contrast"
 _ALONE = "mask without an image"
+#: reasons that a warning does not repeat
+_QUIET = ("no image by its ending", "hidden file", "hidden folder")
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,17 @@ class Cases:
     def reasons(self) -> dict[str, int]:
         """Number of files and folders that are left out for each reason, the commonest reason first."""
         return _by_count(one.reason for one in self.left_out)
+
+    @property
+    def reasons_to_tell(self) -> str:
+        """The reasons with their counts, without those of files that nobody takes for images."""
+        counts = {reason: count for reason, count in self.reasons.items() if reason not in _QUIET}
+        return ", ".join(f"{count} x {reason}" for reason, count in counts.items())
+
+    def warn_of_left_out(self, stacklevel: int = 3) -> None:
+        """Warns in one line of the files that are left out."""
+        if self.reasons_to_tell:
+            warnings.warn(f"{self.root}: left out {self.reasons_to_tell}.", stacklevel=stacklevel)
 
     def with_masks_alone(self) -> Cases:
         """The same with the cases of masks alone, for a task that draws their images."""

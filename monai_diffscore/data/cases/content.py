@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from monai_diffscore.data.cases.names import ending, is_volume
 from monai_diffscore.data.nibabel_images import count_channels, is_packed, open_image
@@ -33,6 +34,9 @@ _MOST_LABELS = 256
 _SHARE = 0.7
 _BYTES_OF_LABELS = 0.3  # a voxel, at most, of a packed label map
 _BLOCK = 1 << 20
+#: pictures without loss, whose label maps keep their values; and the largest to read, in pixels
+_PICTURES_OF_LABELS = (".png", ".bmp", ".tif", ".tiff")
+_MOST_PIXELS = 16_000_000
 _SIMPLE_ITK = (".nrrd", ".nhdr", ".mha", ".mhd")
 
 
@@ -55,11 +59,12 @@ def shape_of(path: str | Path) -> tuple[int, ...] | None:
 def equal_files(paths: Iterable[str | Path]) -> list[list[Path]]:
     """Groups of files with the same unpacked content, each sorted; a file without a copy is in no group.
 
-    Two names of one file on the disk are equal without reading.
+    Two names of one file on the disk are equal without reading. Empty files are damaged, not equal.
     """
     groups: dict[Any, list[Path]] = defaultdict(list)
     for path in map(Path, paths):
-        groups[_size(path)].append(path)
+        if path.stat().st_size:
+            groups[_size(path)].append(path)
     for key in (_crc, _sha):
         finer: dict[Any, list[Path]] = defaultdict(list)
         for value, members in groups.items():
@@ -143,8 +148,10 @@ def is_label_map(values: np.ndarray) -> bool:
 
 
 def holds_label_map(path: str | Path) -> bool:
-    """Whether a volume is a label map; false, without reading, for packed files that are too large for one."""
+    """Whether a volume or picture is a label map; false, without reading, for packed files that are too large."""
     file, channel = split_channel(path)
+    if ending(file) in _PICTURES_OF_LABELS:
+        return _picture_is_label_map(file)
     if channel is not None or not is_volume(file):
         return False
     try:
@@ -162,3 +169,19 @@ def holds_label_map(path: str | Path) -> bool:
     except Exception:  # whatever a damaged file makes of a reader
         return False
     return is_label_map(values.reshape(values.shape[:3]))
+
+
+def _picture_is_label_map(file: Path) -> bool:
+    """Whether a picture is a label map by its values, or by its colours."""
+    try:
+        with Image.open(file) as picture:
+            pixels = picture.size[0] * picture.size[1]
+            packed = ending(file) == ".png"
+            if pixels > _MOST_PIXELS or (packed and file.stat().st_size > _BYTES_OF_LABELS * pixels + 1024):
+                return False
+            values = np.asarray(picture.convert("L") if picture.mode == "1" else picture)
+    except Exception:  # whatever a damaged file makes of a decoder
+        return False
+    if values.ndim == 3:  # a number for each colour
+        values = values.astype(np.int64) @ (256 ** np.arange(values.shape[2]))
+    return is_label_map(values)

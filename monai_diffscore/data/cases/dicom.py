@@ -7,21 +7,15 @@ their description as the role. Scouts, documents and derived series are left out
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
 from monai_diffscore.data.cases.case import Casebook, Cases
 from monai_diffscore.data.cases.names import role_of, subject_of, words
+from monai_diffscore.data.cases.subjects import refuse_placeholders
 from monai_diffscore.data.dicom import Series, find_series, volume_series
 from monai_diffscore.data.tree import Tree
-from monai_diffscore.errors import DataError
-
-#: texts that de-identification writes in place of a PatientID
-_PLACEHOLDER = re.compile(
-    r"anon\w*|none|unknown|patient|subject|test|phantom|de-?id\w*|removed|redacted|x+|0+|\W*", re.IGNORECASE
-)
 
 
 def read_dicom(tree: Tree, subject: str = "") -> Cases:
@@ -42,7 +36,8 @@ def read_dicom(tree: Tree, subject: str = "") -> Cases:
         kind = f"{series.planes[0].modality} series" if not derived else "series derived from others of its study"
         book.leave_out(f"{series.folder}/series:{series.uid}", "scout (DICOM)" if scout else kind)
     if not subject:
-        _refuse_placeholders(tree, volumes)
+        heads = [(series.planes[0], series.folder) for series in volumes]
+        refuse_placeholders(tree.root, ((first.patient, first.study_uid, folder) for first, folder in heads))
     ids = {series.planes[0].patient for series in volumes}
     studies = {series.planes[0].study_uid for series in volumes}
     if len(ids) == 1 and len(studies) > 1 and ids != {""} and not subject:
@@ -82,22 +77,3 @@ def _roles(volumes: Sequence[Series]) -> dict[str, str]:
         if len(descriptions) == len(members) > 1:
             roles |= {s.uid: "-".join(words(s.planes[0].description)) or roles[s.uid] for s in members}
     return roles
-
-
-def _refuse_placeholders(tree: Tree, volumes: Sequence[Series]) -> None:
-    studies: dict[str, set[str]] = defaultdict(set)
-    folders: dict[str, set[Path]] = defaultdict(set)
-    for series in volumes:
-        first = series.planes[0]
-        if first.patient and _PLACEHOLDER.fullmatch(first.patient):
-            studies[first.patient].add(first.study_uid)
-            folders[first.patient].add(series.folder)
-    for patient, own in studies.items():
-        if len(own) > 1:
-            raise DataError(
-                tree.root,
-                expected="a PatientID for each patient",
-                got=f"{patient!r} in {len(own)} studies, in {len(folders[patient])} folders",
-                remedy="State what identifies a patient: --subject folder, --subject study, or a regular expression of "
-                "the path such as --subject 'case\\d+'.",
-            )

@@ -7,7 +7,6 @@ beside their converted NIfTI files.
 from __future__ import annotations
 
 import os
-import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -19,6 +18,7 @@ from monai_diffscore.data.cases.datalist import read_datalist
 from monai_diffscore.data.cases.detection import LAYOUTS, find_parts
 from monai_diffscore.data.cases.dicom import read_dicom
 from monai_diffscore.data.cases.names import ending, is_volume
+from monai_diffscore.data.cases.subjects import with_subjects
 from monai_diffscore.data.cases.table import read_table_of_cases
 from monai_diffscore.data.paths import locate, names_series, split_channel, split_series
 from monai_diffscore.data.tree import LeftOut, Tree, walk, walk_without
@@ -52,12 +52,12 @@ def list_cases(
         return _of_table(root, left_out)
     if root.suffix.lower() == ".json" and root.is_file():
         listing = _without_images(read_datalist(walk(root)), root.parent, left_out)
-        return _guarded(_by_pattern(listing, walk(root), subject))
+        return _guarded(with_subjects(listing, walk(root).top, subject))
     tree = _without_halves(walk_without(root, left_out))
     listing = _detect(tree, subject) if layout == "auto" else _read(tree, layout, subject)
     listing = replace(listing, root=str(root), left_out=(*tree.left_out, *listing.left_out))
     listing = _without_images(listing, root, [name for name in left_out if names_series(name)])
-    return _guarded(_by_pattern(_of_series(listing, uid), tree, subject))
+    return _guarded(with_subjects(_of_series(listing, uid), tree.top, subject))
 
 
 def _of_table(path: Path, left_out: Sequence[str]) -> Cases:
@@ -142,28 +142,6 @@ def _with_images(listing: Cases, is_read: Callable[[str], bool]) -> Cases:
     """The cases with only the images whose path is read; without cases that have no image."""
     cases = [replace(c, images={role: path for role, path in c.images.items() if is_read(path)}) for c in listing]
     return replace(listing, cases=tuple(case for case in cases if case.images))
-
-
-def _by_pattern(listing: Cases, tree: Tree, subject: str) -> Cases:
-    """The cases with subjects from a pattern or from the folders."""
-    if not subject or subject == "study":
-        return listing
-    cases = []
-    for case in listing:
-        inside = Path(next(iter(case.images.values()))).relative_to(tree.top)
-        name = str(inside.parent)
-        if subject != "folder":
-            match = re.search(subject, str(inside))
-            if match is None:
-                raise DataError(
-                    listing.root, key="subject", expected=f"paths that match {subject!r}", got=str(inside),
-                    remedy="Give another --subject; its first group, or the whole match, names the subject.",
-                )  # fmt: skip
-            name = match[1] if match.groups() else match[0]
-        elif split_series(inside)[1] is None and not is_volume(inside):
-            name = str(inside)  # the path is the folder of a series
-        cases.append(replace(case, subject=name))
-    return replace(listing, cases=tuple(cases))
 
 
 # ---- guards ----

@@ -38,8 +38,8 @@ _WORDS_OF_ROLE = {
 }
 ROLES = {word: role for role, words in _WORDS_OF_ROLE.items() for word in words.split()}
 _MASKS = """mask masks seg segs segmentation segmentations label labels labelmap labelmaps labelstr labelsts
-    labelsva dseg probseg gt groundtruth truth annotation annotations roi rois aseg aparc parc parcellation brainmask
-    contour contours lesionmask"""
+    labelsva dseg probseg gt groundtruth truth anno annotation annotations roi rois aseg aparc parc parcellation
+    brainmask contour contours lesionmask"""
 MASK_WORDS = set(_MASKS.split())
 _SCOUT_WORDS = {"localizer", "localiser", "scout", "topogram", "survey"}
 _AFTER_CONTRAST = {"ce", "gd", "gad", "gado", "post", "postcontrast", "contrast"}
@@ -118,8 +118,8 @@ def read_name(text: str) -> Name:
 
 
 def in_mask_folder(path: Path) -> bool:
-    """Whether a folder of a relative path has a word for masks."""
-    return any(set(words(part)) & MASK_WORDS for part in path.parts[:-1])
+    """Whether a folder of a relative path has a word for masks, also one in CamelCase (``ManualMask``)."""
+    return any(set(words(re.sub(r"(?<=[a-z])(?=[A-Z])", " ", part))) & MASK_WORDS for part in path.parts[:-1])
 
 
 def paired_masks(files: Iterable[Path], top: Path) -> list[Path]:

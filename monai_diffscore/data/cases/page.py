@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from monai_diffscore.data.cases.case import CONTRAST, Case, Cases, counts_text
 from monai_diffscore.data.cases.leakage import leaks
-from monai_diffscore.data.cases.names import PICTURES, ending
 from monai_diffscore.data.volumes import split_by_subject
 
 _ROWS = 40
@@ -35,9 +34,6 @@ def describe_cases(cases: Cases, image: str = "", validation_share: float | None
     for reason, count in cases.reasons.items():
         first = next(one.path for one in cases.left_out if one.reason == reason)
         lines.append(f"left out: {count} x {reason} (first: {first.removeprefix(cases.root).lstrip('/')})")
-    pictures = sum(ending(one.path) in PICTURES for one in cases.left_out)
-    if pictures and not cases:
-        lines.append(f"{pictures} pictures are no volumes: `plan` lists and reads them (--kind pictures)")
     if image:
         items = cases.images(image)
         lines.append(f"--image {image}: {len(items)} images of {len({item['subject'] for item in items})} subjects")
