@@ -20,7 +20,7 @@ from monai_diffscore.data.cases import list_cases
 from monai_diffscore.errors import DataError, explain
 from monai_diffscore.planning import trial
 from monai_diffscore.planning.kinds import find_kind
-from monai_diffscore.tasks import CaseEvaluator, CaseTable
+from monai_diffscore.tasks import CaseEvaluator, Cases, CaseTable
 
 
 def test_the_command_prints_layout_roles_masks_and_reasons(tmp_path, capsys):
@@ -237,6 +237,27 @@ def test_a_folder_of_broken_links_is_refused_as_such(tmp_path):
 def test_results_carry_the_name_of_their_subject(tmp_path, path, name):
     image = MetaTensor(torch.zeros(1, 2, 2, 2), meta={"filename_or_obj": f"/data/{path}"})
     assert CaseTable(tmp_path).case_name(image) == name
+
+
+@pytest.mark.parametrize(
+    ("cases", "names"),
+    [
+        ({"P1/visit1/T1.nii.gz": "P1", "P1/visit2/T1.nii.gz": "P1"}, ["P1_visit1_T1", "P1_visit2_T1"]),
+        ({"P1/image.nii.gz": "P1", "P2/image.nii.gz": "P2"}, ["P1_image", "P2_image"]),
+        ({"a/P1/x.mha": "a/P1", "b/P1/x.mha": "b/P1"}, ["a_P1_x", "b_P1_x"]),
+        ({"A/s1/t1": "id 7", "B/s1/t1": "id 8", "B/s1/t2": "id 8"}, ["A_t1", "B_t1", "t2"]),
+        ({"P1/series:1.2": "id", "P1/series:1.3": "id"}, ["P1", "P1_2"]),
+        ({"sub-1/anat/sub-1_T1w.nii.gz": "sub-1", "c.nii/channel:0": "c"}, ["sub-1_T1w", "c"]),
+        ({"Köln #3/P 1/scan.nii": "Köln #3/P 1", "Köln #3/P 2/scan.nii": "Köln #3/P 2"}, ["P 1_scan", "P 2_scan"]),
+    ],
+)  # fmt: skip
+def test_results_are_traced_to_their_subject_by_names_that_differ(tmp_path, cases, names):
+    """Visits, equal names below subjects, groups, series and channels; a PatientID comes into no name."""
+    table = CaseTable(tmp_path)
+    Cases([{"image": f"/data/{path}", "subject": subject} for path, subject in cases.items()], dict, table)
+    images = [MetaTensor(torch.zeros(1, 2, 2, 2), meta={"filename_or_obj": f"/data/{path}"}) for path in cases]
+    assert [table.case_name(image) for image in images] == names
+    assert [table.identify(image)["file"] for image in images] == [f"/data/{path}" for path in cases]
 
 
 @pytest.mark.parametrize(

@@ -21,11 +21,10 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from monai_diffscore.atomic_files import whole_file
 from monai_diffscore.credentials import conceal
-from monai_diffscore.data.cases.names import is_volume, read_name, stem
 from monai_diffscore.data.dicom import holds_dicom, write_dicom_seg, write_dicom_series
 from monai_diffscore.data.intake import report_intake
-from monai_diffscore.data.paths import split_channel, split_series
 from monai_diffscore.errors import DataError, explain
+from monai_diffscore.tasks.case_names import case_names, own_name
 from monai_diffscore.transforms.intensity import IntensityTransformd
 
 logger = logging.getLogger(__name__)
@@ -46,22 +45,21 @@ class CaseTable:
         self.path = Path(folder) / name
         self.stop_on_error = stop_on_error
         self.rows: list[dict[str, Any]] = []
+        self.names: dict[str, str] = {}
 
     def case_name(self, image: MetaTensor) -> str:
-        """The name of the image's file or series.
+        """The name of the image's file or series in ``names``.
 
-        The name of the folder precedes a name that states only the contrast (``T1``). A number follows a name that the
-        table already has.
+        It is its own name for an image of no such case; a number follows a name that the table already has.
         """
         return self._name_of(str(getattr(image, "meta", {}).get("filename_or_obj", "case")))
 
     def _name_of(self, path: str) -> str:
-        source = split_channel(split_series(path)[0])[0]
-        name = stem(source) if is_volume(source) else source.name
-        if is_volume(source) and not read_name(name).rest and source.parent.name:
-            name = f"{source.parent.name}_{name}"
-        names = {row["case"] for row in self.rows}
-        return name if name not in names else f"{name}_{len(self.rows)}"
+        if path in self.names:
+            return self.names[path]
+        name = own_name(path)
+        present = {row["case"] for row in self.rows}
+        return name if name not in present else f"{name}_{len(self.rows)}"
 
     def identify(self, image: MetaTensor) -> dict[str, str]:
         """The first columns of a row: ``case``, as :meth:`case_name` gives it, and ``file``, the path of the image."""
@@ -115,6 +113,7 @@ class Cases(IterableDataset[Any]):
 
     def __init__(self, data: Sequence[Mapping[str, Any]], transform: Callable[[Any], Any], table: CaseTable) -> None:
         self.data, self.transform, self.table = data, transform, table
+        table.names = case_names(data)
 
     def __iter__(self) -> Iterator[Any]:
         if get_worker_info() is not None:

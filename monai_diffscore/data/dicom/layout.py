@@ -203,6 +203,14 @@ def _name(plane: Plane) -> str:
     return Path(plane.file).name + ("" if plane.frame is None else f", frame {plane.frame + 1}")
 
 
+def _names(pair: Sequence[Plane]) -> str:
+    """The names of two planes; with their folders, if the names are equal."""
+    names = [_name(plane) for plane in pair]
+    if names[0] == names[1]:
+        names = [f"{Path(plane.file).parent.name}/{name}" for plane, name in zip(pair, names, strict=True)]
+    return " and ".join(names)
+
+
 def _check_alike(source: object, planes: Sequence[Plane]) -> None:
     first = planes[0]
     exact: dict[str, Callable[[Plane], object]] = {
@@ -276,7 +284,7 @@ def _crowd(source: object, groups: list[list[Plane]], crowded: list[list[Plane]]
     return DataError(
         source,
         expected="one image at each position",
-        got=f"{len(crowded)} of {len(groups)} positions with several: {nature} ({_name(pair[0])} and {_name(pair[1])})",
+        got=f"{len(crowded)} of {len(groups)} positions with several: {nature} ({_names(pair)})",
         remedy=remedy,
     )
 
