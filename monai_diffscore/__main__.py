@@ -122,6 +122,8 @@ def _plan(options: argparse.Namespace) -> int:
         raise FlagError("plan needs the path of the data: python -m monai_diffscore plan DATA --out BUNDLE")
     if options.out.exists() and any(options.out.iterdir() if options.out.is_dir() else [options.out]):
         raise FlagError(f"--out {options.out} exists and is not an empty folder: name another, or remove it.")
+    if not options.no_trial:
+        planning.fork_server()  # before this process computes anything
     budget = planning.Budget(options.memory_gb, options.minutes, torch.cuda.is_available())
     graph = None if options.graph is None else str(options.graph.absolute())
     edited = None if options.from_plan is None else planning.Plan.from_file(options.from_plan)

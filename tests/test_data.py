@@ -214,6 +214,18 @@ def test_preprocessed_cases_are_kept_in_memory_or_on_disk_by_size(tmp_path):
     assert len(list(tmp_path.glob("*.pt"))) == 4
 
 
+@pytest.mark.parametrize(("memory_gb", "measured"), [(321e-6, 1), (319e-6, 3), (33e-6, 3)])
+def test_one_case_measures_a_cache_that_fits_ten_times(memory_gb, measured, tmp_path):
+    from monai.transforms import Lambdad
+
+    from monai_diffscore.data import cached_dataset
+
+    cases = [{"image": np.full((1, 1000), index, np.float64)} for index in range(4)]  # of 8 kB
+    reads: list[float] = []
+    cached_dataset(cases, Lambdad("image", lambda image: reads.append(image.mean()) or image), tmp_path, memory_gb)
+    assert len(reads) == measured + len(cases)
+
+
 def test_a_batch_holds_cases_from_files_and_cases_just_prepared(tmp_path):
     from monai.data import DataLoader
     from monai.transforms import Identityd

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +19,7 @@ import pandas as pd
 import pytest
 import scipy.sparse
 import torch
-from monai.bundle import ConfigWorkflow
+from monai.bundle import ConfigParser, ConfigWorkflow
 from PIL import Image
 from small_data import stained
 from zoo import check_for_zoo
@@ -33,13 +35,15 @@ from monai_diffscore.planning import (
     Plan,
     Trial,
     fit_plan,
+    fork_server,
     make_plan,
     run_trial,
     take_fingerprint,
     write_bundle,
 )
+from monai_diffscore.planning import trial as trials
 from monai_diffscore.planning.gene_data import MOST_HELD_OUT, held_out_share
-from monai_diffscore.planning.trial import _failure, _server, estimate
+from monai_diffscore.planning.trial import _failure, _leave_out_observers, _server, estimate
 
 ROOT = Path(__file__).parent.parent
 CPU = Budget(8.0, 30.0, accelerator=False)
@@ -462,7 +466,7 @@ def plan(tmp_path) -> Plan:
 def test_a_plan_shrinks_until_it_fits(plan, per_sample, batch, checkpointing):
     """1 GB of libraries and so much a sample, a tenth with checkpointing: batch first, then activations."""
 
-    def measured(planned: Plan, size: int) -> Trial:
+    def measured(planned: Plan, size: int, validate: bool) -> Trial:
         return trial(size, 1.0 + size * per_sample * (0.1 if planned["checkpointing"] else 1))
 
     fitted = fit_plan(plan, try_batch=measured, say=lambda _: None)
@@ -476,7 +480,7 @@ def test_a_plan_shrinks_until_it_fits(plan, per_sample, batch, checkpointing):
 def test_a_first_stage_has_half_of_the_minutes_at_most(plan, epoch, epochs, seconds):
     plan = plan.with_choices(first_stage_epochs=(200, "as the rules have it"))
     measured = replace(trial(4, 1.5), first_stage_seconds=epoch or 1e-9)
-    fitted = fit_plan(plan, try_batch=lambda planned, size: measured, say=lambda _: None)
+    fitted = fit_plan(plan, try_batch=lambda planned, size, validate: measured, say=lambda _: None)
     assert fitted["first_stage_epochs"] == epochs
     assert fitted.measured["first_stage_seconds"] == seconds
     assert fitted.measured["iterations"] == pytest.approx((1800 - seconds - 11) / 0.1, abs=1)
@@ -589,7 +593,7 @@ def test_a_subject_of_volumes_is_a_pattern_of_their_paths(tmp_path):
 
 def test_a_plan_that_never_fits_is_refused(plan):
     with pytest.raises(DataError, match="--memory-gb"):
-        fit_plan(plan, try_batch=lambda planned, size: trial(size, 5.0), say=lambda _: None)
+        fit_plan(plan, try_batch=lambda planned, size, validate: trial(size, 5.0), say=lambda _: None)
 
 
 @pytest.mark.slow
@@ -600,6 +604,34 @@ def test_a_real_step_fits_and_is_as_estimated(plan):
     assert trial["memory_gb"] <= plan.budget.memory_gb
     assert trial["estimated_memory_gb"] == pytest.approx(trial["memory_gb"], rel=0.15)
     assert trial["iterations"] * trial["seconds_per_iteration"] <= 60 * plan.budget.minutes
+
+
+@pytest.mark.parametrize("bundle", ["mri_unet3d", "natural_dit2d", "tabular_mlp"])
+@pytest.mark.parametrize("validate", [True, False])
+def test_a_trial_keeps_all_handlers_but_those_that_observe(bundle, validate):
+    parser = ConfigParser(ConfigParser.load_config_file(ROOT / f"bundles/{bundle}/configs/train.json"))
+    before = {str(handler) for handler in parser.get("train#handlers")}
+    _leave_out_observers(parser, validate)
+    left_out = before - {str(handler) for handler in parser.get("train#handlers")}
+    assert left_out
+    assert all("'@tracking'" in handler for handler in left_out)
+    validations = parser.get("validation_handlers")
+    assert len(validations) == (2 if validate else 0)
+    assert not any(handler.get("exec_at_start") for handler in validations)
+
+
+def test_the_command_forks_the_server_of_its_trials_from_itself(tmp_path, monkeypatch):
+    """The server has the libraries of this process, answers an order, and ends with its orders."""
+    monkeypatch.setattr(trials, "_servers", [])
+    fork_server()
+    (server,) = trials._servers
+    with pytest.raises(DataError, match=r"got exit code 1: .*train\.json"):
+        run_trial(tmp_path / "absent")
+    assert [server] == trials._servers
+    program, own = (Path(f"/proc/{process}/cmdline").read_bytes() for process in (server.pid, "self"))
+    assert program == own
+    server.orders.close()
+    assert os.waitpid(server.pid, 0)[1] == 0
 
 
 @pytest.mark.slow
@@ -623,8 +655,7 @@ def test_a_failed_trial_has_its_cause_and_no_layer_around_it(plan, tmp_path):
     server = _server()
     with pytest.raises(DataError, match="nothing after 1 seconds"):
         run_trial(tmp_path / "bundle", {"batch_size": 2}, limit_seconds=1)
-    server.kill()  # as the system does where memory runs out
-    server.wait()
+    os.kill(server.pid, signal.SIGKILL)  # as the system does where memory runs out
     with pytest.raises(DataError, match="imports the libraries ended"):
         run_trial(tmp_path / "bundle", {"batch_size": 2})
     assert run_trial(tmp_path / "bundle", {"batch_size": 2}).batch_size == 2  # by a new one

@@ -111,7 +111,7 @@ def test_whole_volumes_of_one_subject_or_of_thick_slices_are_refused(data):
 def test_networks_become_narrower_until_the_plan_fits():
     plan = make_plan(volumes([64] * 3), Budget(2.0, 30.0))
 
-    def measured(planned: Plan, batch: int) -> Trial:
+    def measured(planned: Plan, batch: int, validate: bool) -> Trial:
         return Trial(
             batch, 1.0 + 0.03 * planned["coarse_channels"][0] * (1 if planned["checkpointing"] else 2), 1, 1, 9, 9
         )
@@ -120,7 +120,7 @@ def test_networks_become_narrower_until_the_plan_fits():
     assert (fitted["checkpointing"], fitted["coarse_channels"]) == (True, [16, 32, 32])
     assert fitted["detail_channels"] == [[16, 32]]
     with pytest.raises(DataError, match="--memory-gb"):
-        fit_plan(plan, try_batch=lambda planned, batch: Trial(batch, 5.0, 1, 1, 9, 9), say=lambda _: None)
+        fit_plan(plan, try_batch=lambda planned, batch, validate: Trial(batch, 5.0, 1, 1, 9, 9), say=lambda _: None)
 
 
 def write_volumes(folder: Path, count: int = 3) -> None:

@@ -16,6 +16,7 @@ from monai.utils import convert_to_tensor
 from monai_diffscore.data.patches import evenly_spaced
 
 logger = logging.getLogger(__name__)
+_SURE = 10  # an estimate so many times below the limit needs no further case
 
 
 def cached_dataset(
@@ -37,14 +38,20 @@ def cached_dataset(
         transform: the deterministic transforms come first.
         folder: of the files.
         memory_gb: largest size in memory, in 10^9 bytes; 0 always uses files.
-        measured: number of cases, evenly spread, for the estimate of the size.
+        measured: largest number of cases, evenly spread, for the estimate of the size; one is enough if it shows that
+            all fit ten times.
         copy_cache: copy a case before its random transforms. False is faster, if none of them writes into its input.
     """
     distinct = list({pickle_hashing(case): case for case in data}.values())
     if memory_gb > 0:
         steps = Compose(_deterministic(transform))
-        sizes = [_bytes(steps(case)) for case in evenly_spaced(distinct, measured)]
-        estimated_gb = sum(sizes) / max(1, len(sizes)) * len(distinct) / 1e9
+        sizes: list[int] = []
+        estimated_gb = 0.0
+        for case in evenly_spaced(distinct, measured):
+            sizes.append(_bytes(steps(case)))
+            estimated_gb = sum(sizes) / len(sizes) * len(distinct) / 1e9
+            if _SURE * estimated_gb <= memory_gb:
+                break
         if estimated_gb <= memory_gb:
             return CacheDataset(data=data, transform=transform, hash_as_key=True, copy_cache=copy_cache)
         logger.info(

@@ -18,6 +18,6 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "plan": "Budget Choice Plan",
         "rules": "make_plan",
         "survey": "take_fingerprint",
-        "trial": "Trial run_trial",
+        "trial": "Trial fork_server run_trial",
     },
 )

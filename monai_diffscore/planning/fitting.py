@@ -19,15 +19,15 @@ SAFE_SHARE, TOLERANCE = 0.9, 0.15
 FEW_ITERATIONS = 1000
 _ROUNDS = 8
 
-TryBatch = Callable[[Plan, int], Trial]
+TryBatch = Callable[[Plan, int, bool], Trial]
 
 
-def try_bundle(plan: Plan, batch_size: int) -> Trial:
-    """A trial of the bundle of a plan at a batch size."""
+def try_bundle(plan: Plan, batch_size: int, validate: bool) -> Trial:
+    """A trial of the bundle of a plan at a batch size, with a validation or without."""
     with tempfile.TemporaryDirectory() as folder:
         bundle = Path(folder) / "trial"
         write_bundle(plan, bundle)
-        return run_trial(bundle, {"batch_size": batch_size})
+        return run_trial(bundle, {"batch_size": batch_size}, validate=validate)
 
 
 def fit_plan(
@@ -38,7 +38,7 @@ def fit_plan(
     Args:
         plan: from the rules, or edited by hand.
         adapt: change choices that do not fit. False only measures, for a plan edited by hand.
-        try_batch: runs a trial.
+        try_batch: runs a trial, with a validation or without.
         say: receives a line before each trial.
     Raises:
         DataError: if the smallest plan does not fit.
@@ -47,8 +47,8 @@ def fit_plan(
         planned = plan["batch_size"]
         low, high = max(1, planned // 4), max(1, planned // 2)
         say(f"trying batches of {low} and {high}")
-        first = try_batch(plan, low)
-        second = try_batch(plan, high) if high != low else first
+        first = try_batch(plan, low, False)
+        second = try_batch(plan, high, False) if high != low else first
         batch = _batch_that_fits(plan, first, second) if adapt else planned
         if batch < 1:
             plan = smaller(plan)
@@ -56,7 +56,7 @@ def fit_plan(
         plan = _with_batch(plan, batch)
         memory, seconds = estimate(first, second, batch)
         say(f"trying the planned batch of {batch}: {memory:.2f} GB and {seconds:.2g} s an iteration estimated")
-        final = try_batch(plan, batch)
+        final = try_batch(plan, batch, True)
         if adapt and abs(final.memory_gb - memory) > TOLERANCE * final.memory_gb:
             # the estimate was wrong: this trial is a better point of the line
             first, second = (first, final) if final.batch_size != first.batch_size else (final, final)
