@@ -32,7 +32,7 @@ from monai.bundle import run as monai_run
 
 from monai_diffscore.credentials import conceal
 from monai_diffscore.data.manifests import MANIFEST
-from monai_diffscore.errors import FlagError, explain, find_cause
+from monai_diffscore.errors import DataError, FlagError, explain, find_cause
 from monai_diffscore.flags import refuse_numbers_for_lists, refuse_unknown
 from monai_diffscore.interrupts import requeue_when_asked
 from monai_diffscore.launcher import refuse_lonely_ranks
@@ -220,22 +220,33 @@ def _one_line(kind: type[BaseException], error: BaseException, traceback: Traceb
 
 
 def last_lines(error: Exception) -> str:
-    """The last line of a command, ``error: ...``. A line before it names older samples in the command's folder."""
-    older = _older_samples(error.__traceback__)
-    lines = [] if older is None else [f"the samples in {older} are those of an earlier command"]
+    """The last line of a command, ``error: ...``, after what the user of a bundle needs to know beside it."""
+    lines = [*_about_the_workflow(_workflow_of(error.__traceback__), find_cause(error))]
     return "\n".join([*lines, f"error: {conceal(explain(error))}"])
 
 
-def _older_samples(traceback: TracebackType | None) -> Path | None:
-    """``output_dir`` of the workflow that failed, if its manifest is older than this process."""
+def _workflow_of(traceback: TracebackType | None) -> ConfigWorkflow | None:
+    """The workflow that failed."""
     while traceback is not None:
         workflow = traceback.tb_frame.f_locals.get("self")
         if isinstance(workflow, ConfigWorkflow):
-            with suppress(Exception):  # whatever is wrong with output_dir, the error itself is told
-                folder = Path(workflow.parser.get_parsed_content("output_dir"))
-                return folder if (folder / MANIFEST).stat().st_mtime < _STARTED else None
+            return workflow
         traceback = traceback.tb_next
     return None
+
+
+def _about_the_workflow(workflow: ConfigWorkflow | None, cause: BaseException | None) -> Iterator[str]:
+    """Names older samples in ``output_dir``, and the flag for data that is not there."""
+    if workflow is None:
+        return
+    with suppress(Exception):  # whatever is wrong with an id, the error itself is told
+        folder = Path(workflow.parser.get_parsed_content("output_dir"))
+        if (folder / MANIFEST).stat().st_mtime < _STARTED:
+            yield f"the samples in {folder} are those of an earlier command"
+    with suppress(Exception):
+        data = Path(workflow.parser.get_parsed_content("dataset_dir")).expanduser()
+        if isinstance(cause, DataError) and cause.parts["source"] == str(data) and not data.exists():
+            yield "--dataset_dir PATH names the data; a training continues with data that moved, and knows it again"
 
 
 def _is_of_interest(record: logging.LogRecord) -> bool:

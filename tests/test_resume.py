@@ -10,9 +10,12 @@ from pathlib import Path
 
 import processes
 import pytest
+import small_data
 import torch
 from processes import INT, KILL, TERM, USR1, checkpoints, losses
+from workflows import workflow
 
+from monai_diffscore.command_line import last_lines
 from monai_diffscore.data.loader import EpochBatches, ResumableLoader, scattered_seed
 from monai_diffscore.handlers.checkpoint import find_damage, save_atomically
 
@@ -90,6 +93,34 @@ def assert_continued_exactly(folder: Path, whole: Path, first: int, ranks: int =
     processes.assert_equal_states(*states)
     weights = [torch.load(place / "models/model.pt", weights_only=True) for place in (folder, whole)]
     processes.assert_equal_states(*weights)
+
+
+@pytest.mark.parametrize("bundle", ["natural_dit2d", "signal_dit1d", "tabular_mlp"])
+def test_a_training_that_is_done_says_so_and_continues_where_its_data_moved(bundle, tmp_path, caplog):
+    """Pictures, sequences and a table: the data is the same by its content, and --dataset_dir names its place."""
+    (tmp_path / "here").mkdir()
+    data = Path(small_data.write_dataset(bundle, tmp_path / "here")).name
+
+    def start(place: str, **options):
+        where = {"dataset_dir": str(tmp_path / place / data), "output_dir": str(tmp_path / "out")}
+        choices = small_data.choices(bundle, where["dataset_dir"])
+        return workflow(bundle, ["train"], ["smoke"], tracking_uri=TOY["tracking_uri"], **where, **choices, **options)
+
+    start("here").run()
+    with caplog.at_level("INFO"):
+        start("here").run()
+    assert "already done: 1 of 1 epochs" in caplog.text
+    assert f"weights: {tmp_path}/out/models/model.pt, for sampling: --checkpoint {tmp_path}/out/mod" in caplog.text
+    (tmp_path / "here").rename(tmp_path / "there")
+    with pytest.raises(RuntimeError) as caught:
+        start("here")
+    advice, problem = last_lines(caught.value).splitlines()
+    assert advice.startswith("--dataset_dir PATH names the data")
+    assert problem.startswith(f"error: {tmp_path}/here/{data}")
+    caplog.clear()
+    with caplog.at_level("INFO"):
+        start("there", max_epochs=2).run()
+    assert "continuing at iteration" in caplog.text
 
 
 @pytest.mark.slow
