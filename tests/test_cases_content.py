@@ -96,6 +96,24 @@ def test_dicom_beside_its_conversion_is_one_image(tmp_path):
     assert [list(case.images) for case in list_cases(tmp_path, "dicom")] == [["image"]]
 
 
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
+def test_dicom_and_its_conversion_in_another_folder_are_one_image(order, tmp_path):
+    """Under other names and along other axes; a scan of the same size of another patient is another image."""
+    for number in range(3):
+        voxels = phantom(4, seed=number)
+        write_series(tmp_path / f"dicom/x{number}", voxels, modality="MR", uid=f"1.2.{number + 1}")
+        if number < 2:
+            save(tmp_path / f"nifti/scan_{number}.nii.gz", (voxels if number else voxels + 40.0).transpose(order)[::-1])
+    listing = list_cases(tmp_path)
+    assert sorted(str(Path(p).relative_to(tmp_path)) for c in listing for p in c.images.values()) == [
+        "dicom/x0", "dicom/x2", "nifti/scan_0.nii.gz", "nifti/scan_1.nii.gz"
+    ]  # fmt: skip
+    assert reasons(tmp_path) == {
+        "DICOM of which a NIfTI file has the same scan (--layout dicom reads it)": ["dicom/x1"]
+    }
+    assert len(list_cases(tmp_path, "dicom")) == 3
+
+
 def test_hidden_stores_are_not_entered_and_links_are_followed_once(tmp_path):
     store = tmp_path / "ds/.git/annex/objects/x.nii.gz"
     write_image(store, 1)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from monai_diffscore.data.cases.case import Case, Cases
 from monai_diffscore.data.cases.content import equal_files, holds_label_map, shape_of
+from monai_diffscore.data.cases.conversions import converted_series
 from monai_diffscore.data.cases.datalist import read_datalist
 from monai_diffscore.data.cases.detection import LAYOUTS, find_parts
 from monai_diffscore.data.cases.dicom import read_dicom
@@ -163,7 +164,7 @@ def _guarded(listing: Cases, named: bool = False) -> Cases:
         if path not in gone and holds_label_map(path)
     }
     if not named:
-        gone |= _converted([path for path in paths if path not in gone])
+        gone |= converted_series([path for path in paths if path not in gone])
     if not gone:
         return listing
     left_out = [LeftOut(path, reason) for path, reason in gone.items()]
@@ -176,14 +177,3 @@ def _twins(paths: Sequence[str]) -> dict[str, str]:
     files = {split_channel(path)[0] for path in paths}
     later = {str(file) for group in equal_files(files) for file in group[1:]}
     return {path: "same content as another file" for path in paths if str(split_channel(path)[0]) in later}
-
-
-def _converted(paths: Sequence[str]) -> dict[str, str]:
-    """The DICOM series in a folder with NIfTI files: dcm2niix writes its results beside the series."""
-    folders = {split_channel(path)[0].parent for path in paths if is_volume(split_channel(path)[0])}
-    series = {path: split_series(path)[0] for path in paths if not is_volume(split_channel(path)[0])}
-    return {
-        path: "DICOM in the folder of NIfTI files (--layout dicom reads it)"
-        for path, place in series.items()
-        if (place if place.is_dir() else place.parent) in folders
-    }
