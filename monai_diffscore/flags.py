@@ -45,6 +45,11 @@ def refuse_unknown(
         name = flag.lstrip("+").replace("::", "#").split("#")[0]
         if name not in ids:
             raise FlagError(f"--{flag} overrides nothing in {', '.join(map(str, files))}; {nearest(name, ids, own)}")
+        if flag == "cases" and isinstance(value, str) and value[:1] not in ("$", "@", "%"):
+            raise FlagError(
+                f"--cases {value}: the id is the split, two lists of cases. A table of cases takes the place of the "
+                f"folder: --dataset_dir {value}."
+            )
         if not _of_another_class(parser, flag, flags):
             refuse_another_kind(f"--{flag}", value, _example(parser, flag), flag)
     for flag in dropped:

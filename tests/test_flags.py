@@ -12,6 +12,7 @@ from monai_diffscore.errors import FlagError
 from monai_diffscore.flags import nearest, refuse_numbers_for_lists, refuse_unknown
 
 STATED = {
+    "cases": "$(@dataset_dir, [])",
     "max_epochs": 40,
     "learning_rate": 0.1,
     "amp": False,
@@ -43,6 +44,7 @@ def file(tmp_path) -> str:
     ("flag", "value", "words"),
     [
         ("patch_size", 40, '"[40, 40, 40]"'),
+        ("cases", "t.csv", "A table of cases takes the place of the folder: --dataset_dir t.csv"),
         ("network_def#channels", 8, '"[8, 8]"'),
         ("network_def::channels", 8.0, '"[8.0, 8.0]"'),
         ("window", 40, '"[40, 40, 40]"'),

@@ -16,6 +16,7 @@ from torch import nn
 
 from monai_diffscore.data import card_of_training, count_intake, intake_lines, listed_arrays, used_files
 from monai_diffscore.data.cases import list_cases
+from monai_diffscore.errors import explain
 from monai_diffscore.handlers import Tracking
 
 BUNDLES = sorted(folder.name for folder in Path("bundles").iterdir() if (folder / "configs").is_dir())
@@ -127,6 +128,32 @@ def test_pictures_and_slides_are_passed_over_by_reason(bundle, names, tmp_path):
     assert (intake["training_cases"], intake["validation_cases"]) == ((3, 1) if names == ("train",) else (0, 1))
     first = parser.get("initialize" if names == ("train",) else "calibrating")
     assert [text for text in first if "report_intake" in str(text)]
+
+
+@pytest.mark.parametrize("bundle", ["natural_dit2d", "pathology_hierarchical_unet"])
+def test_a_table_of_cases_names_pictures_and_slides_of_subjects(bundle, tmp_path):
+    """Subjects stay on one side; the column ``label`` has the classes of pictures; other files are not read."""
+    write_pictures(tmp_path / "data")
+    rows = [f"{'AABB'[number]},data/images/p{number}.png,{'yx'[number % 2]}" for number in range(4)]
+    table = tmp_path / "cases.csv"
+    table.write_text("\n".join(["subject,image,label", *rows]) + "\n")
+    parser = parser_of(bundle, dataset_dir=str(table), image_size=[8, 8], image_channels=1, num_classes=2)
+    sides = [{(c["subject"], Path(c["image"]).name) for c in side} for side in parser.get_parsed_content("cases")]
+    right = [{("A", "p0.png"), ("A", "p1.png")}, {("B", "p2.png"), ("B", "p3.png")}]
+    assert sides in (right, right[::-1])
+    assert parser.get_parsed_content("intake")["passed_over"] == {}
+    if bundle == "natural_dit2d":
+        listed = parser.get_parsed_content("listed")
+        labels = {Path(case["image"]).name: case["label"] for case in listed}
+        assert labels == {"p0.png": 1, "p1.png": 0, "p2.png": 1, "p3.png": 0}
+        item = listed[0]
+        for step in parser.get_parsed_content("reading"):
+            item = step(item)
+        assert item["image"].shape == (1, 8, 8)
+    table.write_text("subject,image,other\nA,data/images/p0.png,data/images/p1.png\n")
+    with pytest.raises(RuntimeError) as refusal:
+        parser_of(bundle, dataset_dir=str(table)).get_parsed_content("cases")
+    assert "expected one column of paths, got the columns image, other" in explain(refusal.value)
 
 
 def test_a_file_of_its_own_skips_nothing_beside_it(tmp_path):

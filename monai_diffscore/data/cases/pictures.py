@@ -15,6 +15,7 @@ from monai_diffscore.data.cases.case import Case, Cases
 from monai_diffscore.data.cases.content import equal_files, holds_label_map
 from monai_diffscore.data.cases.names import PLAIN_FOLDERS, bids_label, paired_masks
 from monai_diffscore.data.cases.subjects import named_patient, patient_folder, refuse_placeholders, with_subjects
+from monai_diffscore.data.cases.table import read_table_of_cases
 from monai_diffscore.data.dicom.planes import Plane, is_dicom, read_planes
 from monai_diffscore.data.files import kinds_in_words
 from monai_diffscore.data.paths import locate
@@ -44,7 +45,7 @@ def list_pictures(
     (:func:`~monai_diffscore.data.cases.subjects.named_patient`), else the file.
 
     Args:
-        path: folder or file.
+        path: folder; file; table of cases (.csv, .tsv), whose column ``label`` has the classes.
         endings: of the pictures, in lower case.
         left_out: files and folders below ``path`` that are not read.
         subject: "folder", "study" (DICOM), or a regular expression of the path.
@@ -55,7 +56,10 @@ def list_pictures(
         DataError: for an unknown name in ``left_out``; for a placeholder as the PatientID of several studies; for a
             path that the expression does not match.
     """
-    tree = walk_without(locate(path), left_out, key)
+    root = locate(path)
+    if root.suffix.lower() in (".csv", ".tsv") and root.is_file():
+        return _of_table(root, left_out, key)
+    tree = walk_without(root, left_out, key)
     files = _Sorting(tree)
     files.read_names(endings, projections)
     if is_slide is not None and (slides := set(filter(is_slide, files.kept))) and len(slides) < len(files.kept):
@@ -70,6 +74,29 @@ def list_pictures(
     cases = [_case(file, tree, files.planes.get(file), subject) for file in files.kept]
     listing = Cases(str(tree.root), "pictures", tuple(cases), (*tree.left_out, *files.left_out), tuple(_notes(cases)))
     return with_subjects(listing, tree.top, subject)
+
+
+def _of_table(table: Path, left_out: Sequence[str], key: str) -> Cases:
+    """The pictures that a table of cases names in its one column of paths."""
+    listing = read_table_of_cases(table)
+    if len(listing.roles) > 1:
+        raise DataError(
+            table, key=key, expected="one column of paths", got=f"the columns {', '.join(listing.roles)}",
+            remedy="Keep the column of the pictures to train on.",
+        )  # fmt: skip
+    gone = {str(table.absolute().parent / name) for name in left_out}
+    cases = [
+        Case(
+            case.subject,
+            case.session,
+            {ROLE: path},
+            facts={"class": case.facts["label"]} if "label" in case.facts else {},
+        )
+        for case in listing
+        for path in case.images.values()
+        if path not in gone
+    ]
+    return Cases(str(table), "table", tuple(cases), listing.left_out)
 
 
 @dataclass
