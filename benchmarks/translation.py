@@ -126,7 +126,7 @@ def measure(
 ) -> tuple[dict[str, float], dict[str, Tensor]]:
     """The row of a subset, and the power spectra [N, planes, rings] of each kind of image."""
     truths = {item["image"]: item for item in listed_cases(cohort).pairs("flair", ["dseg", "lesion-mask"])}
-    classes = {"dseg": list(range(5)), "lesion-mask": [0, 1]}
+    classes = {"dseg": dict.fromkeys("01234", ""), "lesion-mask": dict.fromkeys("01", "")}
     load_truth = LoadGivend("given", roles=list(classes), classes=classes)
     values: dict[str, list[float]] = {}
     spectra: dict[str, list[Tensor]] = {"real": [], "model": [], "mean": [], "regression": []}

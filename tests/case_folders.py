@@ -51,6 +51,7 @@ class Folder:
         masks: (subject, session) to the names of masks.
         left_out: reason to paths.
         start: the path below the folder that is read; "" is the folder.
+        class_names: mask to value to names.
     """
 
     layout: str
@@ -58,6 +59,7 @@ class Folder:
     masks: Mapping[tuple[str, str], Sequence[str]] = field(default_factory=dict)
     left_out: Mapping[str, Sequence[str]] = field(default_factory=dict)
     start: str = ""
+    class_names: Mapping[str, Mapping[int, Sequence[str]]] = field(default_factory=dict)
 
 
 def nnunet(root: Path) -> Folder:
@@ -67,7 +69,9 @@ def nnunet(root: Path) -> Folder:
         images(root, f"{part}/brain_{number}_0000.nii.gz", f"{part}/brain_{number}_0001.nii.gz")
         if number != 9:
             write_mask(root / f"labelsTr/brain_{number}.nii.gz")
-    (root / "dataset.json").write_text(json.dumps({"channel_names": {"0": "T1", "1": "T2"}, "file_ending": ".nii.gz"}))
+    content = {"channel_names": {"0": "T1", "1": "T2"}, "file_ending": ".nii.gz"}
+    content["labels"] = {"background": 0, "whole tumour": [1, 2], "core": 2}
+    (root / "dataset.json").write_text(json.dumps(content))
     where = {1: "imagesTr", 2: "imagesTr", 9: "imagesTs"}
     return Folder(
         "nnunet",
@@ -76,6 +80,7 @@ def nnunet(root: Path) -> Folder:
             for n, f in where.items()
         },
         {("brain_1", ""): ["label"], ("brain_2", ""): ["label"]},
+        class_names={"label": {0: ["background"], 2: ["core"]}},
     )
 
 
@@ -100,6 +105,7 @@ def decathlon(root: Path) -> Folder:
     write_image(root / "imagesTr/b_3.nii.gz", 3, (*SHAPE, 2))
     training = [{"image": f"./imagesTr/b_{n}.nii.gz", "label": f"./labelsTr/b_{n}.nii.gz"} for n in (1, 2)]
     content = {"modality": {"0": "FLAIR", "1": "T1w"}, "training": training, "test": []}
+    content["labels"] = {"0": "background", "1": "edema"}
     (root / "dataset.json").write_text(json.dumps(content))
     return Folder(
         "datalist",
@@ -109,6 +115,7 @@ def decathlon(root: Path) -> Folder:
         },
         {(f"b_{n}", ""): ["label"] for n in (1, 2)},
         {"not listed": ["imagesTr/b_3.nii.gz"], "hidden file": ["imagesTr/._b_1.nii.gz", "imagesTr/._b_2.nii.gz"]},
+        {"label": {0: ["background"], 1: ["edema"]}},
     )
 
 
@@ -151,11 +158,15 @@ def bids_derivatives(root: Path) -> Folder:
         images(place, f"sub-{name}_desc-preproc_T1w.nii.gz")
         write_mask(place / f"sub-{name}_desc-brain_mask.nii.gz")
         write_mask(place / f"sub-{name}_dseg.nii.gz", 4)
+        (place / f"sub-{name}_dseg.tsv").write_text(f"index\tname\tcolour\n3\tof sub-{name}\tred\n")
         write_image(place / f"sub-{name}_label-GM_probseg.nii.gz", 3, dtype=np.float32)
+    (root / "dseg.tsv").write_text("index\tname\n0\tbackground\n")
+    (root / "desc-aseg_dseg.tsv").write_text("index\tname\n1\tof other masks\n")
     return Folder(
         "bids",
         {(f"sub-{n}", ""): {"t1": f"sub-{n}/anat/sub-{n}_desc-preproc_T1w.nii.gz"} for n in ("01", "02")},
         {(f"sub-{n}", ""): ["brain-mask", "dseg", "GM-probseg"] for n in ("01", "02")},
+        class_names={"dseg": {0: ["background"], 3: ["of sub-01", "of sub-02"]}},
     )
 
 

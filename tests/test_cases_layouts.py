@@ -45,6 +45,7 @@ def test_a_layout_is_read_file_by_file(root, layout):
         reason: sorted(below(root, o.path) for o in cases.left_out if o.reason == reason) for reason in cases.reasons
     }
     assert left_out == {reason: sorted(paths) for reason, paths in right.left_out.items()}
+    assert cases.class_names == right.class_names
 
 
 @each_layout

@@ -162,7 +162,7 @@ def labelled(tmp_path: Path) -> dict:
 
 
 def test_a_label_map_has_a_channel_for_each_class_and_soft_borders(labelled):
-    load = LoadGivend("given", roles=["dseg"], classes={"dseg": [0, 3, 5]})
+    load = LoadGivend("given", roles=["dseg"], classes={"dseg": {"0": "", "3": "", "5": ""}})
     given = load(labelled)["given"]
     # the centre of voxel i lies at 4 i mm, at the index 2 i of the label map, whose last voxel of class 5 is 9
     np.testing.assert_array_equal(given[2, :, 0, 0], [1.0] * 5 + [0.0] * 5)
@@ -178,20 +178,31 @@ def test_a_label_map_has_a_channel_for_each_class_and_soft_borders(labelled):
 
 def test_classes_are_those_of_all_label_maps(cohort):
     cases = listed_cases(cohort)
-    assert label_classes(cases, ["t1", "dseg"]) == {"dseg": [0, 1, 2]}
-    assert part_sizes(["t1", "dseg"], {"dseg": [0, 1, 2]}) == [1, 3]
+    classes = label_classes(cases, ["t1", "dseg"])
+    assert classes == {"dseg": {"0": "", "1": "", "2": ""}}
+    assert part_sizes(["t1", "dseg"], classes) == [1, 3]
     (first, *_) = cases.pairs("flair", ["dseg", "t1"])
     assert names(first["given"]) == ["dseg", "T1w"]
 
 
+def test_a_class_of_two_names_is_refused_and_named(cohort):
+    for number, name in ((1, "csf"), (2, "grey")):
+        (cohort / f"sub-{number}/anat/sub-{number}_dseg.tsv").write_text(f"index\tname\n1\t{name}\n")
+    with pytest.raises(DataError, match=r"one name of the class 1, got csf, grey"):
+        label_classes(listed_cases(cohort), ["dseg"])
+    (cohort / "sub-2/anat/sub-2_dseg.tsv").unlink()
+    assert label_classes(listed_cases(cohort), ["dseg"]) == {"dseg": {"0": "", "1": "csf", "2": ""}}
+
+
 def test_classes_that_a_training_did_not_see_are_refused_by_name(labelled):
-    load = LoadGivend("given", roles=["dseg"], classes={"dseg": [0, 1, 3]})
-    with pytest.raises(DataError, match=r"dseg.nii.gz.*key 'given'.*the training saw: \[0, 1, 3\].*also \[5\]"):
+    load = LoadGivend("given", roles=["dseg"], classes={"dseg": {"0": "background", "1": "csf", "3": ""}})
+    message = r"dseg.nii.gz.*key 'given'.*the training saw: 0 \(background\), 1 \(csf\), 3, got also 5"
+    with pytest.raises(DataError, match=message):
         load(labelled)
 
 
 def test_a_label_map_of_one_class_is_read_and_a_probability_map_is_refused(labelled, tmp_path):
-    load = LoadGivend("given", roles=["dseg"], classes={"dseg": [0, 1]})
+    load = LoadGivend("given", roles=["dseg"], classes={"dseg": {"0": "", "1": ""}})
     empty = write_labels(tmp_path / "empty.nii.gz", np.zeros((20, 20, 20)))
     assert (load({**labelled, "given": [empty]})["given"][0] == 1).all()
     shares = nib.Nifti1Image(np.full((20, 20, 20), 0.5, np.float32), np.diag([2.0, 2.0, 2.0, 1.0]))

@@ -135,15 +135,16 @@ def test_one_training_translates_each_case_with_or_without_the_target_and_from_e
 
 def test_a_label_map_is_one_of_the_others_and_a_class_without_training_is_refused(tmp_path):
     folder = write_contrasts(tmp_path / "data")
+    Path(folder, "dseg.tsv").write_text("index\tname\n0\tbackground\n1\tdark\n")
     choices = {"image": "flair", "given": "t1,dseg", "spacing_mm": [2.5] * 3}
     training = train(Training(tmp_path, "mri_translate3d", folder, choices))
-    assert statistics_of(training)["classes"] == {"dseg": [0, 1, 2]}
+    assert statistics_of(training)["classes"] == {"dseg": {"0": "background", "1": "dark", "2": ""}}
     other = Path(write_contrasts(tmp_path / "other", [("dseg",), ("T1w", "dseg")]))
     path = other / "sub-2/anat/sub-2_dseg.nii.gz"
     nib.save(nib.Nifti1Image(nib.load(path).get_fdata() * 7, np.diag([2.0, 2.0, 2.0, 1.0])), path)
     with pytest.raises((RuntimeError, DataError)) as caught:
         translated(training, str(other), tmp_path / "out")
-    assert "the training saw: [0, 1, 2], got also [7, 14]" in explain(caught.value)
+    assert "the training saw: 0 (background), 1 (dark), 2, got also 7, 14" in explain(caught.value)
     rows = list(csv.DictReader((tmp_path / "out/cases.csv").open()))
     assert [(row["case"], row["given"]) for row in rows] == [("sub-1_dseg_to_flair", "dseg"), ("sub-2_T1w", "")]
 
@@ -166,7 +167,7 @@ def test_a_plan_names_the_other_images_and_where_they_lie(cohort, tmp_path, caps
     assert "t1 in 2 of 3 cases, 1 on another grid, resampled to that of the target, 1 shifted by more than 3 mm" in said
     assert "at most 8.0 mm: register them" in said
     assert "t2 in 1 of 3 cases" in said
-    assert "dseg in 2 of 3 cases, a label map of the classes [0, 1, 2]" in said
+    assert "dseg in 2 of 3 cases, a label map of the classes 0, 1, 2" in said
     assert "one model for each subset of t1, t2, dseg" in said
     train, inference, cases = (
         json.loads((bundle / f"configs/{name}.json").read_text()) for name in ("train", "inference", "cases")

@@ -20,7 +20,7 @@ from monai.data import MetaTensor
 from monai.transforms import CropForeground, MapTransform, SpatialResample
 from torch import Tensor
 
-from monai_diffscore.data.label_maps import one_hot, part_sizes, read_label_map
+from monai_diffscore.data.label_maps import Classes, one_hot, part_sizes, read_label_map
 from monai_diffscore.data.misregistration import misregistration_mm
 from monai_diffscore.data.volumes import LoadVolumed
 from monai_diffscore.errors import DataError
@@ -42,7 +42,7 @@ class LoadGivend(MapTransform):
         keys: key of the paths; None is a missing image.
         target_key: key of the loaded target.
         roles: names of the images and label maps, in the order of the channels.
-        classes: of each role that is a label map; the others are images.
+        classes: of each role that is a label map, value to name; the others are images.
         percentiles: of :class:`~monai_diffscore.transforms.PercentileScale`.
         dicom: of :class:`~monai_diffscore.data.LoadVolumed`.
         tolerance_mm: largest shift without a warning. The shift is a whole number of voxels of each axis.
@@ -56,7 +56,7 @@ class LoadGivend(MapTransform):
         keys: KeysCollection,
         target_key: str = "image",
         roles: Sequence[str] = (),
-        classes: Mapping[str, Sequence[int]] | None = None,
+        classes: Mapping[str, Classes] | None = None,
         percentiles: tuple[float, float] = (0.5, 99.5),
         dicom: Mapping[str, Any] | None = None,
         tolerance_mm: float = 3.0,

@@ -8,6 +8,7 @@ from typing import Any
 
 from monai.transforms import Orientation
 
+from monai_diffscore.data.label_maps import Classes, class_text
 from monai_diffscore.data.pairs import LoadGivend
 from monai_diffscore.data.volumes import LoadVolumed
 from monai_diffscore.errors import DataError
@@ -18,7 +19,7 @@ def survey_given(
     root: Path,
     cases: Sequence[Mapping[str, Any]],
     roles: Sequence[str],
-    classes: Mapping[str, Sequence[int]],
+    classes: Mapping[str, Classes],
     dicom: Mapping[str, Any],
 ) -> tuple[list[str], list[Problem]]:
     """One line for each role, and a problem for each image that a training cannot read.
@@ -61,7 +62,7 @@ def survey_given(
     tolerance = loaders[0].tolerance_mm
     lines = [_line(role, len(cases), resampled[role], shifts[role], tolerance) for role in roles]
     return [
-        f"{line}, a label map of the classes {classes[role]}" if role in classes else line
+        f"{line}, a label map of the classes {class_text(classes[role])}" if role in classes else line
         for role, line in zip(roles, lines, strict=True)
     ], problems
 

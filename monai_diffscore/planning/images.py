@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from monai_diffscore.data.cases.names import ending
 from monai_diffscore.data.dicom import holds_dicom
-from monai_diffscore.data.label_maps import label_classes
+from monai_diffscore.data.label_maps import Classes, label_classes
 from monai_diffscore.data.nibabel_images import count_channels, open_image
 from monai_diffscore.data.nifti_header import NIFTI, states_orientation
 from monai_diffscore.data.participants import declare_fields
@@ -143,7 +143,7 @@ class _Lister:
     conditions: Sequence[str]
     given: Sequence[str]
     assumed: list[str] = field(default_factory=list)
-    classes: dict[str, list[int]] = field(default_factory=dict)
+    classes: dict[str, Classes] = field(default_factory=dict)
     modalities: set[str] = field(default_factory=set)
     detected: str = ""
     roles: dict[str, str] = field(default_factory=dict)

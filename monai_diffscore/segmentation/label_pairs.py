@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from monai_diffscore.data import LoadVolumed
 from monai_diffscore.data.cases.case import Cases, counts_text
-from monai_diffscore.data.label_maps import classes_of, read_label_map
+from monai_diffscore.data.label_maps import read_label_map, refuse_unseen, values_of
 from monai_diffscore.data.volumes import listed_cases
 from monai_diffscore.errors import DataError
 
@@ -62,7 +62,7 @@ def class_values(cases: Sequence[Mapping[str, Any]]) -> tuple[int, ...]:
     Raises:
         DataError: for label maps of 0 alone; as :func:`~monai_diffscore.data.label_maps.read_label_map`.
     """
-    values = {value for case in cases for value in classes_of(read_label_map(case["label"]))} - {0}
+    values = {value for case in cases for value in values_of(read_label_map(case["label"]))} - {0}
     if not values:
         raise DataError(
             cases[0]["label"], key="label", expected="a class in the label maps", got="0 alone",
@@ -102,13 +102,7 @@ def load_pairs(
     for case in tqdm(cases, desc=desc, dynamic_ncols=True):
         pair = load({**case}) | {"label": read_label_map(case["label"])}
         _check_grids(pair, case)
-        unseen = sorted(set(classes_of(pair["label"])) - {0, *classes})
-        if unseen:
-            raise DataError(
-                case["label"], key="label", expected=f"the classes of the real training subjects, {[*classes]}",
-                got=f"{unseen[:8]}",
-                remedy="Train on subjects with these classes, or remove the case.",
-            )  # fmt: skip
+        refuse_unseen(pair["label"], {str(value): "" for value in (0, *classes)})
         pairs.append(prepare(pair))
     return pairs
 

@@ -2,7 +2,8 @@
 
 The role is the suffix (``T1w`` is ``t1``). Other entities than subject, session and run that differ between files of
 one suffix extend the role (``t1_acq-highres``). Each run is a case. ``derivatives/``, ``sourcedata/`` and ``code/`` are
-read only as the root. ``participants.tsv`` and ``sessions.tsv`` give the facts.
+read only as the root. ``participants.tsv`` and ``sessions.tsv`` give the facts. ``dseg.tsv`` (columns ``index`` and
+``name``) names the classes of the label maps below its folder that have its entities.
 Source: K. Gorgolewski et al., The brain imaging data structure, Scientific Data 3 (2016); its specification 1.8.
 """
 
@@ -22,6 +23,7 @@ _APART = {"derivatives", "sourcedata", "code", "stimuli"}
 _SERIES = {"func", "dwi", "perf", "fmap", "meg", "eeg", "ieeg", "beh"}
 _OF_CASE = {"sub", "ses", "run"}
 _OF_MASK = {"label", "seg"}
+_NAMES = "dseg.tsv"
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,12 @@ class _File:
     def variant(self) -> str:
         apart = _OF_CASE | (_OF_MASK if self.is_mask else set())
         return "_".join(f"{key}-{value}" for key, value in self.entities.items() if key not in apart)
+
+    @property
+    def mask(self) -> str:
+        """The name of the mask."""
+        parts = [value for key, value in self.entities.items() if key in {*_OF_MASK, "desc"}]
+        return "-".join([*parts, self.suffix])
 
     @property
     def is_mask(self) -> bool:
@@ -70,6 +78,7 @@ def read_bids(tree: Tree) -> Cases:
         else:
             images.append(_parse(path) or _File(path, {"sub": _label(inside)}, role_or_word(_rest(path))))
     _add(book, images)
+    _name_classes(book, images, [path for path in tree.files if path.name.endswith(_NAMES)])
     return _with_facts(tree, book.close(tree.root, "bids"))
 
 
@@ -81,13 +90,26 @@ def _add(book: Casebook, images: list[_File]) -> None:
     for file in images:
         subject, session, run = file.case
         if file.is_mask:
-            parts = [value for key, value in file.entities.items() if key in {*_OF_MASK, "desc"}]
-            book.add_mask(subject, session, "-".join([*parts, file.suffix]), str(file.path), run)
+            book.add_mask(subject, session, file.mask, str(file.path), run)
             continue
         role = role_or_word(file.suffix)
         if len(variants[file.suffix]) > 1 and file.variant:
             role += f"_{file.variant}"
         book.add_image(subject, session, role, str(file.path), {"run": run} if run else {})
+
+
+def _name_classes(book: Casebook, images: list[_File], tables: list[Path]) -> None:
+    """Names the classes by the tables, each of which is for the masks of its entities below its folder."""
+    for table in tables:
+        names = {int(index): row["name"] for index, row in _rows(table, "index").items() if "name" in row}
+        entities = _entities(table).items()
+        masks = {
+            file.mask
+            for file in images
+            if file.suffix == "dseg" and table.parent in file.path.parents and entities <= file.entities.items()
+        }
+        for mask in masks:
+            book.name_classes(mask, names)
 
 
 def _entities(path: Path) -> dict[str, str]:

@@ -17,6 +17,8 @@ CONTRAST = "contrast"
 _ALONE = "mask without an image"
 #: reasons that a warning does not repeat
 _QUIET = ("no image by its ending", "hidden file", "hidden folder")
+#: mask to value to names
+ClassNames = Mapping[str, Mapping[int, Sequence[str]]]
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class Cases:
         left_out: files and folders that are not read, with the reason.
         notes: assumptions of the layout, one line each.
         masks_alone: the cases without an image, whose masks are left out.
+        class_names: of the label maps by the name of the mask: value to the names that the files state, usually one.
     """
 
     root: str
@@ -57,6 +60,7 @@ class Cases:
     left_out: tuple[LeftOut, ...] = ()
     notes: tuple[str, ...] = ()
     masks_alone: tuple[Case, ...] = ()
+    class_names: ClassNames = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[Case]:
         return iter(self.cases)
@@ -203,6 +207,14 @@ def _by_count(names: Iterable[str]) -> dict[str, int]:
     return dict(sorted(Counter(names).items(), key=lambda item: (-item[1], item[0])))
 
 
+def add_class_names(total: dict[str, dict[int, list[str]]], names: ClassNames) -> None:
+    """Adds names of classes to ``total``, each name once."""
+    for mask, of_mask in names.items():
+        for value, several in of_mask.items():
+            present = total.setdefault(mask, {}).setdefault(value, [])
+            present += [name for name in several if name not in present]
+
+
 def role_names(roles: str | Sequence[str]) -> list[str]:
     """The names of roles: of a list, or of a text with commas between them."""
     return [name.strip() for name in (roles.split(",") if isinstance(roles, str) else roles) if name.strip()]
@@ -235,6 +247,7 @@ class Casebook:
         self._cases: dict[tuple[str, str, str], Case] = {}
         self._left_out: list[LeftOut] = []
         self._notes: list[str] = []
+        self._class_names: dict[str, dict[int, list[str]]] = {}
 
     def add_image(
         self, subject: str, session: str, role: str, path: str, facts: Mapping[str, str] | None = None
@@ -261,6 +274,15 @@ class Casebook:
             own = f"{name}{number}"
         self._cases[subject, session, run] = replace(case, masks={**case.masks, own: path})
 
+    @property
+    def masks(self) -> set[str]:
+        """The names of the masks."""
+        return {name for case in self._cases.values() for name in case.masks}
+
+    def name_classes(self, mask: str, names: Mapping[int, str]) -> None:
+        """Adds names of the classes of a label map."""
+        add_class_names(self._class_names, {mask: {value: [name] for value, name in names.items()}})
+
     def leave_out(self, path: object, reason: str) -> None:
         """Records that a file is not read."""
         self._left_out.append(LeftOut(str(path), reason))
@@ -275,7 +297,8 @@ class Casebook:
         self._left_out += [LeftOut(path, _ALONE) for case in masks_alone for path in case.masks.values()]
         cases = [case for case in self._cases.values() if case.images]
         cases.sort(key=lambda case: min(case.images.values()))
-        return Cases(str(root), layout, tuple(cases), tuple(self._left_out), tuple(self._notes), masks_alone)
+        left_out, notes = tuple(self._left_out), tuple(self._notes)
+        return Cases(str(root), layout, tuple(cases), left_out, notes, masks_alone, self._class_names)
 
     def _case(self, subject: str, session: str, run: str) -> Case:
         return self._cases.get((subject, session, run), Case(subject, session))

@@ -55,6 +55,21 @@ def is_datalist(path: Path) -> bool:
     return isinstance(listed, list) and bool(listed)
 
 
+def label_names(content: Mapping[str, Any]) -> dict[int, str]:
+    """The names of the classes in a ``dataset.json``: ``labels`` is value to name, or name to value as in nnU-Net.
+
+    The regions of nnU-Net, which are several values, have no class of their own.
+    """
+    labels = content.get("labels")
+    names: dict[int, str] = {}
+    for key, value in labels.items() if isinstance(labels, Mapping) else ():
+        if str(key).isdigit():
+            names[int(key)] = str(value)
+        elif isinstance(value, int):
+            names[value] = str(key)
+    return names
+
+
 def read_datalist(tree: Tree) -> Cases:
     """The cases in ``dataset.json`` of a folder, or in a JSON file as the root.
 
@@ -73,6 +88,8 @@ def read_datalist(tree: Tree) -> Cases:
     for file in tree.files:
         if file.resolve() not in listed and file != path:
             book.leave_out(file, "not listed" if ending(file) else "no image by its ending")
+    for name in book.masks:
+        book.name_classes(name, label_names(content))
     return book.close(tree.root, "datalist")
 
 

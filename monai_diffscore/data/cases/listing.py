@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from monai_diffscore.data.cases.case import Case, Cases
+from monai_diffscore.data.cases.case import Case, Cases, add_class_names
 from monai_diffscore.data.cases.content import equal_files, holds_label_map, shape_of
 from monai_diffscore.data.cases.conversions import converted_series
 from monai_diffscore.data.cases.datalist import read_datalist
@@ -99,6 +99,7 @@ def _detect(tree: Tree, subject: str) -> Cases:
         return replace(listing, left_out=(*listing.left_out, *left_out))
     cases: list[Case] = []
     notes: list[str] = []
+    class_names: dict[str, dict[int, list[str]]] = {}
     places = Counter(part.root for _, part in parts)
     for layout, part in parts:
         listing = _read(part, layout, subject)
@@ -112,10 +113,11 @@ def _detect(tree: Tree, subject: str) -> Cases:
             for case in listing
         ]
         left_out += listing.left_out
+        add_class_names(class_names, listing.class_names)
         notes += [f"{inside or '.'}: layout {layout}, {len(listing)} cases", *listing.notes]
     layouts = "+".join(sorted({layout for layout, _ in parts})) or "flat"
     cases.sort(key=lambda case: min(case.images.values()))
-    return Cases(str(tree.root), layouts, tuple(cases), tuple(left_out), tuple(notes))
+    return Cases(str(tree.root), layouts, tuple(cases), tuple(left_out), tuple(notes), class_names=class_names)
 
 
 def _without_images(listing: Cases, top: Path, left_out: Sequence[str]) -> Cases:

@@ -1,6 +1,7 @@
 """nnU-Net's raw data: ``imagesTr/CASE_0000.nii.gz``, a number for each channel, and ``labelsTr/CASE.nii.gz``.
 
-``dataset.json`` names the channels (``channel_names``, formerly ``modality``); without it the number is the role.
+``dataset.json`` names the channels (``channel_names``, formerly ``modality``) and the classes (``labels``); without it
+the number is the role.
 The images of ``imagesTs`` are cases whose fact ``split`` is "test".
 Source: F. Isensee et al., nnU-Net, Nature Methods 18 (2021), documentation of the dataset format.
 """
@@ -8,10 +9,12 @@ Source: F. Isensee et al., nnU-Net, Nature Methods 18 (2021), documentation of t
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from monai_diffscore.data.cases.case import Casebook, Cases
-from monai_diffscore.data.cases.datalist import read_json
+from monai_diffscore.data.cases.datalist import label_names, read_json
 from monai_diffscore.data.cases.names import bids_label, ending, role_or_word, stem
 from monai_diffscore.data.tree import Tree
 
@@ -28,7 +31,10 @@ def is_nnunet(folder: Path, files: set[Path]) -> bool:
 def read_nnunet(tree: Tree) -> Cases:
     """The cases of one data set; the subject is ``sub-<label>`` in the name of the case, else the name."""
     book = Casebook()
-    channels = _channel_names(tree.top / "dataset.json")
+    file = tree.top / "dataset.json"
+    content = read_json(file) if file.is_file() else {}
+    channels = _channel_names(content)
+    book.name_classes("label", label_names(content))
     if not channels:
         book.note("no dataset.json names the channels: the role is the number of the channel")
     for file in tree.files:
@@ -48,9 +54,6 @@ def read_nnunet(tree: Tree) -> Cases:
     return book.close(tree.root, "nnunet")
 
 
-def _channel_names(path: Path) -> dict[int, str]:
-    if not path.is_file():
-        return {}
-    content = read_json(path)
+def _channel_names(content: Mapping[str, Any]) -> dict[int, str]:
     names = content.get("channel_names") or content.get("modality") or {}
     return {int(number): role_or_word(str(name)) for number, name in names.items()}
