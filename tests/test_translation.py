@@ -12,17 +12,21 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from dicom_series import phantom, write_series
 from monai.data import MetaTensor
-from small_data import write_contrasts
+from monai.transforms import Orientation
+from small_data import smooth_head, write_contrasts, write_volume
 from torch import nn
 from workflows import Training, train, workflow
 
 from monai_diffscore.__main__ import main
+from monai_diffscore.data import LoadTargetd, read_dicom_series
 from monai_diffscore.errors import DataError, explain
 from monai_diffscore.planning import Budget, make_plan, take_fingerprint
 from monai_diffscore.sampling import asinh_sigmas
 from monai_diffscore.tasks import SaveTranslation, TranslationInferer
 from monai_diffscore.tensors import noise_like, per_sample, random_stream
+from monai_diffscore.transforms import HounsfieldUnits
 
 
 class LinearContrast(nn.Module):
@@ -107,11 +111,11 @@ def test_results_are_in_the_unit_of_the_target_or_of_the_cohort(tmp_path, has_ta
 # ---- the bundle ----
 
 
-def translated(training: Training, folder: str, output: Path) -> dict[str, dict[str, str]]:
+def translated(training: Training, folder: str, output: Path, **changes: str) -> dict[str, dict[str, str]]:
     """The rows of the cases of a folder, after their translation in two steps."""
     workflow(
         training.bundle, ["inference", "cases"], kind="infer", checkpoint=str(training.weights), dataset_dir=folder,
-        output_dir=str(output), posterior_samples=2, steps=2,
+        output_dir=str(output), posterior_samples=2, steps=2, **changes,
     ).run()  # fmt: skip
     return {row["case"]: row for row in csv.DictReader((output / "cases.csv").open())}
 
@@ -147,6 +151,67 @@ def test_a_label_map_is_one_of_the_others_and_a_class_without_training_is_refuse
     assert "the training saw: 0 (background), 1 (dark), 2, got also 7, 14" in explain(caught.value)
     rows = list(csv.DictReader((tmp_path / "out/cases.csv").open()))
     assert [(row["case"], row["given"]) for row in rows] == [("sub-1_dseg_to_flair", "dseg"), ("sub-2_T1w", "")]
+
+
+# ---- CT ----
+
+
+def write_ct_cohort(folder: Path) -> Path:
+    """CT and T1 of two subjects, T1 alone of a third; no air around the head, so that no voxel is cropped."""
+    for number in (1, 2, 3):
+        head = smooth_head(number)
+        values = {"ct": 1200 * head, "T1w": 500 + 100 * head}
+        for name in ("ct", "T1w") if number < 3 else ("T1w",):
+            write_volume(folder / f"sub-{number}/anat/sub-{number}_{name}.nii.gz", array=values[name])
+    return folder
+
+
+@pytest.mark.parametrize("modality", ["CT", "MR"])
+def test_the_grid_for_a_missing_ct_is_water_in_air_and_any_modality_gives_it(tmp_path, modality):
+    case = {"image": str(write_ct_cohort(tmp_path) / "sub-3/anat/sub-3_T1w.nii.gz")}
+    load = LoadTargetd("image", modality=modality)
+    volume = load({**case, "has_target": False})["image"]
+    values = load(case)["image"]
+    assert volume.unique().tolist() == [-1000, 0] if modality == "CT" else (volume == values).all()
+    torch.testing.assert_close(volume.affine, values.affine)
+    if modality == "CT":
+        assert int((volume == -1000).sum()) == 1
+        HounsfieldUnits()(volume)
+
+
+def test_the_grid_of_a_dicom_series_of_another_modality_is_read(tmp_path):
+    write_series(tmp_path / "mr", phantom(), modality="MR")
+    case = {"image": str(tmp_path / "mr"), "has_target": False}
+    assert "modality" not in LoadTargetd("image", modality="CT")(case)["image"].meta
+    with pytest.raises(DataError, match="a series of modality CT, got MR"):
+        LoadTargetd("image", modality="CT")({**case, "has_target": True})
+
+
+@pytest.mark.slow
+def test_a_planned_translation_to_ct_is_in_hounsfield_units_as_nifti_and_as_dicom(tmp_path):
+    cohort, bundle = write_ct_cohort(tmp_path / "cohort"), tmp_path / "planned"
+    order = ["plan", str(cohort), "--image", "ct", "--given", "t1", "--out", str(bundle), "--no-trial"]
+    assert main(order) == 0
+    assert main(["check", str(bundle)]) == 0
+    workflow(bundle, ["train"], ["smoke"], output_dir=str(bundle / "output")).run()
+    training = Training(tmp_path, str(bundle), str(cohort))
+    facts = statistics_of(training)
+    assert (facts["low"], facts["high"], facts["target"]) == (-1000, 1000, "ct")
+    rows = translated(training, str(cohort), tmp_path / "out")
+    assert {case: bool(row["rmse"]) for case, row in rows.items()} == {
+        "sub-1_ct": True, "sub-2_ct": True, "sub-3_T1w_to_ct": False,
+    }  # fmt: skip
+    for number in (1, 2):
+        mean = nib.load(tmp_path / f"out/sub-{number}_ct_mean.nii.gz").get_fdata()
+        truth = (1200 * smooth_head(number)).clip(-1000, 1000)
+        assert float(rows[f"sub-{number}_ct"]["rmse"]) * 1000 == pytest.approx(((mean - truth) ** 2).mean() ** 0.5)
+    rows = translated(training, str(cohort), tmp_path / "dicom", save="@save_dicom")
+    for case in rows:
+        series = read_dicom_series(tmp_path / f"dicom/{case}_sample1")
+        written = nib.as_closest_canonical(nib.load(tmp_path / f"out/{case}_sample1.nii.gz"))
+        assert series.meta["modality"] == "CT"
+        values = Orientation("RAS", labels=None)(series)[0].numpy()
+        np.testing.assert_allclose(values, written.get_fdata(), atol=0.5 + 1e-3)
 
 
 # ---- the plan ----

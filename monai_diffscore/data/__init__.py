@@ -23,7 +23,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "loader": "ResumableLoader",
         "matrices": "read_matrix",
         "misregistration": "misregistration_mm",
-        "pairs": "LoadGivend",
+        "pairs": "LoadGivend LoadTargetd",
         "participants": "find_participants attach_participants categorical_fields continuous_fields encode_conditions",
         "patches": (
             "GridPatchesd HeldOutSlabd PositionChannelsd evenly_spaced load_statistics measure_statistics "

@@ -24,9 +24,43 @@ from monai_diffscore.data.label_maps import Classes, one_hot, part_sizes, read_l
 from monai_diffscore.data.misregistration import misregistration_mm
 from monai_diffscore.data.volumes import LoadVolumed
 from monai_diffscore.errors import DataError
+from monai_diffscore.transforms.hounsfield import AIR_HU, WATER_HU
 from monai_diffscore.transforms.intensity import PercentileScale
 
 logger = logging.getLogger(__name__)
+
+
+class LoadTargetd(LoadVolumed):
+    """Loads the target of a case, or the grid for the target of a case that lacks it (``has_target`` is False).
+
+    The grid is that of another image, perhaps of another modality, whose values have no meaning for the target. The
+    grid of a CT is water where the other image is above its smallest value, and air elsewhere.
+
+    Args, Raises: of :class:`~monai_diffscore.data.LoadVolumed`.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        spatial_dims: int = 3,
+        channels: int | None = 1,
+        modality: str | None = None,
+        dicom: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(keys, spatial_dims, channels, modality=modality, dicom=dicom)
+        self.load_grid = LoadVolumed(keys, spatial_dims, channels, dicom=dicom)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        if data.get("has_target", True):
+            return super().__call__(data)
+        loaded = self.load_grid(data)
+        for key in self.key_iterator(loaded):
+            values = loaded[key].as_tensor()
+            if self.modality == "CT":
+                values = torch.where(values > values.min(), WATER_HU, AIR_HU)
+            meta = {name: value for name, value in loaded[key].meta.items() if name not in ("modality", "affine")}
+            loaded[key] = MetaTensor(values, affine=loaded[key].affine, meta=meta)
+        return loaded
 
 
 class LoadGivend(MapTransform):

@@ -101,8 +101,9 @@ def planned_parts(plan: Plan) -> list[str]:
     parts = [part for part in declaration(plan.template)["parts"] if part not in _SHIPPED_ALONE]
     if network is not None:
         parts = [network if part in _NETWORKS.values() else part for part in parts]
-    if plan.kind == "volumes" and plan.modality != "CT" and not plan.whole:
-        parts = ["mr" if part == "ct" else part for part in parts if part != "reconstruct_ct"]
+    if plan.kind == "volumes" and not plan.whole:
+        own, other = ("ct", "mr") if plan.modality == "CT" else ("mr", "ct")
+        parts = [own if part == other else part for part in parts if part != f"reconstruct_{other}"]
     if _has_channels(plan):
         parts = [part for part in parts if part not in _CASE_TASKS]
     return parts

@@ -86,7 +86,7 @@ def plan_volumes(fingerprint: Fingerprint, budget: Budget, model: str | None = N
     slices = flat or thin
     given = fingerprint.details.get("given", [])
     if given:
-        _refuse_translation(fingerprint, slices, model)
+        _refuse_given(fingerprint, slices, model)
     axes = (0, 1) if slices else (0, 1, 2)
     edge = 3 * PATCH_EDGE[budget.accelerator] if slices else PATCH_EDGE[budget.accelerator]
     spacing, patch, why_spacing = _spacing_and_patch(fingerprint, axes, edge, COARSER[:1] if given else COARSER)
@@ -131,13 +131,12 @@ def plan_volumes(fingerprint: Fingerprint, budget: Budget, model: str | None = N
     return plan
 
 
-def _refuse_translation(fingerprint: Fingerprint, slices: bool, model: str | None) -> None:
-    """Raises a DataError for a translation that no bundle does."""
-    got = "CT" if fingerprint.modality == "CT" else "thick or few slices" if slices else ""
-    got = "--whole" if model == "whole" else got
+def _refuse_given(fingerprint: Fingerprint, slices: bool, model: str | None) -> None:
+    """Raises a DataError for a model with other images that no bundle has."""
+    got = "--whole" if model == "whole" else "thick or few slices" if slices else ""
     if got:
         raise DataError(
-            fingerprint.data, key="given", expected="MR targets of at least 8 slices, and a model of patches", got=got,
+            fingerprint.data, key="given", expected="targets of at least 8 slices, and a model of patches", got=got,
             remedy="Leave --given and --mask out, or choose another --image.",
         )  # fmt: skip
 

@@ -41,6 +41,8 @@ WINDOWS_HU: dict[str, tuple[tuple[float, float], str]] = {
     "abdomen": ((-135.0, 215.0), f"W 350 L 40: {_SLICER}"),
 }
 
+#: by the definition of the unit
+AIR_HU, WATER_HU = -1000.0, 0.0
 #: air and lung are below, tissue is above
 BODY_HU = -500.0
 
@@ -153,7 +155,7 @@ class ReplacePadding(IntensityTransform):
         DataError: in the call, for an image of only padding.
     """
 
-    def __init__(self, at_or_below: float = -1500.0, value: float = -1000.0, nan_policy: str = "raise") -> None:
+    def __init__(self, at_or_below: float = -1500.0, value: float = AIR_HU, nan_policy: str = "raise") -> None:
         super().__init__(nan_policy)
         if not at_or_below < value:
             raise ValueError(f"ReplacePadding needs at_or_below < value, got {at_or_below} and {value}.")
@@ -229,7 +231,7 @@ class ReplacePaddingd(IntensityTransformd):
         self,
         keys: KeysCollection,
         at_or_below: float = -1500.0,
-        value: float = -1000.0,
+        value: float = AIR_HU,
         mask_key: str | None = None,
         nan_policy: str = "raise",
         allow_missing_keys: bool = False,
