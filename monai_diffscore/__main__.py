@@ -47,6 +47,7 @@ def add_plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         "--given", default="", metavar="ROLE[,ROLE]", help="roles from whose subsets a model draws the one of --image"
     )
     parser.add_argument("--mask", default="", metavar="MASK", help="label map from which it draws the one of --image")
+    parser.add_argument("--joint", action="store_true", help="one model draws the image and the label map of --mask")
     parser.add_argument("--layout", default="auto", help="layout of a folder of volumes (default: auto)")
     parser.add_argument("--cases", type=Path, metavar="TABLE", help="table of volumes, written by the command cases")
     parser.add_argument("--kind", help="kind of the data: volumes, pictures, slides, ... (default: detected)")
@@ -122,6 +123,8 @@ def _plan(options: argparse.Namespace) -> int:
         raise FlagError("plan needs the path of the data: python -m monai_diffscore plan DATA --out BUNDLE")
     if options.out.exists() and any(options.out.iterdir() if options.out.is_dir() else [options.out]):
         raise FlagError(f"--out {options.out} exists and is not an empty folder: name another, or remove it.")
+    if options.joint and (options.given or len(_names(options.mask)) != 1):
+        raise FlagError("--joint draws an image with one label map: give --image ROLE --mask MASK, and no --given.")
     if not options.no_trial:
         planning.fork_server()  # before this process computes anything
     budget = planning.Budget(options.memory_gb, options.minutes, torch.cuda.is_available())
@@ -146,6 +149,7 @@ def _plan(options: argparse.Namespace) -> int:
                 options.image,
                 _reading(options),
                 [*_names(options.given), *_names(options.mask)],
+                options.joint,
             )
         plan = planning.make_plan(fingerprint, budget, graph, options.model)
     plan = edited or plan

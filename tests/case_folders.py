@@ -115,7 +115,7 @@ def decathlon(root: Path) -> Folder:
         },
         {(f"b_{n}", ""): ["label"] for n in (1, 2)},
         {"not listed": ["imagesTr/b_3.nii.gz"], "hidden file": ["imagesTr/._b_1.nii.gz", "imagesTr/._b_2.nii.gz"]},
-        {"label": {0: ["background"], 1: ["edema"]}},
+        class_names={"label": {0: ["background"], 1: ["edema"]}},
     )
 
 

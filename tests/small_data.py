@@ -43,6 +43,8 @@ def write_dataset(bundle: str, folder: Path) -> str:
         return write_subjects(folder / "data")
     if bundle == "mri_translate3d":
         return write_contrasts(folder / "data")
+    if bundle == "mri_labelled3d":  # of the five classes that its metadata states
+        return write_contrasts(folder / "data", [("T1w", "dseg")] * 3, limits=(-1.5, -0.5, 0.5, 1.5))
     for seed in range(3):
         if bundle == "pathology_hierarchical_unet":
             write_slide(folder / f"data/slide-{seed}.tif", seed=seed)
@@ -105,15 +107,18 @@ def smooth_head(seed: int = 0) -> np.ndarray:
 CONTRASTS = (("T1w", "T2w", "FLAIR", "dseg"), ("T1w", "FLAIR", "dseg"), ("T1w",), ("FLAIR",))
 
 
-def write_contrasts(folder: Path, subjects: Sequence[Sequence[str]] = CONTRASTS) -> str:
-    """Heads in the layout of BIDS, several contrasts of one anatomy each, and the label map of its three classes."""
+def write_contrasts(
+    folder: Path, subjects: Sequence[Sequence[str]] = CONTRASTS, limits: Sequence[float] = (-1, 1)
+) -> str:
+    """Heads in the layout of BIDS, several contrasts of one anatomy each, and the label map of its classes between
+    ``limits``."""
     for number, names in enumerate(subjects, start=1):
         head = smooth_head(number)
         values = {
             "T1w": 500 + 100 * head,
             "T2w": 900 - 100 * head,
             "FLAIR": 500 + 40 * (head - 1) ** 2,
-            "dseg": np.digitize(head, [-1, 1]),
+            "dseg": np.digitize(head, limits),
         }
         for name in names:
             write_volume(folder / f"sub-{number}/anat/sub-{number}_{name}.nii.gz", array=values[name])

@@ -20,8 +20,8 @@ from workflows import (
 )
 
 #: whose pictures have no colours
-GREY = {"mri_unet3d", "mri_dit3d", "mri_whole3d", "mri_translate3d", "ct_whole3d", "ct_unet3d", "ct_unet2d",
-        "natural_dit2d"}  # fmt: skip
+GREY = {"mri_unet3d", "mri_dit3d", "mri_whole3d", "mri_translate3d", "mri_labelled3d", "ct_whole3d", "ct_unet3d",
+        "ct_unet2d", "natural_dit2d"}  # fmt: skip
 TOP_LEVEL = {
     "train": """bundle_root dataset_dir output_dir ckpt_dir seed device max_epochs batch_size num_workers learning_rate
         save_every tracking_uri run_name sigma_data condition_keys network_def network loss optimizer ema train validate

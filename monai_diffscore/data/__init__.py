@@ -19,6 +19,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "gene_sets": "GeneSets read_gene_sets",
         "image_requests": "labels_in_turn requested_labels requested_tiles seeded_cases",
         "intake": "count_intake intake_lines report_intake",
+        "labelled_images": "JoinLabelsd SplitLabelsd joint_channels joint_classes",
         "label_maps": "label_classes one_hot part_sizes read_label_map",
         "loader": "ResumableLoader",
         "matrices": "read_matrix",

@@ -10,6 +10,7 @@ from monai_diffscore.data.gene_sets import *
 from monai_diffscore.data.image_requests import *
 from monai_diffscore.data.intake import *
 from monai_diffscore.data.label_maps import *
+from monai_diffscore.data.labelled_images import *
 from monai_diffscore.data.loader import *
 from monai_diffscore.data.matrices import *
 from monai_diffscore.data.misregistration import *

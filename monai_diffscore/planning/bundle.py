@@ -12,6 +12,7 @@ from typing import Any
 
 from monai_diffscore.atomic_files import whole_folder, write_json
 from monai_diffscore.composing import OPEN, Config, Whole, compose, declaration, write_bundle_files
+from monai_diffscore.data.labelled_images import class_numbers, joint_channels
 from monai_diffscore.data.literals import literal
 from monai_diffscore.errors import DataError
 from monai_diffscore.planning.card import model_card
@@ -182,7 +183,7 @@ def _volumes(plan: Plan) -> dict[str, Any]:
         "train/image_channels, inference/image_channels": plan.channels,
         "train/modality, inference/modality": plan.modality,
         **(_whole(plan) if plan.whole else _patches(plan)),
-        **(_translation(plan) if plan.details.get("given") else {}),
+        **(_with_given(plan) if plan.details.get("given") else {}),
         "cases/dataset_dir, anomaly/healthy_dir, likelihood/healthy_dir": data,
         "cases/left_out, anomaly/healthy_left_out, likelihood/healthy_left_out": literal(_absolute(plan)),
     }
@@ -202,12 +203,14 @@ def _patches(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _translation(plan: Plan) -> dict[str, Any]:
+def _with_given(plan: Plan) -> dict[str, Any]:
     """A task takes the role of the target from the statistics of the training."""
+    values = {"train/subjects": OPEN, "inference/untrained/target": plan.details["listing"]["image"]}
+    if plan.details.get("joint"):
+        return {**values, "inference/untrained/classes": literal(Whole(plan.details["classes"]))}
     return {
-        "train/subjects": OPEN,
+        **values,
         "cases/image": "$@statistics['target']",
-        "inference/untrained/target": plan.details["listing"]["image"],
         "train/given, inference/untrained/given": literal(plan.details["given"]),
         "inference/given_dropout": plan["given_dropout"],
     }
@@ -298,7 +301,9 @@ def _metadata(plan: Plan, metadata: Config, name: str) -> dict[str, Any]:
 def _classes(plan: Plan) -> dict[str, Any]:
     if plan.kind != "volumes" or plan.modality == "CT":
         return {}
-    return {"image_classes": f"{plan.channels} channel(s) of {plan.modality}, percentiles of each volume to [-1, 1]"}
+    labels = ", and one for each class" if plan.details.get("joint") else ""
+    text = f"{plan.channels} channel(s) of {plan.modality}, percentiles of each volume to [-1, 1]{labels}"
+    return {"image_classes": text}
 
 
 def _tensor(plan: Plan, metadata: Config) -> dict[str, Any]:
@@ -307,7 +312,9 @@ def _tensor(plan: Plan, metadata: Config) -> dict[str, Any]:
         return {}
     if plan.kind in FILES:
         return {"num_channels": plan.channels}
-    tensor: dict[str, Any] = {"num_channels": plan.channels}
+    classes = plan.details["classes"] if plan.details.get("joint") else {}
+    channels = joint_channels(classes) if classes else plan.channels
+    tensor: dict[str, Any] = {"num_channels": channels}
     shape = _shape(plan)
     if shape is not None:
         tensor["spatial_shape"] = shape
@@ -317,7 +324,10 @@ def _tensor(plan: Plan, metadata: Config) -> dict[str, Any]:
     if plan.kind == "volumes":
         tensor["modality"] = plan.modality
         tensor["format"] = "hounsfield" if plan.modality == "CT" else "magnitude"
-    if len(metadata["network_data_format"]["inputs"]["image"]["channel_def"]) != plan.channels:
+    if classes:
+        names = ["image", *class_numbers(*classes.values())]
+        tensor["channel_def"] = Whole({str(number): str(literal(name)) for number, name in enumerate(names)})
+    elif len(metadata["network_data_format"]["inputs"]["image"]["channel_def"]) != channels:
         colours = ["red", "green", "blue"]
         names = colours if plan.modality == "RGB" else [f"channel {number}" for number in range(plan.channels)]
         tensor["channel_def"] = {str(number): text for number, text in enumerate(names)}

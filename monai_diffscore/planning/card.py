@@ -14,13 +14,16 @@ from monai_diffscore.planning.plan import Plan
 def commands(plan: Plan, bundle: str | Path) -> list[str]:
     """The next commands: train, sample, evaluate, report. They run in the folder of the bundle."""
     run = "python -m monai.bundle run"
-    files = "['configs/inference.json','configs/cases.json']"
-    translation = [f'{run} sampling --config_file "{files}" --dataset_dir FOLDER'] if "given_dropout" in plan else []
+    task = ""
+    if plan.details.get("given"):
+        task = "generate" if plan.details.get("joint") else "cases"
+    data = " --dataset_dir FOLDER" * (task == "cases")
+    files = f"['configs/inference.json','configs/{task}.json']"
     return [
         f"cd {bundle}",
         f"{run} training --config_file configs/train.json",
         f"{run} sampling --config_file configs/inference.json --num_samples 8",
-        *translation,
+        *([f'{run} sampling --config_file "{files}"{data}'] if task else []),
         f"{run} evaluating --config_file \"['configs/train.json','configs/evaluate.json']\"",
         "python -m monai_diffscore report output",
     ]

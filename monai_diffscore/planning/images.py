@@ -17,6 +17,7 @@ from tqdm import tqdm
 from monai_diffscore.data.cases.names import ending
 from monai_diffscore.data.dicom import holds_dicom
 from monai_diffscore.data.label_maps import Classes, label_classes
+from monai_diffscore.data.labelled_images import joint_classes
 from monai_diffscore.data.nibabel_images import count_channels, open_image
 from monai_diffscore.data.nifti_header import NIFTI, states_orientation
 from monai_diffscore.data.participants import declare_fields
@@ -72,6 +73,7 @@ def fingerprint_volumes(
     conditions: Sequence[str] = (),
     exclude: Sequence[str] = (),
     given: Sequence[str] = (),
+    joint: bool = False,
 ) -> Fingerprint:
     """The fingerprint of a folder of volumes and DICOM series, of a table of cases, or of one volume.
 
@@ -84,10 +86,11 @@ def fingerprint_volumes(
         conditions: names; the fingerprint declares those that the cases state themselves ("contrast", and facts).
         exclude: files, folders and series below ``root`` to leave out.
         given: roles and masks from which a model draws the image of ``image``.
+        joint: ``given`` is one mask, and the model draws image and mask together.
     """
     units = dict(reading or {})
     dicom_options = units.pop("dicom_options", {})
-    lister = _Lister(root, layout, image, subject, conditions, given)
+    lister = _Lister(root, layout, image, subject, conditions, given, joint)
     cases, problems = list_readable(root, lister, exclude)
     channels = _one_number_of_channels(root, cases)
     load: Any = LoadVolumed("image", spatial_dims=3, channels=channels, slices=True, dicom=dicom_options)
@@ -119,7 +122,7 @@ def fingerprint_volumes(
         details={
             "dicom_series": sum(holds_dicom(first_path(case["image"])) for case, _ in pairs),
             "listing": {"layout": layout, "image": image, "subject": subject},
-            **({"given": list(given)} if given else {}),
+            **({"given": list(given), "joint": joint, "classes": lister.classes} if given else {}),
             "reading": dict(reading or {}),
             "assumed": [f"{lister.assumed[0]}, {_assumed_modality(pairs)}", *lister.assumed[1:], *_unstated(pairs)],
             "files": {"layout": lister.detected, "roles": lister.files_by_role([case["image"] for case, _ in pairs])},
@@ -142,6 +145,7 @@ class _Lister:
     subject: str
     conditions: Sequence[str]
     given: Sequence[str]
+    joint: bool
     assumed: list[str] = field(default_factory=list)
     classes: dict[str, Classes] = field(default_factory=dict)
     modalities: set[str] = field(default_factory=set)
@@ -162,8 +166,8 @@ class _Lister:
             *(f"left out: {count} x {reason}" for reason, count in listed.reasons.items()),
         ]
         if self.given:
-            pairs = listed.pairs(self.image, self.given, conditions=self.conditions)
-            self.classes = label_classes(listed, self.given)
+            pairs = listed.pairs(self.image, self.given, conditions=self.conditions, complete=self.joint)
+            self.classes = joint_classes(listed, *self.given) if self.joint else label_classes(listed, self.given)
             return pairs
         return listed.images(self.image, conditions=self.conditions)
 

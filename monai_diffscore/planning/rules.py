@@ -5,6 +5,7 @@ data                                                   network
 =====================================================  ==================================================
 volumes of many subjects                               U-Nets of the scales of a whole volume
 volumes with --given or --mask                         3-D U-Net with the other images as channels
+volumes with --mask and --joint                        3-D U-Net of the image and the classes as channels
 volumes                                                3-D U-Net; DiT where data and compute are large
 volumes of few slices, CT of thick ones                2-D U-Net of slices
 pictures: a small set                                  2-D U-Net
@@ -33,6 +34,8 @@ from typing import Any
 import torch
 
 from monai_diffscore.composing import network_of
+from monai_diffscore.data.label_maps import class_text
+from monai_diffscore.data.labelled_images import joint_channels
 from monai_diffscore.errors import DataError
 from monai_diffscore.planning.fingerprint import Fingerprint
 from monai_diffscore.planning.gene_rules import plan_cells, plan_expression, plan_table
@@ -84,12 +87,13 @@ def plan_volumes(fingerprint: Fingerprint, budget: Budget, model: str | None = N
     flat = fingerprint.modality == "CT" and max(native) / min(native) >= THICK and native.index(max(native)) == 2
     thin = fingerprint.foreground_sizes["median"][2] < 8
     slices = flat or thin
-    given = fingerprint.details.get("given", [])
+    given, joint = fingerprint.details.get("given", []), fingerprint.details.get("joint", False)
     if given:
         _refuse_given(fingerprint, slices, model)
     axes = (0, 1) if slices else (0, 1, 2)
     edge = 3 * PATCH_EDGE[budget.accelerator] if slices else PATCH_EDGE[budget.accelerator]
-    spacing, patch, why_spacing = _spacing_and_patch(fingerprint, axes, edge, COARSER[:1] if given else COARSER)
+    coarser = COARSER[:1] if given and not joint else COARSER
+    spacing, patch, why_spacing = _spacing_and_patch(fingerprint, axes, edge, coarser)
     large = not slices and not given and fingerprint.subjects >= MANY_SUBJECTS and budget.compute >= MUCH_COMPUTE
     if large:
         network = {**network_of("mri_dit3d"), "input_size": patch}
@@ -99,7 +103,10 @@ def plan_volumes(fingerprint: Fingerprint, budget: Budget, model: str | None = N
         network, why = _unet(budget, patch, "3-D U-Net" if not slices else "2-D U-Net of slices")
         why += f"; a transformer is planned from {MANY_SUBJECTS} subjects and {MUCH_COMPUTE} core minutes"
     volumes = "ct_unet3d" if fingerprint.modality == "CT" else "mri_dit3d" if large else "mri_unet3d"
-    template = "ct_unet2d" if slices else "mri_translate3d" if given else volumes
+    with_given = "mri_labelled3d" if joint else "mri_translate3d"
+    template = "ct_unet2d" if slices else with_given if given else volumes
+    classes = fingerprint.details["classes"] if joint else {}
+    channels = joint_channels(classes) if joint else fingerprint.channels
     reason = "thick slices: an anatomy changes more from one to the next than a 3-D kernel can follow" if flat else ""
     reason = "fewer than 8 slices" if thin else reason
     training = max(1, round(0.8 * fingerprint.cases))
@@ -111,9 +118,13 @@ def plan_volumes(fingerprint: Fingerprint, budget: Budget, model: str | None = N
         ),
         "normalisation": _normalisation(fingerprint),
         "patches_per_volume": Choice(max(2, math.ceil(128 / training)), "an epoch has at least about 128 patches"),
-        **_common(fingerprint, budget, patch, 8 if budget.accelerator else 4),
+        **_common(fingerprint, budget, patch, 8 if budget.accelerator else 4, channels),
     }
-    if given:
+    if joint:
+        network |= dict.fromkeys(("in_channels", "out_channels"), "@joint_channels")
+        text = class_text(classes[given[0]])
+        choices["mask"] = Choice(given[0], f"each of its classes {text} is a channel, -1 or 1, beside the image")
+    elif given:
         choices["given_dropout"] = Choice(
             0.5, f"one model for each subset of {', '.join(given)}, which a training sees equally often"
         )
@@ -132,12 +143,12 @@ def plan_volumes(fingerprint: Fingerprint, budget: Budget, model: str | None = N
 
 
 def _refuse_given(fingerprint: Fingerprint, slices: bool, model: str | None) -> None:
-    """Raises a DataError for a model with other images that no bundle has."""
+    """Raises a DataError for a model with other images or label maps that no bundle has."""
     got = "--whole" if model == "whole" else "thick or few slices" if slices else ""
     if got:
         raise DataError(
             fingerprint.data, key="given", expected="targets of at least 8 slices, and a model of patches", got=got,
-            remedy="Leave --given and --mask out, or choose another --image.",
+            remedy="Leave --given, --mask and --joint out, or choose another --image.",
         )  # fmt: skip
 
 

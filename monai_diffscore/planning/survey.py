@@ -54,6 +54,7 @@ def take_fingerprint(
     image: str = "",
     reading: Mapping[str, Any] | None = None,
     given: Sequence[str] = (),
+    joint: bool = False,
 ) -> Fingerprint:
     """The fingerprint of a data set.
 
@@ -74,6 +75,7 @@ def take_fingerprint(
         reading: what the files do not say: ``value_range`` of pictures and slides; ``image_channels`` of pictures;
             ``assume_intercept``, ``allow_no_air`` and ``dicom_options`` of volumes.
         given: roles and masks of volumes from which a model draws the image of ``image``.
+        joint: the model draws image and mask together.
     Raises:
         DataError: if the kind is unknown, or if no case is usable.
         ValueError: for an unknown kind.
@@ -93,7 +95,7 @@ def take_fingerprint(
     if kind == "volumes":
         stated_by_cases = conditions if participants is None else [name for name in conditions if name == CONTRAST]
         fingerprint = fingerprint_volumes(
-            root, modality, layout, image, subject or "", reading, stated_by_cases, exclude, given
+            root, modality, layout, image, subject or "", reading, stated_by_cases, exclude, given, joint
         )
     elif kind == "slides":
         fingerprint = fingerprint_slides(

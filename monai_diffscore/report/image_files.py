@@ -11,6 +11,7 @@ from torch import Tensor
 
 from monai_diffscore.data import evenly_spaced
 from monai_diffscore.data.arrays import LABELS, read_labels
+from monai_diffscore.data.cases.names import in_mask_folder
 from monai_diffscore.data.manifests import of_newest_command
 from monai_diffscore.data.volumes import image_loader
 from monai_diffscore.errors import DataError
@@ -21,6 +22,8 @@ _SUFFIXES = (".nii", ".nii.gz", ".npy")
 def find_samples(path: str | Path) -> list[Path]:
     """The generated images of a run or folder, sorted: those in the manifest beside them, if there is one.
 
+    Files in folders of label maps (``labelsTr``) are no images.
+
     Raises:
         DataError: if there is no such file.
     """
@@ -29,7 +32,10 @@ def find_samples(path: str | Path) -> list[Path]:
     files = [
         file
         for file in sorted(folder.rglob("*"))
-        if file.name.endswith(_SUFFIXES) and not file.name.startswith(".") and file.name != LABELS
+        if file.name.endswith(_SUFFIXES)
+        and not file.name.startswith(".")
+        and file.name != LABELS
+        and not in_mask_folder(file.relative_to(folder))
     ]
     files = of_newest_command(folder, files)
     if not files:

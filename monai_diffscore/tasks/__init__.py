@@ -21,6 +21,7 @@ inferer                             postprocessing                    task
 the same                            :class:`SaveImputedTable`         missing cells of a table
 :class:`TransferInferer`            ``handlers.SaveCells``            cells in another batch
 ``inferers.LikelihoodInferer``      :class:`SaveCellLikelihood`       nats per dimension of each cell
+``inferers.SamplingInferer``        :class:`SaveLabelledImage`        new images with label maps
 ==================================  ================================  ==================================================
 """
 
@@ -34,6 +35,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "cases": "CaseEvaluator CaseTable Cases WriteDicom WriteNifti intensity_range on_source_grid",
         "cell_likelihood": "SaveCellLikelihood",
         "imputation": "ImputationInferer SaveImputed",
+        "labelled_images": "SaveLabelledImage",
         "likelihood": "PatchLikelihoodInferer SaveLikelihood",
         "profile_imputation": "ProfileImputationInferer SaveImputedProfiles",
         "restoration": "RestorationInferer SavePosterior box_mask estimate_noise line_angles",

@@ -3,6 +3,7 @@ from monai_diffscore.tasks.case_tracking import *
 from monai_diffscore.tasks.cases import *
 from monai_diffscore.tasks.cell_likelihood import *
 from monai_diffscore.tasks.imputation import *
+from monai_diffscore.tasks.labelled_images import *
 from monai_diffscore.tasks.likelihood import *
 from monai_diffscore.tasks.profile_imputation import *
 from monai_diffscore.tasks.restoration import *

@@ -145,6 +145,7 @@ class Cases:
         key: str = "image",
         conditions: Collection[str] = (),
         incomplete: bool = False,
+        complete: bool = False,
     ) -> list[dict[str, Any]]:
         """The images of a role with the other images and masks of their case, sorted by path.
 
@@ -158,6 +159,7 @@ class Cases:
             conditions: names of conditions. Each item has those that the case states as facts.
             incomplete: list the cases with one of the other images, also those without the target. The path of the
                 first other image then is that of the target: its grid. Each item then has ``has_target``.
+            complete: list only the cases with all of the other images.
         Raises:
             DataError: unless ``image`` is one role and ``given`` other ones; for a role without a case, except the
                 target of incomplete cases; for no case.
@@ -179,14 +181,15 @@ class Cases:
                 images = [case.images[role] for role in roles if role in case.images]
                 others = [*images, *filter(None, paths)]  # an image is the better grid
                 target = (target or others[0]) if others else None
-            if target is None:
+            if target is None or (complete and None in paths):
                 continue
             stated = {name: case.facts[name] for name in conditions if name in case.facts}
             items.append({key: target, "given": paths, "subject": case.subject, **stated})
             if incomplete:
                 items[-1]["has_target"] = image in case.images
         if not items:
-            raise self._problem(f"cases with one of {', '.join(roles)}", key)
+            expected = f"the target and all of {', '.join(roles)}" if complete else f"one of {', '.join(roles)}"
+            raise self._problem(f"cases with {expected}", key)
         return sorted(items, key=lambda item: str(item[key]))
 
     def _problem(self, expected: str, key: str) -> DataError:
