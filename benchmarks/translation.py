@@ -1,13 +1,18 @@
 """FLAIR of unseen simulated heads from T1, T2 and tissues: samples of mri_translate3d beside a regression.
 
     python -m benchmarks.translation FOLDER [--minutes 60] [--subjects 160] [--unseen 40] [--samples 8]
+    python -m benchmarks.translation FOLDER --fine-tuning 20 [--minutes 10]
 
 Trains the bundle, and the same network on the squared error for the same seconds: x is zero, so it sees the other
 images alone. FOLDER gets both trainings, ``measured.json`` and ``spectrum.svg``. For each subset of T1, T2 and the map
 of tissues the table has the error of the mean, of one sample and of the regression, the share of voxels in intervals of
 95 %, the distance of the power spectra from the real one (with that between two halves of the real images), and the
 Dice of lesions. Half of the subjects of the training have lesions, and all unseen ones. The same command continues a
-training."""
+training.
+
+``--fine-tuning`` trains on so few other subjects, once from the weights of the first command in the folder, once from
+nothing, and measures both on the unseen subjects: ``fine_tuning.json``. Its column of the regression is the answer of
+the same network in one step."""
 
 from __future__ import annotations
 
@@ -159,10 +164,22 @@ def measure(
     return rows, {"frequencies": ring_frequencies(tuple(cube.shape[2:])), **powers}
 
 
+def fine_tuning(options: argparse.Namespace, unseen: str, **changes: Any) -> dict[str, dict[str, float]]:
+    """The rows of trainings on few subjects: from the weights of the cohort, and from nothing."""
+    cohort = {"init_from": str(options.folder / "score/models/model.pt")}
+    few = heads(options.fine_tuning, 2, lesions=0.5)
+    rows: dict[str, dict[str, float]] = {}
+    for start, weights in {"cohort": cohort, "nothing": {}}.items():
+        folder = options.folder / f"fine_tuning_from_{start}"
+        model = Model(train(folder, few, options, **changes, **weights), unseen, options)
+        rows[f"from {start}"], _ = measure(model, model, ROLES, unseen)
+    return rows
+
+
 def table(rows: dict[str, dict[str, float]]) -> str:
     """The rows as a table of Markdown."""
     names = list(next(iter(rows.values())))
-    lines = [f"| given | {' | '.join(names)} |", f"|{'---|' * (len(names) + 1)}"]
+    lines = [f"| | {' | '.join(names)} |", f"|{'---|' * (len(names) + 1)}"]
     lines += [f"| {given} | {' | '.join(f'{row[name]:.3f}' for name in names)} |" for given, row in rows.items()]
     return "\n".join(lines)
 
@@ -175,17 +192,23 @@ def main() -> None:
     parser.add_argument("--unseen", type=int, default=40, help="unseen subjects (default: 40)")
     parser.add_argument("--samples", type=int, default=8, help="of each case (default: 8)")
     parser.add_argument("--steps", type=int, default=24, help="of each sample (default: 24)")
+    parser.add_argument("--fine-tuning", type=int, metavar="SUBJECTS", help="train on so few subjects, from two starts")
     parser.add_argument(
         "--overlay", nargs="*", default=[], metavar="FILE", help="further configurations of both models"
     )
     options = parser.parse_args()
     seen, unseen = heads(options.subjects, 0, lesions=0.5), heads(options.unseen, 1, lesions=1.0)
     long = {"max_epochs": 1_000_000}
+    if options.fine_tuning:
+        rows = fine_tuning(options, unseen, **long)
+        write_json(options.folder / "fine_tuning.json", rows)
+        print(table(rows))
+        return
     score = Model(train(options.folder / "score", seen, options, **long), unseen, options)
     squared_error = {"loss": {"_target_": "benchmarks.translation.SquaredError"}}
     weights = train(options.folder / "regression", seen, options, **long, **squared_error)
     regression = Model(weights, unseen, options)
-    rows: dict[str, dict[str, float]] = {}
+    rows = {}
     for subset in subsets():
         rows[" ".join(subset)], spectra = measure(score, regression, subset, unseen)
         if len(subset) == len(ROLES):

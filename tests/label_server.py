@@ -50,7 +50,7 @@ def small_bundle(name: str, folder: Path, data: Path, **statistics: Any) -> Path
     """A copy of a bundle with a small network in both configurations, trained for a few iterations on ``data``."""
     bundle = folder / name
     shutil.copytree(ROOT / "bundles" / name, bundle, ignore=shutil.ignore_patterns("output", "*.pt", "*.db"))
-    (kind,) = (kind for kind in NETWORKS if kind in name and (kind != "unet" or "hierarchical" not in name))
+    kind = next((kind for kind in ("hierarchical", "dit") if kind in name), "unet")
     for file in ("train", "inference"):
         path = bundle / f"configs/{file}.json"
         content = json.loads(path.read_text())

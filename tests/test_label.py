@@ -25,7 +25,7 @@ import requests
 import torch
 from label_server import ROOT, LabelServer, Orthanc, missing, orthanc, ours, small_bundle, stock
 from monai.data import MetaTensor
-from small_data import stained
+from small_data import stained, write_contrasts
 
 from monai_diffscore.data import write_dicom_series
 from monai_diffscore.data.pictures import write_pyramid
@@ -111,6 +111,27 @@ def ct(work) -> Path:
         save(head(seed) - 1000, work / f"cts/sub-{seed}.nii.gz")
     # voxels of the large CT below: nothing is resampled, all of it goes through the network
     return small_bundle("ct_unet3d", work / "bundles", work / "cts", spacing_mm=[0.8, 0.8, 2.5])
+
+
+def test_a_server_draws_a_contrast_from_the_other_images_of_its_case(work):
+    cohort = work / "contrasts"
+    for file in Path(write_contrasts(work / "bids")).rglob("*.nii.gz"):
+        cohort.mkdir(exist_ok=True)
+        shutil.copy(file, cohort)
+    bundle = small_bundle("mri_translate3d", work / "bundles", cohort)
+    with LabelServer(ours(str(cohort), [bundle]), work / "translation.log") as server:
+        asked = [("sub-1_T1w", {}), ("sub-3_T1w", {}), ("sub-1_T1w", {"result": "std"})]
+        both, alone, std = (
+            read(server.infer("mri_translate3d_translate", image, "image", **QUICK_SAMPLING, **params)).get_fdata()
+            for image, params in asked
+        )
+        wrong = server.infer("mri_translate3d_translate", "sub-1_dseg", "image", **QUICK_SAMPLING)
+    assert both.shape == alone.shape == std.shape == (40, 48, 40)
+    assert std.min() >= 0
+    assert std.std() > 0
+    assert np.isfinite(both).all()
+    assert not np.array_equal(both, alone), "T2 of the first case is in its answer"
+    assert wrong.status_code == 422
 
 
 @pytest.fixture(scope="module")
