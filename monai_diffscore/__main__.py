@@ -22,9 +22,9 @@ from monai_diffscore.segmentation.command import add_segmentation
 def add_plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """``plan DATA --out BUNDLE``: reads data, plans, measures, and writes a bundle that runs."""
     parser = commands.add_parser("plan", help="plan a bundle for data: fingerprint, plan with reasons, bundle")
-    parser.add_argument("data", type=Path, nargs="?", help="folder or file (default: that of --from-plan)")
+    parser.add_argument("data", type=Path, nargs="?", metavar="DATA", help="folder or file (default: of --from-plan)")
     parser.add_argument("--out", type=Path, required=True, metavar="BUNDLE", help="folder of the bundle to write")
-    parser.add_argument("--memory-gb", type=float, default=8.0, help="memory of a training (default: 8)")
+    parser.add_argument("--memory-gb", type=float, default=8.0, metavar="GB", help="memory of a training (default: 8)")
     parser.add_argument("--minutes", type=float, default=30.0, help="length of the training (default: 30)")
     parser.add_argument("--condition", default="", metavar="A,B", help="columns to condition on, such as age,sex")
     parser.add_argument(
@@ -67,10 +67,17 @@ def add_plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 
 #: what the DICOM reader may do: :class:`~monai_diffscore.data.dicom.ReadingRules` has the same names
-DICOM_OPTIONS = (
-    "on_gap", "on_duplicate", "on_tilt", "assume_intercept", "spacing_tolerance", "tilt_tolerance_degrees",
-    "padding_hu", "air_hu", "select",
-)  # fmt: skip
+DICOM_OPTIONS = {
+    "on_gap": "resample: interpolate slices that are missing or unevenly spaced (default: refuse)",
+    "on_duplicate": "drop: keep one of several equal slices of a position (default: refuse)",
+    "on_tilt": "resample: straighten the slices of a tilted gantry (default: refuse)",
+    "assume_intercept": "RescaleIntercept in HU of CT files that have none, often -1024",
+    "spacing_tolerance": "largest difference between steps of slices, as a share (default: 0.02)",
+    "tilt_tolerance_degrees": "largest angle that is no tilt (default: 0.5)",
+    "padding_hu": "value of undeclared padding, in HU",
+    "air_hu": "value in HU that replaces padding in CT (default: -1000)",
+    "select": "images to read of several at each position, such as \"{'EchoTime': 30.0}\"",
+}
 
 
 def _add_reading(parser: argparse.ArgumentParser) -> None:
@@ -83,8 +90,8 @@ def _add_reading(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--image_channels", type=int, choices=(1, 3), help="read all pictures as grey (1) or colour (3)")
     group.add_argument("--assume_intercept", type=float, metavar="HU", help="of CT stored without it, often -1024")
     group.add_argument("--allow_no_air", choices=("True", "False"), help="CT without a value below 0 HU is right")
-    for name in DICOM_OPTIONS:
-        group.add_argument(f"--dicom_options#{name}", dest=f"dicom_{name}", metavar="VALUE", help="of DICOM series")
+    for name, what in DICOM_OPTIONS.items():
+        group.add_argument(f"--dicom_options#{name}", dest=f"dicom_{name}", metavar="VALUE", help=what)
 
 
 def _reading(options: argparse.Namespace) -> dict[str, Any]:
@@ -191,7 +198,7 @@ def add_check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     parser = commands.add_parser(
         "check", help="list the problems of a bundle, before it runs; exit code 1 if there are any"
     )
-    parser.add_argument("bundle", type=Path, nargs="+", help="folder of a bundle")
+    parser.add_argument("bundle", type=Path, nargs="+", metavar="BUNDLE", help="folder of a bundle")
     parser.add_argument(
         "--override",
         nargs="+",
@@ -295,9 +302,7 @@ def _samples(options: argparse.Namespace) -> int:
 
 def add_sync(commands: Any) -> None:
     """``sync RUN``: delivers the rest of a training's record to its tracker."""
-    parser = commands.add_parser(
-        "sync", help="deliver the record of a training to MLflow", description=add_sync.__doc__
-    )
+    parser = commands.add_parser("sync", help="deliver the record of a training to MLflow")
     parser.add_argument("run_folder", metavar="RUN", help="output_dir of the training")
     parser.add_argument("--tracking_uri", help="default: that of the training")
 
@@ -319,7 +324,11 @@ def add_sync(commands: Any) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit code. A problem with data or flags is one line on stderr and exit code 1."""
-    parser = argparse.ArgumentParser(prog="python -m monai_diffscore", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m monai_diffscore",
+        description="Diffusion models of medical images and omics: plan a training, check it, measure results. "
+        "Begin with `plan DATA --out BUNDLE`, which prints the commands that train and sample.",
+    )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     add_cases(commands)
     add_check(commands)

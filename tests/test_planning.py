@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import shlex
 import signal
 from collections.abc import Callable
 from dataclasses import replace
@@ -34,6 +35,7 @@ from monai_diffscore.planning import (
     Fingerprint,
     Plan,
     Trial,
+    commands,
     fit_plan,
     fork_server,
     make_plan,
@@ -674,6 +676,11 @@ def test_a_failure_says_whether_memory_ran_out():
 
 
 # ---- the command ----
+
+
+@pytest.mark.parametrize("name", ["bundle", "my bundle", "it's"])
+def test_the_commands_of_a_plan_run_in_folders_of_every_name(name, tmp_path, plan):
+    assert shlex.split(commands(plan, tmp_path / name)[0]) == ["cd", str(tmp_path / name)]
 
 
 def test_the_command_prints_plan_and_commands_and_takes_an_edited_plan(tmp_path, capsys):

@@ -6,6 +6,7 @@ import http.server
 import itertools
 import json
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -417,6 +418,15 @@ def test_a_folder_that_moved_keeps_its_run_and_is_not_made_anew(name, tmp_path, 
     assert (artifacts / "inside.txt").is_file()
     assert (artifacts / "notes/note.txt").is_file()
     assert f"ln -s {after}" in caplog.text or f"ln -s '{after}'" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["out", "my runs", "it's"])
+def test_the_command_that_delivers_later_runs_as_it_is_written(name, tmp_path, caplog):
+    courier = Courier(Spool(tmp_path / name), "http://127.0.0.1:9")
+    courier.problem = OSError("no server")
+    courier.finish(0.0)
+    command = caplog.messages[-1].split("this does it later: ")[1]
+    assert shlex.split(command) == ["python", "-m", "monai_diffscore", "sync", str(tmp_path / name)]
 
 
 def test_a_tracker_that_hangs_delays_the_end_by_ten_seconds_at_most(tmp_path):

@@ -323,7 +323,7 @@ class Courier(threading.Thread):
         if self.is_alive() or self.problem is not None:
             logger.warning(
                 f"the record in {self.spool.path} is not wholly delivered to {conceal(self.uri)}; this does it later: "
-                f"python -m monai_diffscore sync {self.spool.folder}"
+                f"python -m monai_diffscore sync {shlex.quote(str(self.spool.folder))}"
             )
 
 

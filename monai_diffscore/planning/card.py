@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ def commands(plan: Plan, bundle: str | Path) -> list[str]:
     data = " --dataset_dir FOLDER" * (task == "cases")
     files = f"['configs/inference.json','configs/{task}.json']"
     return [
-        f"cd {bundle}",
+        f"cd {shlex.quote(str(bundle))}",
         f"{run} training --config_file configs/train.json",
         f"{run} sampling --config_file configs/inference.json --num_samples 8",
         *([f'{run} sampling --config_file "{files}"{data}'] if task else []),
