@@ -83,7 +83,16 @@ class DiscretePreconditioning(Preconditioning):
 
     @classmethod
     def of(cls, scheduler: DiscreteSchedule) -> DiscretePreconditioning:
-        """The preconditioning of a scheduler of MONAI or diffusers."""
+        """The preconditioning of a scheduler of MONAI or diffusers.
+
+        Raises:
+            TypeError: for a scheduler of rectified flow, or any other without ``alphas_cumprod``.
+        """
+        if not hasattr(scheduler, "alphas_cumprod"):
+            raise TypeError(
+                "DiscretePreconditioning expects a scheduler of DDPM or DDIM, with alphas_cumprod, got "
+                f"{type(scheduler).__name__}. Use RFlowPreconditioning.of for MONAI's RFlowScheduler."
+            )
         return cls(scheduler.alphas_cumprod, prediction_of(scheduler))
 
     @property
@@ -128,7 +137,16 @@ class RFlowPreconditioning(Preconditioning):
 
     @classmethod
     def of(cls, scheduler: Any) -> RFlowPreconditioning:
-        """The preconditioning of an ``RFlowScheduler``."""
+        """The preconditioning of an ``RFlowScheduler``.
+
+        Raises:
+            TypeError: for another scheduler. Its networks predict other targets.
+        """
+        if hasattr(scheduler, "alphas_cumprod") or not hasattr(scheduler, "use_timestep_transform"):
+            raise TypeError(
+                f"RFlowPreconditioning expects MONAI's RFlowScheduler, got {type(scheduler).__name__}. Use "
+                "DiscretePreconditioning.of for DDPM and DDIM. A flow of diffusers predicts n - x0, the negative."
+            )
         return cls(int(scheduler.num_train_timesteps))
 
     def forward(self, sigma: Tensor) -> Coefficients:

@@ -66,6 +66,7 @@ class ClassifierFree(nn.Module):
         keep: names of fields that stay in :math:`D_u`, such as positions.
     Raises:
         ValueError: in the call: without a field to drop, for w other than 1.
+        TypeError: in the call: for a condition that is no tensor.
 
     Source: Ho and Salimans 2022, arXiv:2207.12598.
     """
@@ -80,6 +81,12 @@ class ClassifierFree(nn.Module):
         self.keep = tuple(keep)
 
     def forward(self, x: Tensor, sigma: Tensor | float | None = None, **condition: Tensor) -> Tensor:
+        for name, value in condition.items():
+            if not isinstance(value, Tensor):
+                raise TypeError(
+                    f"ClassifierFree expects the condition {name!r} as a tensor with a value for each sample, got "
+                    f"{type(value).__name__}. Give torch.full((len(x),), value)."
+                )
         dropped = set(condition) - set(self.keep)
         if not dropped and self.scale != 1:
             raise ValueError(
@@ -168,7 +175,11 @@ class Inpaint(nn.Module):
     Args:
         denoiser: the prior.
         mask: m, 1 at known values, broadcast against x.
-        known: y, the known values, broadcast against x, in the normalised units of the denoiser.
+        known: y, the known values, broadcast against x, in the normalised units of the denoiser. Values where the mask
+            is 0, NaN included, have no effect.
+    Raises:
+        ValueError: for a mask of other values than 0 and 1, or a known value that is not finite. In the call: for a
+            mask or known values that do not broadcast to the shape of x.
 
     Source: Lugmayr et al. 2022, arXiv:2201.09865.
     """
@@ -178,12 +189,26 @@ class Inpaint(nn.Module):
 
     def __init__(self, denoiser: nn.Module, mask: Tensor, known: Tensor) -> None:
         super().__init__()
+        if not bool(((mask == 0) | (mask == 1)).all()):
+            raise ValueError(
+                f"Inpaint expects a mask of 0 and 1, got values from {float(mask.min()):g} to {float(mask.max()):g}. "
+                "Compare an image with a threshold, such as image > 0."
+            )
+        count = int((~torch.isfinite(known) & mask.bool()).sum())
+        if count:
+            raise ValueError(f"Inpaint expects finite known values, got {count} NaN or infinite where the mask is 1.")
         self.denoiser = denoiser
         self.register_buffer("mask", mask.bool(), persistent=False)
         self.register_buffer("known", known, persistent=False)
 
     def forward(self, x: Tensor, sigma: Tensor | float | None = None, **condition: Tensor) -> Tensor:
-        return torch.where(self.mask, self.known.to(x), self.denoiser(x, sigma, **condition))
+        guided = torch.where(self.mask, self.known.to(x), self.denoiser(x, sigma, **condition))
+        if guided.shape != x.shape:
+            raise ValueError(
+                f"Inpaint expects a mask and known values that broadcast to the shape of x, {tuple(x.shape)}, got "
+                f"{tuple(self.mask.shape)} and {tuple(self.known.shape)}."
+            )
+        return guided
 
 
 class PosteriorGuidance(nn.Module):

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from monai_diffscore.sampling import Denoise, Grid, check_sigmas
-from monai_diffscore.tensors import Generators, noise_like
+from monai_diffscore.tensors import Generators, check_estimate, noise_like
 
 _CHUNK = 64  # vector-Jacobian products that share one batched backward pass
 
@@ -141,6 +141,7 @@ def _directional_derivatives(denoise: Denoise, x: Tensor, sigma: Tensor, directi
     with torch.enable_grad():
         point = x.detach().requires_grad_(True)
         denoised = denoise(point, sigma)
+        check_estimate(denoised, x, "the denoiser")
         if denoised.grad_fn is None:
             raise ValueError(
                 "log_likelihood needs the gradient of the denoiser, got an estimate without one. Call the network "

@@ -25,12 +25,14 @@ levels (:mod:`monai_diffscore.metrics`).
 from __future__ import annotations
 
 import math
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
+from monai_diffscore.denoiser import EDMPreconditioning
 from monai_diffscore.networks.blocks import FourierFeatures
 from monai_diffscore.sde import SDE
 from monai_diffscore.tensors import check_estimate, noise_like, per_sample
@@ -299,6 +301,7 @@ class DenoisingLoss(nn.Module):
         self.weight = weight
         self.uncertainty = uncertainty
         self.watch = FiniteWatch(_describe_not_finite)
+        self._compared = False
 
     def forward(
         self, denoiser: nn.Module, x0: Tensor, generator: torch.Generator | None = None, **condition: Tensor
@@ -316,6 +319,9 @@ class DenoisingLoss(nn.Module):
             ValueError: if the denoiser returns another shape than ``x0``.
             TypeError: if the denoiser does not return a tensor.
         """
+        if not self._compared:
+            self._compared = True
+            _warn_of_another_std(self.weight, denoiser)
         sigma = self.noise.sample(x0.shape[0], device=x0.device, generator=generator)
         x = x0 + per_sample(sigma, x0) * noise_like(x0, generator)
         denoised = denoiser(x, sigma, **condition)
@@ -327,6 +333,21 @@ class DenoisingLoss(nn.Module):
             loss = loss * torch.exp(-log_variance) + log_variance
         self.watch.add(loss, sigma, torch.isfinite(x0).all())
         return loss
+
+
+def _warn_of_another_std(weight: Weight, denoiser: nn.Module) -> None:
+    """Warns if EDM's weight has another sigma_data than the denoiser's EDM preconditioning."""
+    weighted = getattr(weight, "func", weight) is edm_weight
+    modules = denoiser.modules() if isinstance(denoiser, nn.Module) else ()
+    stds = {float(m.sigma_data) for m in modules if isinstance(m, EDMPreconditioning)}
+    std = float(getattr(weight, "keywords", {}).get("sigma_data", 0.5))
+    own = stds.pop() if len(stds) == 1 else std
+    if weighted and not math.isclose(own, std, rel_tol=0.02):
+        warnings.warn(
+            f"edm_weight has sigma_data {std:.4g}, the preconditioning of the denoiser {own:.4g}: the weights of "
+            "the noise levels are not EDM's. Use DenoisingLoss(noise, partial(edm_weight, sigma_data=...)).",
+            stacklevel=4,
+        )
 
 
 def _describe_not_finite(loss: Tensor, sigma: Tensor, clean: Tensor) -> str:

@@ -53,8 +53,15 @@ def per_sample_sigma(x: Tensor, sigma: Tensor | float) -> Tensor:
         x: [B, ...].
         sigma: one level for the batch, or one for each sample [B], in units of the data.
     Raises:
+        TypeError: unless ``x`` is a tensor of floating-point numbers.
         ValueError: for another shape of ``sigma``.
     """
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        kind = getattr(x, "dtype", "no numbers")
+        raise TypeError(
+            f"Expected x to be a tensor of floating-point numbers [B, ...], got {kind} in a {type(x).__name__}. "
+            "Convert it, such as torch.as_tensor(x).float(), and normalise it as in training."
+        )
     sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device)
     if sigma.ndim == 0:
         return sigma.expand(x.shape[0])

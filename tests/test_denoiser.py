@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -207,3 +209,20 @@ def test_a_network_that_returns_no_tensor_is_refused_with_the_remedy(wrap):
         TypeError, match=rf"one tensor of the shape of x, \(2, 3\), got {type(wrap(0)).__name__}. Wrap it"
     ):
         denoiser(torch.zeros(2, 3), 1.0)
+
+
+@pytest.mark.parametrize(
+    "x",
+    [
+        torch.zeros(2, 3, dtype=torch.uint8),
+        torch.zeros(2, 3, dtype=torch.int64),
+        torch.zeros(2, 3) > 0,
+        np.zeros((2, 3)),
+    ],
+    ids=["uint8", "int64", "bool", "numpy"],
+)
+def test_images_of_another_type_are_refused(x, gaussian):
+    """A level of 0.5 would be 0 in the type of grey values."""
+    for denoiser in (Denoiser(nn.Identity(), EDMPreconditioning()), partial(score, gaussian)):
+        with pytest.raises(TypeError, match=r"floating-point numbers \[B, \.\.\.\], got .*normalise it"):
+            denoiser(x, 0.5)

@@ -272,3 +272,19 @@ def test_the_zero_terminal_snr_of_diffusers_is_refused():
     scheduler = diffusers.DDIMScheduler(rescale_betas_zero_snr=True, prediction_type="v_prediction")
     with pytest.raises(ValueError, match="zero terminal SNR"):
         DiscretePreconditioning.of(scheduler)
+
+
+@pytest.mark.parametrize("kind", [DDPMScheduler, DDIMScheduler, "FlowMatchEulerDiscreteScheduler", "DDPMScheduler"])
+def test_other_schedulers_than_monais_flow_are_refused(kind):
+    if isinstance(kind, str):
+        kind = getattr(pytest.importorskip("diffusers", reason="of the benchmark extra"), kind)
+    with pytest.raises(
+        TypeError, match=f"expects MONAI's RFlowScheduler, got {kind.__name__}.*DiscretePreconditioning"
+    ):
+        RFlowPreconditioning.of(kind())
+
+
+@pytest.mark.parametrize("options", [{}, {"num_train_timesteps": 250}, {"use_timestep_transform": True}])
+def test_a_flow_is_no_schedule_of_ddpm(options):
+    with pytest.raises(TypeError, match=r"got RFlowScheduler\. Use RFlowPreconditioning\.of"):
+        DiscretePreconditioning.of(RFlowScheduler(**options))

@@ -332,3 +332,30 @@ def test_impossible_posteriors_are_refused():
         PosteriorGuidance(nn.Identity(), OPERATORS["mask"], torch.zeros(1, 1, SIZE), 0.1, "magic")
     with pytest.raises(ValueError, match="noise_std"):
         PosteriorGuidance(nn.Identity(), OPERATORS["mask"], torch.zeros(1, 1, SIZE), 0.0, "mmps")
+
+
+@pytest.mark.parametrize("mask", [torch.rand(SIZE), 255.0 * (torch.arange(SIZE) > 3), torch.arange(SIZE) - 2.0])
+def test_an_image_is_no_mask_of_inpainting(mask):
+    with pytest.raises(ValueError, match="a mask of 0 and 1, got values from"):
+        Inpaint(smooth_prior(), mask, torch.zeros(SIZE))
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_known_values_are_finite_where_they_are_known(bad):
+    known, mask = torch.full((SIZE,), bad), torch.arange(SIZE) > SIZE // 2
+    with pytest.raises(ValueError, match=rf"got {int(mask.sum())} NaN or infinite where the mask is 1"):
+        Inpaint(smooth_prior(), mask, known)
+    known[mask] = 1.0
+    assert Inpaint(smooth_prior(), mask, known)(torch.zeros(2, SIZE), 1.0).isfinite().all()
+
+
+@pytest.mark.parametrize("shape", [(5, SIZE), (3, 2, SIZE), (1, 1, SIZE)])
+def test_known_values_do_not_widen_the_batch(shape):
+    with pytest.raises((ValueError, RuntimeError), match=r"broadcast to the shape of x|must match the size"):
+        Inpaint(smooth_prior(), torch.ones(SIZE), torch.zeros(shape))(torch.zeros(2, SIZE), 1.0)
+
+
+@pytest.mark.parametrize("label", [3, "benign", [1, 2]])
+def test_a_condition_that_is_no_tensor_is_refused_with_the_remedy(label):
+    with pytest.raises(TypeError, match=rf"'label' as a tensor.*got {type(label).__name__}.*torch\.full"):
+        ClassifierFree(nn.Identity(), 2.0)(torch.zeros(2, SIZE), 1.0, label=label)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -164,3 +165,20 @@ def test_a_denoiser_of_another_shape_is_refused_though_it_broadcasts(shape, retu
 def test_a_denoiser_that_returns_no_tensor_is_refused(wrap):
     with pytest.raises(TypeError, match="the denoiser to return one tensor"):
         DenoisingLoss(LogNormalNoise())(lambda x, sigma: wrap(x), torch.zeros(2, 3))
+
+
+@pytest.mark.parametrize(("weighted", "own"), [(None, 1.15), (0.5, 20.0), (1.0, 0.9)])
+def test_a_weight_of_another_standard_deviation_gives_one_warning(weighted, own, recwarn):
+    weight = edm_weight if weighted is None else partial(edm_weight, sigma_data=weighted)
+    loss, x = DenoisingLoss(LogNormalNoise(), weight), torch.ones(4, 2)
+    for _ in range(2):
+        loss(Denoiser(ScoreMLP(2, hidden_size=8, depth=1), EDMPreconditioning(own)), x)
+    (warning,) = recwarn
+    assert f"sigma_data {weighted or 0.5:.4g}, the preconditioning of the denoiser {own:.4g}" in str(warning.message)
+
+
+@pytest.mark.parametrize("weight", [partial(edm_weight, sigma_data=1.15), likelihood_weight])
+def test_a_weight_of_the_same_standard_deviation_gives_none(weight, recwarn):
+    denoiser = Denoiser(ScoreMLP(2, hidden_size=8, depth=1), EDMPreconditioning(1.15))
+    DenoisingLoss(LogNormalNoise(), weight)(denoiser, torch.ones(4, 2))
+    assert not recwarn.list

@@ -391,3 +391,26 @@ def test_the_variance_error_is_that_of_the_docstring(sampler, steps):
     assert 100 * (variance - 1) == pytest.approx(errors[steps], abs=0.5 + 400 * variance * (2e-4**0.5 + 5e-5**0.5))
     row = [f"{errors[count]:+d} %" for count in (18, 50, 100, 500)]
     assert " ".join(row) in " ".join(sampler.__doc__.split())
+
+
+WRONG_ESTIMATES = {
+    "a tuple": (lambda x: (x,), TypeError), "an output object": (lambda x: {"sample": x}, TypeError),
+    "a mean": (lambda x: x.mean(1, keepdim=True), ValueError), "one sample": (lambda x: x[:1], ValueError),
+    "a number": (lambda x: x.mean(), ValueError),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRONG_ESTIMATES)
+@pytest.mark.parametrize("sampler", [*SAMPLERS.values(), encode], ids=[*SAMPLERS, "encode"])
+def test_an_estimate_of_another_kind_is_refused_though_it_broadcasts(sampler, name):
+    wrong, error = WRONG_ESTIMATES[name]
+    with pytest.raises(error, match=r"Expected the denoiser to return .*\(4, 2\), got"):
+        sampler(lambda x, sigma: wrong(x), 80 * torch.ones(4, 2), [80.0, 1.0, 0.0])
+
+
+@pytest.mark.parametrize("steps", [80.0, 0, -3, "18", None])
+def test_a_grid_has_a_whole_number_of_steps(steps):
+    for grid in (karras_sigmas, log_uniform_sigmas, cosine_sigmas, asinh_sigmas):
+        with pytest.raises(ValueError, match=f"whole number of steps.*got {steps!r}"):
+            grid(steps)
+    assert torch.equal(karras_sigmas(np.int64(5)), karras_sigmas(5))

@@ -278,7 +278,7 @@ def encode(denoise: Denoise, x: Tensor, sigmas: Grid) -> Tensor:
     """
     levels = [sigma for sigma in check_sigmas(sigmas) if sigma > 0][::-1]
     for low, high in pairwise(levels):
-        slope = (x - denoise(x, x.new_tensor(low))) / low
+        slope = (x - denoise_at(denoise, x, low)) / low
         euler = x + (high - low) * slope
-        x = x + (high - low) / 2 * (slope + (euler - denoise(euler, x.new_tensor(high))) / high)
+        x = x + (high - low) / 2 * (slope + (euler - denoise_at(denoise, euler, high)) / high)
     return x

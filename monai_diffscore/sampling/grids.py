@@ -10,6 +10,7 @@ import itertools
 import math
 import warnings
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -78,11 +79,12 @@ def asinh_sigmas(steps: int, sigma_max: float = 80.0, scale: float = 0.045, powe
 
     We chose scale and power on Gaussian mixtures that are not those of docs/BENCHMARKS_SAMPLING.md.
     """
-    if not (power > 0 and 0 < scale < sigma_max and steps >= 1):
+    if not (power > 0 and 0 < scale < sigma_max):
         raise ValueError(
-            f"asinh_sigmas expects power > 0, 0 < scale < sigma_max and steps >= 1, got power {power}, scale {scale}, "
-            f"sigma_max {sigma_max} and {steps} steps."
+            f"asinh_sigmas expects power > 0 and 0 < scale < sigma_max, got power {power}, scale {scale} and sigma_max "
+            f"{sigma_max}."
         )
+    _refuse_no_steps(steps)
     u = torch.linspace(math.asinh(sigma_max / scale) ** (1 / power), 0, steps + 1, dtype=torch.float64)
     sigmas = scale * torch.sinh(u**power)
     sigmas[0] = sigma_max  # without the rounding of sinh(asinh)
@@ -112,9 +114,13 @@ def _ramp(steps: int, sigma_min: float = 0.5, sigma_max: float = 1.0) -> Tensor:
     """Checks the arguments of a grid, and returns ``steps`` points from 0 to 1; a single point is 0."""
     if not 0 < sigma_min < sigma_max:
         raise ValueError(f"Expected 0 < sigma_min < sigma_max, got sigma_min {sigma_min} and sigma_max {sigma_max}.")
-    if steps < 1:
-        raise ValueError(f"A grid needs at least one step, got {steps}.")
+    _refuse_no_steps(steps)
     return torch.linspace(0, 1, steps, dtype=torch.float64)
+
+
+def _refuse_no_steps(steps: int) -> None:
+    if not isinstance(steps, Integral) or steps < 1:
+        raise ValueError(f"A grid needs a whole number of steps, at least one, got {steps!r}. The number comes first.")
 
 
 def _end_in_zero(levels: Tensor) -> Tensor:

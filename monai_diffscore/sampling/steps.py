@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from monai_diffscore.sampling.grids import Grid, check_sigmas, check_start
+from monai_diffscore.tensors import check_estimate
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
 
@@ -51,8 +52,15 @@ def intervals(sigmas: Grid, start: Tensor) -> Iterator[Interval]:
 
 
 def denoise_at(denoise: Denoise, x: Tensor, sigma: float) -> Tensor:
-    """The estimate of the denoiser at one noise level for the whole batch."""
-    return denoise(x, x.new_full((x.shape[0],), sigma))
+    """The estimate of the denoiser at one noise level for the whole batch.
+
+    Raises:
+        TypeError: for an estimate that is no tensor.
+        ValueError: for an estimate of another shape than x, even if it broadcasts.
+    """
+    denoised = denoise(x, x.new_full((x.shape[0],), sigma))
+    check_estimate(denoised, x, "the denoiser")
+    return denoised
 
 
 def toward(x: Tensor, denoised: Tensor, sigma: float, sigma_next: float) -> Tensor:
