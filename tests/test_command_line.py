@@ -89,11 +89,12 @@ def test_flags_that_override_nothing_are_refused_with_a_proposal(files, flag):
     assert command_line.seen == []
 
 
-def test_a_flag_of_none_that_monai_drops_is_refused(files):
+@pytest.mark.parametrize("flag", ["max_epochs", "network_def#channels", "sampler"])
+def test_a_flag_of_none_that_monai_drops_is_refused(files, flag):
     with pytest.raises(RuntimeError) as caught:
-        run("training", config_file=files, max_epochs=None)
-    assert "Write --max_epochs '$None'" in str(find_cause(caught.value))
-    run("training", config_file=files, max_epochs="$None")
+        run("training", config_file=files, **{flag: None})
+    assert f"Write --{flag} '$None'" in str(find_cause(caught.value))
+    run("training", config_file=files, **{flag: "$None"})
 
 
 def test_a_second_file_after_a_space_is_refused(files):
