@@ -33,12 +33,14 @@ VOLUMES = ["plan", ("mri_unet3d", TRAIN), ("ct_unet3d", TRAIN)]
 #: who prints the messages of a module or folder: commands of the program, and bundles with their configurations
 PRINTERS: dict[str, list[str | tuple[str, list[str]]]] = {
     "__main__.py": ["plan"],
+    "command_line.py": [("mri_unet3d", TRAIN), ("tabular_mlp", TRAIN)],
     "data/anndata.py": [("scrna_attention", TRAIN)],
     "data/arrays.py": [("natural_dit2d", TRAIN)],
     "data/cases/": ["cases", *VOLUMES, ("mri_unet3d", CASES)],
     "data/cases/page.py": ["cases"],
     "data/delimited.py": ["plan", ("tabular_mlp", TRAIN)],
     "data/dicom/": [*VOLUMES, ("mri_unet3d", CASES)],
+    "data/doubtful_columns.py": ["plan", ("tabular_mlp", TRAIN)],
     "data/image_requests.py": [("natural_dit2d", ["inference"])],
     "data/pairs.py": [("mri_translate3d", TRAIN)],
     "data/participants.py": ["plan", ("mri_unet3d", TRAIN)],
@@ -50,6 +52,7 @@ PRINTERS: dict[str, list[str | tuple[str, list[str]]]] = {
     "data/table_inference.py": ["plan", ("tabular_mlp", TRAIN)],
     "data/tree.py": ["plan", ("mri_unet3d", TRAIN), ("natural_dit2d", TRAIN), ("pathology_hierarchical_unet", TRAIN)],
     "data/volumes.py": VOLUMES,
+    "flags.py": [("mri_unet3d", TRAIN)],
     "handlers/checkpoint.py": [(name, TRAIN) for name in ("mri_unet3d", "toy2d_mlp", "scrna_attention")],
     "handlers/manifest.py": [("mri_unet3d", ["inference"]), ("tabular_mlp", ["inference"])],
     "handlers/tables.py": [("tabular_mlp", TRAIN)],
@@ -71,6 +74,7 @@ PRINTERS: dict[str, list[str | tuple[str, list[str]]]] = {
 }
 #: flags whose message says which command takes them
 SAID: dict[tuple[str, str], list[str | tuple[str, list[str]]]] = {
+    ("__main__.py", "write"): ["cases"],
     ("data/cases/case.py", "condition"): ["plan"],
     ("data/cases/case.py", "write"): ["cases"],
     ("data/cases/case.py", "given"): ["plan", ("mri_translate3d", TRAIN)],
@@ -80,14 +84,18 @@ SAID: dict[tuple[str, str], list[str | tuple[str, list[str]]]] = {
     ("data/cases/table.py", "write"): ["cases"],
     ("data/participants.py", "condition"): ["plan"],
     ("data/participants.py", "fields"): [("mri_unet3d", TRAIN), ("natural_dit2d", TRAIN)],
+    ("data/table_inference.py", "kind"): ["plan"],
     ("data/table_inference.py", "schema"): [("tabular_mlp", TRAIN)],
     ("data/tree.py", "exclude"): ["plan"],
     ("data/tree.py", "left_out"): [("mri_unet3d", TRAIN), ("natural_dit2d", TRAIN)],
+    ("data/volumes.py", "kind"): ["plan"],
     ("data/volumes.py", "value_range"): ["plan"],
     ("data/volumes.py", "image_channels"): [("mri_unet3d", TRAIN)],
     ("handlers/checkpoint.py", "checkpoint"): [("mri_unet3d", ["inference"])],
+    ("inspection/leakage.py", "subject"): ["plan", ("mri_unet3d", TRAIN)],
     ("planning/gene_data.py", "categorical"): [("tabular_mlp", TRAIN)],
     ("planning/gene_data.py", "real"): ["report"],
+    ("report/command.py", "dicom_options"): [("mri_unet3d", TRAIN)],  # the advice that it replaces
     ("report/image_files.py", "output_dir"): [("mri_unet3d", ["inference"])],
     ("samples/expression_set.py", "transposed"): [("bulk_expression_mlp", TRAIN), ("pathway_gnn", TRAIN)],
 }
