@@ -253,12 +253,9 @@ def add_cases(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 def _cases(options: argparse.Namespace) -> int:
     from monai_diffscore.data.cases import describe_cases, list_cases, write_table_of_cases
     from monai_diffscore.data.slides import list_any_pictures
-    from monai_diffscore.errors import FlagError
 
     cases = list_cases(options.folder, options.layout, options.subject)
     pictures = None if cases or options.layout != "auto" else list_any_pictures(options.folder, options.subject)
-    if pictures and options.write:
-        raise FlagError("--write writes a table of volumes; `plan` chooses pictures by --subject and --exclude.")
     cases = pictures or cases
     print(describe_cases(cases, options.image, options.validation_share))
     if options.write:
