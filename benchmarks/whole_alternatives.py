@@ -41,13 +41,14 @@ from monai_diffscore import (
     asinh_sigmas,
     edm_weight,
     measure_latent,
-    measure_scales,
     sample_adams,
     sample_scales,
 )
 from monai_diffscore.atomic_files import whole_path
 from monai_diffscore.handlers import PowerEMA
+from monai_diffscore.low_rank_start import LowRankStart
 from monai_diffscore.optimizers import MuonAdamW
+from monai_diffscore.scales import measure_scales_and_images
 from monai_diffscore.tensors import noise_like, positions, random_stream
 
 BATCH, LEARNING_RATE = 4, 2e-3
@@ -56,7 +57,7 @@ WINDOW = 32  # voxels: 64 mm, the patches of mri_unet3d
 LATENT_CHANNELS, LATENT_STRIDE = 4, 4
 KL_WEIGHT = 1e-6
 AUTOENCODER_SHARE = 0.4  # of the CPU time of the latent method
-SIGMAS = asinh_sigmas(STEPS, 80.0)
+SIGMAS = asinh_sigmas(STEPS, 500.0)
 
 
 @dataclass(frozen=True)
@@ -118,8 +119,9 @@ def pyramid() -> Method:
 
     def stage(images: Tensor, _trained: list[nn.Module]) -> Stage:
         parser = configuration(BUNDLE, "train")
-        statistics = measure_scales(parser.get_parsed_content("pyramid"), images[::5])
+        statistics, coarse = measure_scales_and_images(parser.get_parsed_content("pyramid"), images[::5])
         parser["statistics"] = {**parser["statistics"], "scales": statistics}
+        parser["start"] = LowRankStart.of_images(coarse, parser["modes"])
         loss = parser.get_parsed_content("loss")
         model = parser.get_parsed_content("network_def")
         return Stage(model, lambda module, x0, age: loss(module, x0, age_years=age), images)

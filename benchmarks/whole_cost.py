@@ -39,10 +39,10 @@ EXTRAPOLATED = 512
 
 
 def configuration(bundle: Path, file: str) -> ConfigParser:
-    """A bundle's configuration without trained weights."""
+    """A bundle's configuration without trained weights, and without a start of the coarse image."""
     parser = ConfigParser(ConfigParser.load_config_file(bundle / f"configs/{file}.json"))
     untrained = ConfigParser.load_config_file(bundle / "configs/inference.json")["untrained"]
-    parser["bundle_root"], parser["statistics"] = str(bundle), untrained
+    parser["bundle_root"], parser["statistics"], parser["start"] = str(bundle), untrained, None
     return parser
 
 

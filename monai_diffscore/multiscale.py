@@ -64,6 +64,7 @@ class MultiScale(nn.Module):
         networks: Sequence[nn.Module],
         preconditioning: Preconditioning,
         autocast_dtype: torch.dtype | None = None,
+        start: nn.Module | None = None,
     ) -> MultiScale:
         """A model with a :class:`Denoiser` for each network.
 
@@ -72,8 +73,14 @@ class MultiScale(nn.Module):
             networks: one for each scale, the coarsest first.
             preconditioning: for data of standard deviation 1; each denoiser gets a copy.
             autocast_dtype: of all denoisers.
+            start: of the denoiser of the coarse image, such as a :class:`~monai_diffscore.low_rank_start.LowRankStart`.
         """
-        return cls(scales, [Denoiser(net, copy.deepcopy(preconditioning), autocast_dtype) for net in networks])
+        starts = [start] + [None] * (len(networks) - 1)
+        denoisers = [
+            Denoiser(network, copy.deepcopy(preconditioning), autocast_dtype, start=start)
+            for network, start in zip(networks, starts, strict=True)
+        ]
+        return cls(scales, denoisers)
 
     def forward(self, x: Tensor, sigma: Tensor | float | None = None, *, scale: int = 0, **condition: Tensor) -> Tensor:
         """The estimate of the denoiser of one scale, [B, C_j, *S_j].

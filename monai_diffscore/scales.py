@@ -169,25 +169,37 @@ class Scales(nn.Module):
 
 
 def measure_scales(pyramid: Pyramid, volumes: Iterable[Tensor]) -> dict[str, list[list[float]]]:
-    """The mean and the standard deviation of each channel of each scale, for ``statistics`` of :class:`Scales`.
+    """The ``statistics`` of :func:`measure_scales_and_images` alone."""
+    return measure_scales_and_images(pyramid, volumes)[0]
 
-    The result is {"mean": [[...], ...], "std": [[...], ...]}, the coarsest scale first, in units of the pyramid's
-    coefficients.
+
+def measure_scales_and_images(
+    pyramid: Pyramid, volumes: Iterable[Tensor]
+) -> tuple[dict[str, list[list[float]]], Tensor]:
+    """The ``statistics`` of :class:`Scales`, and the standardised coarse images [N, C, *S_J] of N volumes.
+
+    The statistics are the mean and the standard deviation of each channel of each scale: {"mean": [[...], ...],
+    "std": [[...], ...]}, the coarsest scale first, in units of the pyramid's coefficients.
 
     Args:
         pyramid: of the model.
-        volumes: the training data: tensors, or MONAI's tensors, of shape [C, *S].
+        volumes: the training data: tensors, or MONAI's tensors, of shape [C, *S]. Each is read once.
     Raises:
-        ValueError: for no volumes, or a constant channel.
+        ValueError: for no volumes, volumes of several sizes, or a constant channel.
     """
     sums: list[Tensor] = []
+    images: list[Tensor] = []
     for volume in volumes:
         coarse, details = pyramid.analysis(torch.as_tensor(volume)[None].double())
+        images.append(coarse[0])
         parts = [part[0].flatten(1) for part in (coarse, *details)]
         moments = [torch.stack([torch.full_like(p[:, 0], p.shape[1]), p.sum(1), p.square().sum(1)]) for p in parts]
         sums = [total + new for total, new in zip(sums, moments, strict=True)] if sums else moments
     if not sums:
         raise ValueError("measure_scales needs at least one volume, got none.")
+    sizes = sorted({tuple(image.shape) for image in images})
+    if len(sizes) > 1:
+        raise ValueError(f"measure_scales expects volumes of one size, got coarse images of {sizes}. Pad or crop them.")
     means = [total / count for count, total, _ in sums]
     variances = [square / count - mean**2 for (count, _, square), mean in zip(sums, means, strict=True)]
     constant = [number for number, variance in enumerate(variances) if float(variance.min()) <= 0]
@@ -195,4 +207,7 @@ def measure_scales(pyramid: Pyramid, volumes: Iterable[Tensor]) -> dict[str, lis
         raise ValueError(
             f"measure_scales expects no constant channel, got some at scales {constant}. Use fewer scales."
         )
-    return {"mean": [mean.tolist() for mean in means], "std": [variance.sqrt().tolist() for variance in variances]}
+    stds = [variance.sqrt() for variance in variances]
+    mean, std = channels_of(torch.stack(images), means[0], stds[0])
+    statistics = {"mean": [mean.tolist() for mean in means], "std": [std.tolist() for std in stds]}
+    return statistics, ((torch.stack(images) - mean) / std).float()

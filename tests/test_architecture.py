@@ -23,7 +23,7 @@ ORDER = {
         ["data", "latent"],
         ["samples"],
     ],
-    1: [["denoiser", "gaussian_start", "initial_weights", "optimizers"]],
+    1: [["denoiser", "gaussian_start", "initial_weights", "low_rank_start", "optimizers"]],
     2: [
         ["anomaly", "discrete", "guidance", "losses", "sampling", "sharding", "tiling"],
         ["likelihood"],  # the grids of sampling

@@ -27,12 +27,13 @@ def weights(tmp_path, monkeypatch):
     """Untrained weights whose biases differ from 0, for heads of 32 voxels."""
     torch.manual_seed(0)
     parser = ConfigParser(ConfigParser.load_config_file(BUNDLE / "configs/inference.json"))
+    statistics = {**parser["untrained"], "sample_size": [32, 32, 32]}
+    parser["statistics"] = statistics
     network = parser.get_parsed_content("network_def")
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.05)
     checkpoint = tmp_path / "model.pt"
     torch.save(network.state_dict(), checkpoint)
-    statistics = {**parser["untrained"], "sample_size": [32, 32, 32]}
     (tmp_path / "data_statistics.json").write_text(json.dumps(statistics))
     return checkpoint
 
