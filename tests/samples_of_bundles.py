@@ -35,6 +35,15 @@ def check_volumes(folder: Path, statistics: dict) -> None:
         assert voxels.std() > 0
 
 
+def check_labelled_volumes(folder: Path, statistics: dict) -> None:
+    """Images as of other volumes, and beside each a label map of the training's classes on its grid."""
+    check_volumes(folder / "imagesTr", statistics)
+    for file in sorted((folder / "imagesTr").glob("*_0000.nii.gz")):
+        label = nib.load(folder / "labelsTr" / f"{file.name.removesuffix('_0000.nii.gz')}.nii.gz")
+        assert (label.affine == nib.load(file).affine).all()
+        assert set(np.unique(label.get_fdata())) <= {int(value) for value in statistics["classes"]["dseg"]}
+
+
 def check_tiles(folder: Path, statistics: dict) -> None:
     files = sorted(folder.glob("pred_*.png"))
     assert len(files) == 2
@@ -109,6 +118,7 @@ def check_rows(folder: Path, statistics: dict) -> None:
 #: what looks at the samples of a bundle; ``check_volumes`` at those of any other
 CHECKS = {
     "toy2d_mlp": check_rows,
+    "mri_labelled3d": check_labelled_volumes,
     "pathology_hierarchical_unet": check_tiles,
     "natural_dit2d": check_pictures,
     "signal_dit1d": check_sequences,

@@ -67,6 +67,7 @@ PRINTERS: dict[str, list[str | tuple[str, list[str]]]] = {
         ("pathology_hierarchical_unet", ["inference", "anomaly"]),
     ],
     "tasks/cases.py": [("mri_unet3d", CASES)],
+    "tasks/labelled_images.py": [("mri_labelled3d", ["inference"]), ("mri_labelled3d", ["inference", "generate"])],
     "transforms/colours.py": ["plan", ("natural_dit2d", TRAIN), ("pathology_hierarchical_unet", TRAIN)],
     "transforms/counts.py": ["plan"],
     "transforms/hounsfield.py": ["plan", *((name, TRAIN) for name in ("ct_unet3d", "ct_unet2d", "ct_whole3d"))],

@@ -81,7 +81,9 @@ COMMANDS: dict[str, tuple[Callable[[Path], None], str, str, list[str]]] = {
     ),
     "layout of pictures": (pictures_of_subjects, "plan {data} --layout bids", "Leave --layout out", ["plan {data}"]),
     "given of pictures": (pictures_of_subjects, "plan {data} --given t1", "Leave --given and --mask", ["plan {data}"]),
-    "subject of pictures": (pictures_of_subjects, "plan {data} --subject x", "Leave --subject out", ["plan {data}"]),
+    "subject of pictures": (
+        pictures_of_subjects, "plan {data} --subject x", "Give another --subject", [r"plan {data} --subject sub-\d"],
+    ),
     "whole pictures": (pictures_of_subjects, "plan {data} --whole", "Leave --whole out", ["plan {data}"]),
     "plan": (
         pictures_of_subjects, "plan {data} --from-plan {root}/table.tsv", "plan again without --from-plan",
@@ -107,7 +109,7 @@ COMMANDS: dict[str, tuple[Callable[[Path], None], str, str, list[str]]] = {
     "excluded": (heads, "plan {data} --exclude x", "--exclude", ["plan {data}"]),
     "translation of whole": (
         lambda root: heads(root, 3, (20, 20, 20), (20, 20, 22)), "plan {data} --image t1 --given t2 --whole",
-        "Leave --given and --mask out, or choose another --image", ["plan {data} --image t1"],
+        "Leave --whole out", ["plan {data} --image t1 --given t2"],
     ),
     "two grids": (
         lambda root: heads(root, 3, (20, 20, 20), (20, 20, 22)), "plan {data} --image t1,t2",

@@ -589,8 +589,6 @@ def test_a_subject_of_volumes_is_a_pattern_of_their_paths(tmp_path):
     assert take_fingerprint(tmp_path, subject=r"sub-\d").subjects > 1
     with pytest.raises(DataError, match="paths that match 'patient', got sub-0"):
         take_fingerprint(tmp_path, subject="patient")
-    with pytest.raises(DataError, match=r"got pictures.*Leave --subject out"):
-        take_fingerprint(tmp_path, "pictures", subject="patient")
 
 
 def test_a_plan_that_never_fits_is_refused(plan):

@@ -198,13 +198,13 @@ def test_restorations_run_from_their_configuration(task, tmp_path, weights, writ
     small = {"steps": 2, "posterior_samples": 2, "window": [16, 16, 16], "region_size": [16, 16, 16]}
     run(["inference", "cases", task], tmp_path, weights, dataset_dir=str(tmp_path / "data"), **small)
     (row,) = csv.DictReader((tmp_path / "out/cases.csv").open())
-    assert row["case"] == "anat"
+    assert row["case"] == "sub-1_anat"
     assert ("rmse" in row) == (task != "denoise")
-    mean, source = nib.load(tmp_path / "out/anat_mean.nii.gz"), nib.load(tmp_path / "data/sub-1/anat.nii.gz")
+    mean, source = nib.load(tmp_path / "out/sub-1_anat_mean.nii.gz"), nib.load(tmp_path / "data/sub-1/anat.nii.gz")
     assert mean.shape == source.shape
     np.testing.assert_allclose(mean.affine, source.affine, atol=1e-5)
     assert np.isfinite(mean.get_fdata()).all()
-    check_picture(tmp_path / "out/anat.png", grey=True)
+    check_picture(tmp_path / "out/sub-1_anat.png", grey=True)
 
 
 @pytest.mark.parametrize("bundle", ["mri_unet3d", pytest.param("ct_unet2d", marks=pytest.mark.slow)])
@@ -234,16 +234,16 @@ def test_healthy_priors_run_from_their_configuration(bundle, task, tmp_path, wri
     instance.parser.get_parsed_content("calibrator").run()
     run(names, tmp_path, weights, bundle=bundle, **options)
     rows = list(csv.DictReader((tmp_path / "out/cases.csv").open()))
-    assert [row["case"] for row in rows] == ["anat", "anat_1"]
+    assert [row["case"] for row in rows] == ["sub-1_anat", "sub-2_anat"]
     assert all(Path(row["file"]).is_file() for row in rows)
-    check_picture(tmp_path / "out/anat.png", grey=True)
+    check_picture(tmp_path / "out/sub-1_anat.png", grey=True)
     if task == "anomaly":
         for kind, kept in (("p", np.float32), ("score", np.float32), ("label", np.uint8)):
-            volume = nib.load(tmp_path / f"out/anat_{kind}.nii.gz")
+            volume = nib.load(tmp_path / f"out/sub-1_anat_{kind}.nii.gz")
             assert volume.shape == nib.load(source).shape
             assert volume.get_data_dtype() == kept
             np.testing.assert_allclose(volume.affine, nib.load(source).affine, atol=1e-5)
-        p = nib.load(tmp_path / "out/anat_p.nii.gz").get_fdata()
+        p = nib.load(tmp_path / "out/sub-1_anat_p.nii.gz").get_fdata()
         assert p.max() == 1.0
         assert 0 < p.min() < 0.01
         assert p[0, 0, 0] == 1.0  # outside of the region that was looked at

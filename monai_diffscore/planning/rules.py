@@ -144,11 +144,12 @@ def plan_volumes(fingerprint: Fingerprint, budget: Budget, model: str | None = N
 
 def _refuse_given(fingerprint: Fingerprint, slices: bool, model: str | None) -> None:
     """Raises a DataError for a model with other images or label maps that no bundle has."""
-    got = "--whole" if model == "whole" else "thick or few slices" if slices else ""
+    whole, others = "Leave --whole out.", "Leave --given, --mask and --joint out, or choose another --image."
+    got, remedy = ("--whole", whole) if model == "whole" else ("thick or few slices" if slices else "", others)
     if got:
         raise DataError(
             fingerprint.data, key="given", expected="targets of at least 8 slices, and a model of patches", got=got,
-            remedy="Leave --given, --mask and --joint out, or choose another --image.",
+            remedy=remedy,
         )  # fmt: skip
 
 
