@@ -325,6 +325,17 @@ def test_the_command_lists_pictures_with_their_leaks_and_writes_their_table(tmp_
     assert [(case["image"], case["subject"]) for case in list_arrays(tmp_path / "t.csv", 2)] == right
 
 
+@pytest.mark.parametrize("column", ["class", "label"])
+def test_a_table_of_pictures_keeps_their_classes(tmp_path, column):
+    write_pictures(tmp_path, "benign/P1_a.png", "malignant/P2_a.png", "malignant/P3_a.png")
+    table = tmp_path / "t.csv"
+    assert main(["cases", str(tmp_path), "--write", str(table)]) == 0
+    names, rows = table.read_text().split("\n", 1)
+    table.write_text(f"{names.replace('class', column)}\n{rows}")
+    labels = [(Path(case["image"]).name, case["label"]) for case in list_arrays(tmp_path, 2, 2)]
+    assert [(Path(case["image"]).name, case["label"]) for case in list_arrays(table, 2, 2)] == labels
+
+
 def test_the_split_of_one_patient_in_several_pictures_is_refused_or_cut(tmp_path):
     write_pictures(tmp_path, "P1/a.png", "P1/b.png")
     with pytest.raises(DataError, match="at least two subjects"):

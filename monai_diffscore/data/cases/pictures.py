@@ -77,7 +77,7 @@ def list_pictures(
 
 
 def _of_table(table: Path, left_out: Sequence[str], key: str) -> Cases:
-    """The pictures that a table of cases names in its one column of paths."""
+    """The pictures of the one column of paths of a table; its column "class" or "label" names their classes."""
     listing = read_table_of_cases(table)
     if len(listing.roles) > 1:
         raise DataError(
@@ -90,13 +90,17 @@ def _of_table(table: Path, left_out: Sequence[str], key: str) -> Cases:
             case.subject,
             case.session,
             {ROLE: path},
-            facts={"class": case.facts["label"]} if "label" in case.facts else {},
+            facts=_class(case.facts.get("class", case.facts.get("label", ""))),
         )
         for case in listing
         for path in case.images.values()
         if path not in gone
     ]
     return Cases(str(table), "table", tuple(cases), listing.left_out)
+
+
+def _class(name: str) -> dict[str, str]:
+    return {"class": name} if name else {}
 
 
 @dataclass
@@ -154,7 +158,7 @@ def _case(file: Path, tree: Tree, plane: Plane | None, subject: str) -> Case:
     if plane is not None:
         name = plane.study_uid if subject == "study" else plane.patient or name
     folder = class_folder(inside)
-    return Case(name, images={ROLE: str(file)}, facts={"class": folder} if folder else {})
+    return Case(name, images={ROLE: str(file)}, facts=_class(folder))
 
 
 def class_folder(inside: Path) -> str:
