@@ -245,11 +245,12 @@ def test_copies_of_pictures_on_both_sides_are_named(tmp_path):
     }
 
 
-def test_equal_rows_of_one_array_on_both_sides_are_named(tmp_path):
-    values = np.random.default_rng(0).normal(size=(6, 16, 16))
+@pytest.mark.parametrize("shape", [(16, 16), (3, 20, 16), (300,), (40,)])
+def test_equal_rows_of_one_array_on_both_sides_are_named(tmp_path, shape):
+    values = np.random.default_rng(0).normal(size=(6, *shape))
     values[5] = 2 * values[1] + 3
     np.save(tmp_path / "x.npy", values)
-    cases = list_arrays(tmp_path, 2)
+    cases = list_arrays(tmp_path, min(2, len(shape)))
     assert leaks(cases[:3], cases[3:5]) == []
     (leak,) = leaks(cases[:3], cases[3:])
     assert (leak.kind, leak.train, leak.held_out) == (

@@ -147,8 +147,10 @@ def image_features(path: str | Path) -> np.ndarray | None:
 
 
 def _of_plane(values: np.ndarray) -> np.ndarray:
-    """The features [16^2] of [H, W] or [C, H, W]."""
+    """The features [16^2] of [H, W] or [C, H, W], and of a sequence [L], which is cut into 16 rows."""
     plane = torch.as_tensor(np.array(values, dtype=np.float64))
+    if plane.ndim == 1:
+        plane = torch.nn.functional.adaptive_avg_pool1d(plane[None], _STEPS**2).reshape(_STEPS, _STEPS)
     plane = plane.mean(0) if plane.ndim == 3 else plane
     return _centred(torch.nn.functional.adaptive_avg_pool2d(plane[None], (_STEPS,) * 2))
 
