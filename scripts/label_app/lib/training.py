@@ -31,7 +31,7 @@ from lib.options import Option, changes
 from lib.problems import cause_of
 from lib.served import ServedBundle, training_command
 from monai_diffscore.atomic_files import whole_file, write_json
-from monai_diffscore.data import load_statistics, split_by_subject
+from monai_diffscore.data import load_statistics, split_by_subject, used_files
 from monai_diffscore.errors import DataError
 from monai_diffscore.handlers.checkpoint import save_atomically
 
@@ -186,7 +186,9 @@ class PriorTrainTask(BundleTrainTask):
             "output_dir": str(folder),
             "ckpt_dir": str(folder / "models"),
             "cases": cases,
-            "passed_over": {},  # the datastore lists the images, and the app has named those that it does not take
+            # the datastore lists the images, and the app has named those that it does not take
+            "passed_over": {},
+            "used_files": used_files(*cases),
             "statistics": load_statistics(weights.with_name("data_statistics.json")),
             "network": {
                 "_target_": "lib.training.loaded", "network": "@network_def", "path": str(weights), "device": "@device"
