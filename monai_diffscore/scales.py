@@ -208,6 +208,7 @@ def measure_scales_and_images(
             f"measure_scales expects no constant channel, got some at scales {constant}. Use fewer scales."
         )
     stds = [variance.sqrt() for variance in variances]
-    mean, std = channels_of(torch.stack(images), means[0], stds[0])
+    coarse_images = torch.stack(images)
+    mean, std = channels_of(coarse_images, means[0], stds[0])
     statistics = {"mean": [mean.tolist() for mean in means], "std": [std.tolist() for std in stds]}
-    return statistics, ((torch.stack(images) - mean) / std).float()
+    return statistics, ((coarse_images - mean) / std).float()

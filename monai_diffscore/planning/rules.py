@@ -144,13 +144,16 @@ def plan_volumes(fingerprint: Fingerprint, budget: Budget, model: str | None = N
 
 def _refuse_given(fingerprint: Fingerprint, slices: bool, model: str | None) -> None:
     """Raises a DataError for a model with other images or label maps that no bundle has."""
-    whole, others = "Leave --whole out.", "Leave --given, --mask and --joint out, or choose another --image."
-    got, remedy = ("--whole", whole) if model == "whole" else ("thick or few slices" if slices else "", others)
-    if got:
-        raise DataError(
-            fingerprint.data, key="given", expected="targets of at least 8 slices, and a model of patches", got=got,
-            remedy=remedy,
-        )  # fmt: skip
+    if model == "whole":
+        got, remedy = "--whole", "Leave --whole out."
+    elif slices:
+        got, remedy = "thick or few slices", "Leave --given, --mask and --joint out, or choose another --image."
+    else:
+        return
+    raise DataError(
+        fingerprint.data, key="given", expected="targets of at least 8 slices, and a model of patches", got=got,
+        remedy=remedy,
+    )  # fmt: skip
 
 
 def _spacing_and_patch(
