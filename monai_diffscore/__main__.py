@@ -42,14 +42,14 @@ def add_plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     )
     parser.add_argument("--delimiter", help="between the cells of a text file (default: detected)")
     parser.add_argument("--graph", type=Path, metavar="EDGES", help="edges between genes (.tsv, .gmt)")
-    parser.add_argument("--image", default="", metavar="ROLE[,ROLE]", help="roles of volumes to train on")
+    parser.add_argument("--image", default="", metavar="ROLE[,ROLE]", help="roles of images to train on")
     parser.add_argument(
         "--given", default="", metavar="ROLE[,ROLE]", help="roles from whose subsets a model draws the one of --image"
     )
     parser.add_argument("--mask", default="", metavar="MASK", help="label map from which it draws the one of --image")
     parser.add_argument("--joint", action="store_true", help="one model draws the image and the label map of --mask")
     parser.add_argument("--layout", default="auto", help="layout of a folder of volumes (default: auto)")
-    parser.add_argument("--cases", type=Path, metavar="TABLE", help="table of volumes, written by the command cases")
+    parser.add_argument("--cases", type=Path, metavar="TABLE", help="table of images, written by the command cases")
     parser.add_argument("--kind", help="kind of the data: volumes, pictures, slides, ... (default: detected)")
     parser.add_argument("--modality", help="modality of volumes whose files do not state it: CT, MR, PT")
     parser.add_argument("--mpp-um", "--assume_mpp_um", type=float, help="pixel size of slides that do not state it")
@@ -125,7 +125,9 @@ def _plan(options: argparse.Namespace) -> int:
     from monai_diffscore.errors import FlagError
     from monai_diffscore.planning.notes import notes_once
 
-    data, kind = (options.cases, "volumes") if options.cases else (options.data, options.kind)
+    data, kind = options.cases or options.data, options.kind
+    if options.cases and kind is None:
+        kind = planning.kind_of_cases(options.cases)
     if data is None and options.from_plan is None:
         raise FlagError("plan needs the path of the data: python -m monai_diffscore plan DATA --out BUNDLE")
     if options.out.exists() and any(options.out.iterdir() if options.out.is_dir() else [options.out]):

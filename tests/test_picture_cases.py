@@ -326,6 +326,56 @@ def test_the_command_lists_pictures_with_their_leaks_and_writes_their_table(tmp_
     assert [(case["image"], case["subject"]) for case in list_arrays(tmp_path / "t.csv", 2)] == right
 
 
+def test_the_command_lists_sequences_and_files_outside_of_a_table_by_their_whole_path(tmp_path, capsys):
+    (tmp_path / "data").mkdir()
+    for number in range(3):
+        np.save(tmp_path / f"data/p{number}_a.npy", np.arange(40.0) ** number)
+    assert main(["cases", str(tmp_path / "data")]) == 0
+    page = capsys.readouterr().out
+    assert "layout sequences; 3 subjects, 3 sessions, 3 images" in page
+    assert "image=p1_a.npy" in page
+    (tmp_path / "tables").mkdir()
+    table = tmp_path / "tables/t.csv"
+    np.save(tmp_path / "tables/x.npy", np.arange(40.0))
+    table.write_text(f"subject,trace\nA,{tmp_path}/data/p1_a.npy\nB,x.npy\n")
+    assert main(["cases", str(table)]) == 0
+    page = capsys.readouterr().out
+    assert f"trace={tmp_path}/data/p1_a.npy" in page
+    assert "trace=x.npy" in page
+
+
+def test_plan_takes_a_table_of_pictures_by_its_role(tmp_path, capsys):
+    write_pictures(tmp_path, *(f"p{number}.png" for number in range(6)))
+    table = tmp_path / "t.csv"
+    rows = [f"s{number // 2},p{number}.png,p{number + 1}.png" for number in (0, 2, 4)]
+    table.write_text("\n".join(["subject,before,after", *rows]) + "\n")
+    command = ["plan", "--cases", str(table), "--out", str(tmp_path / "bundle"), "--no-trial"]
+    assert main(command) == 1
+    assert "after (3), before (3). Choose one with --image ROLE" in capsys.readouterr().err
+    assert main([*command, "--image", "after"]) == 0
+    page = " ".join(capsys.readouterr().out.split())
+    assert "kind pictures (--kind), image after (3) (--image), subjects by the table (--subject)" in page
+    parser = ConfigParser()
+    parser.read_config(tmp_path / "bundle/configs/train.json")
+    names = {Path(item["image"]).name for part in parser.get_parsed_content("cases") for item in part}
+    assert names == {"p1.png", "p3.png", "p5.png"}
+
+
+def test_a_plan_of_sequences_keeps_rule_and_exclusions(tmp_path):
+    (tmp_path / "data").mkdir()
+    for number in range(8):
+        np.save(tmp_path / f"data/r{number // 2}x{number}.npy", np.random.default_rng(number).normal(size=300).cumsum())
+    flags = ["--subject", r"r(\d)", "--exclude", "r0x1.npy"]
+    out = tmp_path / "bundle"
+    assert main(["plan", str(tmp_path / "data"), "--out", str(out), "--no-trial", *flags]) == 0
+    parser = ConfigParser()
+    parser.read_config(out / "configs/train.json")
+    train, held_out = parser.get_parsed_content("cases")
+    assert {case["subject"] for case in train} | {case["subject"] for case in held_out} == set("0123")
+    assert {case["subject"] for case in train}.isdisjoint(case["subject"] for case in held_out)
+    assert len(train) + len(held_out) == 7
+
+
 @pytest.mark.parametrize("column", ["class", "label"])
 def test_a_table_of_pictures_keeps_their_classes(tmp_path, column):
     write_pictures(tmp_path, "benign/P1_a.png", "malignant/P2_a.png", "malignant/P3_a.png")

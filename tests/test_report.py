@@ -18,7 +18,7 @@ from small_data import choices, write_dataset
 from workflows import ROOT, configuration
 
 from monai_diffscore.__main__ import main
-from monai_diffscore.errors import DataError
+from monai_diffscore.errors import DataError, explain
 from monai_diffscore.report import Cell, Page, Section, render
 from monai_diffscore.report.card import BEGIN, END
 from monai_diffscore.report.image_files import find_samples, read_images
@@ -210,6 +210,23 @@ def test_real_images_of_a_folder_of_several_contrasts_are_those_of_the_run_or_of
     assert names("t2", "t1") == names("", "t1") == [f"sub-{number}_T1w.nii.gz" for number in (1, 2, 3)]
     with pytest.raises(DataError, match=r"the roles .*--image ROLE"):
         names("", "")
+
+
+@pytest.mark.parametrize("bundle", ["natural_dit2d", "signal_dit1d", "pathology_hierarchical_unet"])
+def test_real_pictures_slides_and_sequences_of_a_folder_are_listed_as_the_training_does(bundle, tmp_path):
+    dataset = write_dataset(bundle, tmp_path)
+    table = tmp_path / "cases.csv"
+    files = sorted(
+        path for path in Path(dataset).rglob("*") if path.suffix in (".npy", ".png", ".tif") and path.stem != "labels"
+    )
+    table.write_text("\n".join(["subject,one,two", *(f"{file.stem},{file},{file}" for file in files)]) + "\n")
+    config = configuration(bundle, "train") | choices(bundle, dataset)
+    record = RunRecord("", "", "run", {}, config, executed=True, bundle=str(ROOT / "bundles" / bundle))
+    for folder, role in ((dataset, ""), (table, "two")):
+        assert {case["image"] for case in _cases_of_folder(record, folder, role)} == set(map(str, files))
+    with pytest.raises(RuntimeError) as refusal:
+        _cases_of_folder(record, table, "")
+    assert "--image ROLE" in explain(refusal.value)
 
 
 def test_nifti_pictures_lose_their_third_axis(tmp_path):

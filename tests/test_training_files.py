@@ -33,14 +33,14 @@ def parser_of(bundle: str, *names: str, **changes: object) -> ConfigParser:
 
 @pytest.mark.parametrize("bundle", sorted(OF_VOLUMES | OF_FILES | {"tabular_mlp", "toy2d_mlp"}))
 def test_the_card_of_a_training_says_which_files_it_used(bundle, tmp_path):
-    """By side and role, with the layout of volumes; rows of other kinds have counts alone."""
+    """By side and role, with the layout; rows of other kinds have counts alone."""
     data = write_dataset(bundle, tmp_path)
     changes = {"image": "flair", "given": "t1,dseg"} if bundle == "mri_translate3d" else {}
     parser = parser_of(bundle, dataset_dir=data, output_dir=str(tmp_path / "out"), **changes)
     front, section = parser.get_parsed_content("tracking#card").split("## Files of this training\n\n")
     assert front.rstrip("\n") == Path(f"bundles/{bundle}/docs/README.md").read_text().rstrip("\n")
     lines = [f"- {line}" for line in intake_lines(parser.get_parsed_content("intake"), data)]
-    if bundle in OF_VOLUMES:
+    if bundle in OF_VOLUMES | OF_FILES:
         lines.append(f"- layout: {parser.get_parsed_content('listing').layout}")
     head, _, table = section.partition("\n\n")
     assert head.splitlines() == lines
@@ -64,7 +64,7 @@ def test_every_bundle_keeps_the_card_of_its_training(bundle):
     parser = parser_of(bundle)
     own = "$data.card_of_training(@bundle_root + '/docs/README.md', @intake, @dataset_dir, @used_files)"
     assert parser.get("tracking#card") == own
-    assert "@listing" in parser.get("used_files") or bundle not in OF_VOLUMES
+    assert "@listing" in parser.get("used_files") or bundle not in OF_VOLUMES | OF_FILES
 
 
 def test_a_card_names_files_by_layout_and_role_below_the_folder(tmp_path):
@@ -150,10 +150,66 @@ def test_a_table_of_cases_names_pictures_and_slides_of_subjects(bundle, tmp_path
         for step in parser.get_parsed_content("reading"):
             item = step(item)
         assert item["image"].shape == (1, 8, 8)
-    table.write_text("subject,image,other\nA,data/images/p0.png,data/images/p1.png\n")
-    with pytest.raises(RuntimeError) as refusal:
-        parser_of(bundle, dataset_dir=str(table)).get_parsed_content("cases")
-    assert "expected one column of paths, got the columns image, other" in explain(refusal.value)
+
+
+IDS = {"layout": "auto", "image": "", "subject": "", "left_out": []}
+
+
+@pytest.mark.parametrize("bundle", sorted(OF_VOLUMES | OF_FILES))
+def test_every_bundle_of_images_chooses_them_by_the_same_ids(bundle):
+    ids = {name: parser_of(bundle).get(name) for name in IDS}
+    assert ids == (IDS | {"image": "flair"} if bundle == "mri_translate3d" else IDS)
+
+
+@pytest.mark.parametrize("bundle", sorted(OF_FILES))
+def test_a_role_of_a_table_is_chosen_and_what_does_not_apply_is_refused(bundle, tmp_path):
+    """By name, with what to do, for pictures, slides and sequences alike."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    ending = "npy" if bundle == "signal_dit1d" else "png"
+    for number in range(6):
+        values = np.random.default_rng(number).integers(0, 255, 600 if ending == "npy" else (16, 16)).astype(np.uint8)
+        file = folder / f"p{number}.{ending}"
+        np.save(file, values) if ending == "npy" else Image.fromarray(values).save(file)
+    rows = [f"{number // 2},p{number}.{ending},p{(number + 1) % 6}.{ending}" for number in range(0, 6, 2)]
+    table = folder / "cases.csv"
+    table.write_text("\n".join(["subject,before,after", *rows]) + "\n")
+
+    def listed(**ids: object) -> tuple[str, list[str]]:
+        parser = parser_of(bundle, image_channels=1, **{"dataset_dir": str(table), **ids})
+        cases = [case for side in parser.get_parsed_content("cases") for case in side]
+        return parser.get_parsed_content("listing").layout, sorted({Path(case["image"]).stem for case in cases})
+
+    def refusal(**ids: object) -> str:
+        with pytest.raises(RuntimeError) as error:
+            listed(**ids)
+        return explain(error.value)
+
+    noun = {"signal_dit1d": "sequences"}.get(bundle, "pictures")
+    assert listed(image="before") == ("table", ["p0", "p2", "p4"])
+    assert listed(image="after", layout="table") == ("table", ["p1", "p3", "p5"])
+    assert listed(dataset_dir=str(folder)) == (noun, [f"p{number}" for number in range(6)])
+    assert listed(dataset_dir=str(folder), layout=noun, image="image")[0] == noun
+    assert "the roles after (3), before (3). Choose one with --image ROLE" in refusal()
+    assert "--image ROLE" in refusal(image="before,after")
+    assert f"expected auto or {noun}, got 'bids'. Leave --layout out" in refusal(dataset_dir=str(folder), layout="bids")
+    assert f"the one role of {noun} in a folder, 'image', got 't1'" in refusal(dataset_dir=str(folder), image="t1")
+    assert listed(image="before", left_out=[f"p0.{ending}"])[1] == ["p2", "p4"]
+    assert "no " + str(folder / "gone.png") in refusal(image="before", left_out=["gone.png"])
+
+
+def test_masks_and_copies_in_a_table_of_pictures_are_left_out_by_name(tmp_path):
+    write_pictures(tmp_path)
+    label = np.zeros((16, 16), np.uint8)
+    label[4:12, 4:12] = 3
+    Image.fromarray(label).save(tmp_path / "organ.png")
+    shutil.copy(tmp_path / "images/p0.png", tmp_path / "again.png")
+    table = tmp_path / "cases.csv"
+    names = ["images/p0.png", "images/p1.png", "organ.png", "again.png"]
+    table.write_text("\n".join(["subject,image", *(f"{name[-5]},{name}" for name in names)]) + "\n")
+    listing = listed_arrays(table, 2)
+    assert sorted(Path(case.images["image"]).name for case in listing) == ["again.png", "p1.png"]
+    assert listing.reasons == {"label map by its values": 1, "same content as another file": 1}
 
 
 def test_a_file_of_its_own_skips_nothing_beside_it(tmp_path):

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Hashable, Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,9 @@ from PIL import Image
 
 from monai_diffscore.atomic_files import whole_file
 from monai_diffscore.data.cases.case import Cases
-from monai_diffscore.data.cases.pictures import ROLE, list_pictures, refuse_no_picture
+from monai_diffscore.data.cases.pictures import PICTURES, SEQUENCES, list_pictures, refuse_no_picture
 from monai_diffscore.data.files import kinds_in_words
-from monai_diffscore.data.pictures import SUFFIXES as PICTURES
+from monai_diffscore.data.pictures import SUFFIXES as PICTURE_SUFFIXES
 from monai_diffscore.data.pictures import read_picture
 from monai_diffscore.errors import DataError
 from monai_diffscore.transforms.colours import as_brightness
@@ -46,14 +47,22 @@ def list_arrays(
     key: str = "image",
     left_out: Sequence[str] = (),
     subject: str = "",
+    layout: str = "auto",
+    image: str = "",
 ) -> list[dict[str, Any]]:
     """The cases of :func:`cases_of_arrays` of :func:`listed_arrays`, with their arguments."""
-    listing = listed_arrays(path, spatial_dims, key, left_out, subject)
+    listing = listed_arrays(path, spatial_dims, key, left_out, subject, layout, image)
     return cases_of_arrays(listing, spatial_dims, num_classes, key)
 
 
 def listed_arrays(
-    path: str | Path, spatial_dims: int, key: str = "image", left_out: Sequence[str] = (), subject: str = ""
+    path: str | Path,
+    spatial_dims: int,
+    key: str = "image",
+    left_out: Sequence[str] = (),
+    subject: str = "",
+    layout: str = "auto",
+    image: str = "",
 ) -> Cases:
     """The files of arrays below a folder, or the one file ``path``, as cases.
 
@@ -65,14 +74,16 @@ def listed_arrays(
         key: for messages.
         left_out: files and folders below ``path`` to ignore.
         subject: "folder", "study" (DICOM), or a regular expression of the path.
+        layout, image: of :func:`~monai_diffscore.data.cases.pictures.list_pictures`.
     Raises:
-        DataError: for a path without arrays, or a mixture of arrays and pictures.
+        DataError: for a path without arrays, or a mixture of arrays and pictures; as ``list_pictures``.
     """
-    suffixes = (".npy", *PICTURES) if spatial_dims == 2 else (".npy",)
+    noun = SEQUENCES if spatial_dims == 1 else PICTURES
+    suffixes = (".npy", *PICTURE_SUFFIXES) if spatial_dims == 2 else (".npy",)
     expected = f"{spatial_dims}-D arrays ({', '.join(suffixes)})"
-    listing = list_pictures(path, suffixes, left_out, subject, projections=spatial_dims == 2, key=key)
+    listing = list_pictures(path, suffixes, left_out, subject, None, spatial_dims == 2, key, layout, image, noun)
     refuse_no_picture(listing, expected, key)
-    files = [Path(case.images[ROLE]) for case in listing]
+    files = [Path(path) for case in listing for path in case.images.values()]
     if len({file.suffix == ".npy" for file in files}) > 1:
         raise DataError(
             listing.root,
@@ -101,7 +112,7 @@ def cases_of_arrays(
     Raises:
         DataError: for an array of another kind, or labels that do not fit.
     """
-    sources = sorted((Path(case.images[ROLE]), case) for case in listing.cases)
+    sources = sorted(((Path(path), case) for case in listing for path in case.images.values()), key=itemgetter(0))
     top = Path(listing.root).parent if Path(listing.root).is_file() else Path(listing.root)
     numbered = any(_labels_of(file).is_file() for file, _ in sources)
     cases: list[dict[str, Any]] = []
@@ -160,6 +171,20 @@ def _open(file: Path, key: str) -> np.ndarray:
             remedy="Write the file with numpy.save from an array of numbers.",
         ) from error
     return array
+
+
+def kind_of_array(file: Path) -> str:
+    """The kind of an array: [N, L] and [N, C, L] with few channels are sequences, [N, H, W] and [N, C, H, W] pictures.
+
+    Raises:
+        DataError: for a file without numbers.
+    """
+    array = _open(file, "image")
+    if array.ndim == 4:
+        return PICTURES
+    if array.ndim == 3 and array.dtype != np.uint8:
+        return SEQUENCES if array.shape[1] <= 16 and array.shape[2] >= 4 * array.shape[1] else PICTURES
+    return PICTURES if array.ndim == 3 else SEQUENCES
 
 
 def _count_rows(file: Path, spatial_dims: int, key: str) -> int | None:

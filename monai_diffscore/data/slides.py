@@ -24,6 +24,7 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
+from monai_diffscore.data.arrays import kind_of_array
 from monai_diffscore.data.cases.case import Cases
 from monai_diffscore.data.cases.pictures import list_pictures, refuse_no_picture
 from monai_diffscore.data.pictures import is_tiled, read_rgb, tiff_is_upright, tiff_mpp, unreadable
@@ -279,32 +280,48 @@ def pixel_spacing_mm(mpp_um: float) -> list[float]:
 
 
 def list_slides(
-    path: str | Path, key: str = "image", left_out: Sequence[str] = (), subject: str = ""
+    path: str | Path,
+    key: str = "image",
+    left_out: Sequence[str] = (),
+    subject: str = "",
+    layout: str = "auto",
+    image: str = "",
 ) -> list[dict[str, Any]]:
     """The slides of :func:`listed_slides` in the order of their files: ``[{key: file, "subject": name}]``."""
-    return listed_slides(path, key, left_out, subject).images(key=key)
+    return listed_slides(path, key, left_out, subject, layout, image).images(key=key)
 
 
-def listed_slides(path: str | Path, key: str = "image", left_out: Sequence[str] = (), subject: str = "") -> Cases:
+def listed_slides(
+    path: str | Path,
+    key: str = "image",
+    left_out: Sequence[str] = (),
+    subject: str = "",
+    layout: str = "auto",
+    image: str = "",
+) -> Cases:
     """All slides below a folder, or the one file ``path``, as cases; all pictures, if there is no slide.
 
     Subjects and files that are left out are those of :func:`~monai_diffscore.data.cases.pictures.list_pictures`, with
     the same arguments.
 
     Raises:
-        DataError: for a path without slides or pictures, or an unknown name in ``left_out``.
+        DataError: for a path without slides or pictures; as ``list_pictures``.
     """
     suffixes = SLIDE_SUFFIXES + PICTURE_SUFFIXES
-    listing = list_pictures(path, suffixes, left_out, subject, is_slide, key=key)
+    listing = list_pictures(path, suffixes, left_out, subject, is_slide, False, key, layout, image)
     refuse_no_picture(listing, f"slides or pictures ({', '.join(suffixes)})", key)
     listing.warn_of_left_out(stacklevel=4)
     return listing
 
 
 def list_any_pictures(path: str | Path, subject: str = "") -> Cases:
-    """The slides below a path, else its pictures and projections in DICOM; no case without any."""
+    """The slides below a path, else its pictures and projections in DICOM, else its arrays; no case without any."""
     suffixes = SLIDE_SUFFIXES + PICTURE_SUFFIXES
-    return list_pictures(path, suffixes, subject=subject, is_slide=is_slide, projections=True)
+    listing = list_pictures(path, suffixes, subject=subject, is_slide=is_slide, projections=True)
+    arrays = [Path(one.path) for one in listing.left_out if one.path.endswith(".npy")]
+    if listing.cases or not arrays:
+        return listing
+    return list_pictures(path, (".npy",), subject=subject, noun=kind_of_array(arrays[0]))
 
 
 def is_slide(file: Path) -> bool:

@@ -14,7 +14,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "card": "commands describe",
         "fingerprint": "Fingerprint Problem",
         "fitting": "fit_plan",
-        "kinds": "find_kind",
+        "kinds": "find_kind kind_of_cases",
         "plan": "Budget Choice Plan",
         "rules": "make_plan",
         "survey": "take_fingerprint",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,6 @@ from monai_diffscore.data.arrays import (
     LoadPictured,
     cases_of_arrays,
     class_names,
-    list_arrays,
     listed_arrays,
 )
 from monai_diffscore.data.cases.case import Cases
@@ -43,8 +42,8 @@ def fingerprint_pictures(
     root: Path,
     image_channels: int | None = None,
     value_range: Sequence[float] | None = None,
-    subject: str = "",
     exclude: Sequence[str] = (),
+    **listing: str,
 ) -> Fingerprint:
     """The fingerprint of pictures or .npy files of images: a folder, or one file.
 
@@ -52,30 +51,40 @@ def fingerprint_pictures(
         root: folder or file.
         image_channels: 1 or 3; None takes what most pictures have.
         value_range: black and white of pictures of more than 8 bits.
-        subject: rule for subjects, as :func:`~monai_diffscore.data.listed_arrays` takes it.
         exclude: files and folders below ``root`` to leave out.
+        listing: ``subject``, ``layout`` and ``image``, as :func:`~monai_diffscore.data.listed_arrays` takes them.
     """
-    listings: list[Cases] = []
-
-    def list_pictures(names: Sequence[str]) -> list[dict[str, Any]]:
-        listings.append(listed_arrays(root, 2, left_out=names, subject=subject))
-        return cases_of_arrays(listings[-1], 2)
-
-    cases, problems = list_readable(root, list_pictures, exclude)
+    cases, problems, details = _list_arrays(root, "pictures", exclude, listing)
     count = image_channels or _picture_channels(cases)
     load: Any = LoadPictured("image", count, value_range=value_range)
     fingerprint = _arrays(root, "pictures", cases, problems, count, lambda case: np.asarray(load(case)["image"]))
-    listed = {"listing": {"subject": subject}, "assumed": assumptions(listings[-1], "pictures", subject)}
-    return replace(fingerprint, details={**fingerprint.details, "value_range": value_range, **listed})
+    return replace(fingerprint, details={**fingerprint.details, "value_range": value_range, **details})
 
 
-def fingerprint_sequences(root: Path) -> Fingerprint:
-    """The fingerprint of .npy files of sequences."""
-    cases, problems = list_readable(root, lambda names: list_arrays(root, 1, left_out=names))
+def fingerprint_sequences(root: Path, exclude: Sequence[str] = (), **listing: str) -> Fingerprint:
+    """The fingerprint of .npy files of sequences; arguments as :func:`fingerprint_pictures`."""
+    cases, problems, details = _list_arrays(root, "sequences", exclude, listing)
     array = np.load(cases[0]["image"], mmap_mode="r")
     count = int(array.shape[1]) if array.ndim == 3 else 1
     load: Any = LoadArrayd("image", 1, count)
-    return _arrays(root, "sequences", cases, problems, count, lambda case: np.asarray(load(case)["image"]))
+    fingerprint = _arrays(root, "sequences", cases, problems, count, lambda case: np.asarray(load(case)["image"]))
+    return replace(fingerprint, details={**fingerprint.details, **details})
+
+
+def _list_arrays(
+    root: Path, kind: str, exclude: Sequence[str], chosen: Mapping[str, str]
+) -> tuple[list[dict[str, Any]], list[Problem], dict[str, Any]]:
+    """The cases, the problems, and what the plan keeps of the listing."""
+    listings: list[Cases] = []
+    spatial_dims = 1 if kind == "sequences" else 2
+
+    def read(names: Sequence[str]) -> list[dict[str, Any]]:
+        listings.append(listed_arrays(root, spatial_dims, left_out=names, **chosen))
+        return cases_of_arrays(listings[-1], spatial_dims)
+
+    cases, problems = list_readable(root, read, exclude)
+    assumed = assumptions(listings[-1], kind, chosen.get("subject", ""))
+    return cases, problems, {"listing": dict(chosen), "assumed": assumed}
 
 
 def _picture_channels(cases: Sequence[dict[str, Any]]) -> int:

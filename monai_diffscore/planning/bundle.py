@@ -174,9 +174,9 @@ def _volumes(plan: Plan) -> dict[str, Any]:
     limits = plan["normalisation"]
     window = {"window_hu": limits["window_hu"]} if "window_hu" in limits else {}
     percentiles = {"percentiles": limits["percentiles"]} if "percentiles" in limits else {}
-    data, listing = literal(plan.data), plan.details.get("listing", {})
+    data = literal(plan.data)
     return {
-        **{f"train/{name}, cases/{name}": literal(value) for name, value in listing.items()},
+        **_listing(plan, "train", "cases"),
         **_reading(plan),
         **{f"train/{key}": value for key, value in window.items()},
         **{f"train/{key}, inference/{key}": value for key, value in percentiles.items()},
@@ -186,6 +186,14 @@ def _volumes(plan: Plan) -> dict[str, Any]:
         **(_with_given(plan) if plan.details.get("given") else {}),
         "cases/dataset_dir, anomaly/healthy_dir, likelihood/healthy_dir": data,
         "cases/left_out, anomaly/healthy_left_out, likelihood/healthy_left_out": literal(_absolute(plan)),
+    }
+
+
+def _listing(plan: Plan, *configs: str) -> dict[str, Any]:
+    """The ids that choose images: layout, role, rule for subjects."""
+    return {
+        ", ".join(f"{config}/{name}" for config in configs): literal(value)
+        for name, value in plan.details.get("listing", {}).items()
     }
 
 
@@ -236,7 +244,7 @@ def _pictures(plan: Plan) -> dict[str, Any]:
     return {
         "train/image_channels": plan.channels,
         "train/value_range": plan.details.get("value_range"),
-        "train/subject": literal(plan.details.get("listing", {}).get("subject", "")),
+        **_listing(plan, "train"),
         "train/num_classes": len(plan.details.get("classes") or []) or None,
         "train/patches_per_image": plan["patches_per_image"] or None,
     }
@@ -245,7 +253,7 @@ def _pictures(plan: Plan) -> dict[str, Any]:
 def _slides(plan: Plan) -> dict[str, Any]:
     return {
         **{f"train/{key}, inference/{key}": plan.details.get(key) for key in ("assume_mpp_um", "value_range")},
-        "train/subject, anomaly/subject": literal(plan.details.get("listing", {}).get("subject", "")),
+        **_listing(plan, "train", "anomaly"),
         "anomaly/dataset_dir": literal(plan.data),
         "anomaly/healthy_left_out": literal(_absolute(plan)),
     }
@@ -253,6 +261,7 @@ def _slides(plan: Plan) -> dict[str, Any]:
 
 def _sequences(plan: Plan) -> dict[str, Any]:
     return {
+        **_listing(plan, "train"),
         "train/image_channels": plan.channels,
         "train/percentiles": plan["normalisation"]["percentiles"],
     }

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from monai_diffscore.data.cases.case import Cases
+from monai_diffscore.data.cases.case import Cases, counts_text
 from monai_diffscore.data.paths import split_channel
 from monai_diffscore.errors import DataError
 
@@ -166,10 +166,11 @@ def list_readable(
 
 
 def assumptions(listing: Cases, kind: str, subject: str) -> list[str]:
-    """What a plan assumes of a listing of pictures or slides, one line each, with the flags that change it."""
-    rule = subject or "names and headers"
+    """What a plan assumes of a listing of files, one line each, with the flags that change it."""
+    rule = subject or ("the table" if listing.layout == "table" else "names and headers")
+    roles = f", image {counts_text(listing.roles)} (--image)" if listing.layout == "table" else ""
     return [
-        f"kind {kind} (--kind), subjects by {rule} (--subject)",
+        f"kind {kind} (--kind){roles}, subjects by {rule} (--subject)",
         *listing.notes,
         *(f"left out: {count} x {reason}" for reason, count in listing.reasons.items()),
     ]

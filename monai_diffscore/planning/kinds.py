@@ -6,16 +6,16 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
-
+from monai_diffscore.data.arrays import kind_of_array
 from monai_diffscore.data.cases.names import VOLUMES
 from monai_diffscore.data.cases.pictures import is_projection
+from monai_diffscore.data.cases.table import read_table_of_cases
 from monai_diffscore.data.dicom import holds_dicom
 from monai_diffscore.data.expression_stores import matrices_of_10x
 from monai_diffscore.data.files import kinds_in_words
 from monai_diffscore.data.gene_names import are_genes
 from monai_diffscore.data.matrices import genes_are_in
-from monai_diffscore.data.paths import locate
+from monai_diffscore.data.paths import locate, split_channel, split_series
 from monai_diffscore.data.pictures import SUFFIXES as PICTURES
 from monai_diffscore.data.pictures import is_tiled
 from monai_diffscore.data.slides import SLIDE_SUFFIXES
@@ -68,6 +68,17 @@ def find_kind(path: str | Path, graph: str | Path | None = None) -> str:
     )
 
 
+def kind_of_cases(table: str | Path) -> str:
+    """The kind of the images of a table of cases, by its first one.
+
+    Raises:
+        DataError: as :func:`~monai_diffscore.data.cases.table.read_table_of_cases`.
+    """
+    first = next((path for case in read_table_of_cases(locate(table)) for path in case.images.values()), "")
+    file = split_channel(split_series(first)[0])[0]
+    return find_kind(file) if file.is_file() else "volumes"
+
+
 def _remedy(images: Mapping[str, int], tree: Tree) -> str:
     if images:
         return f"Name one of them, such as --kind {next(iter(images))}, or give each kind a folder of its own."
@@ -102,7 +113,7 @@ def _kind_of(file: Path) -> str:
     if name == "labels.npy":
         return "labels"
     if name.endswith(".npy"):
-        return _kind_of_array(file)
+        return kind_of_array(file)
     if name.endswith(CELLS):
         return "cells"
     if name.endswith(_TIFF):
@@ -112,22 +123,6 @@ def _kind_of(file: Path) -> str:
     if name.endswith(PICTURES):
         return "pictures"
     return "volumes" if name.endswith((".dcm", ".ima", ".dicom")) or holds_dicom(file) else ""
-
-
-def _kind_of_array(file: Path) -> str:
-    """[N, L] and [N, C, L] with few channels are sequences, [N, H, W] and [N, C, H, W] images."""
-    try:
-        array = np.load(file, mmap_mode="r", allow_pickle=False)
-    except Exception as error:
-        raise DataError(
-            file, expected="a .npy file of numbers", got=f"{type(error).__name__}: {error}",
-            remedy="Write it with numpy.save from an array of numbers, or remove it.",
-        ) from error  # fmt: skip
-    if array.ndim == 4:
-        return "pictures"
-    if array.ndim == 3 and array.dtype != np.uint8:
-        return "sequences" if array.shape[1] <= 16 and array.shape[2] >= 4 * array.shape[1] else "pictures"
-    return "pictures" if array.ndim == 3 else "sequences"
 
 
 def _kind_of_table(file: Path, graph: str | Path | None) -> str:

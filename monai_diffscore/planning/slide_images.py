@@ -27,8 +27,8 @@ def fingerprint_slides(
     root: Path,
     assume_mpp_um: float | None = None,
     value_range: Sequence[float] | None = None,
-    subject: str = "",
     exclude: Sequence[str] = (),
+    **listing: str,
 ) -> Fingerprint:
     """The fingerprint of a folder of slides, or of one slide.
 
@@ -36,8 +36,8 @@ def fingerprint_slides(
         root: folder or file.
         assume_mpp_um: pixel size of files that do not state it.
         value_range: black and white of files of more than 8 bits.
-        subject: rule for subjects, as :func:`~monai_diffscore.data.listed_slides` takes it.
         exclude: files and folders below ``root`` to leave out.
+        listing: ``subject``, ``layout`` and ``image``, as :func:`~monai_diffscore.data.listed_slides` takes them.
     """
     from monai_diffscore.data.tiles import tissue_mask
 
@@ -45,7 +45,7 @@ def fingerprint_slides(
     listings: list[Cases] = []
 
     def list_slides(names: Sequence[str]) -> list[dict[str, Any]]:
-        listings.append(listed_slides(root, left_out=names, subject=subject))
+        listings.append(listed_slides(root, left_out=names, **listing))
         return listings[-1].images()
 
     cases, problems = list_readable(root, list_slides, exclude)
@@ -83,8 +83,8 @@ def fingerprint_slides(
             "mpp_um": [round(min(pixels_um), 4), round(max(pixels_um), 4)],
             "assume_mpp_um": assume_mpp_um,
             "value_range": value_range,
-            "listing": {"subject": subject},
-            "assumed": assumptions(listings[-1], "slides", subject),
+            "listing": dict(listing),
+            "assumed": assumptions(listings[-1], "slides", listing.get("subject", "")),
         },
         problems=problems,
     )

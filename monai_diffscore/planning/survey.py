@@ -22,14 +22,14 @@ from monai_diffscore.planning.slide_images import fingerprint_slides
 
 #: columns of a table of subjects that a model of whole volumes takes as conditions
 USUAL_CONDITIONS = ("age_years", "age", "sex", "spacing_mm")
+_IMAGES = ("volumes", "pictures", "slides", "sequences")
 #: the kinds of data that a flag is for; all other flags are for every kind
 _KINDS_OF_FLAG = {
-    "subject": ("volumes", "pictures", "slides", "cells", "expression", "table"),
-    "layout": ("volumes",),
-    "image": ("volumes",),
+    "layout": _IMAGES,
+    "image": _IMAGES,
     "given": ("volumes",),
     "graph": ("expression",),
-    "exclude": ("table", "volumes", "pictures", "slides"),
+    "exclude": ("table", *_IMAGES),
     "value_range": ("pictures", "slides"),
     "image_channels": ("pictures",),
     "assume_intercept": ("volumes",),
@@ -68,10 +68,10 @@ def take_fingerprint(
         assume_mpp_um: pixel size of slides that do not state it.
         graph: edges between genes. They make a table a matrix of expression.
         subject: for cells, tables and matrices of expression, the column whose equal values stay on one side of the
-            split; for volumes, pictures and slides "folder", "study" or a regular expression of the path.
+            split; for images "folder", "study" or a regular expression of the path.
         exclude: columns of a table, or files, folders and series of images, to leave out.
         delimiter, missing: as :func:`~monai_diffscore.data.tables.read_table` takes them.
-        layout, image: of volumes, as :func:`~monai_diffscore.data.list_volumes` takes them.
+        layout, image: of images, as :func:`~monai_diffscore.data.list_volumes` and ``listed_arrays`` take them.
         reading: what the files do not say: ``value_range`` of pictures and slides; ``image_channels`` of pictures;
             ``assume_intercept``, ``allow_no_air`` and ``dicom_options`` of volumes.
         given: roles and masks of volumes from which a model draws the image of ``image``.
@@ -86,6 +86,7 @@ def take_fingerprint(
     kind = kind or find_kind(root, graph)
     flags = {"subject": subject, "layout": layout, "image": image, "given": given, "graph": graph, "exclude": exclude}
     _refuse_flags_of_other_kinds(root, kind, {**flags, **(reading or {})})
+    listing: dict[str, Any] = {"layout": layout, "image": image, "subject": subject or ""}
     if kind == "cells":
         return fingerprint_cells(only_matrix(root), conditions, subject)
     if kind == "expression":
@@ -98,15 +99,11 @@ def take_fingerprint(
             root, modality, layout, image, subject or "", reading, stated_by_cases, exclude, given, joint
         )
     elif kind == "slides":
-        fingerprint = fingerprint_slides(
-            root, assume_mpp_um, **dict(reading or {}), subject=subject or "", exclude=exclude
-        )
+        fingerprint = fingerprint_slides(root, assume_mpp_um, exclude=exclude, **dict(reading or {}), **listing)
+    elif kind == "pictures":
+        fingerprint = fingerprint_pictures(root, exclude=exclude, **dict(reading or {}), **listing)
     else:
-        fingerprint = (
-            fingerprint_pictures(root, **dict(reading or {}), subject=subject or "", exclude=exclude)
-            if kind == "pictures"
-            else fingerprint_sequences(root)
-        )
+        fingerprint = fingerprint_sequences(root, exclude, **listing)
     stated = fingerprint.conditions.get("fields", {})
     others = [name for name in conditions if name not in stated]
     if not conditions and kind == "volumes":
@@ -119,15 +116,12 @@ def take_fingerprint(
 
 def _refuse_flags_of_other_kinds(root: Path, kind: str, flags: Mapping[str, Any]) -> None:
     for name, value in flags.items():
-        kinds = _KINDS_OF_FLAG.get(name, ())
+        kinds = _KINDS_OF_FLAG.get(name, KINDS)
         if kind not in kinds and value is not None and value != "auto" and value not in ("", [], ()):
-            remedies = {
-                "subject": "Leave --subject out: sub-<label> in the paths names the subjects.",
-                "given": "Leave --given and --mask out.",
-            }
+            flags_of_name = "--given and --mask" if name == "given" else f"--{name}"
             raise DataError(
                 root, key=name, expected=f"data of the kind {' or '.join(kinds)}", got=kind,
-                remedy=remedies.get(name, f"Leave --{name} out."),
+                remedy=f"Leave {flags_of_name} out.",
             )  # fmt: skip
 
 

@@ -215,15 +215,18 @@ def _cases_of_folder(record: RunRecord, folder: str | Path, image: str) -> list[
     """The images of a folder as the training of the run lists them: volumes of its role, pictures, or sequences."""
     parser = run_parser(record)
     parser.update({"dataset_dir": str(folder), "left_out": [], "layout": "auto"})
-    if "listing" in parser:
-        role = image or str(parser.get_parsed_content("image"))
-        images: list[dict[str, Any]] = parser.get_parsed_content("listing").images(
-            role, conditions=parser.get_parsed_content("fields")
-        )
-        return images
-    lists = [name for name in ("pictures", "sequences") if name in parser]
-    listed: list[dict[str, Any]] = parser.get_parsed_content(lists[0]) if lists else list_volumes(folder, image=image)
-    return listed
+    if image and "image" in parser:
+        parser.update({"image": image})
+    lists = [name for name in ("pictures", "sequences", "slides") if name in parser]
+    if lists:
+        listed: list[dict[str, Any]] = parser.get_parsed_content(lists[0])
+        return listed
+    if "listing" not in parser:
+        return list_volumes(folder, image=image)
+    images: list[dict[str, Any]] = parser.get_parsed_content("listing").images(
+        parser.get_parsed_content("image"), conditions=parser.get_parsed_content("fields")
+    )
+    return images
 
 
 def _percentiles(volumes: Sequence[Tensor]) -> tuple[float, float]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from monai_diffscore.data.cases.case import CONTRAST, Case, Cases, counts_text
 from monai_diffscore.data.cases.leakage import leaks
 from monai_diffscore.data.volumes import split_by_subject
@@ -33,7 +35,7 @@ def describe_cases(cases: Cases, image: str = "", validation_share: float | None
         lines.append(f"masks: {counts_text(cases.masks)}")
     for reason, count in cases.reasons.items():
         first = next(one.path for one in cases.left_out if one.reason == reason)
-        lines.append(f"left out: {count} x {reason} (first: {first.removeprefix(cases.root).lstrip('/')})")
+        lines.append(f"left out: {count} x {reason} (first: {_inside(cases, first)})")
     if image:
         items = cases.images(image)
         lines.append(f"--image {image}: {len(items)} images of {len({item['subject'] for item in items})} subjects")
@@ -53,11 +55,16 @@ def _table(cases: Cases) -> list[str]:
 
 
 def _row(cases: Cases, case: Case) -> list[str]:
-    def named(files: dict[str, str]) -> str:
-        return ", ".join(f"{name}={path.removeprefix(cases.root).lstrip('/') or '.'}" for name, path in files.items())
-
+    images = ", ".join(f"{name}={_inside(cases, path)}" for name, path in case.images.items())
     facts = ", ".join(f"{name}={value}" for name, value in case.facts.items())
-    return [case.subject, case.session, named(dict(case.images)), ", ".join(case.masks), facts]
+    return [case.subject, case.session, images, ", ".join(case.masks), facts]
+
+
+def _inside(cases: Cases, path: str) -> str:
+    """The path below the folder of the cases, or the whole path of a file elsewhere."""
+    root, place = os.path.abspath(cases.root), os.path.abspath(path)
+    top = os.path.dirname(root) if os.path.isfile(root) else root
+    return os.path.relpath(place, top) if os.path.commonpath([place, top]) == top else place
 
 
 def _split(cases: Cases, image: str, share: float) -> list[str]:

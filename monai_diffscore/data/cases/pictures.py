@@ -7,11 +7,12 @@ for pictures in general, and no name of a patient.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from monai_diffscore.data.cases.case import Case, Cases
+from monai_diffscore.data.cases.case import Case, Cases, counts_text
 from monai_diffscore.data.cases.content import equal_files, holds_label_map
 from monai_diffscore.data.cases.names import PLAIN_FOLDERS, bids_label, paired_masks
 from monai_diffscore.data.cases.subjects import named_patient, patient_folder, refuse_placeholders, with_subjects
@@ -25,6 +26,7 @@ from monai_diffscore.errors import DataError
 #: modalities of X-ray projections, and of photographs in DICOM: a file is a picture
 PROJECTIONS = {"CR", "DX", "MG", "IO", "PX", "RG", "XC", "ES", "OP", "DM"}
 ROLE = "image"
+PICTURES, SLIDES, SEQUENCES = "pictures", "slides", "sequences"
 _DICOM = (".dcm", ".ima", ".dicom", "")
 #: files beside images that are read for their labels and facts
 _BESIDE = ("labels.npy", "participants.tsv")
@@ -38,6 +40,9 @@ def list_pictures(
     is_slide: Callable[[Path], bool] | None = None,
     projections: bool = False,
     key: str = "image",
+    layout: str = "auto",
+    image: str = "",
+    noun: str = PICTURES,
 ) -> Cases:
     """The cases of the pictures below a folder, or of the one file ``path``, and the files that are left out.
 
@@ -52,51 +57,100 @@ def list_pictures(
         is_slide: beside files for which it is true, the others are left out.
         projections: files of DICOM with one projection are pictures, too.
         key: for messages.
+        layout: "auto"; or "table", "pictures", "slides" or "sequences", which the path must be.
+        image: role, a column of paths in a table of cases; files of a folder have the role "image".
+        noun: the layout of files without slides: "pictures" or "sequences".
     Raises:
         DataError: for an unknown name in ``left_out``; for a placeholder as the PatientID of several studies; for a
-            path that the expression does not match.
+            path that the expression does not match; for another layout, or a role without a case.
     """
     root = locate(path)
     if root.suffix.lower() in (".csv", ".tsv") and root.is_file():
-        return _of_table(root, left_out, key)
+        _check_layout(root, "table", layout)
+        return _of_table(root, left_out, image, key)
     tree = walk_without(root, left_out, key)
     files = _Sorting(tree)
     files.read_names(endings, projections)
     if is_slide is not None and (slides := set(filter(is_slide, files.kept))) and len(slides) < len(files.kept):
         files.leave_out([file for file in files.kept if file not in slides], "picture beside slides")
-    copies = [file for group in equal_files(_pictures(files.kept)) for file in group[1:]]
-    files.leave_out(copies, "same content as another file")
-    files.leave_out([file for file in files.kept if holds_label_map(file)], "label map by its values")
+    noun = SLIDES if is_slide is not None and any(map(is_slide, files.kept)) else noun
+    _check_layout(root, noun, layout)
+    _check_role(root, noun, image)
+    for reason, gone in _no_images(files.kept).items():
+        files.leave_out(gone, reason)
     if not subject:
         refuse_placeholders(
             tree.root, ((plane.patient, plane.study_uid, file.parent) for file, plane in files.planes.items())
         )
     cases = [_case(file, tree, files.planes.get(file), subject) for file in files.kept]
-    listing = Cases(str(tree.root), "pictures", tuple(cases), (*tree.left_out, *files.left_out), tuple(_notes(cases)))
+    left = (*tree.left_out, *files.left_out)
+    listing = Cases(str(tree.root), noun, tuple(cases), left, tuple(_notes(cases, subject)))
     return with_subjects(listing, tree.top, subject)
 
 
-def _of_table(table: Path, left_out: Sequence[str], key: str) -> Cases:
-    """The pictures of the one column of paths of a table; its column "class" or "label" names their classes."""
-    listing = read_table_of_cases(table)
-    if len(listing.roles) > 1:
+def _check_layout(root: Path, own: str, layout: str) -> None:
+    if layout not in ("auto", own):
         raise DataError(
-            table, key=key, expected="one column of paths", got=f"the columns {', '.join(listing.roles)}",
-            remedy="Keep the column of the pictures to train on.",
+            root, key="layout", expected=f"auto or {own}", got=repr(layout),
+            remedy="Leave --layout out: layouts of volumes do not apply to pictures, slides and sequences. --subject "
+            "says whose they are, and a table of cases (.csv) says everything.",
         )  # fmt: skip
-    gone = {str(table.absolute().parent / name) for name in left_out}
+
+
+def _check_role(root: Path, noun: str, image: str) -> None:
+    if image not in ("", ROLE):
+        raise DataError(
+            root, key="image", expected=f"the one role of {noun} in a folder, {ROLE!r}", got=repr(image),
+            remedy="Leave --image out, or give a table of cases (.csv) with a column for each role in place of the "
+            "folder.",
+        )  # fmt: skip
+
+
+def _of_table(table: Path, left_out: Sequence[str], image: str, key: str) -> Cases:
+    """The pictures of one column of paths of a table; its column "class" or "label" names their classes."""
+    listing = read_table_of_cases(table)
+    role = image or next(iter(listing.roles), "")
+    if role not in listing.roles or (not image and len(listing.roles) > 1):
+        raise DataError(
+            table, key=key, expected="one role of a picture: a column of paths" + (f" {image!r}" if image else ""),
+            got=f"the roles {counts_text(listing.roles)}", remedy="Choose one with --image ROLE.",
+        )  # fmt: skip
+    rows = {Path(case.images[role]): case for case in listing if role in case.images}
+    kept = _without(table, list(rows), left_out, key)
+    reasons = _no_images(kept)
+    gone = {file for files in reasons.values() for file in files}
     cases = [
         Case(
-            case.subject,
-            case.session,
-            {ROLE: path},
-            facts=_class(case.facts.get("class", case.facts.get("label", ""))),
+            rows[file].subject,
+            rows[file].session,
+            {role: str(file)},
+            facts=_class(rows[file].facts.get("class", rows[file].facts.get("label", ""))),
         )
-        for case in listing
-        for path in case.images.values()
-        if path not in gone
+        for file in kept
+        if file not in gone
     ]
-    return Cases(str(table), "table", tuple(cases), listing.left_out)
+    named = [LeftOut(str(file), reason) for reason, files in reasons.items() for file in files]
+    return Cases(str(table), "table", tuple(cases), (*listing.left_out, *named))
+
+
+def _without(table: Path, files: Sequence[Path], left_out: Sequence[str], key: str) -> list[Path]:
+    """The files of a table without those of ``left_out``; an absolute path outside of its folder is of other data."""
+    top = table.absolute().parent
+    gone = {Path(os.path.normpath(top / name)) for name in left_out}
+    missing = [str(file) for file in gone.difference(files) if file.is_relative_to(top)]
+    if missing:
+        raise DataError(
+            table, key=key, expected="the files that left_out names", got=f"no {', '.join(sorted(missing)[:4])}",
+            remedy="Take them out of --left_out (`plan` calls it --exclude).",
+        )  # fmt: skip
+    return [file for file in files if file not in gone]
+
+
+def _no_images(files: Sequence[Path]) -> dict[str, list[Path]]:
+    """The files that are no images of their own by their content, by reason."""
+    copies = [file for group in equal_files(_pictures(files)) for file in group[1:]]
+    maps = [file for file in files if file not in copies and holds_label_map(file)]
+    return {"same content as another file": copies, "label map by its values": maps}
 
 
 def _class(name: str) -> dict[str, str]:
@@ -170,13 +224,14 @@ def class_folder(inside: Path) -> str:
     return folders[-1] if folders else ""
 
 
-def _notes(cases: Sequence[Case]) -> list[str]:
-    """What the listing assumes of folders."""
+def _notes(cases: Sequence[Case], subject: str) -> list[str]:
+    """What the listing assumes of folders, without a rule of the user for subjects."""
     classes = {case.facts["class"] for case in cases if "class" in case.facts}
     alone = len({case.subject for case in cases}) == len(cases)
     subjects = ["each file is a subject of its own (--subject folder, or a pattern, joins those of one patient)"]
-    folders = [f"{len(classes)} folder(s) are classes (--subject folder makes them subjects)"] if classes else []
-    return (subjects if alone and len(cases) > 1 else []) + folders
+    remedy = "" if subject else " (--subject folder makes them subjects)"
+    folders = [f"{len(classes)} folder(s) are classes{remedy}"] if classes else []
+    return (subjects if alone and len(cases) > 1 and not subject else []) + folders
 
 
 def refuse_no_picture(listing: Cases, expected: str, key: str = "image") -> None:

@@ -114,7 +114,9 @@ def _place(name: str) -> str:
 def _holds_paths(table: Path, rows: Sequence[dict[str, str]], column: str) -> bool:
     cells = [row[column] for row in rows if row.get(column)]
     return bool(cells) and all(
-        ending(_place(cell)) or _place(cell) != cell or ("/" in cell and (table.parent / cell).exists())
+        ending(_place(cell))
+        or _place(cell) != cell
+        or (("/" in cell or Path(cell).suffix) and (table.parent / cell).exists())
         for cell in cells
     )
 
