@@ -240,8 +240,9 @@ class LoadArrayd(MapTransform):
         channels: expected number of channels; rows [*S] have one.
         size: expected S; None takes any.
         row_key: key of the row, if the case has one.
+        least: smallest sides of S, those of a window; None takes any.
     Raises:
-        DataError: for an unreadable file, another shape, NaN or infinity, or a constant.
+        DataError: for an unreadable file, another shape, a shape below ``least``, NaN or infinity, or a constant.
     """
 
     def __init__(
@@ -252,10 +253,12 @@ class LoadArrayd(MapTransform):
         size: Sequence[int] | None = None,
         row_key: str = "row",
         allow_missing_keys: bool = False,
+        least: Sequence[int] | None = None,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.spatial_dims, self.channels, self.row_key = spatial_dims, channels, row_key
         self.size = None if size is None else tuple(size)
+        self.least = tuple(least or ())
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         loaded = dict(data)
@@ -294,6 +297,14 @@ class LoadArrayd(MapTransform):
                 got=f"{values.shape[1:]}",
                 remedy="Resize all cases first, set --image_size, or give --fit True, which scales and crops.",
             )
+        if any(side < least for side, least in zip(values.shape[1:], self.least, strict=False)):
+            raise DataError(
+                source,
+                key=key,
+                expected=f"at least {self.least}, a window",
+                got=f"{values.shape[1:]}",
+                remedy="Leave this case out (--left_out; `plan` calls it --exclude), or make the window smaller.",
+            )
         bad = int((~np.isfinite(values)).sum())
         if bad:
             raise DataError(
@@ -325,6 +336,7 @@ class LoadPictured(LoadArrayd):
         channels: 1 for grey, 3 for red, green and blue.
         size: expected (rows, columns); None takes any.
         value_range: (low, high) of black and white, for other than 8 bits; a file of 16 bits may hold 12.
+        least: smallest (rows, columns); None takes any.
     Raises:
         DataError: as :class:`LoadArrayd`; for colours where grey is expected, or grey where colours are; for other than
             8 bits without ``value_range``, or values outside of it.
@@ -338,8 +350,9 @@ class LoadPictured(LoadArrayd):
         value_range: Sequence[float] | None = None,
         row_key: str = "row",
         allow_missing_keys: bool = False,
+        least: Sequence[int] | None = None,
     ) -> None:
-        super().__init__(keys, 2, channels, size, row_key, allow_missing_keys)
+        super().__init__(keys, 2, channels, size, row_key, allow_missing_keys, least)
         self.value_range = None if value_range is None else (float(value_range[0]), float(value_range[1]))
 
     def read(self, file: Path, row: int | None, key: str) -> np.ndarray:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from monai_diffscore.data.arrays import (
     LoadArrayd,
@@ -26,9 +25,9 @@ from monai_diffscore.planning.fingerprint import (
     Problem,
     assumptions,
     list_readable,
-    path_below,
+    one_number_of_channels,
     percentiles_by_name,
-    read_each,
+    read_listed,
     refuse_unless_some,
     shown_names,
     some_values,
@@ -36,6 +35,8 @@ from monai_diffscore.planning.fingerprint import (
 )
 
 _ROWS_READ = 2_000
+#: points of the smallest window of a model of sequences
+SHORTEST = 16
 
 
 def fingerprint_pictures(
@@ -54,37 +55,48 @@ def fingerprint_pictures(
         exclude: files and folders below ``root`` to leave out.
         listing: ``subject``, ``layout`` and ``image``, as :func:`~monai_diffscore.data.listed_arrays` takes them.
     """
-    cases, problems, details = _list_arrays(root, "pictures", exclude, listing)
+    lister = _Lister(root, "pictures", listing)
+    cases, problems = list_readable(root, lister, exclude)
     count = image_channels or _picture_channels(cases)
     load: Any = LoadPictured("image", count, value_range=value_range)
-    fingerprint = _arrays(root, "pictures", cases, problems, count, lambda case: np.asarray(load(case)["image"]))
-    return replace(fingerprint, details={**fingerprint.details, "value_range": value_range, **details})
+    fingerprint = _arrays(lister, cases, problems, count, lambda case: np.asarray(load(case)["image"]))
+    return replace(fingerprint, details={**fingerprint.details, "value_range": value_range})
 
 
 def fingerprint_sequences(root: Path, exclude: Sequence[str] = (), **listing: str) -> Fingerprint:
     """The fingerprint of .npy files of sequences; arguments as :func:`fingerprint_pictures`."""
-    cases, problems, details = _list_arrays(root, "sequences", exclude, listing)
-    array = np.load(cases[0]["image"], mmap_mode="r")
-    count = int(array.shape[1]) if array.ndim == 3 else 1
-    load: Any = LoadArrayd("image", 1, count)
-    fingerprint = _arrays(root, "sequences", cases, problems, count, lambda case: np.asarray(load(case)["image"]))
-    return replace(fingerprint, details={**fingerprint.details, **details})
+    lister = _Lister(root, "sequences", listing)
+    cases, problems = list_readable(root, lister, exclude)
+    count = one_number_of_channels(root, cases, _sequence_channels)
+    load: Any = LoadArrayd("image", 1, count, least=[SHORTEST])
+    return _arrays(lister, cases, problems, count, lambda case: np.asarray(load(case)["image"]))
 
 
-def _list_arrays(
-    root: Path, kind: str, exclude: Sequence[str], chosen: Mapping[str, str]
-) -> tuple[list[dict[str, Any]], list[Problem], dict[str, Any]]:
-    """The cases, the problems, and what the plan keeps of the listing."""
-    listings: list[Cases] = []
-    spatial_dims = 1 if kind == "sequences" else 2
+def _sequence_channels(file: str | Sequence[str]) -> int:
+    array = np.load(str(file), mmap_mode="r")
+    return int(array.shape[1]) if array.ndim == 3 else 1
 
-    def read(names: Sequence[str]) -> list[dict[str, Any]]:
-        listings.append(listed_arrays(root, spatial_dims, left_out=names, **chosen))
-        return cases_of_arrays(listings[-1], spatial_dims)
 
-    cases, problems = list_readable(root, read, exclude)
-    assumed = assumptions(listings[-1], kind, chosen.get("subject", ""))
-    return cases, problems, {"listing": dict(chosen), "assumed": assumed}
+@dataclass
+class _Lister:
+    """Lists the arrays of a folder of pictures or sequences; keeps the last listing."""
+
+    root: Path
+    kind: str
+    chosen: Mapping[str, str]
+    listing: Cases | None = None
+
+    def __call__(self, left_out: Sequence[str]) -> list[dict[str, Any]]:
+        dims = 1 if self.kind == "sequences" else 2
+        self.listing = listed_arrays(self.root, dims, left_out=left_out, **self.chosen)
+        return cases_of_arrays(self.listing, dims)
+
+    @property
+    def details(self) -> dict[str, Any]:
+        """What the plan keeps of the listing."""
+        assert self.listing is not None
+        assumed = assumptions(self.listing, self.kind, self.chosen.get("subject", ""))
+        return {"listing": dict(self.chosen), "assumed": assumed}
 
 
 def _picture_channels(cases: Sequence[dict[str, Any]]) -> int:
@@ -107,18 +119,18 @@ def _picture_channels(cases: Sequence[dict[str, Any]]) -> int:
 
 
 def _arrays(
-    root: Path,
-    kind: str,
+    lister: _Lister,
     cases: Sequence[dict[str, Any]],
     problems: list[Problem],
     channels: int,
     read: Callable[[dict[str, Any]], np.ndarray],
 ) -> Fingerprint:
+    root, kind = lister.root, lister.kind
     sample = [case for case in cases if "row" not in case] + evenly_spaced([c for c in cases if "row" in c], _ROWS_READ)
-    pairs, unread = read_each(root, tqdm(sample, desc="reading", leave=False), lambda case: _facts_of_array(read(case)))
-    refuse_unless_some(root, kind, pairs, problems + unread)
-    unreadable = {problem.file for problem in unread}
-    usable = [case for case in cases if path_below(root, case["image"]) not in unreadable]
+    pairs, problems = read_listed(root, lister, sample, problems, lambda case: _facts_of_array(read(case)))
+    refuse_unless_some(root, kind, pairs, problems)
+    left_out = [problem.file for problem in problems if problem.left_out]
+    usable = lister(left_out) if left_out else cases
     subjects = [case["subject"] for case in usable]
     sizes, values = [facts[0] for _, facts in pairs], np.concatenate([facts[1] for _, facts in pairs])
     by_range = np.concatenate([_scaled(facts[1]) for _, facts in pairs])  # of each sequence
@@ -138,8 +150,8 @@ def _arrays(
         foreground_share=round(float((values != values.min()).mean()), 4),
         sigma_data=float(f"{normal.std():.4g}"),
         mean=float(f"{normal.mean():.4g}"),
-        details={"classes": classes, "read": len(pairs), "of_one_size": len(set(sizes)) == 1},
-        problems=problems + unread,
+        details={"classes": classes, "read": len(pairs), "of_one_size": len(set(sizes)) == 1, **lister.details},
+        problems=problems,
     )
 
 

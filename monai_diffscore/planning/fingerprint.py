@@ -7,12 +7,13 @@ leaves such a file out **by name** where the other files suffice, and the bundle
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from monai_diffscore.data.cases.case import Cases, counts_text
 from monai_diffscore.data.paths import split_channel
@@ -161,6 +162,9 @@ def list_readable(
         except DataError as error:
             source = Path(error.parts["source"])
             if source == root or root not in source.parents or not source.exists():
+                refused = [problem for problem in problems if problem.got != "one"]
+                if refused:  # the files that are left are none
+                    refuse_unless_some(root, "data", [], refused)
                 raise
             problems.append(Problem.of(error, source.relative_to(root)))
 
@@ -181,6 +185,25 @@ def first_path(image: str | Sequence[str]) -> str:
     return image if isinstance(image, str) else image[0]
 
 
+def one_number_of_channels(
+    root: Path, cases: Sequence[Mapping[str, Any]], count: Callable[[str | Sequence[str]], int]
+) -> int:
+    """The number of channels of all images; a majority must not decide what is an image."""
+    by_count: dict[int, list[str]] = {}
+    for case in cases:
+        files = by_count.setdefault(count(case["image"]), [])
+        files += [] if (first := first_path(case["image"])) in files else [first]
+    if len(by_count) > 1:
+        kinds = [f"{count} in {len(files)} (first: {files[0]})" for count, files in sorted(by_count.items())]
+        fewest = min(by_count.values(), key=len)
+        raise DataError(
+            root, key="image", expected="images of one number of channels", got=", ".join(kinds),
+            remedy="Take one kind: --image ROLE, or leave the others out, such as --exclude "
+            f'"{",".join(path_below(root, file) for file in fewest)}".',
+        )  # fmt: skip
+    return next(iter(by_count))
+
+
 def read_each(
     root: Path, cases: Sequence[dict[str, Any]], read: Callable[[dict[str, Any]], Any], key: str = "image"
 ) -> tuple[list[tuple[dict[str, Any], Any]], list[Problem]]:
@@ -193,9 +216,35 @@ def read_each(
         except DataError as error:
             file, _ = split_channel(first_path(case[key]))
             removable = file != root and "row" not in case
-            name = file.relative_to(top) if top in file.parents else file
+            name = str(file.relative_to(top) if top in file.parents else file)
+            name += f"[{case['row']}]" if "row" in case else ""
             problems.append(Problem.of(error, name, left_out=removable))
     return good, problems
+
+
+def read_listed(
+    root: Path,
+    lister: Callable[[Sequence[str]], list[dict[str, Any]]],
+    cases: Sequence[dict[str, Any]],
+    problems: Sequence[Problem],
+    read: Callable[[dict[str, Any]], Any],
+) -> tuple[list[tuple[dict[str, Any], Any]], list[Problem]]:
+    """Pairs of a case and the result of ``read``, and all problems; shows a bar.
+
+    ``lister`` leaves out copies of a file. If it then leaves out that file for a problem, it lists a copy in its place,
+    which is read, too.
+    """
+    pairs, unread = read_each(root, tqdm(cases, desc="reading", leave=False), read)
+    problems, listed = [*problems, *unread], {str(case["image"]) for case in cases}
+    while any(problem.left_out for problem in unread):
+        try:
+            cases = lister([problem.file for problem in problems if problem.left_out])
+        except DataError:  # nothing is left
+            break
+        cases = [case for case in cases if str(case["image"]) not in listed]
+        more, unread = read_each(root, cases, read)
+        pairs, problems, listed = [*pairs, *more], [*problems, *unread], listed | {str(case["image"]) for case in cases}
+    return pairs, problems
 
 
 def refuse_unless_some(root: Path, kind: str, cases: Sequence[Any], problems: Sequence[Problem]) -> None:

@@ -12,7 +12,6 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 from monai.transforms import CropForeground, Orientation
-from tqdm import tqdm
 
 from monai_diffscore.data.cases.names import ending
 from monai_diffscore.data.dicom import holds_dicom
@@ -29,9 +28,11 @@ from monai_diffscore.planning.fingerprint import (
     Problem,
     first_path,
     list_readable,
+    one_number_of_channels,
     path_below,
     percentiles_by_name,
     read_each,
+    read_listed,
     refuse_unless_some,
     shown_names,
     some_values,
@@ -92,15 +93,13 @@ def fingerprint_volumes(
     dicom_options = units.pop("dicom_options", {})
     lister = _Lister(root, layout, image, subject, conditions, given, joint)
     cases, problems = list_readable(root, lister, exclude)
-    channels = _one_number_of_channels(root, cases)
+    channels = one_number_of_channels(root, cases, _channels)
     load: Any = LoadVolumed("image", spatial_dims=3, channels=channels, slices=True, dicom=dicom_options)
-    pairs, unread = read_each(
-        root,
-        tqdm(cases, desc="reading", leave=False),
-        lambda case: _measure(load(case)["image"], modality, lister.modality, units),
+    pairs, problems = read_listed(
+        root, lister, cases, problems, lambda case: _measure(load(case)["image"], modality, lister.modality, units)
     )
     pairs, others = _of_one_modality(root, pairs)
-    problems += [*unread, *others]
+    problems += others
     refuse_unless_some(root, "volumes", pairs, problems)
     if given:
         lines, unread = survey_given(root, [case for case, _ in pairs], given, lister.classes, dicom_options)
@@ -242,25 +241,9 @@ def _stated_conditions(cases: Sequence[Mapping[str, Any]], names: Sequence[str])
     return {"table": None, "fields": declare_fields(table, stated, "the cases")} if stated else {}
 
 
-def _one_number_of_channels(root: Path, cases: Sequence[Mapping[str, Any]]) -> int:
-    """The number of channels of all images; a majority must not decide what is an image."""
-    by_count: dict[int, list[str]] = {}
-    for case in cases:
-        by_count.setdefault(_channels(case["image"]), []).append(first_path(case["image"]))
-    if len(by_count) > 1:
-        kinds = [f"{count} in {len(files)} (first: {files[0]})" for count, files in sorted(by_count.items())]
-        fewest = min(by_count.values(), key=len)
-        raise DataError(
-            root, key="image", expected="images of one number of channels", got=", ".join(kinds),
-            remedy="Take one kind: --image ROLE, or leave the others out, such as --exclude "
-            f'"{",".join(path_below(root, file) for file in fewest)}".',
-        )  # fmt: skip
-    return next(iter(by_count))
-
-
-def _channels(path: str | list[str]) -> int:
+def _channels(path: str | Sequence[str]) -> int:
     """Number of channels in a header, or of files; 1 for an unreadable header, which fails when the file is read."""
-    if isinstance(path, list):
+    if not isinstance(path, str):
         return len(path)
     if split_channel(path)[1] is not None or holds_dicom(path):
         return 1
@@ -284,7 +267,11 @@ def _measure(volume: Any, modality: str | None, of_roles: str, units: Mapping[st
     limit = BODY_HU if kind == "CT" else 0.0
     box: Any = CropForeground(select_fn=lambda image: image > limit, allow_smaller=True)(upright)
     if min(box.shape[1:]) == 0:
-        box = upright
+        raise DataError(
+            volume.meta.get("filename_or_obj", "a volume"), expected=f"voxels above {limit:g}, the background",
+            got=f"none, from {values.min():g} to {values.max():g}",
+            remedy="Shift the intensities so that the body is above it, or say which --modality this is.",
+        )  # fmt: skip
     return _Volume(
         size=tuple(upright.shape[1:]),
         box=tuple(box.shape[1:]),

@@ -37,6 +37,7 @@ from monai_diffscore.composing import network_of
 from monai_diffscore.data.label_maps import class_text
 from monai_diffscore.data.labelled_images import joint_channels
 from monai_diffscore.errors import DataError
+from monai_diffscore.planning.arrays import SHORTEST
 from monai_diffscore.planning.fingerprint import Fingerprint
 from monai_diffscore.planning.gene_rules import plan_cells, plan_expression, plan_table
 from monai_diffscore.planning.plan import Budget, Choice, Plan
@@ -274,7 +275,13 @@ def plan_sequences(fingerprint: Fingerprint, budget: Budget) -> Plan:
     """The plan for sequences: windows of them."""
     length = fingerprint.sizes["min"][0]
     room = 0.3 * length if fingerprint.subjects < 2 else length
-    window = max(16, 8 * int(min(1024 if budget.accelerator else 256, room) // 8))
+    if room < SHORTEST:
+        raise DataError(
+            fingerprint.data, expected=f"two subjects, or one of at least {math.ceil(SHORTEST / 0.3)} points, of which "
+            "30 % are held out", got=f"one subject of {length} points",
+            remedy="Add sequences of another subject, or longer ones.",
+        )  # fmt: skip
+    window = 8 * int(min(1024 if budget.accelerator else 256, room) // 8)
     p = fingerprint.percentiles
     heavy = (p["100"] - p["0"]) > 5 * (p["99.5"] - p["0.5"])
     limits, why = [0.0, 100.0], "the range of each sequence"

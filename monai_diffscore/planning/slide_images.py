@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from monai_diffscore.data.cases.case import Cases
 from monai_diffscore.data.slides import Slide, listed_slides
@@ -16,7 +15,7 @@ from monai_diffscore.planning.fingerprint import (
     assumptions,
     list_readable,
     percentiles_by_name,
-    read_each,
+    read_listed,
     refuse_unless_some,
     shown_names,
     spans,
@@ -57,8 +56,7 @@ def fingerprint_slides(
         slide.close()
         return (size[1], size[0]), mpp, overview, float(tissue_mask(overview).mean())
 
-    pairs, unread = read_each(root, tqdm(cases, desc="reading", leave=False), measure)
-    problems += unread
+    pairs, problems = read_listed(root, list_slides, cases, problems, measure)
     refuse_unless_some(root, "slides", pairs, problems)
     slides = [facts for _, facts in pairs]
     subjects = [case["subject"] for case, _ in pairs]

@@ -88,6 +88,12 @@ class IntensityTransform(InvertibleTransform):
 
     def _finite(self, image: Any, key: str) -> torch.Tensor:
         values: torch.Tensor = convert_to_tensor(image, dtype=torch.float32, track_meta=True)
+        if not values.numel():
+            raise DataError(
+                source_of(values), key=key, expected="an image with a foreground", got=f"{tuple(values.shape)} voxels",
+                remedy="No voxel is above the background (0 for MR, -500 HU for CT). Shift the intensities, or take "
+                "the file out of the folder.",
+            )  # fmt: skip
         finite = torch.isfinite(values)
         bad = values.numel() - int(finite.sum())
         if not bad:
