@@ -27,7 +27,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
-from monai.bundle import ConfigParser, ConfigWorkflow, create_workflow
+from monai.bundle import ConfigParser, ConfigWorkflow, ReferenceResolver, create_workflow
 from monai.bundle import run as monai_run
 
 from monai_diffscore.credentials import conceal
@@ -140,12 +140,20 @@ def refuse_unknown_flags() -> bool:
     arguments = _arguments_of(ConfigParser.get_parsed_content)
     if arguments is not None:
         parser: ConfigParser = arguments["self"]
+        _keep_number_signs(parser, {} if request is None else request.flags)
         own = Path(str(parser.get("bundle_root", "."))) / "configs"
         files = [own / "train.json", own / "inference.json"]
         refuse_numbers_for_lists(parser.get(), [file for file in files if file.is_file()])
     if arguments is None or not _initializes_a_process_group(arguments["self"]):
         refuse_lonely_ranks()
     return True
+
+
+def _keep_number_signs(parser: ConfigParser, flags: Mapping[str, Any]) -> None:
+    """Gives flags their own text again: MONAI replaces ``#`` by ``::`` in every text, also in the path of a folder."""
+    for name, value in flags.items():
+        if isinstance(value, str) and "#" in value and not value.startswith(("$", "@", "%")):
+            parser.ref_resolver.resolved_content[ReferenceResolver.normalize_id(name)] = value
 
 
 def _initializes_a_process_group(parser: ConfigParser) -> bool:

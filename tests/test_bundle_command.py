@@ -35,6 +35,23 @@ def test_from_the_command_line_both_ids_train_and_sample(tmp_path):
     np.testing.assert_array_equal(first, second)
 
 
+@pytest.mark.slow
+def test_results_lie_in_the_folder_of_the_flag_whatever_its_name(tmp_path):
+    """Also with ``#``, which MONAI's configurations replace by ``::`` in every text."""
+    out = tmp_path / "Größe #2 [x] (b)/out #1"
+    done = run("toy2d_mlp", "training", "train", "--output_dir", str(out), "--max_epochs", "1")
+    assert done.returncode == 0, done.stderr[-2000:]
+    checkpoint = out / "models/model.pt"
+    samples = tmp_path / "samples #3"
+    where = ["--checkpoint", str(checkpoint), "--output_dir", str(samples)]
+    done = run("toy2d_mlp", "sampling", "inference", *where)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert np.isfinite(np.load(samples / "samples.npy")).all()
+    assert {path.name for path in tmp_path.iterdir()} == {"Größe #2 [x] (b)", "samples #3"}
+    (experiment,) = MlflowClient(f"sqlite:///{out}/mlruns.db").search_experiments(filter_string="name != 'Default'")
+    assert experiment.name == "monai_diffscore"
+
+
 BAD_DATA = {
     "empty": (None, "expected NIfTI files"),
     "nan": (np.full((40, 40, 40), np.nan), "expected finite intensities"),

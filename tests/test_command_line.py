@@ -104,6 +104,25 @@ def test_a_second_file_after_a_space_is_refused(files):
     assert "Several configuration files are one argument" in str(find_cause(caught.value))
 
 
+@pytest.mark.parametrize("path", ["a #2/b", "#", "x::y", "[#] ö"])
+def test_a_number_sign_in_a_path_of_a_flag_stays(path, tmp_path):
+    """MONAI replaces it by ``::`` in every text of a configuration, and the results lay in another folder."""
+    config = {
+        "imports": ["$import monai_diffscore.command_line as command_line", "$from pathlib import Path"],
+        "output_dir": "x",
+        "nested": {"folder": "@output_dir"},
+        "initialize": ["$command_line.refuse_unknown_flags()", "$Path('first').write_text(@output_dir)"],
+        "run": ["$Path('second').write_text(@nested['folder'])", "$Path('third').write_text(@output_dir + '/s')"],
+    }
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs/train.json").write_text(json.dumps(config))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        run("run", config_file="configs/train.json", output_dir=path)
+    texts = [(tmp_path / name).read_text() for name in ("first", "second", "third")]
+    assert texts == [path, path, f"{path}/s"]
+
+
 def test_flags_may_stand_in_a_file(files, tmp_path):
     (tmp_path / "args.json").write_text(
         json.dumps({"config_file": files, "max_epochs": 5, "network_def#channels": [7]})
