@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -157,6 +158,23 @@ def test_unusable_cases_are_refused_by_name(real, tmp_path):
     refused(real, copies, out, r"new.nii.gz.*classes that the training saw: 0, 1, 2, got also 7")
     write_case(copies, "new", 7, np.ones((SIZE, SIZE, SIZE - 1), np.uint8))
     refused(real, copies, out, "expected the grid of")
+
+
+def test_each_folder_has_its_own_name_of_masks_and_the_tables_name_the_classes(real, tmp_path):
+    labels = {"background": 0, "bright": 1, "dark": 2}
+    (real / "dataset.json").write_text(json.dumps({"channel_names": {"0": "T1"}, "labels": labels}))
+    write_case(tmp_path / "drawn", "s0", 30)
+    table = tmp_path / "drawn/cases.csv"
+    table.write_text("subject,t1,mask:organs\ns0,imagesTr/s0_0000.nii.gz,labelsTr/s0.nii.gz\n")
+    few = SMALL | {"iterations": 1}
+    with pytest.raises(DataError, match=r"cases with the mask 'label'.*organs.*--mask REAL,SYNTHETIC"):
+        run_study(real, table, tmp_path / "out", mask="label", **few)
+    study = run_study(real, table, tmp_path / "out", mask="label,organs", **few)
+    assert study.class_titles == ["bright", "dark"]
+    page = describe_study(study)
+    assert "| trained on | Dice | minus 'real, augmented' | bright | dark |" in page
+    assert re.search(r"^\| dark \| .* \| .* \| .* \|$", page, re.MULTILINE)
+    assert "class 1" not in page
 
 
 def test_the_command_writes_tables_and_a_picture_and_warns_of_repeated_label_maps(real, tmp_path, capsys):

@@ -15,7 +15,9 @@ def add_segmentation(parser: argparse.ArgumentParser) -> None:
         "--segmentation", type=Path, nargs=2, metavar=("REAL", "SYNTHETIC"),
         help="folders of images with label maps, in place of RUN: train segmenters, test them on real ones",
     )  # fmt: skip
-    group.add_argument("--mask", default="", metavar="NAME", help="name of the label maps")
+    group.add_argument(
+        "--mask", default="", metavar="NAME", help="name of the label maps; REAL,SYNTHETIC if they differ"
+    )
     group.add_argument("--subjects", type=int, help="real subjects to train on (default: 80 %% of them)")
     group.add_argument("--iterations", type=int, default=1000, help="steps of each training (default: 1000)")
     group.add_argument("--repeats", type=int, default=3, help="seeds of each training (default: 3)")

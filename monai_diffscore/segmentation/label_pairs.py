@@ -20,6 +20,8 @@ from monai_diffscore.errors import DataError
 def labelled_cases(path: str | Path, image: str = "", mask: str = "") -> list[dict[str, Any]]:
     """The cases of a path with a label map: ``{"image": path or paths, "label": path, "subject": name}``, by path.
 
+    Each also has ``class_names``: value to the names that the files state.
+
     Args:
         path: folder, table or datalist, as :func:`~monai_diffscore.data.cases.list_cases` reads it.
         image: role, or roles with commas between them, which become channels. "" takes the only role.
@@ -36,7 +38,7 @@ def labelled_cases(path: str | Path, image: str = "", mask: str = "") -> list[di
         # the channels of one file have the file's own path as an image
         of_case = masks.get(first) or masks.get(f"{first}/channel:0", {})
         if name in of_case:
-            pairs.append({**item, "label": of_case[name]})
+            pairs.append({**item, "label": of_case[name], "class_names": listing.class_names.get(name, {})})
     if not pairs:
         raise _no_mask(listing, f"cases with the mask {name!r}")
     return pairs
@@ -52,7 +54,8 @@ def _no_mask(listing: Cases, expected: str) -> DataError:
     return DataError(
         listing.root, key="label", expected=expected,
         got=f"the masks {counts_text(listing.masks) or 'none'} (layout {listing.layout})",
-        remedy="Choose with --mask NAME; `python -m monai_diffscore cases FOLDER` prints the masks that are read.",
+        remedy="Choose with --mask NAME (--mask REAL,SYNTHETIC where the names differ); "
+        "`python -m monai_diffscore cases FOLDER` prints the masks that are read.",
     )  # fmt: skip
 
 
@@ -100,7 +103,8 @@ def load_pairs(
     prepare = Compose(steps)
     pairs = []
     for case in tqdm(cases, desc=desc, dynamic_ncols=True):
-        pair = load({**case}) | {"label": read_label_map(case["label"])}
+        item = {key: value for key, value in case.items() if key != "class_names"}
+        pair = load(item) | {"label": read_label_map(case["label"])}
         _check_grids(pair, case)
         refuse_unseen(pair["label"], {str(value): "" for value in (0, *classes)})
         pairs.append(prepare(pair))

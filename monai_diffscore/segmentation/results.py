@@ -23,7 +23,7 @@ OBEDIENT = 0.9
 def describe_study(study: Study) -> str:
     """The two tables in Markdown, with the compared data and the warnings."""
     facts, segmenter = study.facts, study.facts["segmenter"]
-    classes = [f"class {value}" for value in study.classes]
+    classes = study.class_titles
     lines = [
         f"Dice of {facts['held_out_cases']} held-out cases of {facts['subjects_held_out']} real subjects. Trained on "
         f"{facts['subjects_trained_on']} real subjects and {facts['synthetic_cases']} synthetic cases, "
@@ -46,8 +46,8 @@ def describe_study(study: Study) -> str:
         "|---|---|---|---|",
     ]
     columns = (study.class_dice(REFERENCE), np.nanmean(study.synthetic, axis=(0, 1)), study.obedience())
-    for value, real, synthetic, ratio in zip(study.classes, *columns, strict=True):
-        lines.append(f"| {value} | {real:.3f} | {synthetic:.3f} | {ratio:.2f} |")
+    for title, real, synthetic, ratio in zip(classes, *columns, strict=True):
+        lines.append(f"| {title} | {real:.3f} | {synthetic:.3f} | {ratio:.2f} |")
     return "\n".join([*lines, *(f"\n> {warning}" for warning in study.warnings)])
 
 
@@ -80,7 +80,8 @@ def _record(study: Study) -> dict[str, Any]:
     }
     asked = {"ratio": _numbers(study.obedience()), "dice_of_seeds_cases_classes": _numbers(study.synthetic)}
     return {
-        **study.facts, "seeds": list(study.seeds), "held_out_subjects": list(study.subjects),
+        **study.facts, "class_names": study.class_titles, "seeds": list(study.seeds),
+        "held_out_subjects": list(study.subjects),
         "warnings": list(study.warnings), "reference": REFERENCE, "arms": arms, "asked_labels": asked,
     }  # fmt: skip
 
@@ -116,7 +117,7 @@ def _draw_classes(axis: Axes, study: Study) -> None:
     for shift, (name, values) in zip((-0.2, 0.2), sets.items(), strict=True):
         label = "held-out real" if name == "real" else "synthetic"
         axis.bar(places + shift, values, 0.38, color=COLOURS[name], label=label)
-    axis.set_xticks(places, [f"class {value}" for value in study.classes])
+    axis.set_xticks(places, study.class_titles)
     axis.set_ylim(0, 1)
     axis.set_ylabel(f"Dice of '{REFERENCE}'", fontsize=8)
     axis.legend(frameon=False, fontsize=8)

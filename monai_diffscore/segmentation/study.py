@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +78,7 @@ class Study:
         synthetic: Dice [seeds, synthetic cases, classes] of the networks of :data:`REFERENCE`.
         facts: numbers of subjects and cases, the network and its training.
         warnings: for the reader.
+        names: of the classes, by value, where the files of the real cases state one.
     """
 
     classes: tuple[int, ...]
@@ -87,6 +88,12 @@ class Study:
     synthetic: np.ndarray
     facts: Mapping[str, Any]
     warnings: Sequence[str] = ()
+    names: Mapping[int, str] = field(default_factory=dict)
+
+    @property
+    def class_titles(self) -> list[str]:
+        """The name of each class, or its number without a name."""
+        return [self.names.get(value, f"class {value}") for value in self.classes]
 
     def dice(self, arm: str) -> Estimate:
         """The mean Dice of an arm over classes, cases and seeds."""
@@ -142,7 +149,8 @@ def run_study(
     Args:
         real, synthetic: paths of real and synthetic cases, in any layout.
         out: folder of the results of each training, and of the last checkpoint.
-        image, mask: see :func:`~monai_diffscore.segmentation.label_pairs.labelled_cases`.
+        image, mask: see :func:`~monai_diffscore.segmentation.label_pairs.labelled_cases`; two names of masks with a
+            comma between them are those of the real and of the synthetic cases.
         subjects: number of real subjects to train on; the others are held out. None takes 80 %.
         iterations: steps of each training.
         repeats: number of seeds.
@@ -151,8 +159,9 @@ def run_study(
     Raises:
         DataError: for unusable data, a synthetic image that is a held-out one, and another study in ``out``.
     """
-    train, held_out = _split(labelled_cases(real, image, mask), subjects, seed, real)
-    generated = labelled_cases(synthetic, image, mask)
+    masks = mask.split(",", 1)
+    train, held_out = _split(labelled_cases(real, image, masks[0]), subjects, seed, real)
+    generated = labelled_cases(synthetic, image, masks[-1])
     classes = class_values(train)
     sets = {"real": load_pairs(train, classes, desc="real subjects")}
     spacing_mm = np.median([pair["image"].pixdim for pair in sets["real"]], axis=0).round(3).tolist()
@@ -186,7 +195,8 @@ def run_study(
                 asked.append(result["synthetic"])
     dice = {name: np.stack(values) for name, values in held.items()}
     names = tuple(str(case["subject"]) for case in held_out)
-    return Study(classes, seeds, names, dice, np.stack(asked), facts, warnings)
+    titles = {value: texts[0] for value, texts in train[0]["class_names"].items() if len(texts) == 1}
+    return Study(classes, seeds, names, dice, np.stack(asked), facts, warnings, titles)
 
 
 def _split(
