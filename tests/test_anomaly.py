@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from scipy import ndimage
 
 from monai_diffscore.anomaly import BallScan, HealthyScores, healthy_residuals, smoothed
 from monai_diffscore.balls import Balls
@@ -121,6 +122,13 @@ def test_the_filter_keeps_the_mean_and_has_the_noise_gain_of_a_gaussian():
     assert float(inner.std()) == pytest.approx((2 * 1.5 * torch.pi**0.5) ** -1.5, rel=0.03)
     torch.testing.assert_close(smoothed(torch.ones_like(x), 1.5), torch.ones_like(x))
     assert smoothed(x, 0) is x
+
+
+@pytest.mark.parametrize("size", [(70_000,), (300, 500), (40, 70, 90)])
+def test_the_filter_works_in_blocks_as_at_once(size):
+    x = torch.randn(2, 2, *size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    expected = ndimage.gaussian_filter(x.numpy(), 1.5, mode="nearest", radius=5, axes=range(2, x.ndim))
+    torch.testing.assert_close(smoothed(x, 1.5), torch.from_numpy(expected), rtol=0, atol=1e-12)
 
 
 def test_a_calibration_needs_finite_healthy_voxels_and_radii():

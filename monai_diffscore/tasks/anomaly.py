@@ -230,7 +230,8 @@ class SaveAnomaly:
         inside = foreground(truth)
         score = self.reference.scan(residuals, inside[None])[0]
         # maps are resampled and padded as logarithms, where 0 means no evidence
-        evidence = torch.where(inside, -self.reference.healthy.p_value(score).log10(), 0.0)
+        evidence = torch.zeros_like(score)
+        evidence[inside] = -self.reference.healthy.p_value(score[inside]).log10()
         identity = self.table.identify(image)
         case = identity["case"]
         back = partial(on_source_grid, image=image, preprocessing=self.preprocessing)
@@ -271,10 +272,13 @@ def large_groups(mask: Tensor, voxels: float) -> tuple[Tensor, list[int]]:
     """The connected groups (by faces, edges and corners) of a mask [*S] with at least ``voxels`` voxels, and their
     sizes."""
     numbered, _ = ndimage.label(mask.numpy(), structure=np.ones([3] * mask.ndim))
-    sizes = np.bincount(numbered.ravel())
-    sizes[0] = 0
+    places = np.nonzero(numbered)
+    numbers = numbered[places]
+    sizes = np.bincount(numbers, minlength=1)
     large = sizes >= max(voxels, 1)
-    return torch.from_numpy(large[numbered]), sizes[large].tolist()
+    groups = np.zeros(numbered.shape, dtype=bool)
+    groups[places] = large[numbers]
+    return torch.from_numpy(groups), sizes[large].tolist()
 
 
 def mark(evidence: MetaTensor, alpha: float, min_volume_ml: float) -> tuple[Tensor, list[int], float]:
