@@ -111,6 +111,26 @@ def test_squared_norm_is_the_largest_eigenvalue(name):
     assert operator.squared_norm(y[:1]) == pytest.approx(largest, rel=0.05)
 
 
+@pytest.mark.parametrize("name", [name for name in OPERATORS if not name.startswith("gene")])
+def test_the_traces_are_those_of_the_matrix(name):
+    """Exact where A A^T is diagonal; else 64 probes have a standard error of a few percent."""
+    operator, shape = OPERATORS[name]
+    basis = torch.eye(math.prod(shape[1:]), dtype=torch.float64).reshape(-1, *shape[1:])
+    image = operator(basis)
+    gram = image.flatten(1).T @ image.flatten(1)
+    exact = float(gram.trace()), float(gram.square().sum())
+    diagonal = name in ("mask", "downsample")
+    for trace, expected in zip(operator.traces(image[:2], probes=64), exact, strict=True):
+        assert trace.tolist() == pytest.approx([expected] * 2, rel=1e-5 if diagonal else 0.15)
+
+
+def test_each_sample_has_the_traces_of_its_own_mask():
+    mask = torch.tensor([[1.0, 0, 0, 1], [1, 1, 1, 0]])
+    trace, trace_of_square = Mask(2 * mask).traces(torch.zeros(2, 4))
+    assert trace.tolist() == [8, 12]
+    assert trace_of_square.tolist() == [32, 48]
+
+
 def test_a_thick_slice_is_the_mean_of_its_voxels():
     x = torch.arange(24, dtype=torch.float64).reshape(1, 1, 2, 3, 4)
     torch.testing.assert_close(Downsample((1, 1, 4))(x), x.mean(-1, keepdim=True))

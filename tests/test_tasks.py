@@ -8,6 +8,7 @@ import json
 import math
 import signal
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import mlflow
@@ -28,7 +29,7 @@ from monai_diffscore.data import LoadVolumed, read_dicom_series, write_dicom_ser
 from monai_diffscore.errors import DataError, explain, find_cause
 from monai_diffscore.handlers.spool import Spool
 from monai_diffscore.operators import Downsample, Mask, Radon
-from monai_diffscore.sampling import asinh_sigmas, log_uniform_sigmas
+from monai_diffscore.sampling import asinh_sigmas, log_uniform_sigmas, sample_adams
 from monai_diffscore.tasks import (
     CaseEvaluator,
     Cases,
@@ -74,7 +75,7 @@ def restore(operator, **options) -> tuple[torch.Tensor, ...]:
         progress=False,
         windows_at_once=3,
         sigma_data=0.5,
-        **options,
+        **{"sampler": partial(sample_adams, order=1), **options},
     )
     return inferer(truth(), WhitePrior()).chunk(3, dim=1)
 
@@ -94,6 +95,21 @@ def test_super_resolution_explains_the_thick_slices():
     mean, _, baseline = restore(lambda size: operator, noise_std=0.02)
     assert (operator(mean) - operator(truth())).std() < 0.04
     assert (operator(baseline) - operator(truth())).std() < 0.05
+
+
+def test_samples_that_contradict_their_measurement_are_named_in_one_line(caplog):
+    """One step from sigma 80 ends at the prior's mean guided once; for y far outside of the prior pigdm stays there."""
+    options = {"noise_std": 0.001, "measure": False}
+    restore(lambda size: Downsample((1, 1, 1)), method="diffpir", **options)
+    assert not caplog.records
+    inferer = RestorationInferer(
+        lambda size: Downsample((1, 1, 1)), (8, 8, 4), count=2, sigmas=torch.tensor([80.0, 0.0]), progress=False,
+        sigma_data=0.01, method="pigdm", **options,
+    )  # fmt: skip
+    inferer(truth(), WhitePrior())
+    assert [("contradicts" in record.message, "diffpir" in record.message) for record in caplog.records] == [
+        (True,) * 2
+    ]
 
 
 @pytest.mark.parametrize("noise", [0.5, 0.02])

@@ -186,3 +186,8 @@ def test_heads_are_compared_with_healthy_ones(trained, task, tmp_path):
     assert p.shape == source.shape
     np.testing.assert_allclose(p.affine, source.affine, atol=1e-5)
     assert 0 < p.get_fdata().min() < 0.05
+
+
+def test_the_white_covariance_of_diffpir_is_refused_for_scales():
+    with pytest.raises(ValueError, match="'pigdm', 'mmps' or 'dps', got 'diffpir'"):
+        WholeRestorationInferer(lambda size: Mask(torch.ones(*size)), noise_std=0.1, method="diffpir")

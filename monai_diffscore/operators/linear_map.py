@@ -10,9 +10,17 @@ from torch import Tensor, nn
 
 from monai_diffscore.tensors import per_sample
 
+#: largest cosine between successive residuals; it is 0 for symmetric M, apart from rounding
+_LARGEST_COSINE = 0.1
+
 
 def conjugate_gradients(
-    apply: Callable[[Tensor], Tensor], right: Tensor, iterations: int = 100, tolerance: float = 1e-6
+    apply: Callable[[Tensor], Tensor],
+    right: Tensor,
+    iterations: int = 100,
+    tolerance: float = 1e-6,
+    least: float = 0.0,
+    on_breakdown: Callable[[], None] | None = None,
 ) -> Tensor:
     r"""The solution u [B, ...] of :math:`M u = b` for symmetric positive definite M, for each sample.
 
@@ -21,6 +29,9 @@ def conjugate_gradients(
         right: b, [B, ...].
         iterations: largest number of applications of M.
         tolerance: norm of the residual over the norm of b. The iteration stops when all samples have reached it.
+        least: a lower bound of the eigenvalues of M.
+        on_breakdown: called if M shows that it is not symmetric (successive residuals are not orthogonal) or has an
+            eigenvalue below ``least``. Such a sample keeps its solution before that step. None does not test M.
 
     Source: Hestenes and Stiefel 1952, doi:10.6028/jres.049.044.
     """
@@ -38,11 +49,19 @@ def conjugate_gradients(
         curvature = dot(direction, image)
         # the direction of a converged sample is 0: its solution does not change
         step = torch.where(curvature > 0, power / curvature.clamp_min(torch.finfo(right.dtype).tiny), 0.0)
+        next_residual = residual - step * image
+        next_power = dot(next_residual, next_residual)
+        if on_breakdown is not None:
+            cosine = dot(residual, next_residual).abs() / (power * next_power).sqrt()
+            broken = (power > goal) & (curvature < least * dot(direction, direction))
+            broken = broken | ((next_power > goal) & (cosine > _LARGEST_COSINE))
+            step, next_residual, next_power = (torch.where(broken, 0.0, t) for t in (step, next_residual, next_power))
+            if bool(broken.any()):
+                on_breakdown()
         solution = solution + step * direction
-        residual = residual - step * image
-        next_power = dot(residual, residual)
         ratio = torch.where(power > 0, next_power / power.clamp_min(torch.finfo(right.dtype).tiny), 0.0)
-        direction, power = residual + ratio * direction, next_power
+        residual, power = next_residual, next_power
+        direction = residual + ratio * direction
     return solution
 
 
@@ -97,6 +116,25 @@ class Operator(nn.Module, ABC):
             image = self(self.adjoint(u))
             value, u = float((u * image).sum()), image
         return value
+
+    @torch.no_grad()
+    def traces(self, like: Tensor, probes: int = 4) -> tuple[Tensor, Tensor]:
+        """The traces [B] of A A^T and of its square, exact for diagonal A A^T, else by probes of random signs.
+
+        Args:
+            like: a tensor of the shape, dtype and device of y.
+            probes: number of them.
+
+        Source: Hutchinson 1989, doi:10.1080/03610918908812806.
+        """
+        generator = torch.Generator().manual_seed(0)
+        trace, trace_of_square = (like.new_zeros(len(like)) for _ in range(2))
+        for _ in range(probes):
+            signs = torch.randint(2, like.shape[1:], generator=generator) * 2 - 1
+            image = self.adjoint(signs.to(like).expand_as(like))
+            trace += image.square().flatten(1).sum(1) / probes
+            trace_of_square += self(image).square().flatten(1).sum(1) / probes
+        return trace, trace_of_square
 
 
 def over_samples(values: Tensor | float, like: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from monai_diffscore.atomic_files import whole_file, whole_path, write_json
 from monai_diffscore.errors import DataError
-from monai_diffscore.guidance import PosteriorGuidance
+from monai_diffscore.guidance import GuidanceMethod, PosteriorGuidance
 from monai_diffscore.handlers.collector import Collector
 from monai_diffscore.inferers import SamplingInferer, sample_numbers, std_over_draws
 from monai_diffscore.operators import GeneDropout, GeneLoadings, Operator
@@ -49,7 +49,7 @@ class ProfileImputationInferer(SamplingInferer):
         self,
         draws: int = 4,
         noise_std: float = 0.05,
-        method: Literal["mmps", "pigdm", "dps"] = "mmps",
+        method: GuidanceMethod = "mmps",
         sigma_data: float | None = None,
         facts: Mapping[str, Any] | None = None,
         **options: Any,

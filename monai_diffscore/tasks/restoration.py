@@ -8,11 +8,11 @@ does. :class:`SavePosterior` writes both, and one row of numbers for each case.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from monai.transforms import Compose
@@ -20,18 +20,19 @@ from monai.utils import convert_to_tensor
 from torch import Tensor, nn
 
 from monai_diffscore.gallery import save_gallery
-from monai_diffscore.guidance import PosteriorGuidance
+from monai_diffscore.guidance import GuidanceMethod, PosteriorGuidance
 from monai_diffscore.inferers import Progress, SamplingInferer, std_over_draws
 from monai_diffscore.operators import Mask, Operator
-from monai_diffscore.sampling import asinh_sigmas, sample_adams, sample_dpmpp_2m_sde
+from monai_diffscore.sampling import asinh_sigmas, sample_dpmpp_2m_sde
 from monai_diffscore.tasks.cases import CaseTable, WriteNifti, intensity_range, on_source_grid
 from monai_diffscore.tasks.posterior import rms_error, share_within_2_std, std_picture
 from monai_diffscore.tensors import noise_like, random_stream
 from monai_diffscore.tiling import any_size
 
-#: under a strong measurement the denoiser of the posterior changes too fast between steps for a polynomial through
-#: earlier estimates: higher orders overshoot
-FIRST_ORDER: Callable[..., Tensor] = partial(sample_adams, order=1)
+logger = logging.getLogger(__name__)
+
+#: residual of the mean in units of the noise from which a posterior contradicts its measurement
+_CONTRADICTION = 3.0
 
 
 def box_mask(size: Sequence[int], share: float = 0.4) -> Tensor:
@@ -82,12 +83,13 @@ class RestorationInferer(SamplingInferer):
             input.
         measure: True takes the inputs as clean images and simulates their measurement (a retrospective study). False
             takes them as the measurement.
-        count: posterior samples for each input, at least 2.
+        count: posterior samples for each input, at least 2. The standard deviation of few samples is uncertain: two of
+            them about the mean of an exact posterior hold 0.83 of the voxels for 4 samples, 0.90 for 8, 0.95 for many.
         method: method of :class:`~monai_diffscore.guidance.PosteriorGuidance`.
         sigma_data: standard deviation of the data; None takes it from the network.
         overlap, windows_at_once: options of the tiling.
         sampler, sigmas, seed, progress: see :class:`~monai_diffscore.inferers.SamplingInferer`. The default is
-            :data:`FIRST_ORDER`.
+            :func:`~monai_diffscore.sampling.sample_dpmpp_2m_sde`.
     """
 
     def __init__(
@@ -96,12 +98,12 @@ class RestorationInferer(SamplingInferer):
         window: Sequence[int],
         noise_std: float | None = None,
         measure: bool = True,
-        count: int = 4,
-        method: Literal["mmps", "pigdm", "dps"] = "pigdm",
+        count: int = 8,
+        method: GuidanceMethod = "diffpir",
         sigma_data: float | None = None,
         overlap: float = 0.25,
         windows_at_once: int = 4,
-        sampler: Callable[..., Tensor] = FIRST_ORDER,
+        sampler: Callable[..., Tensor] = sample_dpmpp_2m_sde,
         sigmas: Tensor | None = None,
         seed: int = 0,
         progress: Progress = True,
@@ -146,7 +148,22 @@ class RestorationInferer(SamplingInferer):
         guided = PosteriorGuidance(prior, operator, y, noise_std, self.method, self.sigma_data)
         baseline = operator.pseudo_inverse(y, regularisation=1e-2)
         samples = self.draws(guided, torch.zeros_like(image), [number], self.count, **condition)[0]
-        return torch.cat([samples.mean(0, keepdim=True), std_over_draws(samples, 0)[None], baseline], dim=1)
+        mean = samples.mean(0, keepdim=True)
+        self._warn_of_contradiction(guided, operator(mean), noise_std, number)
+        return torch.cat([mean, std_over_draws(samples, 0)[None], baseline], dim=1)
+
+    def _warn_of_contradiction(
+        self, guided: PosteriorGuidance, measured: Tensor, noise_std: float, number: int
+    ) -> None:
+        """Says in one line that samples do not explain their measurement."""
+        adjoint = guided.operator.adjoint
+        trace, _ = guided.operator.traces(measured)
+        ratio = float(adjoint(guided.y - measured).norm()) / (noise_std * float(trace.sum().sqrt()))
+        if not ratio < _CONTRADICTION:
+            logger.warning(
+                f"case {number}: the posterior mean contradicts its measurement by {ratio:.1f} times the noise "
+                f"({self.method}, {len(self.sigmas) - 1} steps). Use method diffpir, or more steps."
+            )
 
     def _denoise(
         self, y: Tensor, noise_std: float, tiled: nn.Module, number: int, condition: dict[str, Tensor]

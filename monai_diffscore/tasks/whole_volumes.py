@@ -15,6 +15,7 @@ of one scale. The **likelihood** of a volume is the sum over its scales.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ from torch import Tensor, nn
 
 from monai_diffscore.anomaly import level_residual
 from monai_diffscore.detail_tiles import DetailTiles
-from monai_diffscore.guidance import PosteriorGuidance
+from monai_diffscore.guidance import GuidanceMethod, PosteriorGuidance
 from monai_diffscore.inferers import (
     Progress,
     ScaleLikelihoodInferer,
@@ -36,9 +37,14 @@ from monai_diffscore.inferers import (
 from monai_diffscore.joint_scales import JointScales, StateOperator, scales_of_pyramid
 from monai_diffscore.multiscale import AtScale, MultiScale
 from monai_diffscore.operators import Operator
+from monai_diffscore.sampling import sample_adams
 from monai_diffscore.tasks.likelihood import likelihood_settings
 from monai_diffscore.tasks.restoration import RestorationInferer
 from monai_diffscore.tensors import random_stream
+
+#: under a strong measurement the denoiser of the posterior changes too fast between steps for a polynomial through
+#: earlier estimates: higher orders overshoot
+FIRST_ORDER: Callable[..., Tensor] = partial(sample_adams, order=1)
 
 
 class WholeRestorationInferer(RestorationInferer):
@@ -49,7 +55,12 @@ class WholeRestorationInferer(RestorationInferer):
         tiles: of the details; None runs them whole.
         steps: of the grid of noise levels, which reaches the details of all scales.
         lead: of :class:`~monai_diffscore.joint_scales.JointScales`.
+        method: of :class:`~monai_diffscore.guidance.PosteriorGuidance`, other than "diffpir": its white covariance is
+            not that of the scales.
+        sampler: see :class:`~monai_diffscore.inferers.SamplingInferer`. The default is :data:`FIRST_ORDER`.
         options: see :class:`RestorationInferer`; ``window``, ``sigmas`` and ``sigma_data`` do not apply.
+    Raises:
+        ValueError: for the method "diffpir".
     """
 
     def __init__(
@@ -58,9 +69,13 @@ class WholeRestorationInferer(RestorationInferer):
         tiles: DetailTiles | None = None,
         steps: int = 24,
         lead: float = 4.0,
+        method: GuidanceMethod = "pigdm",
+        sampler: Callable[..., Tensor] = FIRST_ORDER,
         **options: Any,
     ) -> None:
-        super().__init__(operator, (), sigma_data=1.0, **options)
+        if method == "diffpir":
+            raise ValueError("WholeRestorationInferer expects method 'pigdm', 'mmps' or 'dps', got 'diffpir'.")
+        super().__init__(operator, (), sigma_data=1.0, method=method, sampler=sampler, **options)
         self.tiles, self.steps, self.lead = tiles, steps, lead
 
     def _prior(self, network: nn.Module, spatial_dims: int) -> JointScales:

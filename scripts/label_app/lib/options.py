@@ -102,7 +102,7 @@ _TILING = (
 _SAMPLING = (
     Option("samples", "posterior_samples", int, low=2, high=64),
     Option("steps", "steps", int, low=2, high=1000),
-    Option("method", "method", choices=("pigdm", "mmps", "dps")),
+    Option("method", "method", choices=("diffpir", "pigdm", "mmps", "dps")),
     Option("result", choices=("mean", "std")),
     *_TILING,
 )
