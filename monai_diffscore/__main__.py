@@ -41,7 +41,8 @@ def add_plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         "--missing", default="", metavar="A,B", help="further marks of missing values in a table: --missing=-9,-99"
     )
     parser.add_argument("--delimiter", help="between the cells of a text file (default: detected)")
-    parser.add_argument("--graph", type=Path, metavar="EDGES", help="edges between genes (.tsv, .gmt)")
+    parser.add_argument("--categorical", default="", metavar="A,B", help="columns of a table whose numbers are codes")
+    _add_graph(parser)
     parser.add_argument("--image", default="", metavar="ROLE[,ROLE]", help="roles of images to train on")
     parser.add_argument(
         "--given", default="", metavar="ROLE[,ROLE]", help="roles from whose subsets a model draws the one of --image"
@@ -64,6 +65,15 @@ def add_plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         "--no-trial", action="store_true", help="do not measure: no real step, no schedule for the time"
     )
     parser.set_defaults(run_command=_plan)
+
+
+def _add_graph(parser: argparse.ArgumentParser) -> None:
+    """Flags for a graph of genes; the names are ids of the planned bundle."""
+    group = parser.add_argument_group("graph of genes")
+    group.add_argument("--graph", type=Path, metavar="EDGES", help="edges between genes (.tsv, .gmt)")
+    group.add_argument("--graph_columns", type=_names, metavar="SOURCE,TARGET", help="columns of both genes of an edge")
+    group.add_argument("--graph_minimum_weight", type=float, metavar="WEIGHT", help="smallest weight of an edge")
+    group.add_argument("--graph_aliases", type=Path, metavar="TABLE", help="table: a name in the edges, its gene")
 
 
 #: what the DICOM reader may do: :class:`~monai_diffscore.data.dicom.ReadingRules` has the same names
@@ -138,6 +148,10 @@ def _plan(options: argparse.Namespace) -> int:
         planning.fork_server()  # before this process computes anything
     budget = planning.Budget(options.memory_gb, options.minutes, torch.cuda.is_available())
     graph = None if options.graph is None else str(options.graph.absolute())
+    aliases = None if options.graph_aliases is None else str(options.graph_aliases.absolute())
+    graph_options = {
+        "columns": options.graph_columns, "minimum_weight": options.graph_minimum_weight, "aliases": aliases,
+    }  # fmt: skip
     edited = None if options.from_plan is None else planning.Plan.from_file(options.from_plan)
     fingerprint: planning.Fingerprint | None = None
     if data is not None:
@@ -159,6 +173,8 @@ def _plan(options: argparse.Namespace) -> int:
                 _reading(options),
                 [*_names(options.given), *_names(options.mask)],
                 options.joint,
+                _names(options.categorical),
+                graph_options,
             )
         plan = planning.make_plan(fingerprint, budget, graph, options.model)
     plan = edited or plan

@@ -56,7 +56,7 @@ class PrepareScoreBatch(PrepareBatch):
                 key=", ".join(missing),
                 expected=f"the keys {[self.image_key, *self.condition_keys]}",
                 got=f"{sorted(map(str, batchdata))}",
-                remedy="Add them to the data dictionaries, or remove them from condition_keys.",
+                remedy="Add them to the data dictionaries, or remove them from --condition_keys.",
             )
         image = batchdata[self.image_key].to(device=device, non_blocking=non_blocking, **kwargs)
         condition = {
@@ -145,7 +145,7 @@ class ScoreTrainer(SupervisedTrainer):
                 "the training data",
                 expected="at least one whole batch",
                 got="none",
-                remedy="Add data, or lower batch_size.",
+                remedy="Add data, or lower --batch_size.",
             )
         self.stopped_on_request = False
         try:

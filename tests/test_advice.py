@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import ast
+import json
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -19,7 +21,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "monai_diffscore"
 #: a flag with its value: a quoted text, a number, a placeholder in capitals, or one of the words that flags take
 ADVICE = re.compile(
-    r"(?<![\w-])--([A-Za-z_][\w-]*(?:#\w+)?)"
+    r"(?<![\w-])--([A-Za-z_][\w-]*(?:#\w+)*)"
     r"(?: (\"[^\"]*\"|'[^']*'|-?\d+(?:\.\d+)?|True|False|\{\}|[A-Z][A-Z_]+(?:,[A-Z_]+)*\b(?! [A-Z]+\b.* of)"
     r"|(?:folder|study|dicom|pictures|expression|contrast|resample|drop|cases\.csv)\b))?"
 )
@@ -36,22 +38,29 @@ PRINTERS: dict[str, list[str | tuple[str, list[str]]]] = {
     "command_line.py": [("mri_unet3d", TRAIN), ("tabular_mlp", TRAIN)],
     "data/anndata.py": [("scrna_attention", TRAIN)],
     "data/arrays.py": [("natural_dit2d", TRAIN)],
+    "data/cache.py": [("mri_unet3d", TRAIN)],
     "data/cases/": ["cases", *VOLUMES, ("mri_unet3d", CASES)],
     "data/cases/page.py": ["cases"],
     "data/delimited.py": ["plan", ("tabular_mlp", TRAIN)],
     "data/dicom/": [*VOLUMES, ("mri_unet3d", CASES)],
     "data/doubtful_columns.py": ["plan", ("tabular_mlp", TRAIN)],
+    "data/gene_graph.py": ["plan", ("pathway_gnn", TRAIN)],
+    "data/gene_links.py": ["plan", ("pathway_gnn", TRAIN)],
     "data/image_requests.py": [("natural_dit2d", ["inference"])],
     "data/pairs.py": [("mri_translate3d", TRAIN)],
     "data/participants.py": ["plan", ("mri_unet3d", TRAIN)],
     "data/patches.py": [("mri_unet3d", ["inference"])],
     "data/pictures.py": ["plan", ("natural_dit2d", TRAIN)],
     "data/profiles.py": [("bulk_expression_mlp", TRAIN)],
+    "data/shared_items.py": [("mri_unet3d", TRAIN), ("tabular_mlp", TRAIN)],
     "data/slides.py": ["plan", ("pathology_hierarchical_unet", TRAIN)],
     "data/statistics.py": [("mri_unet3d", ["inference"]), ("scrna_attention", ["inference"])],
     "data/table_inference.py": ["plan", ("tabular_mlp", TRAIN)],
+    "data/tables.py": [("tabular_mlp", TRAIN)],
+    "data/tiles.py": [("pathology_hierarchical_unet", TRAIN)],
     "data/tree.py": ["plan", ("mri_unet3d", TRAIN), ("natural_dit2d", TRAIN), ("pathology_hierarchical_unet", TRAIN)],
     "data/volumes.py": VOLUMES,
+    "engines.py": [("mri_unet3d", TRAIN), ("scrna_attention", TRAIN)],
     "flags.py": [("mri_unet3d", TRAIN)],
     "handlers/checkpoint.py": [(name, TRAIN) for name in ("mri_unet3d", "toy2d_mlp", "scrna_attention")],
     "handlers/manifest.py": [("mri_unet3d", ["inference"]), ("tabular_mlp", ["inference"])],
@@ -67,9 +76,11 @@ PRINTERS: dict[str, list[str | tuple[str, list[str]]]] = {
         ("pathology_hierarchical_unet", ["inference", "anomaly"]),
     ],
     "tasks/cases.py": [("mri_unet3d", CASES)],
+    "tasks/restoration.py": [("mri_unet3d", [*CASES, "denoise"])],
     "tasks/labelled_images.py": [("mri_labelled3d", ["inference"]), ("mri_labelled3d", ["inference", "generate"])],
     "transforms/colours.py": ["plan", ("natural_dit2d", TRAIN), ("pathology_hierarchical_unet", TRAIN)],
     "transforms/counts.py": ["plan"],
+    "transforms/group_means.py": [("bulk_expression_mlp", TRAIN)],
     "transforms/hounsfield.py": ["plan", *((name, TRAIN) for name in ("ct_unet3d", "ct_unet2d", "ct_whole3d"))],
     "transforms/table_schema.py": [("tabular_mlp", TRAIN)],
 }
@@ -83,8 +94,12 @@ SAID: dict[tuple[str, str], list[str | tuple[str, list[str]]]] = {
     ("data/cases/listing.py", "left_out"): [("mri_unet3d", TRAIN), ("mri_unet3d", CASES)],
     ("data/cases/page.py", "kind"): ["plan"],
     ("data/cases/table.py", "write"): ["cases"],
+    ("data/cells.py", "expression#fields#gene_key"): [("scrna_attention", TRAIN), ("bulk_expression_mlp", TRAIN)],
     ("data/participants.py", "condition"): ["plan"],
     ("data/participants.py", "fields"): [("mri_unet3d", TRAIN), ("natural_dit2d", TRAIN)],
+    ("data/patches.py", "patch_size"): [("mri_unet3d", TRAIN)],
+    ("data/patches.py", "spacing_mm"): [("mri_unet3d", TRAIN)],
+    ("data/slides.py", "mpp_um"): [("pathology_hierarchical_unet", TRAIN)],
     ("data/table_inference.py", "kind"): ["plan"],
     ("data/table_inference.py", "schema"): [("tabular_mlp", TRAIN)],
     ("data/tree.py", "exclude"): ["plan"],
@@ -93,8 +108,9 @@ SAID: dict[tuple[str, str], list[str | tuple[str, list[str]]]] = {
     ("data/volumes.py", "value_range"): ["plan"],
     ("data/volumes.py", "image_channels"): [("mri_unet3d", TRAIN)],
     ("handlers/checkpoint.py", "checkpoint"): [("mri_unet3d", ["inference"])],
+    ("inspection/leakage.py", "exclude"): ["plan"],
+    ("inspection/leakage.py", "left_out"): [("mri_unet3d", TRAIN), ("natural_dit2d", TRAIN)],
     ("inspection/leakage.py", "subject"): ["plan", ("mri_unet3d", TRAIN)],
-    ("planning/gene_data.py", "categorical"): [("tabular_mlp", TRAIN)],
     ("planning/gene_data.py", "real"): ["report"],
     ("report/command.py", "dicom_options"): [("mri_unet3d", TRAIN)],  # the advice that it replaces
     ("report/image_files.py", "output_dir"): [("mri_unet3d", ["inference"])],
@@ -207,6 +223,39 @@ ROWS = advice()
 def test_each_command_that_prints_an_advice_takes_it(module, flag, value):
     assert printers_of(module, flag), "say in PRINTERS who prints the messages of this module"
     assert refusals(module, flag, value) == []
+
+
+#: what a message advises to change, up to the end of its statement
+VERBS = "add call change choose give leave list lower name pass raise remove set take train use write another"
+REQUEST = rf"\b(?i:{'|'.join(VERBS.split())})\b[^.;]*?"
+#: modules of the mathematics, whose messages name arguments of Python
+OF_PYTHON = ("guidance.py", "multiscale.py", "networks/")
+
+
+@cache
+def bare_name() -> re.Pattern[str]:
+    """An advice to change a flag or id that has no --: a name with an underscore, or the columns of a table."""
+    files = [file for file in ROOT.glob("bundles/*/configs/*.json") if file.name != "metadata.json"]
+    names = {name for file in files for name in json.loads(file.read_text())}
+    options = [option for parser in PARSERS.values() for action in parser._actions for option in action.option_strings]
+    names |= {option.strip("-").split("#")[0] for option in options}
+    of_flags = "|".join(sorted(name for name in names if "_" in name))
+    return re.compile(rf"{REQUEST}(?<![\w\-./#@'\"<`])({of_flags}|categorical)\b(?![\w(/=])")
+
+
+def test_an_advice_writes_a_flag_as_the_user_types_it():
+    """A reader does not know that `graph_columns` is --graph_columns, or whether its command has such a flag."""
+    found = []
+    for file in sorted(PACKAGE.rglob("*.py")):
+        module = str(file.relative_to(PACKAGE))
+        if not module.startswith(OF_PYTHON):
+            visitor = Texts()
+            visitor.visit(ast.parse(file.read_text()))
+            found += [(module, name) for text in visitor.texts for name in bare_name().findall(text)]
+    assert found == []
+    assert bare_name().findall("Name the two columns (graph_columns), or give a header.") == ["graph_columns"]
+    assert bare_name().findall("Write one limit, or list the column in categorical.") == ["categorical"]
+    assert bare_name().findall("Name them with --graph_columns A,B, or lower --patch_size.") == []
 
 
 def test_the_search_sees_flags_with_their_values_and_the_check_refuses_wrong_ones():

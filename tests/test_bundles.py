@@ -133,3 +133,21 @@ def test_train_sample_evaluate(bundle, trained, tmp_path):
     error, likelihood = [json.loads(line) for line in (tmp_path / "out/evaluation.jsonl").read_text().splitlines()]
     assert error["denoising_error"] == pytest.approx(validations[-1]["denoising_error"], rel=0.02)
     assert np.isfinite(likelihood["negative_log_likelihood_nats_per_dim"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bundle", ["toy2d_mlp", "tabular_mlp", "signal_dit1d"])
+def test_a_bundle_samples_a_checkpoint_as_it_samples_the_weights(bundle, trained, tmp_path):
+    """The newest checkpoint is of the iteration of model.pt; its samples are those of the average, in every file."""
+    training = trained(bundle)
+    (*_, checkpoint) = sorted((training.output / "checkpoints").glob("iteration_*.pt"))
+    own = torch.load(checkpoint, weights_only=True)["network"]
+    weights = torch.load(training.weights, weights_only=True)
+    assert all(torch.equal(own[name], value) for name, value in weights.items() if torch.is_tensor(value))
+    for name, file in (("weights", training.weights), ("checkpoint", checkpoint)):
+        where = {"output_dir": str(tmp_path / name), "dataset_dir": training.dataset}
+        workflow(training.root, ["inference"], ["smoke"], "infer", checkpoint=str(file), num_samples=2, **where).run()
+    files = [path.name for path in (tmp_path / "weights").iterdir() if path.suffix in (".npy", ".csv")]
+    assert files
+    for name in files:
+        assert (tmp_path / "weights" / name).read_bytes() == (tmp_path / "checkpoint" / name).read_bytes()

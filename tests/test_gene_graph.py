@@ -114,7 +114,7 @@ def test_several_files_are_one_graph(tmp_path):
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("a.tsv", "A\tB\nTP53\tMDM2\n", "columns of two names.*graph_columns"),
+        ("a.tsv", "A\tB\nTP53\tMDM2\n", "columns of two names.*--graph_columns SOURCE,TARGET"),
         ("a.csv", "source,target,weight\nTP53,MDM2,high\n", "'high' in row 2"),
         ("a.csv", "source,target,weight\nTP53,MDM2,-1\n", "from -1"),
         ("a.csv", "source,target\nTP53,MDM2,3,4\nX\n", "graph"),
@@ -122,7 +122,7 @@ def test_several_files_are_one_graph(tmp_path):
         ("a.sif", "TP53 MDM2\n", "2 cells in row 1"),
         ("a.gmt", "SET\turl\n", "2 cells in row 1"),
         ("a.gmt", "SET\tu\tTP53\nSET\tu\tMDM2\n", "'SET' again in row 2"),
-        ("a.csv", "source,target\nTp53,Mdm2\n", r"0 of 1 links kept.*Tp53.*aliases"),
+        ("a.csv", "source,target\nTp53,Mdm2\n", r"0 of 1 links kept.*Tp53.*--graph_aliases TABLE"),
         ("a.json", "{}", "ending"),
     ],
 )

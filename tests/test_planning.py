@@ -578,6 +578,84 @@ def test_a_graph_that_the_training_cannot_use_is_refused_by_the_plan(graph, tmp_
     assert "2 of 12 genes have an edge" in " ".join(capsys.readouterr().out.split())
 
 
+#: edges that a plan refuses: the flag of its advice, and that flag with a value
+EDGES: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "a\tb\nGENE1\tGENE2\n": ("--graph_columns SOURCE,TARGET", "a,b", {"graph_columns": ["a", "b"]}),
+    "source\ttarget\tweight\nGENE1\tGENE2\t3\nGENE1\tGENE3\t-1\n": (
+        "--graph_minimum_weight WEIGHT", "2", {"graph_minimum_weight": 2.0},
+    ),
+    "source\ttarget\nP1\tP2\n": (
+        "--graph_aliases TABLE", "{root}/aliases.tsv", {"graph_aliases": "{root}/aliases.tsv"},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("edges", EDGES)
+def test_the_advice_on_a_graph_is_followed_by_the_plan_and_its_bundle(edges, tmp_path, capsys):
+    advice, value, choices = EDGES[edges]
+    values = np.random.default_rng(0).normal(size=(60, 12)).round(3)
+    pd.DataFrame(values, columns=[f"GENE{number}" for number in range(12)]).to_csv(tmp_path / "expression.csv")
+    (tmp_path / "links.tsv").write_text(edges)
+    (tmp_path / "aliases.tsv").write_text("name\tgene\nP1\tGENE1\nP2\tGENE2\n")
+    command = ["plan", str(tmp_path / "expression.csv"), "--out", str(tmp_path / "made"), "--no-trial", "--graph"]
+    assert main([*command, str(tmp_path / "links.tsv")]) == 1
+    assert advice in " ".join(capsys.readouterr().err.split())
+    flag = [advice.split()[0], value.format(root=tmp_path)]
+    assert main([*command, str(tmp_path / "links.tsv"), *flag]) == 0
+    assert "2 of 12 genes have an edge" in " ".join(capsys.readouterr().out.split())
+    train = json.loads((tmp_path / "made/configs/train.json").read_text())
+    for name, choice in choices.items():
+        assert train[name] == (choice.format(root=tmp_path) if isinstance(choice, str) else choice)
+    parser = ConfigParser(train | {"bundle_root": str(tmp_path / "made")})
+    assert parser.get_parsed_content("graph").edges.tolist() == [[1], [2]]
+
+
+@pytest.mark.parametrize("option", ["--graph_columns", "--graph_aliases", "--graph_minimum_weight"])
+def test_options_of_a_graph_without_a_graph_are_refused(option, tmp_path, capsys):
+    write_bulk(tmp_path / "data")
+    assert (
+        main(["plan", str(tmp_path / "data/bulk.csv"), "--out", str(tmp_path / "made"), "--no-trial", option, "1"]) == 1
+    )
+    assert "Give its edges: --graph EDGES" in " ".join(capsys.readouterr().err.split())
+
+
+CELLS_OF_CODES = {
+    "text among numbers": ["1", "2", "3", "x"], "two limits": ["<5", "<10", "7", "9"],
+    "numbers below their limit": ["<5", "3", "7", "9"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("cells", CELLS_OF_CODES)
+def test_the_advice_on_a_column_of_codes_is_followed_by_the_plan_and_its_bundle(cells, tmp_path, capsys):
+    frame = pd.DataFrame({"age": np.arange(60) % 37 + 20.5, "code of ward": CELLS_OF_CODES[cells] * 15})
+    frame.to_csv(tmp_path / "table.csv", index=False)
+    command = ["plan", str(tmp_path / "table.csv"), "--out", str(tmp_path / "made"), "--no-trial"]
+    assert main(command) == 1
+    (advice,) = re.findall(r"--categorical '[^']*'", " ".join(capsys.readouterr().err.split()))
+    assert main([*command, *shlex.split(advice)]) == 0
+    train = json.loads((tmp_path / "made/configs/train.json").read_text())
+    schema = ConfigParser(train | {"bundle_root": str(tmp_path / "made")}).get_parsed_content("table_schema")
+    (column,) = [column for column in schema.columns if column.name == "code of ward"]
+    assert set(column.categories) == set(CELLS_OF_CODES[cells])
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        ("missing", ["-9"]),
+        ("delimiter", ";"),
+        ("categorical", ["a"]),
+        ("assume_mpp_um", 0.5),
+        ("participants", "x.tsv"),
+        ("modality", "CT"),
+    ],
+)
+def test_flags_of_other_data_are_refused_by_name(flag, value, tmp_path):
+    write_bulk(tmp_path / "data")
+    with pytest.raises(DataError, match=f"key '{flag}'.*got expression.*Leave --{flag} out"):
+        take_fingerprint(tmp_path / "data/bulk.csv", **{flag: value})
+
+
 def test_a_graph_of_other_data_is_refused(tmp_path):
     write_mri(tmp_path)
     with pytest.raises(DataError, match=r"key 'graph'.*got volumes.*Leave --graph out"):

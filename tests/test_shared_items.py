@@ -59,7 +59,7 @@ def test_a_thousand_tensors_are_one():
 
 
 def test_a_part_that_does_not_pickle_is_refused_with_the_remedy():
-    with pytest.raises(TypeError, match="Give num_workers 0"):
+    with pytest.raises(TypeError, match="Give --num_workers 0"):
         pack(Dataset([1], transform=lambda item: item))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import itertools
 import json
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import processes
@@ -438,23 +440,112 @@ def test_a_tracker_that_hangs_delays_the_end_by_ten_seconds_at_most(tmp_path):
     server.shutdown()
 
 
-def test_a_whole_training_waits_ten_seconds_at_most_for_a_server_that_accepts_and_never_answers(tmp_path):
-    """Start, iterations, validation, pictures, checkpoints, end; compared with a server that refuses at once."""
+def answer_a_byte_a_second(connection: socket.socket) -> None:
+    """No limit of the time between two bytes ends this answer."""
+    for byte in b"HTTP/1.1 200 OK\r\nX-Padding: " + 1000 * b"x":
+        connection.sendall(bytes([byte]))
+        time.sleep(1)
 
-    def seconds(name: str, port: int) -> float:
-        started = time.monotonic()
-        uri = f"http://127.0.0.1:{port}"
-        workflow(
-            "toy2d_mlp", ["train"], ["smoke"], tracking_uri=uri, output_dir=str(tmp_path / name), val_interval=1,
-            save_every=2, gallery_every=2,
-        ).run()  # fmt: skip
-        return time.monotonic() - started
 
-    with socket.create_server(("127.0.0.1", 0)) as silent, socket.socket() as closed:
-        closed.bind(("127.0.0.1", 0))  # without listen
-        connections: list[socket.socket] = []
-        threading.Thread(target=lambda: connections.append(silent.accept()[0]), daemon=True).start()
-        refused = seconds("refused", closed.getsockname()[1])
-        assert seconds("silent", silent.getsockname()[1]) < refused + 10
-        assert len(connections) == 1
-    assert recorded(tmp_path / "silent") == recorded(tmp_path / "refused") == [1, 2, 3, 4]
+def send_half_an_answer(connection: socket.socket) -> None:
+    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{")
+
+
+def keep_silent(connection: socket.socket) -> None:
+    pass
+
+
+def accept_no_connection(server: socket.socket) -> list[socket.socket]:
+    """The queue of the server is full: further connections wait for a place."""
+    server.listen(0)
+    waiting = [socket.socket() for _ in range(4)]
+    for connection in waiting:
+        connection.setblocking(False)
+        connection.connect_ex(server.getsockname())
+    return waiting
+
+
+def accept_and(answer, server: socket.socket) -> list[socket.socket]:
+    """Connections, each with a thread that answers; a socket that the test closes ends its thread."""
+    server.listen()
+    connections: list[socket.socket] = []
+
+    def serve(connection: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            answer(connection)
+
+    def accept() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connections.append(server.accept()[0])
+                threading.Thread(target=serve, args=(connections[-1],), daemon=True).start()
+
+    threading.Thread(target=accept, daemon=True).start()
+    return connections
+
+
+HANGING = {
+    "accepts no connection": accept_no_connection,
+    "keeps silent": partial(accept_and, keep_silent),
+    "answers a byte a second": partial(accept_and, answer_a_byte_a_second),
+    "sends half an answer": partial(accept_and, send_half_an_answer),
+}
+
+
+def idle_seconds() -> float:
+    """Seconds that this thread has slept: neither computed nor waited for a core. A busy machine does not matter."""
+    computed, queued, _ = Path(f"/proc/self/task/{threading.get_native_id()}/schedstat").read_text().split()
+    return time.monotonic() - (int(computed) + int(queued)) / 1e9
+
+
+def idle_seconds_of_a_training(port: int, folder: Path) -> float:
+    """Start, iterations, validation, pictures, checkpoints and end, with a tracker on a port."""
+    started = idle_seconds()
+    workflow(
+        "toy2d_mlp", ["train"], ["smoke"], tracking_uri=f"http://127.0.0.1:{port}", output_dir=str(folder),
+        val_interval=1, save_every=2, gallery_every=2,
+    ).run()  # fmt: skip
+    assert recorded(folder) == [1, 2, 3, 4]
+    return idle_seconds() - started
+
+
+@pytest.fixture(scope="module")
+def idle_with_a_closed_port(tmp_path_factory) -> float:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # without listen: it refuses at once
+        return idle_seconds_of_a_training(closed.getsockname()[1], tmp_path_factory.mktemp("refused"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("hang", HANGING)
+def test_a_whole_training_waits_ten_seconds_at_most_for_a_server_that_hangs(hang, idle_with_a_closed_port, tmp_path):
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        connections = HANGING[hang](server)
+        idle = idle_seconds_of_a_training(server.getsockname()[1], tmp_path)
+    assert connections  # it was asked
+    assert 7 < idle < idle_with_a_closed_port + 10
+    for connection in connections:
+        connection.close()
+
+
+LENGTHS = {"max_epochs": (1, 3, 5), "val_interval": (1, 2, 3), "save_every": (2, 3, 4), "num_workers": (0, 1, 0)}
+
+
+@pytest.mark.slow
+def test_the_record_of_a_continued_training_has_the_present_values_of_what_may_change(tmp_path):
+    """Length, validation, checkpoints and workers, in the tags of the run and in the newest configuration."""
+    uri = f"sqlite:///{tmp_path}/mlruns.db"
+    for number in range(3):
+        values = {name: options[number] for name, options in LENGTHS.items()}
+        started = workflow("toy2d_mlp", ["train"], ["smoke"], tracking_uri=uri, output_dir=str(tmp_path), **values)
+        started.run()
+        trainer = started.parser.get_parsed_content("train#trainer")
+        assert trainer.state.epoch == trainer.state.max_epochs == values["max_epochs"]
+        (run,) = MlflowClient(uri).search_runs(["1"])
+        assert run.data.params.keys().isdisjoint(values)
+        assert {name: run.data.tags[name] for name in values} == {name: str(value) for name, value in values.items()}
+        newest = max((tmp_path / "mlartifacts").rglob("configuration_*.json"))
+        configuration = json.loads(newest.read_text())
+        assert {name: configuration[name] for name in values} == values
+        assert run.info.status == "FINISHED"

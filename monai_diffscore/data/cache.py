@@ -55,7 +55,7 @@ def cached_dataset(
         if estimated_gb <= memory_gb:
             return CacheDataset(data=data, transform=transform, hash_as_key=True, copy_cache=copy_cache)
         logger.info(
-            f"{len(distinct)} preprocessed cases take about {estimated_gb:.1f} GB, more than cache_memory_gb "
+            f"{len(distinct)} preprocessed cases take about {estimated_gb:.1f} GB, more than --cache_memory_gb "
             f"{memory_gb:g}: their cache is {folder}"
         )
     return _FileDataset(

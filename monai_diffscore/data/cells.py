@@ -100,7 +100,7 @@ class ObservedCells(Dataset):
             raise DataError(
                 plain.source, key="genes", expected="some of the genes of the model, and 0 <= hidden_share < 1",
                 got=f"none of {', '.join(fields.genes[:3])}, ...; hidden_share {hidden_share}",
-                remedy="Name the column of var with the model's gene names as gene_key when training.",
+                remedy="Train with the column of var that has these names: --expression#fields#gene_key COLUMN.",
             )  # fmt: skip
         values, _totals = plain.matrix(np.arange(len(plain) if most is None else min(most, len(plain))))
         dense = values.toarray() if hasattr(values, "toarray") else np.asarray(values)

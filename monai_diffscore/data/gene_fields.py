@@ -98,7 +98,7 @@ class GeneFields:
                 f"the data has {len(genes)}, such as {', '.join(list(genes)[:3])}",
                 remedy=f"{alike} differ in upper and lower case alone (mouse and human symbols?)."
                 if alike
-                else "Map the names to those of the model (symbols or Ensembl ids: gene_key), or impute genes that "
+                else "Map the names to those of the model (symbols or Ensembl ids), or impute genes that "
                 "were not measured: the task impute treats them as unobserved; a zero would be a measurement.",
             )
         return places

@@ -185,7 +185,8 @@ def read_gene_graph(
             ", ".join(map(str, files)),
             expected=f"links between the genes of the data, such as {', '.join(list(genes)[:3])}",
             got=str(matching),
-            remedy="Give a table of aliases (name in the links, gene), or use gene symbols in both.",
+            remedy="Give a table of names in the links and their genes (--graph_aliases TABLE), or use gene symbols in "
+            "both.",
         )
     logger.info(f"gene graph: {matching}")
     return replace(graph, matching=matching)

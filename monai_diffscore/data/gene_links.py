@@ -106,7 +106,7 @@ def _read_table(file: Path, columns: Sequence[str] | None, minimum_weight: float
             file,
             f"columns {list(columns)}" if columns else "columns of two names, such as source and target",
             f"columns {list(frame.columns)[:12]}",
-            "Name the two columns (graph_columns), or give the first row such names.",
+            "Name both (--graph_columns SOURCE,TARGET), or give the first row such names.",
         )
     weights = _numbers(file, frame, lower, WEIGHTS)
     signs = _numbers(file, frame, lower, SIGNS)
@@ -116,8 +116,8 @@ def _read_table(file: Path, columns: Sequence[str] | None, minimum_weight: float
         frame, weights, signs = frame[keep], weights[keep], None if signs is None else signs[keep]
     if len(weights) and not (weights > 0).all():
         raise _problem(
-            file, "weights > 0", f"from {weights.min():g}", "Leave weaker links out (minimum_weight); a sign is a "
-            "column of its own, such as sign or mor.",
+            file, "weights > 0", f"from {weights.min():g}",
+            "Leave weaker links out (--graph_minimum_weight WEIGHT); a sign is another column, such as sign or mor.",
         )  # fmt: skip
     sources, targets = (frame[name].astype(str).tolist() for name in end_columns)
     if signs is None:

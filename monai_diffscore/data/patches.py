@@ -84,7 +84,7 @@ class GridPatchesd(MapTransform):
                 key=str(self.keys[0]),
                 expected=f"at least {self.patch_size} voxels for a patch",
                 got=f"{tuple(sizes)}",
-                remedy="Lower patch_size or spacing_mm, or pad with SpatialPadd.",
+                remedy="Lower --patch_size or --spacing_mm of the training, or pad with SpatialPadd.",
             )
         starts = [
             tuple(min(begin, size - patch) for begin, size, patch in zip(start, sizes, self.patch_size, strict=True))

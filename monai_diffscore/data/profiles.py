@@ -59,8 +59,8 @@ def split_profiles(
         raise DataError(
             source, key=subject or fields.label or "rows", got=str(error),
             expected=f"rows for training, and a share of {share:g} held out of them",
-            remedy="Give more rows, another validation_share, or no label."
-            if subject is None else "Give rows of more subjects, or another validation_share.",
+            remedy="Give more rows, another --validation_share of the training, or no label."
+            if subject is None else "Give rows of more subjects, or another --validation_share of the training.",
         ) from error  # fmt: skip
 
 
@@ -276,7 +276,7 @@ class ObservedProfiles(Dataset):
             raise DataError(
                 source, expected="a model of genes as they were measured, or of their components",
                 got=f"one with {', '.join(shaped)}",
-                remedy="Train a model with normal_scores and group_means false.",
+                remedy="Train a model with --normal_scores False --group_means False.",
             )  # fmt: skip
         expression = Expression(source, replace(fields, genes=(), label=None, batch=None, covariates=()), **options)
         measured = {gene: place for place, gene in enumerate(expression.genes)}

@@ -32,7 +32,7 @@ def pack(value: Any) -> tuple[bytes, Tensor]:
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise TypeError(
             f"Expected a data set that worker processes can receive, got a part that cannot be pickled ({error}). "
-            "Give num_workers 0, or a function of a module in place of a lambda."
+            "Give --num_workers 0, or a function of a module in place of a lambda."
         ) from error
     memory = torch.empty(max(1, pickler.size), dtype=torch.uint8).share_memory_()
     for start, tensor in pickler.blocks:

@@ -160,7 +160,7 @@ class Slide:
                 self.path,
                 expected=f"a pixel size mpp_um of at least the slide's, {self.mpp_um:g}",
                 got=f"{mpp_um:g}",
-                remedy="Raise mpp_um: the slide has no finer pixels.",
+                remedy="Raise --mpp_um of the training: the slide has no finer pixels.",
             )
         scales = [factor / downsample for downsample in self.levels.downsamples]
         level = max(number for number, scale in enumerate(scales) if scale >= 1 - MPP_TOLERANCE)

@@ -187,8 +187,8 @@ class _Inference:
         if not self.coded and not codes and numbers.notna().mean() > 0.5:
             text = names[numbers.isna()]
             got = f"{len(text)} cells of text, such as {text.iloc[0]!r}" if len(text) else "numbers written as text"
-            remedy = "Name the mark of a missing value with --missing, or list the column in categorical. "
-            raise self._problem("numbers alone, or text alone", got, f"{remedy}{self._leave_out}")
+            remedy = f"Name the mark of a missing value with --missing, or {self._take_as_codes}"
+            raise self._problem("numbers alone, or text alone", got, remedy)
         return self._categorical(names, sorted(names.unique()), "text")
 
     def _of_moments(self, texts: pd.Series, moment: str, dtype: str | None) -> Column:
@@ -217,7 +217,7 @@ class _Inference:
         if len(set(sides)) < len(sides) or not len(exact):
             raise self._problem(
                 "one limit below and one above, such as '<5', among numbers", f"{', '.join(limits)}",
-                f"Write one limit, or list the column in categorical. {self._leave_out}",
+                f"Write one limit, or {self._take_as_codes}",
             )  # fmt: skip
         values, further = numbers.copy(), {}
         step = 10.0 ** -(_decimals(exact.to_numpy(dtype=np.float64)) or 0)
@@ -225,7 +225,7 @@ class _Inference:
             if (exact < limit).any() if side == "<" else (exact > limit).any():
                 raise self._problem(
                     f"numbers on one side of the limit {text!r}", f"{exact.min() if side == '<' else exact.max():g}",
-                    f"Write all of them, or all by the limit; or list the column in categorical. {self._leave_out}",
+                    f"Write all of them, or all by the limit; or {self._take_as_codes}",
                 )  # fmt: skip
             # one step beyond the limit: a cell may hold the limit itself
             values[names == text] = round(limit - step if side == "<" else limit + step, _MOST_DECIMALS)
@@ -267,6 +267,10 @@ class _Inference:
     @property
     def _missing(self) -> float:
         return float(self.values.isna().mean())
+
+    @property
+    def _take_as_codes(self) -> str:
+        return f"take the cells as categories with --categorical {self._flag_value}. {self._leave_out}"
 
     @property
     def _leave_out(self) -> str:

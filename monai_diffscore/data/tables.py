@@ -170,7 +170,7 @@ def split_table(
     except ValueError as error:
         raise DataError(
             source, key=str(schema.subject or schema.label), expected="enough rows on both sides of a split",
-            got=str(error), remedy="Group rare categories, or change validation_share.",
+            got=str(error), remedy="Group rare categories, or change --validation_share of the training.",
         ) from error  # fmt: skip
     return frame.iloc[train], frame.iloc[held_out]
 

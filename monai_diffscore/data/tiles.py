@@ -122,7 +122,7 @@ class SlideTiles(Dataset):
                 key=key,
                 expected=f"at least one tile of {tile_size} pixels of {mpp_um} um with {min_tissue:.0%} tissue",
                 got=f"none in {len(data)} slide(s), of sizes {sizes}",
-                remedy="Lower mpp_um, tile_size or min_tissue, or check whether the slides are blank.",
+                remedy="Lower --mpp_um, --tile_size or --min_tissue of the training, or look for blank slides.",
             )
 
     def __len__(self) -> int:

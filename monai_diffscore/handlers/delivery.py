@@ -346,7 +346,8 @@ def sync(folder: str | Path, uri: str | None = None) -> tuple[str, int]:
     first = next(spool.read(), None)
     if first is None:
         raise ValueError(
-            f"Expected the record of a training, {spool.path}, got no such file or an empty one. Give the output_dir."
+            f"Expected the record of a training, {spool.path}, got no such file or an empty one. Give its "
+            "output folder."
         )
     try:
         with spool.delivering():

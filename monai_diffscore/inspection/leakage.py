@@ -31,7 +31,10 @@ def find_leaks(files: BundleFiles, voxels: bool = False) -> list[Finding]:
         return [Finding("configs/train.json: dataset_dir", "data that is there", f"nothing at {source}", remedy)]
     training, held_out = parser.get_parsed_content("cases")
     near = voxels or len(training) + len(held_out) <= NEAR_AT_MOST
-    remedy = "Take one of them out (left_out), or give both one subject: by --subject, or in a table of cases."
+    remedy = (
+        "Take one of them out (--exclude of a plan, --left_out of a bundle), or give both one subject: by --subject, "
+        "or in a table of cases."
+    )
     return [
         Finding(where, "each subject and each image on one side of the split", str(leak), remedy)
         for leak in leaks(training, held_out, near=near)

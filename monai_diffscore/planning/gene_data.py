@@ -69,13 +69,18 @@ def fingerprint_cells(root: Path, conditions: Sequence[str] = (), subject: str |
 
 
 def fingerprint_expression(
-    root: Path, conditions: Sequence[str] = (), subject: str | None = None, graph: str | Path | None = None
+    root: Path,
+    conditions: Sequence[str] = (),
+    subject: str | None = None,
+    graph: str | Path | None = None,
+    graph_options: Mapping[str, Any] | None = None,
 ) -> Fingerprint:
     """The fingerprint of a matrix of expression: counts if all values are counts, else continuous values.
 
     Args:
         root, conditions, subject: as in :func:`fingerprint_cells`.
         graph: edges between genes, which the training reads.
+        graph_options: further arguments of :func:`~monai_diffscore.data.gene_graph.read_gene_graph`.
     Raises:
         DataError: if the file is no such matrix, or the graph has no edge between its genes.
     """
@@ -92,7 +97,9 @@ def fingerprint_expression(
     sigma_data = float(measure_profiles(expression, training)["sigma_data"])
     declared = {**roles, "content": content, "subject": subject, "transposed": transposed}
     if graph is not None:
-        declared["matching"] = str(read_gene_graph(graph, expression.genes).matching)
+        options = dict(graph_options or {})
+        declared["matching"] = str(read_gene_graph(graph, expression.genes, **options).matching)
+        declared["graph_options"] = options
     return _of_expression(
         root,
         "expression",
@@ -111,6 +118,7 @@ def fingerprint_table(
     exclude: Sequence[str] = (),
     delimiter: str | None = None,
     missing: Sequence[str] = (),
+    categorical: Sequence[str] = (),
 ) -> Fingerprint:
     """The fingerprint of a clinical table. Its columns follow the inferred schema.
 
@@ -120,6 +128,7 @@ def fingerprint_table(
         subject: the column of patients. It is not generated.
         exclude: other columns that are not generated.
         delimiter, missing: as :func:`~monai_diffscore.data.tables.read_table` takes them.
+        categorical: columns whose numbers are codes.
     Raises:
         DataError: if a column is unusable, or if there are two conditions.
     """
@@ -128,7 +137,7 @@ def fingerprint_table(
                         remedy="Name the one column that selects rows.")  # fmt: skip
     frame = read_table(root, delimiter, missing)
     label = conditions[0] if conditions else None
-    schema = find_schema(frame, None, label=label, subject=subject, exclude=exclude, source=root)
+    schema = find_schema(frame, None, label, subject, exclude, categorical, root)
     training, held_out = split_table(frame, schema, held_out_share(len(frame), ROWS_HELD_OUT), 0, root)
     numbers = schema.numbers(training, root)
     encoding = measure_encoding(schema, numbers, schema.label_numbers(training, root))
@@ -150,6 +159,7 @@ def fingerprint_table(
             "label": label,
             "subject": subject,
             "exclude": list(exclude),
+            "categorical": list(categorical),
             "delimiter": delimiter,
             "missing": list(missing),
             "schema": json.loads(json.dumps(schema.as_dict())),
@@ -233,9 +243,7 @@ def _roles_of_table(schema: TableSchema) -> list[str]:
     texts = [f"{kind} {_shortened(names)}" for kind, names in kinds.items()]
     texts += [f"condition {schema.label}"] if schema.label else []
     texts += [f"subject {schema.subject}"] if schema.subject else []
-    flags = (
-        "--condition, --subject and --exclude choose others; --categorical A,B of the training takes numbers as codes"
-    )
+    flags = "--condition, --subject and --exclude choose others; --categorical A,B takes numbers as codes"
     return [f"{'; '.join(texts)}. {flags}"]
 
 

@@ -67,6 +67,8 @@ def plan_expression(fingerprint: Fingerprint, budget: Budget, graph: str | None 
     }
     if graph is not None:
         choices["graph_files"] = Choice(graph, "edges between genes, matched by symbol")
+        options = fingerprint.details.get("graph_options", {})
+        choices |= {f"graph_{name}": Choice(value, "as asked for") for name, value in options.items()}
         why = "with a graph of genes: messages along its edges, and the permuted graph as a control"
         return _plan(fingerprint, budget, "pathway_gnn", why, choices, graph)
     wide = 512 if fingerprint.channels > 5000 or budget.accelerator else 256

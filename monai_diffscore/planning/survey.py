@@ -30,6 +30,12 @@ _KINDS_OF_FLAG = {
     "given": ("volumes",),
     "graph": ("expression",),
     "exclude": ("table", *_IMAGES),
+    "delimiter": ("table",),
+    "missing": ("table",),
+    "categorical": ("table",),
+    "modality": ("volumes",),
+    "assume_mpp_um": ("slides",),
+    "participants": _IMAGES,
     "value_range": ("pictures", "slides"),
     "image_channels": ("pictures",),
     "assume_intercept": ("volumes",),
@@ -55,6 +61,8 @@ def take_fingerprint(
     reading: Mapping[str, Any] | None = None,
     given: Sequence[str] = (),
     joint: bool = False,
+    categorical: Sequence[str] = (),
+    graph_options: Mapping[str, Any] | None = None,
 ) -> Fingerprint:
     """The fingerprint of a data set.
 
@@ -76,6 +84,8 @@ def take_fingerprint(
             ``assume_intercept``, ``allow_no_air`` and ``dicom_options`` of volumes.
         given: roles and masks of volumes from which a model draws the image of ``image``.
         joint: the model draws image and mask together.
+        categorical: columns of a table whose numbers are codes.
+        graph_options: further arguments of :func:`~monai_diffscore.data.gene_graph.read_gene_graph`; None is left out.
     Raises:
         DataError: if the kind is unknown, or if no case is usable.
         ValueError: for an unknown kind.
@@ -84,15 +94,25 @@ def take_fingerprint(
         raise ValueError(f"kind is one of {', '.join(KINDS)}, got {kind!r}: leave it out to detect it.")
     root = locate(path).absolute()
     kind = kind or find_kind(root, graph)
-    flags = {"subject": subject, "layout": layout, "image": image, "given": given, "graph": graph, "exclude": exclude}
+    flags = {
+        "subject": subject, "layout": layout, "image": image, "given": given, "graph": graph, "exclude": exclude,
+        "delimiter": delimiter, "missing": missing, "categorical": categorical, "modality": modality,
+        "assume_mpp_um": assume_mpp_um, "participants": participants,
+    }  # fmt: skip
+    graph_options = {name: value for name, value in (graph_options or {}).items() if value is not None}
+    if graph_options and graph is None:
+        raise DataError(
+            root, key=f"graph_{next(iter(graph_options))}", expected="a graph of genes to read", got="none",
+            remedy="Give its edges: --graph EDGES.",
+        )  # fmt: skip
     _refuse_flags_of_other_kinds(root, kind, {**flags, **(reading or {})})
     listing: dict[str, Any] = {"layout": layout, "image": image, "subject": subject or ""}
     if kind == "cells":
         return fingerprint_cells(only_matrix(root), conditions, subject)
     if kind == "expression":
-        return fingerprint_expression(only_matrix(root), conditions, subject, graph)
+        return fingerprint_expression(only_matrix(root), conditions, subject, graph, graph_options)
     if kind == "table":
-        return fingerprint_table(only_table(root), conditions, subject, exclude, delimiter, missing)
+        return fingerprint_table(only_table(root), conditions, subject, exclude, delimiter, missing, categorical)
     if kind == "volumes":
         stated_by_cases = conditions if participants is None else [name for name in conditions if name == CONTRAST]
         fingerprint = fingerprint_volumes(

@@ -117,7 +117,7 @@ class Cases(IterableDataset[Any]):
 
     def __iter__(self) -> Iterator[Any]:
         if get_worker_info() is not None:
-            raise ValueError("Cases are read in the process that keeps their table: give the loader num_workers 0.")
+            raise ValueError("Cases are read in the process that keeps their table: give the loader num_workers=0.")
         for case in self.data:
             try:
                 preprocessed = self.transform(case)

@@ -64,7 +64,7 @@ def estimate_noise(x: Tensor) -> float:
         pairs = inside.narrow(axis, 0, even).unflatten(axis, (-1, 2))
         inside = pairs.select(axis + 1, 0) & pairs.select(axis + 1, 1)
     if not bool(inside.any()):
-        raise ValueError("estimate_noise: expected voxels strictly between -1 and 1, got none. Give noise_std instead.")
+        raise ValueError("estimate_noise: expected voxels strictly between -1 and 1, got none. Give --noise_std.")
     return float(detail[inside].abs().median()) / 0.6745
 
 

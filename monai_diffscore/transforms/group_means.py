@@ -40,7 +40,7 @@ def measure_group_means(rows: Any, groups: Any, names: Sequence[str]) -> np.ndar
         raise DataError(
             "the training rows", key="group_means", expected="rows of each group",
             got=f"none of {', '.join(empty)}" if names else "no groups",
-            remedy="Name the column with the groups as label, leave out rare groups, or set group_means to false.",
+            remedy="Name the column of groups (--label COLUMN), leave rare ones out, or add --group_means False.",
         )  # fmt: skip
     return np.stack([values[codes == code].mean(0) for code in range(len(names))])
 
@@ -52,7 +52,7 @@ def refuse_unlabelled(groups: np.ndarray, source: object) -> None:
         raise DataError(
             source, key="group_means", expected="a group for each row",
             got=f"{missing} rows without one" if len(groups) else "no column of groups",
-            remedy="Name the column with the groups as label and complete it, or set group_means to false.",
+            remedy="Name the column of groups (--label COLUMN) and complete it, or add --group_means False.",
         )  # fmt: skip
 
 
