@@ -31,7 +31,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from monai_diffscore.tensors import check_estimate, noise_like, per_sample, per_sample_sigma, positive_sigma
+from monai_diffscore.tensors import (
+    check_estimate,
+    check_floating,
+    noise_like,
+    per_sample,
+    per_sample_sigma,
+    positive_sigma,
+)
 
 
 class Coefficients(NamedTuple):
@@ -162,7 +169,8 @@ class Denoiser(nn.Module):
     Raises:
         ValueError: in the call: for sigma <= 0 or NaN (a number, or a tensor on the CPU), or a network that returns
             another shape than x.
-        TypeError: in the call: for a network that does not return a tensor.
+        TypeError: for another preconditioning or autocast_dtype; in the call: for a network that does not return a
+            tensor.
     """
 
     def __init__(
@@ -174,6 +182,14 @@ class Denoiser(nn.Module):
         start: nn.Module | None = None,
     ) -> None:
         super().__init__()
+        if not isinstance(preconditioning, Preconditioning):
+            kind = "the class " if isinstance(preconditioning, type) else ""
+            name = getattr(preconditioning, "__name__", type(preconditioning).__name__)
+            raise TypeError(
+                f"Denoiser expects a network and an object such as EDMPreconditioning(sigma_data), got {kind}{name}."
+            )
+        if not isinstance(autocast_dtype, torch.dtype | None):
+            raise TypeError(f"Denoiser expects autocast_dtype as torch.bfloat16 or None, got {autocast_dtype!r}.")
         self.network = network
         self.preconditioning = preconditioning
         self.autocast_dtype = autocast_dtype
@@ -260,7 +276,8 @@ class MixtureDenoiser(nn.Module):
         covariances: [K, d, d], positive semi-definite, with d the number of elements of one sample.
         dtype: of the stored parameters; float64 for reference values.
     Raises:
-        ValueError: for weights or covariances of other shapes.
+        ValueError: for weights or covariances of other shapes, weights <= 0, or covariances that are not symmetric or
+            not positive semi-definite; in the call: for sigma <= 0, or x of another shape.
     """
 
     def __init__(self, weights: Tensor, means: Tensor, covariances: Tensor, dtype: torch.dtype = torch.float64) -> None:
@@ -272,7 +289,15 @@ class MixtureDenoiser(nn.Module):
                 f"for {components} means of {dims} elements, got {tuple(weights.shape)} and "
                 f"{tuple(covariances.shape)}."
             )
+        if not bool((weights > 0).all()):
+            raise ValueError(f"Expected weights > 0, got {weights.tolist()[:8]}.")
         variances, axes = torch.linalg.eigh(covariances.to(dtype))
+        tolerance = 1e-4 * float(covariances.abs().amax())
+        if bool((covariances - covariances.mT).abs().max() > tolerance) or bool(variances.min() < -tolerance):
+            raise ValueError(
+                "Expected symmetric covariances that are positive semi-definite, got a smallest eigenvalue of "
+                f"{float(variances.min()):.4g}. Give C = A A^T, such as torch.eye(d)."
+            )
         self.sample_shape = tuple(means.shape[1:])
         self.register_buffer("log_weights", (weights / weights.sum()).to(dtype).log())
         self.register_buffer("means", means.reshape(components, dims).to(dtype))
@@ -284,6 +309,12 @@ class MixtureDenoiser(nn.Module):
     variances: Tensor
     axes: Tensor
 
+    def _checked(self, x: Tensor) -> Tensor:
+        dims = self.means.shape[1]
+        if x.ndim < 2 or x[:1].numel() not in (0, dims):
+            raise ValueError(f"Expected x of shape [B, ...] with {dims} elements in each sample, got {tuple(x.shape)}.")
+        return x.to(self.means.dtype)
+
     def _components(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """ln p(x, k) [B, K], x - m_k in eigenvector coordinates [B, K, d], and the variance there [B, K, d]."""
         offset = torch.einsum("bkd,kde->bke", x.flatten(1)[:, None] - self.means, self.axes)  # (B, K, d)
@@ -293,15 +324,22 @@ class MixtureDenoiser(nn.Module):
 
     def forward(self, x: Tensor, sigma: Tensor | float) -> Tensor:
         """:math:`D(x, \\sigma)` for x [B, ...], in the dtype of ``x``. The computation is in the stored dtype."""
-        state = x.to(self.means.dtype)
-        log_joint, offset, total = self._components(state, per_sample_sigma(state, sigma))
+        check_floating(x)
+        state = self._checked(x)
+        log_joint, offset, total = self._components(state, positive_sigma(state, sigma))
         shrunk = torch.einsum("bke,kde->bkd", self.variances / total * offset, self.axes)
         denoised = torch.einsum("bk,bkd->bd", log_joint.softmax(-1), self.means + shrunk)
         return denoised.reshape(x.shape).to(x.dtype)
 
     def log_prob(self, x: Tensor, sigma: Tensor | float = 0.0) -> Tensor:
-        """The exact log density [B] of ``x`` at noise level ``sigma``, in nats. 0 is the data itself."""
-        state = x.to(self.means.dtype)
+        """The exact log density [B] of ``x`` at noise level ``sigma`` >= 0, in nats. 0 is the data itself.
+
+        Raises:
+            ValueError: for sigma < 0, or x of another shape.
+        """
+        state = self._checked(x)
+        if not bool((torch.as_tensor(sigma) >= 0).all()):
+            raise ValueError(f"Expected sigma >= 0, got {torch.as_tensor(sigma).flatten().tolist()[:8]}.")
         return self._components(state, per_sample_sigma(state, sigma))[0].logsumexp(-1)
 
     def sample(self, count: int, generator: torch.Generator | None = None) -> Tensor:

@@ -60,7 +60,7 @@ from torch import Tensor, nn
 
 from monai_diffscore.denoiser import EDMPreconditioning
 from monai_diffscore.operators import Mask, Operator, conjugate_gradients
-from monai_diffscore.tensors import per_sample, per_sample_sigma
+from monai_diffscore.tensors import check_floating, per_sample, per_sample_sigma
 
 logger = logging.getLogger(__name__)
 
@@ -92,6 +92,8 @@ class ClassifierFree(nn.Module):
         self, denoiser: nn.Module, scale: float, null: Mapping[str, Tensor] | None = None, keep: Sequence[str] = ()
     ) -> None:
         super().__init__()
+        if not isinstance(scale, int | float | Tensor):
+            raise TypeError(f"ClassifierFree expects a number as scale, got {scale!r}.")
         self.denoiser = denoiser
         self.scale = float(scale)
         self.null = dict(null or {})
@@ -273,6 +275,7 @@ class PosteriorGuidance(nn.Module):
                 f"PosteriorGuidance needs noise_std, sigma_data and iterations > 0, got {noise_std}, {sigma_data} and "
                 f"{iterations}. For a measurement without noise set a small noise_std, such as 1e-3."
             )
+        check_floating(y, "y")
         self.denoiser = denoiser
         self.operator = operator
         if isinstance(operator, Mask):

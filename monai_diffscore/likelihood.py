@@ -22,14 +22,15 @@ from __future__ import annotations
 
 import itertools
 import math
+import warnings
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from monai_diffscore.sampling import Denoise, Grid, check_sigmas
-from monai_diffscore.tensors import Generators, check_estimate, noise_like
+from monai_diffscore.tensors import Generators, check_denoiser, check_estimate, check_finite, check_floating, noise_like
 
 _CHUNK = 64  # vector-Jacobian products that share one batched backward pass
 
@@ -58,21 +59,36 @@ def log_likelihood(
         divergence: "exact" costs one vector-Jacobian product for each element of a sample, "hutchinson" one for each
             probe.
         probes: number k of random sign vectors.
-        prior_mean: mean m of the data, broadcast against one sample. With a prior of mean 0 the result is too low by
-            :math:`m^2/(2\sigma_{max}^2)` nats per dimension on average: 0.0112 for m = 3 and sigma_max 20 (measured on
-            200 draws of N(3, 1): 0.0130, and 0.0001 with prior_mean), 0.0007 with sigma_max 80.
+        prior_mean: mean m of the data, a number, or an array that broadcasts to the shape of one sample. With a
+            prior of mean 0 the result is too low by :math:`m^2/(2\sigma_{max}^2)` nats per dimension on average: 0.0112
+            for m = 3 and sigma_max 20 (measured on 200 draws of N(3, 1): 0.0130, and 0.0001 with prior_mean), 0.0007
+            with sigma_max 80.
         prior_std: standard deviation s of the data.
         generator: of the probes; one, or one per sample.
         callback: called with (number of finished intervals, number of intervals), for a progress bar.
     Returns:
         (nats, standard_error). The standard error is that of the probes alone: 0 for "exact", NaN for a single probe.
     Raises:
-        ValueError: for another divergence, fewer than one probe, a bad grid, or a denoiser under ``torch.no_grad``.
+        FloatingPointError: for a denoiser that returns NaN or infinite values.
+        TypeError: for x in whole numbers.
+        ValueError: for another divergence, fewer than one probe, a bad grid, a prior of another shape, or a denoiser
+            under ``torch.no_grad``.
+
+    It warns if the states at the largest level are not those of the prior, and if the smallest level is not small
+    against the data.
     """
+    check_floating(x)
+    check_denoiser(denoise)
+    prior_mean = _prior_mean(prior_mean, x)
+    if not 0 <= prior_std < math.inf:
+        raise ValueError(
+            f"log_likelihood expects prior_std, the standard deviation of the data, >= 0, got {prior_std}."
+        )
     levels = check_sigmas(sigmas)
     levels = [level for level in levels if level > 0][::-1]
     if len(levels) < 2:
         raise ValueError(f"log_likelihood expects at least 2 positive noise levels, got {levels}.")
+    _warn_of_a_large_first_level(x, levels[0])
     directions = _directions(x, divergence, probes, generator)
 
     def rate(log_sigma: float, state: Tensor) -> tuple[Tensor, Tensor]:
@@ -92,13 +108,53 @@ def log_likelihood(
         integral = integral + h / 6 * (q1 + 2 * q2 + 2 * q3 + q4)
         if callback is not None:
             callback(i + 1, len(levels) - 1)
+    check_finite(state, f"up to sigma {levels[-1]:.4g}")
     variance = levels[-1] ** 2 + prior_std**2
+    _warn_of_another_prior(state - prior_mean, math.sqrt(variance), levels[-1])
     prior = -0.5 * ((state - prior_mean) ** 2 / variance + math.log(2 * math.pi * variance)).flatten(1).sum(1)
     estimates = prior + integral  # (estimates, B)
     if divergence == "exact":
         return estimates[0], torch.zeros_like(estimates[0])
     std = estimates.std(0) if probes > 1 else torch.full_like(estimates[0], torch.nan)
     return estimates.mean(0), std / math.sqrt(probes)
+
+
+def _prior_mean(mean: Any, x: Tensor) -> Tensor:
+    """The mean of the data as a tensor that broadcasts to one sample of x."""
+    values = torch.as_tensor(mean, dtype=x.dtype, device=x.device)
+    one = (1, *x.shape[1:])
+    try:
+        fits = torch.broadcast_shapes(values.shape, one) == one
+    except RuntimeError:
+        fits = False
+    if not fits:
+        raise ValueError(
+            f"log_likelihood expects prior_mean as a number or in the shape of one sample, {tuple(x.shape[1:])}, got "
+            f"{tuple(values.shape)}. Average the data over its first axis: data.mean(0)."
+        )
+    return values
+
+
+def _warn_of_a_large_first_level(x: Tensor, sigma_min: float) -> None:
+    std = float(x.detach().double().std()) if x.numel() >= 16 else math.inf
+    if sigma_min > 0.5 * std:
+        warnings.warn(
+            f"The smallest noise level {sigma_min:.4g} is not small against x, of standard deviation {std:.4g}: the "
+            "result is the density of data plus noise of this level. Let the grid end at 1e-3.",
+            stacklevel=3,
+        )
+
+
+def _warn_of_another_prior(deviation: Tensor, std: float, sigma_max: float) -> None:
+    """Warns if the states have not the variance of the prior, by more than five standard errors of it."""
+    ratio = float(deviation.double().square().mean().sqrt()) / std
+    if abs(math.log(max(ratio, 1e-12))) > max(0.2, 5 / math.sqrt(2 * deviation.numel())):
+        warnings.warn(
+            f"At the largest noise level {sigma_max:.4g} the states deviate by {ratio * std:.4g} from the mean of the "
+            f"prior, whose standard deviation is {std:.4g}. Let the grid begin far above the standard deviation of the "
+            "data, or give prior_mean and prior_std. (Unusual x differ, too.)",
+            stacklevel=3,
+        )
 
 
 def bits_per_dim(nats: Tensor, dims: int, *, levels: int = 256, data_range: float = 2.0) -> Tensor:
@@ -114,8 +170,15 @@ def bits_per_dim(nats: Tensor, dims: int, *, levels: int = 256, data_range: floa
         levels: number of grey values of the raw data.
         data_range: width of the range of the normalised data.
 
+    Raises:
+        ValueError: unless dims >= 1, levels >= 1 and data_range > 0.
+
     Source: Theis et al. 2016, arXiv:1511.01844, Section 3.1; Song et al. 2021, Table 2.
     """
+    if not (dims >= 1 and levels >= 1 and data_range > 0):
+        raise ValueError(
+            f"bits_per_dim expects dims and levels >= 1 and data_range > 0, got {dims}, {levels} and {data_range}."
+        )
     return -nats / (dims * math.log(2)) + math.log2(levels / data_range)
 
 
@@ -142,6 +205,8 @@ def _directional_derivatives(denoise: Denoise, x: Tensor, sigma: Tensor, directi
         point = x.detach().requires_grad_(True)
         denoised = denoise(point, sigma)
         check_estimate(denoised, x, "the denoiser")
+        if x.device.type == "cpu":
+            check_finite(denoised, f"at sigma {float(sigma[0]):.4g}")
         if denoised.grad_fn is None:
             raise ValueError(
                 "log_likelihood needs the gradient of the denoiser, got an estimate without one. Call the network "

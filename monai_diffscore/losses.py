@@ -32,10 +32,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from monai_diffscore.denoiser import EDMPreconditioning
+from monai_diffscore.denoiser import EDMPreconditioning, Preconditioning, VEPreconditioning
 from monai_diffscore.networks.blocks import FourierFeatures
-from monai_diffscore.sde import SDE
-from monai_diffscore.tensors import check_estimate, noise_like, per_sample
+from monai_diffscore.sde import SDE, check_process
+from monai_diffscore.tensors import check_denoiser, check_estimate, check_floating, noise_like, per_sample
 
 
 class NoiseDistribution(ABC):
@@ -83,14 +83,14 @@ class LogNormalNoise(NoiseDistribution):
     Args:
         mean, std: of the natural logarithm of sigma.
     Raises:
-        ValueError: unless std > 0.
+        ValueError: unless the mean is finite and std > 0.
 
     Source: Karras et al. 2022, Table 1; Karras et al. 2024, arXiv:2312.02696, Table 6.
     """
 
     def __init__(self, mean: float = -1.2, std: float = 1.2) -> None:
-        if std <= 0:
-            raise ValueError(f"LogNormalNoise needs std > 0, got {std}.")
+        if not (math.isfinite(mean) and 0 < std < math.inf):
+            raise ValueError(f"LogNormalNoise needs a finite mean and std > 0, got {mean} and {std}.")
         self.mean, self.std = mean, std
 
     def quantile(self, probability: Tensor) -> Tensor:
@@ -107,8 +107,8 @@ class LogUniformNoise(NoiseDistribution):
     """
 
     def __init__(self, sigma_min: float = 0.002, sigma_max: float = 80.0) -> None:
-        if not 0 < sigma_min < sigma_max:
-            raise ValueError(f"LogUniformNoise needs 0 < sigma_min < sigma_max, got {sigma_min} and {sigma_max}.")
+        if not 0 < sigma_min < sigma_max < math.inf:
+            raise ValueError(f"LogUniformNoise needs 0 < sigma_min < sigma_max < inf, got {sigma_min} and {sigma_max}.")
         self.sigma_min, self.sigma_max = sigma_min, sigma_max
 
     def quantile(self, probability: Tensor) -> Tensor:
@@ -130,6 +130,7 @@ class UniformTimeNoise(NoiseDistribution):
     """
 
     def __init__(self, sde: SDE, t_min: float = 1e-5, t_max: float | None = None) -> None:
+        check_process(sde)
         t_max = sde.t_max if t_max is None else t_max
         if not 0 < t_min < t_max <= sde.t_max:
             raise ValueError(f"UniformTimeNoise needs 0 < t_min < t_max <= {sde.t_max}, got {t_min} and {t_max}.")
@@ -148,9 +149,13 @@ def edm_weight(sigma: Tensor, sigma_data: float = 0.5) -> Tensor:
     Args:
         sigma: noise levels of any shape, in units of the data.
         sigma_data: s, standard deviation of the data.
+    Raises:
+        ValueError: unless sigma_data > 0.
 
     Source: Karras et al. 2022, Table 1 and Appendix B.6.
     """
+    if not sigma_data > 0:
+        raise ValueError(f"edm_weight expects sigma_data, the standard deviation of the data, > 0, got {sigma_data}.")
     return (sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2
 
 
@@ -175,9 +180,13 @@ def min_snr_weight(sigma: Tensor, gamma: float = 5.0) -> Tensor:
     Args:
         sigma: noise levels of any shape, in units of the data.
         gamma: largest weight.
+    Raises:
+        ValueError: unless gamma > 0.
 
     Source: Hang et al. 2023, arXiv:2303.09556, Section 3.4.
     """
+    if not gamma > 0:
+        raise ValueError(f"min_snr_weight expects gamma > 0, got {gamma}.")
     return (1 / sigma**2).clamp_max(gamma)
 
 
@@ -289,6 +298,8 @@ class DenoisingLoss(nn.Module):
         weight: maps the noise levels [B] to the weights [B] of the mean squared x0 error: :func:`edm_weight` or a
             partial of it, :func:`likelihood_weight`, :func:`min_snr_weight`, :func:`flow_weight`.
         uncertainty: optional :class:`LearnedUncertainty`.
+    Raises:
+        TypeError: for another noise, such as an SDE, or a weight that is no function.
     Attributes:
         watch: the :class:`FiniteWatch` of the loss.
     """
@@ -297,6 +308,13 @@ class DenoisingLoss(nn.Module):
         self, noise: NoiseDistribution, weight: Weight = edm_weight, uncertainty: LearnedUncertainty | None = None
     ) -> None:
         super().__init__()
+        if not hasattr(noise, "sample"):
+            raise TypeError(
+                f"DenoisingLoss expects a distribution of noise levels, got {type(noise).__name__}. Give "
+                "LogNormalNoise(), or UniformTimeNoise(sde) for a process."
+            )
+        if not callable(weight):
+            raise TypeError(f"DenoisingLoss expects a function of sigma as weight, got {weight!r}, such as edm_weight.")
         self.noise = noise
         self.weight = weight
         self.uncertainty = uncertainty
@@ -316,18 +334,29 @@ class DenoisingLoss(nn.Module):
         Raises:
             NotFiniteError: if the loss of any sample is not finite; names the samples and their noise levels. On a
                 device other than the CPU it comes up to 15 calls late: see :class:`FiniteWatch`.
-            ValueError: if the denoiser returns another shape than ``x0``.
-            TypeError: if the denoiser does not return a tensor.
+            ValueError: if the denoiser returns another shape than ``x0``, or the weight another shape than sigma.
+            TypeError: for ``x0`` in whole numbers, a network in place of a denoiser, or one that returns no tensor.
+
+        The first call warns of data or a weight of another standard deviation than that of the preconditioning.
         """
         if not self._compared:
+            check_floating(x0, "x0")
+            check_denoiser(denoiser)
             self._compared = True
             _warn_of_another_std(self.weight, denoiser)
+            _warn_of_other_data(x0, denoiser)
         sigma = self.noise.sample(x0.shape[0], device=x0.device, generator=generator)
         x = x0 + per_sample(sigma, x0) * noise_like(x0, generator)
         denoised = denoiser(x, sigma, **condition)
         check_estimate(denoised, x0, "the denoiser")
         error = (denoised - x0).square().flatten(1).mean(1)
-        loss = self.weight(sigma) * error
+        weight = self.weight(sigma)
+        if weight.shape != sigma.shape:
+            raise ValueError(
+                f"Expected the weight to return a weight for each noise level, of shape {tuple(sigma.shape)}, got "
+                f"{tuple(weight.shape)}."
+            )
+        loss = weight * error
         if self.uncertainty is not None:
             log_variance = self.uncertainty(sigma)
             loss = loss * torch.exp(-log_variance) + log_variance
@@ -346,7 +375,23 @@ def _warn_of_another_std(weight: Weight, denoiser: nn.Module) -> None:
         warnings.warn(
             f"edm_weight has sigma_data {std:.4g}, the preconditioning of the denoiser {own:.4g}: the weights of "
             "the noise levels are not EDM's. Use DenoisingLoss(noise, partial(edm_weight, sigma_data=...)).",
-            stacklevel=4,
+            stacklevel=5,
+        )
+
+
+def _warn_of_other_data(x0: Tensor, denoiser: nn.Module) -> None:
+    """Warns if the first batch is far from the scale that the preconditioning assumes, such as grey values of 255."""
+    modules = denoiser.modules() if isinstance(denoiser, nn.Module) else ()
+    kinds = [m for m in modules if isinstance(m, Preconditioning) and not isinstance(m, VEPreconditioning)]
+    stds = {float(m.sigma_data) if isinstance(m, EDMPreconditioning) else 1.0 for m in kinds}
+    scale = float(x0.detach().double().square().mean().sqrt()) if len(stds) == 1 and x0.numel() >= 64 else 0.0
+    std = stds.pop() if scale else 1.0
+    if scale > 5 * std or 0 < scale < std / 20:
+        warnings.warn(
+            f"The first batch x0 has a root mean square of {scale:.4g}, the {type(kinds[0]).__name__} of the denoiser "
+            f"assumes {std:.4g}. Normalise the data to mean 0 (grey values from 0 to 255: x0 / 127.5 - 1), or give "
+            "EDMPreconditioning the standard deviation of the data as sigma_data.",
+            stacklevel=5,
         )
 
 

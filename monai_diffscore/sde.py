@@ -69,6 +69,15 @@ class SDE(ABC):
         return per_sample(rate, x) * x
 
 
+def check_process(sde: object) -> None:
+    """Raises a TypeError unless ``sde`` is an :class:`SDE`: an object, not its class."""
+    if not isinstance(sde, SDE):
+        name = sde.__name__ if isinstance(sde, type) else type(sde).__name__
+        raise TypeError(
+            f"Expected an SDE, an object such as VPSDE(), got {'the class ' if isinstance(sde, type) else ''}{name}."
+        )
+
+
 @dataclass(frozen=True)
 class VPSDE(SDE):
     r"""Variance preserving: :math:`\beta(t) = \beta_{min} + t(\beta_{max} - \beta_{min})`.

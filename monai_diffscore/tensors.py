@@ -46,6 +46,21 @@ def positions(image: Tensor, begin: Sequence[int] | None = None, window: Sequenc
     return grid.expand(len(image), *grid.shape)
 
 
+def check_floating(x: Any, name: str = "x") -> None:
+    """Raises a TypeError unless ``x`` is a tensor of floating-point numbers.
+
+    Args:
+        x: the batch [B, ...].
+        name: its name in the message.
+    """
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        kind = getattr(x, "dtype", "no numbers")
+        raise TypeError(
+            f"Expected {name} to be a tensor of floating-point numbers [B, ...], got {kind} in a {type(x).__name__}. "
+            f"Convert it, such as torch.as_tensor({name}).float(), and normalise it as in training."
+        )
+
+
 def per_sample_sigma(x: Tensor, sigma: Tensor | float) -> Tensor:
     """Noise levels [B] in the dtype and on the device of ``x``.
 
@@ -56,12 +71,7 @@ def per_sample_sigma(x: Tensor, sigma: Tensor | float) -> Tensor:
         TypeError: unless ``x`` is a tensor of floating-point numbers.
         ValueError: for another shape of ``sigma``.
     """
-    if not isinstance(x, Tensor) or not x.is_floating_point():
-        kind = getattr(x, "dtype", "no numbers")
-        raise TypeError(
-            f"Expected x to be a tensor of floating-point numbers [B, ...], got {kind} in a {type(x).__name__}. "
-            "Convert it, such as torch.as_tensor(x).float(), and normalise it as in training."
-        )
+    check_floating(x)
     sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device)
     if sigma.ndim == 0:
         return sigma.expand(x.shape[0])
@@ -121,6 +131,37 @@ def check_estimate(estimate: Any, x: Tensor, source: str) -> None:
         )
 
 
+def check_denoiser(denoise: Any) -> None:
+    """Raises a TypeError for a raw network, which takes ``c_noise`` where a denoiser takes sigma."""
+    code = getattr(getattr(denoise, "forward", None), "__code__", None)
+    if code is not None and "c_noise" in code.co_varnames[: code.co_argcount]:
+        raise TypeError(
+            f"Expected a denoiser, called as denoiser(x, sigma), got the network {type(denoise).__name__}, which takes "
+            "c_noise. Wrap it: Denoiser(network, EDMPreconditioning(sigma_data))."
+        )
+
+
+def check_finite(estimate: Tensor, place: str) -> None:
+    """Checks the estimate of a denoiser for NaN and infinite values. It waits for the device.
+
+    Args:
+        estimate: the estimate, or the state of a solver after it, [B, ...].
+        place: where it comes from, for the message.
+    Raises:
+        FloatingPointError: for any value that is not finite.
+    """
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return
+    total = estimate.detach().sum(dtype=torch.float32 if estimate.element_size() < 4 else None)  # no copy of a volume
+    if not bool(total.isfinite()):
+        bad = (~estimate.detach().isfinite().flatten(1).all(1)).nonzero().flatten().tolist()
+        raise FloatingPointError(
+            f"Expected finite estimates of the denoiser, got NaN or infinite values {place}, in {len(bad)} of "
+            f"{len(estimate)} samples: {bad[:8]}. Check the weights, the input and the condition for NaN. A network in "
+            "float16 overflows: use bfloat16 or float32."
+        )
+
+
 def noise_like(x: Tensor, generator: Generators = None) -> Tensor:
     """Standard normal noise in the shape and dtype and on the device of ``x``.
 
@@ -129,11 +170,17 @@ def noise_like(x: Tensor, generator: Generators = None) -> Tensor:
         generator: one generator for the batch, or one **per sample**. With one per sample the noise of sample i does
             not depend on the rest of the batch. A generator may be on another device than ``x``.
     Raises:
+        TypeError: for a seed in place of a generator.
         ValueError: if the number of generators is not the number of samples.
     """
     if generator is None or isinstance(generator, torch.Generator):
         device = x.device if generator is None else generator.device
         return torch.randn(x.shape, dtype=x.dtype, device=device, generator=generator).to(x.device)
+    if not isinstance(generator, Sequence):
+        raise TypeError(
+            f"Expected a torch.Generator, or one for each sample, got {type(generator).__name__} {generator!r}. Give "
+            "torch.Generator().manual_seed(seed)."
+        )
     if len(generator) != x.shape[0]:
         raise ValueError(f"Expected one generator per sample, {x.shape[0]}, got {len(generator)}.")
     return torch.stack([noise_like(sample, one) for sample, one in zip(x, generator, strict=True)])

@@ -22,6 +22,7 @@ from monai_diffscore.denoiser import (
     VPPreconditioning,
     score,
 )
+from monai_diffscore.networks import ScoreMLP
 from monai_diffscore.tensors import per_sample
 
 PRECONDITIONINGS = {
@@ -226,3 +227,49 @@ def test_images_of_another_type_are_refused(x, gaussian):
     for denoiser in (Denoiser(nn.Identity(), EDMPreconditioning()), partial(score, gaussian)):
         with pytest.raises(TypeError, match=r"floating-point numbers \[B, \.\.\.\], got .*normalise it"):
             denoiser(x, 0.5)
+
+
+@pytest.mark.parametrize("sigma", [0, -1.0, math.nan, math.inf, torch.tensor([1.0, 0.0, 2.0, 3.0])])
+@pytest.mark.parametrize("kind", ["gaussian", "mixture_2d", "mixture_64d"])
+def test_exact_denoisers_refuse_levels_that_are_not_positive(kind, sigma, request):
+    exact = request.getfixturevalue(kind)
+    with pytest.raises(ValueError, match="finite noise levels sigma > 0"):
+        exact(exact.sample(4), sigma)
+
+
+@pytest.mark.parametrize("sigma", [-1.0, math.nan, torch.tensor([1.0, -0.1, 2.0, 3.0])])
+def test_a_density_refuses_negative_levels_and_takes_zero(sigma, gaussian):
+    x = gaussian.sample(4)
+    with pytest.raises(ValueError, match="sigma >= 0"):
+        gaussian.log_prob(x, sigma)
+    assert gaussian.log_prob(x, 0.0).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: GaussianDenoiser(torch.zeros(2), -torch.eye(2)), "eigenvalue of -1"),
+        (lambda: GaussianDenoiser(torch.zeros(2), torch.tensor([[1.0, 2.0], [0.0, 1.0]])), "symmetric"),
+        (lambda: GaussianDenoiser(torch.zeros(2), torch.tensor([[1.0, 2.0], [2.0, 1.0]])), "eigenvalue of -1"),
+        (lambda: MixtureDenoiser(torch.tensor([1.0, -1.0]), torch.zeros(2, 1), torch.ones(2, 1, 1)), "weights > 0"),
+        (lambda: MixtureDenoiser(torch.zeros(2), torch.zeros(2, 1), torch.ones(2, 1, 1)), "weights > 0"),
+    ],
+)
+def test_densities_that_are_none_are_refused(make, words):
+    with pytest.raises(ValueError, match=words):
+        make()
+    GaussianDenoiser(torch.zeros(2), torch.ones(2, 2))  # of rank 1
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda net: Denoiser(net, EDMPreconditioning), "got the class EDMPreconditioning"),
+        (lambda net: Denoiser(EDMPreconditioning(), net), "got ScoreMLP"),
+        (lambda net: Denoiser(net, 0.5), "got float"),
+        (lambda net: Denoiser(net, EDMPreconditioning(), autocast_dtype="bfloat16"), "torch.bfloat16 or None"),
+    ],
+)
+def test_arguments_in_another_order_are_refused(make, words):
+    with pytest.raises(TypeError, match=words):
+        make(ScoreMLP(2, 8))

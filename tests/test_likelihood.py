@@ -97,3 +97,67 @@ def test_lists_and_arrays_are_grids(kind, gaussian):
     x = torch.randn(2, 3, dtype=torch.float64)
     nats, _ = log_likelihood(gaussian, x, kind(sigmas.tolist()))
     torch.testing.assert_close(nats, log_likelihood(gaussian, x, sigmas)[0], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("mean", [torch.zeros(4), torch.zeros(2, 1), torch.zeros(5, 3), np.zeros((5, 5, 3))])
+def test_a_prior_of_another_shape_is_refused(mean, gaussian):
+    with pytest.raises(ValueError, match=rf"shape of one sample, \(3,\), got \({', '.join(map(str, mean.shape))}"):
+        log_likelihood(gaussian, gaussian.sample(5), log_uniform_sigmas(4), prior_mean=mean)
+
+
+@pytest.mark.parametrize(
+    "mean", [0.3, [0.3, 0.3, 0.3], np.full(3, 0.3), torch.full((1,), 0.3), torch.full((1, 3), 0.3)]
+)
+def test_a_prior_is_a_number_or_one_sample(mean, gaussian):
+    x = gaussian.sample(5, torch.Generator().manual_seed(0))
+    nats, _ = log_likelihood(gaussian, x, log_uniform_sigmas(8), prior_mean=mean)
+    same, _ = log_likelihood(gaussian, x, log_uniform_sigmas(8), prior_mean=torch.full((3,), 0.3))
+    torch.testing.assert_close(nats, same)
+
+
+@pytest.mark.parametrize("std", [-1.0, math.nan, math.inf])
+def test_a_prior_has_a_finite_standard_deviation(std, gaussian):
+    with pytest.raises(ValueError, match=f"prior_std.*got {std}"):
+        log_likelihood(gaussian, gaussian.sample(5), log_uniform_sigmas(4), prior_std=std)
+
+
+@pytest.mark.parametrize(
+    ("std", "sigma_max", "prior"), [(1.0, 1.0, {}), (30.0, 20.0, {}), (1.0, 3.0, {"prior_std": 9.0})]
+)
+def test_a_grid_that_ends_far_from_its_prior_gives_a_warning(std, sigma_max, prior, recwarn):
+    """And none where the moments of the data are given, or sigma_max is far above them."""
+    exact = GaussianDenoiser(torch.zeros(2), std**2 * torch.eye(2))
+    x, sigmas = exact.sample(200, torch.Generator().manual_seed(0)), log_uniform_sigmas(24, 1e-3 * std, sigma_max)
+    with pytest.warns(UserWarning, match=rf"largest noise level {sigma_max:g} the states deviate by") as seen:
+        wrong, _ = log_likelihood(exact, x, sigmas, **prior)
+    assert seen[0].filename == __file__
+    right, _ = log_likelihood(exact, x, sigmas, prior_std=std)
+    log_likelihood(exact, x, log_uniform_sigmas(24, 1e-3 * std, 80 * std))
+    assert not recwarn.list
+    assert (wrong - exact.log_prob(x)).mean().abs() > 0.1 > (right - exact.log_prob(x)).mean().abs()
+
+
+@pytest.mark.parametrize("sigma_min", [1.0, 5.0])
+def test_a_smallest_level_above_the_data_gives_a_warning(sigma_min, gaussian):
+    with pytest.warns(UserWarning, match=f"smallest noise level {sigma_min:g} is not small against x"):
+        log_likelihood(gaussian, gaussian.sample(40), log_uniform_sigmas(8, sigma_min, 80.0))
+
+
+@pytest.mark.parametrize("level", [100.0, 1.0, 0.01])
+def test_an_estimate_of_nan_is_told_with_its_level(level, gaussian):
+    def denoise(x, sigma):
+        return torch.where(sigma[:, None] > level / 2, math.nan, gaussian(x, sigma))
+
+    with pytest.raises(FloatingPointError, match="at sigma "):
+        log_likelihood(denoise, gaussian.sample(5), [level, level / 4, level / 100])
+
+
+@pytest.mark.parametrize(("dims", "levels"), [(0, 256), (4, 0)])
+def test_bits_need_dimensions_and_levels(dims, levels):
+    with pytest.raises(ValueError, match=f"got {dims}, {levels} and 2"):
+        bits_per_dim(torch.ones(2), dims, levels=levels)
+
+
+def test_data_in_whole_numbers_is_refused(gaussian):
+    with pytest.raises(TypeError, match="floating-point"):
+        log_likelihood(gaussian, torch.ones(4, 3, dtype=torch.long), log_uniform_sigmas(4))

@@ -5,11 +5,19 @@ from __future__ import annotations
 import math
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from monai_diffscore.denoiser import Denoiser, EDMPreconditioning
+from monai_diffscore.denoiser import (
+    Denoiser,
+    EDMPreconditioning,
+    FlowPreconditioning,
+    VelocityPreconditioning,
+    VEPreconditioning,
+    VPPreconditioning,
+)
 from monai_diffscore.losses import (
     DenoisingLoss,
     FiniteWatch,
@@ -182,3 +190,70 @@ def test_a_weight_of_the_same_standard_deviation_gives_none(weight, recwarn):
     denoiser = Denoiser(ScoreMLP(2, hidden_size=8, depth=1), EDMPreconditioning(1.15))
     DenoisingLoss(LogNormalNoise(), weight)(denoiser, torch.ones(4, 2))
     assert not recwarn.list
+
+
+DATA = {
+    "bytes": lambda n: (127.5 + 60 * n).clamp(0, 255), "hounsfield": lambda n: -400 + 500 * n,
+    "twelve bits": lambda n: (800 + 300 * n).clamp(0, 4095), "divided twice": lambda n: n / 255,
+}  # fmt: skip
+KINDS = {
+    "edm": lambda: EDMPreconditioning(1.0), "vp": VPPreconditioning, "velocity": VelocityPreconditioning,
+    "flow": FlowPreconditioning,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("data", DATA)
+def test_data_of_another_scale_gives_one_warning_with_both_numbers(data, kind, recwarn):
+    x0 = DATA[data](torch.randn(64, 2, generator=torch.Generator().manual_seed(0)))
+    loss = DenoisingLoss(LogNormalNoise(), likelihood_weight)
+    for _ in range(2):
+        loss(Denoiser(ScoreMLP(2, hidden_size=8, depth=1), KINDS[kind]()), x0)
+    (warning,) = recwarn
+    scale = float(x0.double().square().mean().sqrt())
+    assert f"root mean square of {scale:.4g}" in str(warning.message)
+    assert "assumes 1. Normalise the data" in str(warning.message)
+    assert warning.filename == __file__
+
+
+@pytest.mark.parametrize("scale", [0.25, 0.5, 1.0, 3.0])
+def test_data_of_the_usual_scales_gives_no_warning(scale, recwarn):
+    """Also grey values in [0, 1] and [-1, 1], an empty batch of patches, and a VE process, which assumes none."""
+    loss = DenoisingLoss(LogNormalNoise(), likelihood_weight)
+    network = ScoreMLP(2, hidden_size=8, depth=1)
+    for x0 in (scale * torch.randn(64, 2), torch.rand(64, 2), 2 * torch.rand(64, 2) - 1, torch.zeros(64, 2)):
+        loss._compared = False
+        loss(Denoiser(network, EDMPreconditioning(1.0)), x0)
+    loss._compared = False
+    loss(Denoiser(network, VEPreconditioning()), 255 * torch.rand(64, 2))
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize("x0", [torch.zeros(4, 2, dtype=torch.uint8), torch.zeros(4, 2, dtype=torch.long), np.zeros(4)])
+def test_data_in_whole_numbers_or_numpy_is_refused(x0):
+    with pytest.raises(TypeError, match=r"x0 to be a tensor of floating-point.*torch.as_tensor\(x0\).float"):
+        DenoisingLoss(LogNormalNoise())(Denoiser(ScoreMLP(2, 8), EDMPreconditioning()), x0)
+
+
+def weighted_by(weight, x0):
+    return DenoisingLoss(LogNormalNoise(), weight)(lambda x, sigma: x, x0)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "words"),
+    [
+        (lambda x: DenoisingLoss(VPSDE()), TypeError, r"got VPSDE.*UniformTimeNoise\(sde\)"),
+        (lambda x: DenoisingLoss(LogNormalNoise(), 1.0), TypeError, "function of sigma as weight, got 1.0"),
+        (lambda x: DenoisingLoss(LogNormalNoise())(ScoreMLP(2, 8), x), TypeError, "got the network ScoreMLP"),
+        (lambda x: weighted_by(lambda sigma: sigma[:, None], x), ValueError, r"\(4,\), got \(4, 1\)"),
+        (lambda x: weighted_by(lambda sigma: sigma.mean(), x), ValueError, r"\(4,\), got \(\)"),
+        (lambda x: LogNormalNoise(-1.2, math.nan), ValueError, "nan"),
+        (lambda x: LogUniformNoise(0.002, math.inf), ValueError, "sigma_max < inf"),
+        (lambda x: UniformTimeNoise(VPSDE), TypeError, "got the class VPSDE"),
+        (lambda x: edm_weight(x, 0.0), ValueError, "sigma_data.* > 0, got 0"),
+        (lambda x: min_snr_weight(x, -5.0), ValueError, "gamma > 0, got -5"),
+    ],
+)  # fmt: skip
+def test_mistyped_calls_are_told_what_is_right(call, error, words):
+    with pytest.raises(error, match=words):
+        call(torch.ones(4, 2) if "ScoreMLP" in words else torch.ones(4, 1))

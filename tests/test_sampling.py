@@ -11,9 +11,11 @@ import pytest
 import torch
 
 from monai_diffscore import sampling
+from monai_diffscore.networks import ScoreMLP
 from monai_diffscore.sampling import (
     ORDERS,
     asinh_sigmas,
+    check_sigmas,
     cosine_sigmas,
     encode,
     karras_sigmas,
@@ -29,6 +31,7 @@ from monai_diffscore.sampling import (
     sample_rk45,
     time_uniform_sigmas,
 )
+from monai_diffscore.sampling.steps import Interval
 from monai_diffscore.sde import VPSDE, FlowSDE
 
 SAMPLERS = {name: f for name, f in inspect.getmembers(sampling, inspect.isfunction) if name.startswith("sample_")}
@@ -414,3 +417,104 @@ def test_a_grid_has_a_whole_number_of_steps(steps):
         with pytest.raises(ValueError, match=f"whole number of steps.*got {steps!r}"):
             grid(steps)
     assert torch.equal(karras_sigmas(np.int64(5)), karras_sigmas(5))
+
+
+# ---- what is not finite, and what is no grid ----
+
+
+def nan_below(level: float, samples: int):
+    """A denoiser of N(0, 1) that returns NaN for the last samples below a noise level."""
+
+    def denoise(x, sigma):
+        denoised = x / (1 + sigma[:, None] ** 2)
+        denoised[-samples:] = torch.where(sigma[-samples:, None] < level, math.nan, denoised[-samples:])
+        return denoised
+
+    return denoise
+
+
+@pytest.mark.parametrize(("level", "samples"), [(1.0, 3), (100.0, 32), (0.003, 1)])
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_an_estimate_of_nan_ends_the_sampling_with_its_level_and_samples(name, level, samples):
+    sigmas, seen = karras_sigmas(12), []
+
+    def denoise(x, sigma):
+        seen.append(float(sigma[0]))
+        return nan_below(level, samples)(x, sigma)
+
+    x = sigmas[0] * torch.randn(32, 2, generator=torch.Generator().manual_seed(1))
+    bad = ", ".join(map(str, range(32 - samples, 32)[:8]))
+    with pytest.raises(FloatingPointError, match=rf"at sigma .*in {samples} of 32 samples: \[{bad}\]") as caught:
+        SAMPLERS[name](denoise, x, sigmas)
+    assert f"at sigma {seen[-1]:.4g}," in str(caught.value)
+    assert seen[-1] < level <= min([100.0, *seen[:-1]])  # the first of them
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_the_encoder_and_a_start_that_is_not_finite_are_told(value):
+    with pytest.raises(FloatingPointError, match="at sigma 5"):
+        encode(lambda x, sigma: x * value if float(sigma[0]) >= 5 else x / 2, torch.ones(4, 2), [5.0, 1.0])
+    x = torch.randn(32, 2)
+    x[3] = value
+    with pytest.raises(ValueError, match="a finite start x"):
+        sample_euler(lambda x, sigma: x / 2, x, [1.0, 0.0])
+
+
+def test_on_a_device_the_state_is_checked_every_eighth_step_and_in_the_last():
+    """On a device each check waits for it: a meta tensor has no values to wait for, so a wait is an error."""
+    x = torch.zeros(2, 3, device="meta")
+    waits = [step for step in range(20) if waited(Interval(step, 20, 2.0, 1.0), x)]
+    assert waits == [7, 15, 19]
+
+
+def waited(interval: Interval, x: torch.Tensor) -> bool:
+    try:
+        interval.report(None, x, x)
+    except (NotImplementedError, RuntimeError):
+        return True
+    return False
+
+
+TIMESTEPS = {
+    "all": list(range(999, -1, -1)), "spaced": list(range(981, 0, -20)),
+    "linspace": np.linspace(0, 999, 30).round()[::-1].copy(), "tensor": torch.arange(999, -1, -50),
+    "of a flow": torch.linspace(1000, 1, 28).round(),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", TIMESTEPS)
+def test_timesteps_are_no_noise_levels(kind, gaussian):
+    with pytest.raises(ValueError, match=r"looks like timesteps: .*DiscretePreconditioning.of\(scheduler\).sigmas"):
+        sample_euler(gaussian, torch.randn(4, 3), TIMESTEPS[kind])
+
+
+@pytest.mark.parametrize("grid", [[300, 100, 30, 10, 3, 1, 0], [200, 100, 0], [3, 2, 1, 0], [100.5, 75.5, 50.5, 25.5]])
+def test_grids_of_whole_numbers_are_grids(grid):
+    assert check_sigmas(grid) == grid
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "words"),
+    [
+        (lambda g, x: karras_sigmas(8, rho=0), ValueError, "rho > 0, got 0"),
+        (lambda g, x: karras_sigmas(8, rho=-7.0), ValueError, "rho > 0, got -7"),
+        (lambda g, x: asinh_sigmas(8, math.inf), ValueError, "inf"),
+        (lambda g, x: log_uniform_sigmas(8, sigma_max=math.inf), ValueError, "sigma_max < inf"),
+        (lambda g, x: time_uniform_sigmas(8, VPSDE), TypeError, "got the class VPSDE"),
+        (lambda g, x: time_uniform_sigmas(8, "vp"), TypeError, "such as VPSDE.., got str"),
+        (lambda g, x: sample_ancestral(g, x, [80.0, 1.0], generator=0), TypeError, "got int 0.*manual_seed"),
+        (lambda g, x: sample_dpmpp_2m_sde(g, x, [80.0, 1.0], eta=-1.0), ValueError, "eta >= 0, got -1"),
+        (lambda g, x: sample_heun(g, x, [80.0, 1.0], churn=-1.0), ValueError, "churn >= 0"),
+        (lambda g, x: sample_heun(g, x, [80.0, 1.0], churn_range=(50, 0.05)), ValueError, "low <= high"),
+        (lambda g, x: sample_predictor_corrector(g, x, [80.0, 1.0], corrector_steps=-1), ValueError, "got -1"),
+        (lambda g, x: sample_predictor_corrector(g, x, [80.0, 1.0], corrector_steps=0.5), ValueError, "whole"),
+        (lambda g, x: sample_repaint(g, x, [80.0, 1.0], repeats=1.5), ValueError, "whole number of repeats"),
+        (lambda g, x: sample_rk45(g, x, [80.0, 1.0], rtol=0.0), ValueError, "rtol > 0"),
+        (lambda g, x: sample_euler(ScoreMLP(3, 8), x, [80.0, 1.0]), TypeError, "got the network ScoreMLP.*Wrap it"),
+        (lambda g, x: sample_euler(g, x[:, :2], [80.0, 1.0]), ValueError, r"3 elements in each sample, got \(4, 2\)"),
+        (lambda g, x: sample_euler(g, x[0], [80.0, 1.0]), ValueError, r"got \(3,\)"),
+    ],
+)  # fmt: skip
+def test_mistyped_calls_are_told_what_is_right(call, error, words, gaussian):
+    with pytest.raises(error, match=words):
+        call(gaussian, 80 * torch.randn(4, 3, dtype=torch.float64))

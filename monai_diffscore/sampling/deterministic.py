@@ -12,7 +12,7 @@ from torch import Tensor
 
 from monai_diffscore.sampling.grids import Grid, check_sigmas, check_start
 from monai_diffscore.sampling.steps import Callback, Denoise, Interval, denoise_at, intervals, toward
-from monai_diffscore.tensors import Generators, noise_like
+from monai_diffscore.tensors import Generators, check_finite, noise_like
 
 
 def sample_euler(
@@ -29,7 +29,9 @@ def sample_euler(
     Returns:
         the state at sigmas[-1], [B, ...].
     Raises:
-        ValueError: for a grid that does not descend strictly to a level >= 0.
+        FloatingPointError: for a denoiser that returns NaN or infinite values; on a device other than the CPU up to
+            seven steps late.
+        ValueError: for a grid that does not descend strictly to a level >= 0, or timesteps of a scheduler.
 
     Source: Karras et al. 2022, Algorithm 1 without its correction; Song et al. 2021, arXiv:2010.02502, Eq. 12-13.
     """
@@ -61,9 +63,16 @@ def sample_heun(
             :math:`1 + \min(S_{churn}/N, \sqrt2 - 1)`.
         churn_range: (S_tmin, S_tmax), the noise levels with churn, in units of the data.
         churn_noise: S_noise, factor of the standard deviation of the added noise.
+    Raises:
+        ValueError: for a negative churn or churn_noise, or a range that does not ascend.
 
     Other arguments as :func:`sample_euler`. Source: Karras et al. 2022, Algorithm 1 (churn 0) and Algorithm 2.
     """
+    if not (churn >= 0 and churn_noise >= 0 and churn_range[0] <= churn_range[1]):
+        raise ValueError(
+            "sample_heun expects churn >= 0, churn_noise >= 0 and a range of low <= high, got "
+            f"{churn}, {churn_noise} and {churn_range}."
+        )
     for step in intervals(sigmas, x):
         sigma, sigma_next = step.sigma, step.sigma_next
         if churn > 0 and churn_range[0] <= sigma <= churn_range[1]:
@@ -225,13 +234,15 @@ def sample_rk45(
         atol: absolute tolerance of a step, in units of the (normalised) data.
     Raises:
         RuntimeError: if the solver fails.
-        ValueError: for a bad grid.
+        ValueError: for a bad grid, or a tolerance <= 0.
 
     Other arguments as :func:`sample_euler`. The callback gets step number 0 at each evaluation.
     Source: Song et al. 2021, Appendix D.4; Dormand and Prince 1980.
     """
     from scipy.integrate import solve_ivp
 
+    if not (rtol > 0 and atol > 0):
+        raise ValueError(f"sample_rk45 expects rtol > 0 and atol > 0, got {rtol} and {atol}.")
     levels = check_sigmas(sigmas)
     check_start(x, levels[0])
     end = levels[-1] if levels[-1] > 0 else levels[-2]
@@ -240,6 +251,7 @@ def sample_rk45(
     def slope(sigma: float, flat: Any) -> Any:
         state = torch.from_numpy(flat).reshape(shape).to(like)
         denoised = denoise_at(denoise, state, sigma)
+        check_finite(denoised, f"at sigma {sigma:.4g}")
         if Interval(0, 1, sigma, end).report(callback, state, denoised):
             raise _Stopped(denoised)
         return ((state - denoised) / sigma).to("cpu", torch.float64).flatten().numpy()
@@ -274,6 +286,7 @@ def encode(denoise: Denoise, x: Tensor, sigmas: Grid) -> Tensor:
         x: data [B, ...] with noise of the lowest positive level. For a small level, data without noise.
         sigmas: descending grid, in units of the (normalised) data.
     Raises:
+        FloatingPointError: for a denoiser that returns NaN or infinite values.
         ValueError: for a bad grid.
     """
     levels = [sigma for sigma in check_sigmas(sigmas) if sigma > 0][::-1]
@@ -281,4 +294,5 @@ def encode(denoise: Denoise, x: Tensor, sigmas: Grid) -> Tensor:
         slope = (x - denoise_at(denoise, x, low)) / low
         euler = x + (high - low) * slope
         x = x + (high - low) / 2 * (slope + (euler - denoise_at(denoise, euler, high)) / high)
+    check_finite(x, "while encoding")
     return x

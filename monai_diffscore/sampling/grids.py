@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from monai_diffscore.sde import SDE
+from monai_diffscore.sde import SDE, check_process
 
 #: descending noise levels: a tensor, an array or a list
 Grid = Tensor | NDArray[Any] | Sequence[float]
@@ -32,10 +32,12 @@ def karras_sigmas(steps: int, sigma_min: float = 0.002, sigma_max: float = 80.0,
         sigma_max: largest level, in the same units. Choose it well above the standard deviation of the data.
         rho: a larger value puts more steps near sigma_min.
     Raises:
-        ValueError: unless 0 < sigma_min < sigma_max and steps >= 1.
+        ValueError: unless 0 < sigma_min < sigma_max, steps >= 1 and rho > 0.
 
     Source: Karras et al. 2022, Eq. 5.
     """
+    if not rho > 0:
+        raise ValueError(f"karras_sigmas expects rho > 0, got {rho}. Karras et al. use 7.")
     ramp = _ramp(steps, sigma_min, sigma_max)
     high, low = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
     return _end_in_zero((high + ramp * (low - high)) ** rho)
@@ -75,14 +77,13 @@ def asinh_sigmas(steps: int, sigma_max: float = 80.0, scale: float = 0.045, powe
         scale: c, level of the finest relevant detail, in the same units.
         power: p.
     Raises:
-        ValueError: unless 0 < scale < sigma_max, power > 0 and steps >= 1.
+        ValueError: unless 0 < scale < sigma_max < inf, power > 0 and steps >= 1.
 
     We chose scale and power on Gaussian mixtures that are not those of docs/BENCHMARKS_SAMPLING.md.
     """
-    if not (power > 0 and 0 < scale < sigma_max):
+    if not (power > 0 and 0 < scale < sigma_max < math.inf):
         raise ValueError(
-            f"asinh_sigmas expects power > 0 and 0 < scale < sigma_max, got power {power}, scale {scale} and sigma_max "
-            f"{sigma_max}."
+            f"asinh_sigmas expects power > 0 and 0 < scale < sigma_max < inf, got {power}, {scale} and {sigma_max}."
         )
     _refuse_no_steps(steps)
     u = torch.linspace(math.asinh(sigma_max / scale) ** (1 / power), 0, steps + 1, dtype=torch.float64)
@@ -104,6 +105,7 @@ def time_uniform_sigmas(steps: int, sde: SDE, t_min: float = 1e-3, t_max: float 
 
     Source: Song et al. 2021, Appendix C (t_min = 1e-3 for sampling).
     """
+    check_process(sde)
     t_max = sde.t_max if t_max is None else t_max
     if not 0 < t_min < t_max <= sde.t_max:
         raise ValueError(f"Expected 0 < t_min < t_max <= {sde.t_max}, got t_min {t_min} and t_max {t_max}.")
@@ -112,8 +114,10 @@ def time_uniform_sigmas(steps: int, sde: SDE, t_min: float = 1e-3, t_max: float 
 
 def _ramp(steps: int, sigma_min: float = 0.5, sigma_max: float = 1.0) -> Tensor:
     """Checks the arguments of a grid, and returns ``steps`` points from 0 to 1; a single point is 0."""
-    if not 0 < sigma_min < sigma_max:
-        raise ValueError(f"Expected 0 < sigma_min < sigma_max, got sigma_min {sigma_min} and sigma_max {sigma_max}.")
+    if not 0 < sigma_min < sigma_max < math.inf:
+        raise ValueError(
+            f"Expected 0 < sigma_min < sigma_max < inf, got sigma_min {sigma_min} and sigma_max {sigma_max}."
+        )
     _refuse_no_steps(steps)
     return torch.linspace(0, 1, steps, dtype=torch.float64)
 
@@ -131,7 +135,8 @@ def check_sigmas(sigmas: Grid) -> list[float]:
     """The levels of a grid (a tensor, an array or a list) as Python floats.
 
     Raises:
-        ValueError: unless the grid has one dimension and two levels or more, strictly descending, finite and >= 0.
+        ValueError: unless the grid has one dimension and two levels or more, strictly descending, finite and >= 0; for
+            timesteps of a scheduler.
     """
     grid = torch.as_tensor(sigmas, dtype=torch.float64, device="cpu")
     levels = grid.tolist()
@@ -142,11 +147,24 @@ def check_sigmas(sigmas: Grid) -> list[float]:
             f"{tuple(grid.shape)}: {levels if len(levels) < 8 else [*levels[:3], '...', *levels[-3:]]}. "
             "Use asinh_sigmas, karras_sigmas, log_uniform_sigmas, cosine_sigmas or time_uniform_sigmas."
         )
+    _refuse_timesteps(levels)
     return levels
 
 
+def _refuse_timesteps(levels: list[float]) -> None:
+    """Raises a ValueError for whole numbers at equal distances from 100 or more, such as 999, 979, ..., 19."""
+    gaps = [a - b for a, b in itertools.pairwise(levels)]
+    whole = all(level == int(level) for level in levels)
+    if whole and levels[0] >= 100 and len(levels) > 3 and max(gaps) - min(gaps) <= 1:
+        raise ValueError(
+            f"Expected noise levels sigma, got what looks like timesteps: {levels[0]:g}, {levels[1]:g}, ..., "
+            f"{levels[-1]:g}. The noise level of a timestep is DiscretePreconditioning.of(scheduler).sigmas[timestep]. "
+            "Use these levels, or karras_sigmas(steps)."
+        )
+
+
 def check_start(x: Tensor, sigma: float, stacklevel: int = 3) -> None:
-    """Warns if the start does not have noise of level ``sigma``. (Samplers do not scale the start.)
+    """Warns if the start does not have noise of level ``sigma``, and refuses NaN. (Samplers do not scale the start.)
 
     The standard deviation of a start is at least sigma, that of the noise. For sigma far above the standard deviation
     of the data it is about sigma. Starts of fewer than 16 elements pass unchecked. The check waits for a start on
@@ -156,10 +174,14 @@ def check_start(x: Tensor, sigma: float, stacklevel: int = 3) -> None:
         x: the start [B, ...].
         sigma: first level of the grid.
         stacklevel: of the warning; 3 names the caller of the function that calls this one.
+    Raises:
+        ValueError: for a start of NaN or infinite values.
     """
     if x.numel() < 16 or torch.compiler.is_compiling():
         return
     std = float(x.detach().double().std())
+    if not math.isfinite(std):
+        raise ValueError(f"Expected a finite start x, got NaN or infinite values in shape {tuple(x.shape)}.")
     low = 0.5 if x.numel() >= 64 else 0.25  # a chance below 1e-7 for noise of level sigma
     if not low * sigma <= std or (sigma >= 10 and std > 3 * sigma):
         warnings.warn(

@@ -12,7 +12,10 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from monai_diffscore.sampling.grids import Grid, check_sigmas, check_start
-from monai_diffscore.tensors import check_estimate
+from monai_diffscore.tensors import check_denoiser, check_estimate, check_finite
+
+#: steps between checks for NaN where a check waits for the device
+_STEPS_UNCHECKED = 8
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
 
@@ -39,7 +42,14 @@ class Interval(NamedTuple):
     sigma_next: float
 
     def report(self, callback: Callback, x: Tensor, denoised: Tensor) -> bool:
-        """Calls the callback. Returns True if it stops the sampling."""
+        """Calls the callback. Returns True if it stops the sampling.
+
+        Raises:
+            FloatingPointError: on a device other than the CPU, in some steps and the last, if x is not finite.
+        """
+        last = self.number == self.steps - 1
+        if x.device.type != "cpu" and (last or self.number % _STEPS_UNCHECKED == _STEPS_UNCHECKED - 1):
+            check_finite(x, f"at sigma {self.sigma:.4g} or in the {_STEPS_UNCHECKED - 1} steps before")
         return callback is not None and callback(Step(self.number, self.steps, self.sigma, x, denoised)) is True
 
 
@@ -55,11 +65,15 @@ def denoise_at(denoise: Denoise, x: Tensor, sigma: float) -> Tensor:
     """The estimate of the denoiser at one noise level for the whole batch.
 
     Raises:
-        TypeError: for an estimate that is no tensor.
+        FloatingPointError: on the CPU, for NaN or infinite values. On other devices :meth:`Interval.report` checks.
+        TypeError: for an estimate that is no tensor, or a network in place of a denoiser.
         ValueError: for an estimate of another shape than x, even if it broadcasts.
     """
+    check_denoiser(denoise)
     denoised = denoise(x, x.new_full((x.shape[0],), sigma))
     check_estimate(denoised, x, "the denoiser")
+    if denoised.device.type == "cpu":
+        check_finite(denoised, f"at sigma {sigma:.4g}")
     return denoised
 
 

@@ -3,6 +3,7 @@ r"""Stochastic solvers: the reverse SDE, and chains that add noise in each step.
 from __future__ import annotations
 
 import math
+from numbers import Integral
 
 from torch import Tensor
 
@@ -27,8 +28,13 @@ def sample_dpmpp_2m_sde(
     Args:
         eta: factor of the noise. 0 is deterministic and equals :func:`sample_dpmpp_2m`; 1 is the reverse SDE.
 
+    Raises:
+        ValueError: for eta < 0.
+
     Other arguments as :func:`sample_euler`. Source: Lu et al. 2022, arXiv:2211.01095 (eta = 1).
     """
+    if not 0 <= eta < math.inf:
+        raise ValueError(f"sample_dpmpp_2m_sde expects eta >= 0, got {eta}. 1 is the reverse SDE.")
     previous: tuple[float, Tensor] | None = None
     for step in intervals(sigmas, x):
         denoised = denoise_at(denoise, x, step.sigma)
@@ -154,12 +160,14 @@ def sample_predictor_corrector(
         corrector_steps: number of Langevin steps at each level.
         snr: r, the size of a Langevin step, below 0.7. A larger step overshoots.
     Raises:
-        ValueError: unless 0 < snr < 0.7.
+        ValueError: unless 0 < snr < 0.7 and corrector_steps is a whole number >= 0.
 
     Other arguments as :func:`sample_euler`. Source: Song et al. 2021, Algorithm 2 and Algorithm 4.
     """
     if not 0 < snr < 0.7:
         raise ValueError(f"sample_predictor_corrector expects 0 < snr < 0.7 for a stable Langevin step, got {snr}.")
+    if not isinstance(corrector_steps, Integral) or corrector_steps < 0:
+        raise ValueError(f"sample_predictor_corrector expects whole corrector_steps >= 0, got {corrector_steps!r}.")
     for step in intervals(sigmas, x):
         denoised = denoise_at(denoise, x, step.sigma)
         x = _reverse_diffusion(x, denoised, step.sigma, step.sigma_next, generator)
@@ -194,8 +202,8 @@ def sample_repaint(
 
     Other arguments as :func:`sample_euler`. Source: Lugmayr et al. 2022, arXiv:2201.09865 (jump length 1).
     """
-    if repeats < 1:
-        raise ValueError(f"sample_repaint expects repeats >= 1, got {repeats}.")
+    if not isinstance(repeats, Integral) or repeats < 1:
+        raise ValueError(f"sample_repaint expects a whole number of repeats >= 1, got {repeats!r}.")
     for step in intervals(sigmas, x):
         ratio = step.sigma_next / step.sigma
         noise_std = step.sigma_next * math.sqrt(1 - ratio**2)
