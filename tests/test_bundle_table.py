@@ -8,13 +8,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from samples_of_bundles import check_table
-from small_data import clinical
+from small_data import clinical, write_dataset
 from workflows import (
     IN_THE_SECOND_BATCH,
     interrupt,
     workflow,
 )
 
+from monai_diffscore.command_line import last_lines
 from monai_diffscore.data import read_table
 
 
@@ -105,3 +106,30 @@ def test_an_edited_schema_is_taken_and_a_label_may_be_a_number(bundle, dataset, 
     table = pd.read_parquet(tmp_path / "made/table.parquet")
     assert list(table) == ["synthetic", *clinical().drop(columns=["marker0", "marker1"])]
     assert table["age"].tolist() == [110, 110]
+
+
+@pytest.mark.slow
+def test_a_training_without_a_start_records_none_and_samples_without_one(dataset_of_rows, tmp_path):
+    """`--start '$None'`, as its page says; another value on resume is another training."""
+    where = {"dataset_dir": dataset_of_rows, "output_dir": str(tmp_path / "out"), "ckpt_dir": str(tmp_path / "models")}
+    training = workflow("tabular_mlp", ["train"], ["smoke"], start="$None", **where)
+    training.run()
+    assert training.parser.get_parsed_content("network_def").start is None
+    (configuration,) = (tmp_path / "out").rglob("configuration_*.json")
+    assert json.loads(configuration.read_text())["start"] == "$None"
+    assert json.loads((tmp_path / "models/data_statistics.json").read_text())["start"] is None
+    sampling = workflow(
+        "tabular_mlp", ["inference"], ["smoke"], "infer", checkpoint=str(tmp_path / "models/model.pt"),
+        output_dir=str(tmp_path / "made"), num_samples=4,
+    )  # fmt: skip
+    assert sampling.parser.get_parsed_content("network_def").start is None
+    sampling.run()
+    assert len(read_table(tmp_path / "made/table.csv")) == 4
+    with pytest.raises(RuntimeError) as caught:
+        workflow("tabular_mlp", ["train"], ["smoke"], max_epochs=2, **where).run()
+    assert "start" in last_lines(caught.value)
+
+
+@pytest.fixture
+def dataset_of_rows(tmp_path) -> str:
+    return write_dataset("tabular_mlp", tmp_path)

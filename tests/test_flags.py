@@ -173,3 +173,48 @@ def test_every_overlay_of_the_project_passes(bundle):
                 except (KeyError, ValueError, IndexError):
                     continue
             assert passed, overlay
+
+
+def empty_ids() -> list[tuple[str, str, str]]:
+    """(bundle, file, id) of each top-level id whose value is null in its file."""
+    return [
+        (file.parent.parent.name, file.stem, name)
+        for file in sorted(ROOT.glob("bundles/*/configs/*.json"))
+        if file.stem in ("train", "inference")
+        for name, value in json.loads(file.read_text()).items()
+        if value is None
+    ]
+
+
+@pytest.mark.parametrize(("bundle", "file", "name"), empty_ids())
+def test_an_empty_id_is_refused_as_text_and_in_force_as_none(bundle, file, name):
+    """`null` is a text; `None` and '$None' leave the id without a value, also for what reads it."""
+    files = [str(ROOT / f"bundles/{bundle}/configs/{file}.json")]
+    for text in ("null", "none", "NULL"):
+        with pytest.raises(FlagError, match=rf"--{name} {text} is the text '{text}'; write '\$None'"):
+            refuse_unknown(files, {name: text}, [], ())
+    refuse_unknown(files, {name: "$None"}, [name], ())
+    parser = ConfigParser()
+    parser.read_config(files)
+    parser.update({name: "$None", "reader": f"$@{name}"})
+    assert parser.get_parsed_content("reader") is None
+    assert executed(parser)[name] == "$None"
+
+
+def executed(parser: ConfigParser) -> dict:
+    """The record that a configuration keeps of itself."""
+    parser.update({"record": "$command_line.executed_configuration()"})
+    return dict(parser.get_parsed_content("record"))
+
+
+@pytest.mark.parametrize(
+    ("bundle", "name"),
+    [("tabular_mlp", "start"), ("mri_unet3d", "spacing_mm"), ("natural_dit2d", "ema"), ("toy2d_mlp", "seed")],
+)
+def test_none_for_an_id_with_a_value_is_refused_with_the_flag_to_write(bundle, name):
+    """MONAI drops such a flag: the value of the file would stay."""
+    files = [str(ROOT / f"bundles/{bundle}/configs/train.json")]
+    with pytest.raises(FlagError, match=rf"would stay. Write --{name} '\$None'"):
+        refuse_unknown(files, {}, [name], ())
+    with pytest.raises(FlagError, match="write '\\$None'"):
+        refuse_unknown(files, {name: "null"}, [], ())
