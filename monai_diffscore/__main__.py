@@ -132,6 +132,7 @@ def _plan(options: argparse.Namespace) -> int:
     import torch
 
     from monai_diffscore import planning
+    from monai_diffscore.atomic_files import require_writable
     from monai_diffscore.errors import FlagError
     from monai_diffscore.planning.notes import notes_once
 
@@ -142,6 +143,7 @@ def _plan(options: argparse.Namespace) -> int:
         raise FlagError("plan needs the path of the data: python -m monai_diffscore plan DATA --out BUNDLE")
     if options.out.exists() and any(options.out.iterdir() if options.out.is_dir() else [options.out]):
         raise FlagError(f"--out {options.out} exists and is not an empty folder: name another, or remove it.")
+    require_writable(options.out, "--out")
     if options.joint and (options.given or len(_names(options.mask)) != 1):
         raise FlagError("--joint draws an image with one label map: give --image ROLE --mask MASK, and no --given.")
     if not options.no_trial:
@@ -269,9 +271,12 @@ def add_cases(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 
 
 def _cases(options: argparse.Namespace) -> int:
+    from monai_diffscore.atomic_files import require_writable
     from monai_diffscore.data.cases import describe_cases, list_cases, write_table_of_cases
     from monai_diffscore.data.slides import list_any_pictures
 
+    if options.write:
+        require_writable(options.write, "--write")
     cases = list_cases(options.folder, options.layout, options.subject)
     pictures = None if cases or options.layout != "auto" else list_any_pictures(options.folder, options.subject)
     cases = pictures or cases

@@ -1,4 +1,4 @@
-"""Atomic writes: a file or folder appears complete, or not at all."""
+"""Atomic writes: a file or folder appears complete, or not at all; places that cannot be written are refused early."""
 
 from __future__ import annotations
 
@@ -10,6 +10,32 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
+
+from monai_diffscore.errors import DataError
+
+
+def require_writable(path: str | Path, flag: str) -> None:
+    """Checks that a file or folder can be written there, and writes nothing. Commands that take long call it first.
+
+    Args:
+        path: the file or folder, which need not exist.
+        flag: the flag that names another place, such as "--output_dir".
+    Raises:
+        DataError: if the folder, or the nearest one above it that exists, is on a read-only disk or has no permission.
+    """
+    target = Path(path).absolute()
+    nearest = next(place for place in (target, *target.parents) if place.exists())
+    if not os.access(nearest, os.W_OK | (os.X_OK if nearest.is_dir() else 0)):
+        read_only = os.statvfs(nearest).f_flag & os.ST_RDONLY
+        got = "a read-only disk" if read_only else f"no permission to write in {nearest}"
+        raise DataError(path, expected="a place to write to", got=got, remedy=f"Name another one: {flag} PATH.")
+    if nearest != target and not nearest.is_dir():
+        raise DataError(
+            path,
+            expected="a place to write to",
+            got=f"{nearest}, which is a file",
+            remedy=f"Name another: {flag} PATH.",
+        )
 
 
 @contextmanager

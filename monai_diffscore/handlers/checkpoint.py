@@ -28,7 +28,7 @@ from ignite.engine import Engine, Events
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from monai_diffscore.atomic_files import whole_file
+from monai_diffscore.atomic_files import require_writable, whole_file
 from monai_diffscore.configuration import describe, differences, read_by
 from monai_diffscore.data import save_statistics
 from monai_diffscore.data.manifests import note_weights
@@ -106,6 +106,14 @@ class ResumableCheckpoint:
         self._saved_at = 0
 
     def attach(self, engine: Engine) -> None:
+        """Attaches the handlers.
+
+        Raises:
+            DataError: if the folder of the checkpoints or of the weights cannot be written.
+        """
+        require_writable(self.folder, "--output_dir")
+        if self.weights is not None:
+            require_writable(Path(self.weights[1]).parent, "--ckpt_dir")
         engine.add_event_handler(Events.STARTED, self.resume)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.save_if_due)
         engine.add_event_handler(Events.COMPLETED, self.save)

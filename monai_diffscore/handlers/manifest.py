@@ -14,7 +14,7 @@ from typing import Any
 import ignite.distributed as idist
 from ignite.engine import Engine, Events
 
-from monai_diffscore.atomic_files import write_json
+from monai_diffscore.atomic_files import require_writable, write_json
 from monai_diffscore.configuration import choices
 from monai_diffscore.credentials import conceal_all
 from monai_diffscore.data.files import file_hash
@@ -50,7 +50,12 @@ class SaveManifest:
         attach_at_end(engine, self.write)
 
     def look(self, _engine: Engine) -> None:
-        """Notes the files in the folder before the sampling."""
+        """Notes the files in the folder before the sampling.
+
+        Raises:
+            DataError: if the folder cannot be written.
+        """
+        require_writable(self.folder, "--output_dir")
         self._before = self._files()
 
     def write(self, _engine: Engine) -> None:

@@ -54,12 +54,15 @@ def add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def _report(options: argparse.Namespace) -> int:
     from monai_diffscore import report
+    from monai_diffscore.atomic_files import require_writable
     from monai_diffscore.errors import DataError
 
     if options.synthetic or (options.run and report.find_profiles(options.run)):
         return _report_profiles(options)
     if options.run is None:
         raise DataError("report", expected="RUN, or --synthetic FILE", got="neither", remedy="Name the generated data.")
+    target = options.out or options.run / "report"
+    require_writable(target, "--out")
     run = report.find_run(options.run)
     limits = tuple(options.range) if options.range else None
     real = options.real[0] if options.real else None
@@ -74,7 +77,7 @@ def _report(options: argparse.Namespace) -> int:
     material = material if intake is None else intake.added_to(material)
     title = options.title or (run.name if run else "") or options.run.resolve().name
     panel = report.report_images(title, material, options.draws, options.seed, lambda name: print(f"computing: {name}"))
-    files = report.write_report(panel, options.out or options.run / "report")
+    files = report.write_report(panel, target)
     return _deliver(panel, files, report.headline(panel), report.image_metrics, run, options.card)
 
 
@@ -95,9 +98,13 @@ def dicom_as_it_is() -> Iterator[None]:
 
 def _report_profiles(options: argparse.Namespace) -> int:
     from monai_diffscore import report
+    from monai_diffscore.atomic_files import require_writable
     from monai_diffscore.errors import DataError
 
     synthetic = options.synthetic or report.find_profiles(options.run)
+    beside = options.run or synthetic[0]
+    target = options.out or (beside if beside.is_dir() else beside.parent) / "report"
+    require_writable(target, "--out")
     run = report.find_run(options.run or synthetic[0].parent)
     content = options.content or ("counts" if synthetic[0].suffix in (".h5ad", ".zarr") else "table")
     fields = report.ProfileFields(
@@ -115,13 +122,12 @@ def _report_profiles(options: argparse.Namespace) -> int:
             got=f"{len(options.real)} of them" if options.real else "none, and no record of a training",
             remedy="Name both.",
         )  # fmt: skip
-    source = options.run or synthetic[0]
-    title = options.title or (run.name if run else "") or source.resolve().stem
+    title = options.title or (run.name if run else "") or beside.resolve().stem
     splits = max(6, options.draws // 10)
     panel = report.report_profiles(
         title, material, options.draws, splits, options.seed, lambda name: print(f"computing: {name}")
     )
-    files = report.write_profile_report(panel, options.out or (source if source.is_dir() else source.parent) / "report")
+    files = report.write_profile_report(panel, target)
     return _deliver(panel, files, report.profile_headline(panel), report.profile_metrics, run, options.card)
 
 

@@ -29,9 +29,11 @@ def add_segmentation(parser: argparse.ArgumentParser) -> None:
 
 def _report_segmentation(options: argparse.Namespace) -> int:
     from monai_diffscore import segmentation
+    from monai_diffscore.atomic_files import require_writable
 
     real, synthetic = options.segmentation
     out = options.out or synthetic / "report"
+    require_writable(out, "--out")
     with dicom_as_it_is():
         study = segmentation.run_study(
             real, synthetic, out, options.image, options.mask, options.subjects, options.iterations, options.repeats,
