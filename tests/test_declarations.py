@@ -11,8 +11,9 @@ import pandas as pd
 import pytest
 import scipy.sparse
 from monai.bundle import ConfigParser
-from test_planning import CPU, volume
+from test_planning import CPU, run_bundle, volume
 
+from monai_diffscore.__main__ import main
 from monai_diffscore.errors import DataError
 from monai_diffscore.inspection import inspect_bundle
 from monai_diffscore.networks.conditioning import ConditionEncoder
@@ -139,3 +140,37 @@ def test_the_command_line_wins_over_the_files(tmp_path):
     schema = parser.get_parsed_content("table_schema")
     assert (schema.label, schema.exclude, [column.name for column in schema.columns]) == ("c", ("b",), ["a", "c"])
     assert json.loads((tmp_path / "bundle/docs/schema.json").read_text())["label"] == "b"
+
+
+NAMES = (
+    "$ income",
+    "@risk",
+    "% fat",
+    "#id code",
+    "Größe in cm",
+    "  padded",
+    "two\nlines",
+    "a@#b",
+    "x=1,y",
+    "__import__('os')",
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("label", ["$ income", "#id code", "two\nlines"])
+def test_a_table_with_any_names_is_trained_sampled_and_reported(label, tmp_path):
+    """The names and labels of the samples are those of the file, character by character."""
+    g = np.random.default_rng(0)
+    frame = pd.DataFrame({name: g.normal(size=80).round(2) for name in NAMES})
+    frame[label] = g.choice([*LABELS, "zwölf", "a\nb"], 80)
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    bundle = tmp_path / "bundle"
+    planned(tmp_path / "t.csv", bundle, conditions=[label])
+    run_bundle(bundle, ["train"], "train", max_epochs=1)
+    run_bundle(bundle, ["inference"], "infer", num_samples=24)
+    made = pd.read_csv(bundle / "output/samples/table.csv")
+    assert list(made) == ["synthetic", *frame]
+    assert set(made[label]) <= set(frame[label])
+    assert made.drop(columns=[label, "synthetic"]).dtypes.eq(float).all()
+    assert main(["report", str(bundle / "output"), "--draws", "5"]) == 0
+    assert not names_in(bundle, *NAMES, *LABELS)

@@ -19,7 +19,14 @@ from monai_diffscore.__main__ import main
 from monai_diffscore.errors import DataError
 from monai_diffscore.metrics import Profiles
 from monai_diffscore.metrics.baselines import counts_of
-from monai_diffscore.report import ProfileFields, find_profiles, gather_profiles, gather_run_profiles, match_profiles
+from monai_diffscore.report import (
+    ProfileFields,
+    find_profiles,
+    gather_profiles,
+    gather_run_profiles,
+    match_profiles,
+    only_profiles,
+)
 from monai_diffscore.report.card import BEGIN, END
 from monai_diffscore.report.runs import RunRecord
 
@@ -300,3 +307,57 @@ def test_rows_of_an_array_are_a_table_and_one_of_two_files_of_a_name_is_read(tmp
     (tmp_path / "many/profiles.h5ad").touch()
     np.save(tmp_path / "many/images.npy", np.zeros((2, 1, 8, 8)))
     assert find_profiles(tmp_path / "many") == [tmp_path / "many/profiles.h5ad"]
+
+
+def write_10x(folder: Path, counts: np.ndarray) -> Path:
+    """A folder of 10x, written line by line."""
+    folder.mkdir(parents=True)
+    genes, places = counts.shape[1], np.argwhere(counts)
+    (folder / "genes.tsv").write_text("".join(f"ENSG{n}\tG{n}\n" for n in range(genes)))
+    (folder / "barcodes.tsv").write_text("".join(f"c{n}-1\n" for n in range(len(counts))))
+    lines = [f"{gene + 1} {cell + 1} {counts[cell, gene]}" for cell, gene in places]
+    head = ["%%MatrixMarket matrix coordinate integer general", f"{genes} {len(counts)} {len(places)}"]
+    (folder / "matrix.mtx").write_text("\n".join([*head, *lines]) + "\n")
+    return folder
+
+
+def write_set(kind: str, folder: Path, seed: int) -> Path:
+    """A folder with one file of a kind, and the file (for 10x the folder itself)."""
+    g = np.random.default_rng(seed)
+    counts = g.poisson(g.gamma(2, 1, 12), (60, 12))
+    if kind.startswith("10x"):
+        inside = write_10x(folder / "outs", counts)
+        return inside if kind == "10x" else inside / "matrix.mtx"
+    folder.mkdir(parents=True)
+    if kind == "table":
+        frame = pd.DataFrame({"a b": g.normal(size=60).round(2), "c": g.choice(list("xy"), 60)})
+        frame.to_csv(folder / "t.csv", index=False)
+        return folder / "t.csv"
+    var = pd.DataFrame(index=[f"G{n}" for n in range(12)])
+    anndata.AnnData(sparse.csr_matrix(counts.astype(np.float32)), var=var).write_h5ad(folder / "x.h5ad")
+    return folder / "x.h5ad"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["h5ad", "table", "10x", "10x matrix"])
+def test_a_folder_with_one_file_is_reported_as_the_file(kind, tmp_path):
+    files = [write_set(kind, tmp_path / name, seed) for seed, name in enumerate(("train", "test", "made"))]
+    records = []
+    for number, (train, test, made) in enumerate([files, [tmp_path / name for name in ("train", "test", "made")]]):
+        out = tmp_path / f"out{number}"
+        where = ["--real", str(train), str(test), "--synthetic", str(made), "--out", str(out)]
+        assert main(["report", *where, "--draws", "5", "--title", "t"]) == 0
+        records.append(json.loads((out / "report.json").read_text()))
+    assert records[0]["metrics"] == records[1]["metrics"]
+    assert records[0]["privacy_gate"] == records[1]["privacy_gate"]
+
+
+def test_a_folder_with_several_files_is_refused_by_name(tmp_path):
+    for name in ("a.csv", "b.csv"):
+        (tmp_path / name).write_text("x\n1\n")
+    with pytest.raises(DataError, match=r"one file of cells.*got a.csv, b.csv. Give the path"):
+        only_profiles(tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="got none"):
+        only_profiles(tmp_path / "empty")
+    assert only_profiles(tmp_path / "a.csv") == tmp_path / "a.csv"

@@ -16,7 +16,8 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "intake": "RunIntake read_intake",
         "page": "Cell Page Section render",
         "profile_sources": (
-            "ProfileFields ProfileMaterial find_profiles gather_profiles gather_run_profiles is_profiles match_profiles"
+            "ProfileFields ProfileMaterial find_profiles gather_profiles gather_run_profiles holds_expression "
+            "is_profiles match_profiles only_profiles"
         ),
         "profiles": "ProfileReport profile_headline profile_metrics profile_page report_profiles write_profile_report",
         "runs": "RunRecord find_run run_parser",

@@ -46,7 +46,7 @@ def add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     profiles.add_argument("--layer", help="'X', 'raw' or a layer of the files (default: the first that holds counts)")
     profiles.add_argument(
         "--content", choices=("counts", "continuous", "table"),
-        help="kind of the values (default: counts in .h5ad and .zarr, a clinical table otherwise)",
+        help="kind of the values (default: counts in .h5ad, .zarr and files of 10x, a clinical table otherwise)",
     )  # fmt: skip
     parser.set_defaults(run_command=_report)
     return parser
@@ -101,12 +101,13 @@ def _report_profiles(options: argparse.Namespace) -> int:
     from monai_diffscore.atomic_files import require_writable
     from monai_diffscore.errors import DataError
 
-    synthetic = options.synthetic or report.find_profiles(options.run)
+    named = [report.only_profiles(file) for file in options.synthetic or ()]
+    synthetic = named or report.find_profiles(options.run)
     beside = options.run or synthetic[0]
     target = options.out or (beside if beside.is_dir() else beside.parent) / "report"
     require_writable(target, "--out")
     run = report.find_run(options.run or synthetic[0].parent)
-    content = options.content or ("counts" if synthetic[0].suffix in (".h5ad", ".zarr") else "table")
+    content = options.content or ("counts" if report.holds_expression(synthetic[0]) else "table")
     fields = report.ProfileFields(
         options.label_key, options.total_key, None if content == "table" else content, options.layer
     )
@@ -114,7 +115,7 @@ def _report_profiles(options: argparse.Namespace) -> int:
     if options.real is None and run is not None and run.config is not None:
         material = report.gather_run_profiles(run, synthetic, fields, count, options.seed)
     elif options.real is not None and len(options.real) == 2:
-        train, test = options.real
+        train, test = map(report.only_profiles, options.real)
         material = report.gather_profiles(synthetic, train, test, fields, count, options.seed)
     else:
         raise DataError(

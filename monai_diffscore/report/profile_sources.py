@@ -16,6 +16,7 @@ import pandas as pd
 from scipy import sparse
 
 from monai_diffscore.data.anndata import Expression
+from monai_diffscore.data.expression_stores import matrices_of_10x, only_matrix
 from monai_diffscore.data.gene_fields import GeneFields
 from monai_diffscore.data.manifests import of_newest_command
 from monai_diffscore.errors import DataError
@@ -89,6 +90,28 @@ def find_profiles(path: str | Path) -> list[Path]:
         for file in of_newest_command(folder, list(filter(is_profiles, folder.glob(f"*{suffix}")))):
             files.setdefault(file.stem, file)
     return sorted(files.values())
+
+
+def only_profiles(path: Path) -> Path:
+    """The path of a file or a .zarr folder; for another folder, the only file of profiles or matrix of 10x inside.
+
+    Raises:
+        DataError: for a folder without such a file, or with several.
+    """
+    if not path.is_dir() or path.suffix == ".zarr":
+        return path
+    files = [] if matrices_of_10x(path) else find_profiles(path)  # the tables of 10x are no rows
+    if len(files) > 1:
+        raise DataError(
+            path, expected="one file of cells, profiles or rows in the folder",
+            got=", ".join(file.name for file in files[:8]), remedy="Give the path of the file.",
+        )  # fmt: skip
+    return files[0] if files else only_matrix(path)
+
+
+def holds_expression(file: Path) -> bool:
+    """Whether a file is a matrix of genes by its ending, and no table: .h5ad, .zarr, .h5 or .mtx of 10x."""
+    return any(suffix in (*EXPRESSION, ".h5", ".mtx") for suffix in file.suffixes[-2:])
 
 
 def gather_profiles(
