@@ -87,12 +87,15 @@ PRINTERS: dict[str, list[str | tuple[str, list[str]]]] = {
 #: flags whose message says which command takes them
 SAID: dict[tuple[str, str], list[str | tuple[str, list[str]]]] = {
     ("__main__.py", "write"): ["cases"],
+    ("data/arrays.py", "exclude"): ["plan"],
     ("data/cases/case.py", "condition"): ["plan"],
     ("data/cases/case.py", "write"): ["cases"],
     ("data/cases/case.py", "given"): ["plan", ("mri_translate3d", TRAIN)],
     ("data/cases/listing.py", "exclude"): ["plan"],
     ("data/cases/listing.py", "left_out"): [("mri_unet3d", TRAIN), ("mri_unet3d", CASES)],
     ("data/cases/page.py", "kind"): ["plan"],
+    ("data/cases/pictures.py", "exclude"): ["plan"],
+    ("data/cases/pictures.py", "left_out"): [("natural_dit2d", TRAIN), ("pathology_hierarchical_unet", TRAIN)],
     ("data/cases/table.py", "write"): ["cases"],
     ("data/cells.py", "expression#fields#gene_key"): [("scrna_attention", TRAIN), ("bulk_expression_mlp", TRAIN)],
     ("data/participants.py", "condition"): ["plan"],
@@ -229,7 +232,7 @@ def test_each_command_that_prints_an_advice_takes_it(module, flag, value):
 VERBS = "add call change choose give leave list lower name pass raise remove set take train use write another"
 REQUEST = rf"\b(?i:{'|'.join(VERBS.split())})\b[^.;]*?"
 #: modules of the mathematics, whose messages name arguments of Python
-OF_PYTHON = ("guidance.py", "multiscale.py", "networks/")
+OF_PYTHON = ("guidance.py", "losses.py", "multiscale.py", "networks/")
 
 
 @cache
