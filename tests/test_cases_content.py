@@ -18,6 +18,7 @@ from PIL import Image
 from monai_diffscore.__main__ import main
 from monai_diffscore.data import LoadVolumed, list_arrays, list_slides, list_volumes
 from monai_diffscore.data.cases import equal_files, is_label_map, leaks, list_cases
+from monai_diffscore.data.cases.content import holds_label_map
 from monai_diffscore.data.paths import locate, split_channel, split_series
 from monai_diffscore.data.tree import walk
 from monai_diffscore.errors import DataError
@@ -276,3 +277,16 @@ def test_what_is_no_volume_is_told_with_what_to_do_about_it(tmp_path, capsys):
     Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / "photos/b.png")
     assert main(["cases", str(tmp_path / "photos")]) == 0
     assert "layout pictures; 1 subjects, 1 sessions, 1 images" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+def test_the_middle_plane_alone_makes_no_label_map_and_hides_none(tmp_path, ending):
+    """It tells most images by a part of the file; what it does not tell, the whole file does."""
+    labels = np.zeros((16, 16, 16), np.float32)
+    labels[4:12, 4:12, 2:6] = 3
+    image = np.random.default_rng(0).normal(size=(16, 16, 16)).astype(np.float32)
+    image[:, :, 8] = 0
+    for name, values in (("labels", labels), ("image", image)):
+        nib.save(nib.Nifti1Image(values, np.eye(4)), tmp_path / f"{name}{ending}")
+    assert holds_label_map(tmp_path / f"labels{ending}")
+    assert not holds_label_map(tmp_path / f"image{ending}")

@@ -125,10 +125,7 @@ def is_label_map(values: np.ndarray) -> bool:
     values = np.asarray(values)
     if values.size < 8 or values.dtype.kind not in "buif":
         return False
-    some = values.reshape(-1)[:: max(1, values.size // 4096)]
-    if values.dtype.kind == "f" and not (np.isfinite(some).all() and np.equal(some, np.rint(some)).all()):
-        return False
-    if len(np.unique(some)) > _MOST_LABELS:
+    if not _are_labels(values.reshape(-1)[:: max(1, values.size // 4096)]):
         return False
     levels, counts = np.unique(values, return_counts=True)
     integers = bool(np.isfinite(levels).all() and np.equal(levels, np.rint(levels)).all())
@@ -145,6 +142,13 @@ def is_label_map(values: np.ndarray) -> bool:
         equal += int((inside & (left == right)).sum())
         pairs += int(inside.sum())
     return pairs > 0 and equal / pairs >= _SHARE
+
+
+def _are_labels(some: np.ndarray) -> bool:
+    """Whether some values of an array can be those of a label map: whole numbers, at most 256 different ones."""
+    if some.dtype.kind == "f" and not (np.isfinite(some).all() and np.equal(some, np.rint(some)).all()):
+        return False
+    return len(np.unique(some)) <= _MOST_LABELS
 
 
 def holds_label_map(path: str | Path) -> bool:
@@ -165,6 +169,8 @@ def holds_label_map(path: str | Path) -> bool:
             return False
         if count_channels(image.shape) > 1:
             return False
+        if len(image.shape) > 2 and not _are_labels(np.asanyarray(image.dataobj[:, :, image.shape[2] // 2])):
+            return False  # one plane tells most images without reading the others
         values = np.asanyarray(image.dataobj)
     except Exception:  # whatever a damaged file makes of a reader
         return False
