@@ -30,8 +30,9 @@ def conjugate_gradients(
         iterations: largest number of applications of M.
         tolerance: norm of the residual over the norm of b. The iteration stops when all samples have reached it.
         least: a lower bound of the eigenvalues of M.
-        on_breakdown: called if M shows that it is not symmetric (successive residuals are not orthogonal) or has an
-            eigenvalue below ``least``. Such a sample keeps its solution before that step. None does not test M.
+        on_breakdown: called if M shows that it is not symmetric (a residual is larger than b and not orthogonal to the
+            last one) or has an eigenvalue below ``least``. Such a sample keeps its solution before that step. None does
+            not test M.
 
     Source: Hestenes and Stiefel 1952, doi:10.6028/jres.049.044.
     """
@@ -41,7 +42,7 @@ def conjugate_gradients(
 
     solution, residual = torch.zeros_like(right), right
     direction, power = residual, dot(residual, residual)
-    goal = tolerance**2 * power
+    start, goal = power, tolerance**2 * power
     for _ in range(iterations):
         if bool((power <= goal).all()):
             break
@@ -54,7 +55,7 @@ def conjugate_gradients(
         if on_breakdown is not None:
             cosine = dot(residual, next_residual).abs() / (power * next_power).sqrt()
             broken = (power > goal) & (curvature < least * dot(direction, direction))
-            broken = broken | ((next_power > goal) & (cosine > _LARGEST_COSINE))
+            broken = broken | ((next_power > start) & (cosine > _LARGEST_COSINE))
             step, next_residual, next_power = (torch.where(broken, 0.0, t) for t in (step, next_residual, next_power))
             if bool(broken.any()):
                 on_breakdown()
