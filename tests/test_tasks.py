@@ -134,7 +134,7 @@ def test_the_noise_of_a_smooth_volume_is_found(noise):
     volume = smooth + noise * torch.randn(32, 32, 32, generator=torch.Generator().manual_seed(0))
     assert estimate_noise(volume[None, None]) == pytest.approx(noise, rel=0.05)
     assert estimate_noise(volume[None, None, :, :, :1]) == pytest.approx(noise, rel=0.3)  # one slice
-    with pytest.raises(ValueError, match="Give noise_std"):
+    with pytest.raises(ValueError, match="Give --noise_std"):
         estimate_noise(torch.ones(1, 1, 4, 4, 4))
 
 
