@@ -30,9 +30,9 @@ def conjugate_gradients(
         iterations: largest number of applications of M.
         tolerance: norm of the residual over the norm of b. The iteration stops when all samples have reached it.
         least: a lower bound of the eigenvalues of M.
-        on_breakdown: called if M shows that it is not symmetric (a residual is larger than b and not orthogonal to the
-            last one) or has an eigenvalue below ``least``. Such a sample keeps its solution before that step. None does
-            not test M.
+        on_breakdown: called if M shows that it is not symmetric (a residual has over twice the norm of b, and is not
+            orthogonal to the last one) or has an eigenvalue below ``least``. Such a sample keeps its solution before
+            that step. None does not test M.
 
     Source: Hestenes and Stiefel 1952, doi:10.6028/jres.049.044.
     """
@@ -55,7 +55,7 @@ def conjugate_gradients(
         if on_breakdown is not None:
             cosine = dot(residual, next_residual).abs() / (power * next_power).sqrt()
             broken = (power > goal) & (curvature < least * dot(direction, direction))
-            broken = broken | ((next_power > start) & (cosine > _LARGEST_COSINE))
+            broken = broken | ((next_power > 4 * start) & (cosine > _LARGEST_COSINE))
             step, next_residual, next_power = (torch.where(broken, 0.0, t) for t in (step, next_residual, next_power))
             if bool(broken.any()):
                 on_breakdown()
