@@ -4,7 +4,7 @@
 
 Measures the demonstration weights of the bundle (``mri_whole3d``), or those of the training that wrote OUTPUT_DIR. It
 draws a head for the age of each unseen subject, with the bundle's own network and inferer, and compares the heads with
-those subjects: the held-out ones of the training's split, and 40 further simulated ones, 100 in all. FOLDER gets the
+those subjects: the held-out ones of the training's split, and 40 further simulated ones. FOLDER gets the
 heads, ``measured.json``, ``heads.png`` (ages along the columns) and the report of the panel. After a kill, the same
 command keeps the finished heads and continues."""
 
@@ -38,7 +38,8 @@ from monai_diffscore.report.sources import gather
 from monai_diffscore.samples.simulated_heads import VENTRICLE_GROWTH
 
 BUNDLE = Path(__file__).resolve().parent.parent / "bundles/mri_whole3d"
-DEMONSTRATION = {"subjects": 240, "validation_share": 0.3333}  # what its weights were trained with
+# what its weights were trained with
+DEMONSTRATION = {"dataset_dir": "$samples.heads(600, 2, ['T1'])", "validation_share": 0.2}
 FURTHER = 40  # unseen subjects beside those that the training holds out
 PANEL = 40  # the floor of the panel compares 40 unseen subjects with 40 others
 SHOWN_YEARS = (25, 37, 49, 61, 73, 85)

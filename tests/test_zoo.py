@@ -38,7 +38,8 @@ def test_demonstration_weights_are_small_whole_and_of_their_network(demo):
     network = parser.get_parsed_content("network_def")
     network.load_state_dict(torch.load(parser.get_parsed_content("checkpoint"), weights_only=True))
     # a trained denoiser takes noise away: of pure noise at a high level little is left
-    x = 20 * torch.randn(2, *network.network.example_shape)
+    shape = next(module.example_shape for module in network.modules() if hasattr(module, "example_shape"))
+    x = 20 * torch.randn(2, *shape)
     with torch.no_grad():
         assert network.eval()(x, 20.0).square().mean() < 4
 
