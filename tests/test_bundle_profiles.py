@@ -95,7 +95,7 @@ def test_a_model_of_components_generates_and_imputes(bundle, shaped, dataset, tm
     if shaped:
         with pytest.raises(RuntimeError) as caught:
             workflow(bundle, ["inference", "impute"], ["smoke"], **options).run()
-        assert "Train a model with normal_scores and group_means false" in str(caught.value.__cause__)
+        assert "Train a model with --normal_scores False --group_means False" in str(caught.value.__cause__)
         return
     workflow(bundle, ["inference", "impute"], ["smoke"], **options).run()
     imputed, source = anndata.read_h5ad(tmp_path / "made/imputed.h5ad"), anndata.read_h5ad(dataset)
