@@ -16,17 +16,17 @@ with other guidance.
 
 The methods differ in V:
 
-=========  ==================================================  =======================================================
-method     V                                                   properties
-=========  ==================================================  =======================================================
-``mmps``   :math:`\sigma^2 J`, the true covariance             exact for every Gaussian prior; conjugate gradients
-           (second-order Tweedie)                              with one more backward pass for each iteration
-``pigdm``  :math:`r^2 I, r^2 = \sigma^2 s^2/(\sigma^2+s^2)`     exact for the prior N(m, s^2 I); one backward pass
-``dps``    :math:`r^2 I`, with a number for :math:`A A^T`      a gradient step on :math:`\lVert y - A D\rVert^2`;
-           (its largest eigenvalue)                            :math:`\sigma_y` and A determine its size; one backward
-                                                               pass
+===========  ==================================================  =======================================================
+method       V                                                   properties
+===========  ==================================================  =======================================================
+``mmps``     :math:`\sigma^2 J`, the true covariance             exact for every Gaussian prior; conjugate gradients
+             (second-order Tweedie)                              with one more backward pass for each iteration
+``pigdm``    :math:`r^2 I, r^2 = \sigma^2 s^2/(\sigma^2+s^2)`     exact for the prior N(m, s^2 I); one backward pass
+``dps``      :math:`r^2 I`, with a number for :math:`A A^T`      a gradient step on :math:`\lVert y - A D\rVert^2`;
+             (its largest eigenvalue)                            :math:`\sigma_y` and A determine its size; one backward
+                                                                 pass
 ``diffpir``  :math:`v I`, with v measured at each level          no backward pass; for trained networks
-=========  ==================================================  =======================================================
+===========  ==================================================  =======================================================
 
 No method has a weight to tune: :math:`\sigma_y`, the operator and :math:`\sigma` determine the step. For other priors
 all methods are approximate, and the samples of a mixture posterior are biased. docs/BENCHMARKS_SAMPLING.md has the
