@@ -107,7 +107,7 @@ def publish(bundle: Path, demo: Demo, output_dir: Path, command: str) -> Path:
             weights = torch.load(file, weights_only=True, map_location="cpu")
             halves = {name: value.half() if value.dtype == torch.float32 else value for name, value in weights.items()}
             torch.save(halves, folder / file.name)
-        else:
+        elif file.name != "weights.json":  # tells which run wrote the weights, on whose machine
             shutil.copy(file, folder)
     size = sum(file.stat().st_size for file in folder.glob("*.pt"))
     if size > MOST_BYTES:
