@@ -190,9 +190,8 @@ def one_number_of_channels(
 ) -> int:
     """The number of channels of all images; a majority must not decide what is an image."""
     by_count: dict[int, list[str]] = {}
-    for case in cases:
-        files = by_count.setdefault(count(case["image"]), [])
-        files += [] if (first := first_path(case["image"])) in files else [first]
+    for image in {str(case["image"]): case["image"] for case in cases}.values():  # rows of an array share its file
+        by_count.setdefault(count(image), []).append(first_path(image))
     if len(by_count) > 1:
         kinds = [f"{count} in {len(files)} (first: {files[0]})" for count, files in sorted(by_count.items())]
         fewest = min(by_count.values(), key=len)
