@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,11 @@ from monai_diffscore.data.arrays import (
     class_names,
     listed_arrays,
 )
-from monai_diffscore.data.cases.case import Cases
 from monai_diffscore.data.patches import evenly_spaced
 from monai_diffscore.planning.fingerprint import (
+    FileLister,
     Fingerprint,
     Problem,
-    assumptions,
     list_readable,
     one_number_of_channels,
     percentiles_by_name,
@@ -55,7 +55,7 @@ def fingerprint_pictures(
         exclude: files and folders below ``root`` to leave out.
         listing: ``subject``, ``layout`` and ``image``, as :func:`~monai_diffscore.data.listed_arrays` takes them.
     """
-    lister = _Lister(root, "pictures", listing)
+    lister = _lister(root, "pictures", listing)
     cases, problems = list_readable(root, lister, exclude)
     count = image_channels or _picture_channels(cases)
     load: Any = LoadPictured("image", count, value_range=value_range)
@@ -65,7 +65,7 @@ def fingerprint_pictures(
 
 def fingerprint_sequences(root: Path, exclude: Sequence[str] = (), **listing: str) -> Fingerprint:
     """The fingerprint of .npy files of sequences; arguments as :func:`fingerprint_pictures`."""
-    lister = _Lister(root, "sequences", listing)
+    lister = _lister(root, "sequences", listing)
     cases, problems = list_readable(root, lister, exclude)
     count = one_number_of_channels(root, cases, _sequence_channels)
     load: Any = LoadArrayd("image", 1, count, least=[SHORTEST])
@@ -77,26 +77,10 @@ def _sequence_channels(file: str | Sequence[str]) -> int:
     return int(array.shape[1]) if array.ndim == 3 else 1
 
 
-@dataclass
-class _Lister:
-    """Lists the arrays of a folder of pictures or sequences; keeps the last listing."""
-
-    root: Path
-    kind: str
-    chosen: Mapping[str, str]
-    listing: Cases | None = None
-
-    def __call__(self, left_out: Sequence[str]) -> list[dict[str, Any]]:
-        dims = 1 if self.kind == "sequences" else 2
-        self.listing = listed_arrays(self.root, dims, left_out=left_out, **self.chosen)
-        return cases_of_arrays(self.listing, dims)
-
-    @property
-    def details(self) -> dict[str, Any]:
-        """What the plan keeps of the listing."""
-        assert self.listing is not None
-        assumed = assumptions(self.listing, self.kind, self.chosen.get("subject", ""))
-        return {"listing": dict(self.chosen), "assumed": assumed}
+def _lister(root: Path, kind: str, chosen: Mapping[str, str]) -> FileLister:
+    dims = 1 if kind == "sequences" else 2
+    listed = partial(listed_arrays, spatial_dims=dims)
+    return FileLister(root, kind, chosen, listed, partial(cases_of_arrays, spatial_dims=dims))
 
 
 def _picture_channels(cases: Sequence[dict[str, Any]]) -> int:
@@ -119,7 +103,7 @@ def _picture_channels(cases: Sequence[dict[str, Any]]) -> int:
 
 
 def _arrays(
-    lister: _Lister,
+    lister: FileLister,
     cases: Sequence[dict[str, Any]],
     problems: list[Problem],
     channels: int,

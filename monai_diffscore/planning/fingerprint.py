@@ -180,6 +180,37 @@ def assumptions(listing: Cases, kind: str, subject: str) -> list[str]:
     ]
 
 
+@dataclass
+class FileLister:
+    """Lists the files of a folder of pictures, sequences or slides as cases, and keeps the last listing.
+
+    Args:
+        root: folder, file, or table of cases.
+        kind: of the files.
+        chosen: arguments ``subject``, ``layout`` and ``image`` of the listing.
+        listed: the listing of ``root``, a function of ``left_out`` and these arguments.
+        cases_of: the cases of a listing.
+    """
+
+    root: Path
+    kind: str
+    chosen: Mapping[str, str]
+    listed: Callable[..., Cases]
+    cases_of: Callable[[Cases], list[dict[str, Any]]]
+    listing: Cases | None = None
+
+    def __call__(self, left_out: Sequence[str]) -> list[dict[str, Any]]:
+        self.listing = self.listed(self.root, left_out=left_out, **self.chosen)
+        return self.cases_of(self.listing)
+
+    @property
+    def details(self) -> dict[str, Any]:
+        """What the plan keeps of the listing."""
+        assert self.listing is not None
+        assumed = assumptions(self.listing, self.kind, self.chosen.get("subject", ""))
+        return {"listing": dict(self.chosen), "assumed": assumed}
+
+
 def first_path(image: str | Sequence[str]) -> str:
     """The path of an image, or of its first channel."""
     return image if isinstance(image, str) else image[0]

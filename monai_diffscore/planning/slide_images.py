@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from monai_diffscore.data.cases.case import Cases
 from monai_diffscore.data.slides import Slide, listed_slides
 from monai_diffscore.planning.fingerprint import (
+    FileLister,
     Fingerprint,
-    assumptions,
     list_readable,
     percentiles_by_name,
     read_listed,
@@ -41,13 +40,8 @@ def fingerprint_slides(
     from monai_diffscore.data.tiles import tissue_mask
 
     limits = None if value_range is None else (float(value_range[0]), float(value_range[1]))
-    listings: list[Cases] = []
-
-    def list_slides(names: Sequence[str]) -> list[dict[str, Any]]:
-        listings.append(listed_slides(root, left_out=names, **listing))
-        return listings[-1].images()
-
-    cases, problems = list_readable(root, list_slides, exclude)
+    lister = FileLister(root, "slides", listing, listed_slides, Cases.images)
+    cases, problems = list_readable(root, lister, exclude)
 
     def measure(case: dict[str, str]) -> tuple[tuple[int, ...], float, np.ndarray, float]:
         slide = Slide(case["image"], assume_mpp_um, limits)
@@ -56,7 +50,7 @@ def fingerprint_slides(
         slide.close()
         return (size[1], size[0]), mpp, overview, float(tissue_mask(overview).mean())
 
-    pairs, problems = read_listed(root, list_slides, cases, problems, measure)
+    pairs, problems = read_listed(root, lister, cases, problems, measure)
     refuse_unless_some(root, "slides", pairs, problems)
     slides = [facts for _, facts in pairs]
     subjects = [case["subject"] for case, _ in pairs]
@@ -81,8 +75,7 @@ def fingerprint_slides(
             "mpp_um": [round(min(pixels_um), 4), round(max(pixels_um), 4)],
             "assume_mpp_um": assume_mpp_um,
             "value_range": value_range,
-            "listing": dict(listing),
-            "assumed": assumptions(listings[-1], "slides", listing.get("subject", "")),
+            **lister.details,
         },
         problems=problems,
     )
