@@ -36,10 +36,9 @@ from monai_diffscore.report.images import ImageReport, headline, report_images, 
 from monai_diffscore.report.runs import RunRecord, find_run, run_parser
 from monai_diffscore.report.sources import gather
 from monai_diffscore.samples.simulated_heads import VENTRICLE_GROWTH
+from scripts.demo_weights import DEMOS
 
 BUNDLE = Path(__file__).resolve().parent.parent / "bundles/mri_whole3d"
-# what its weights were trained with
-DEMONSTRATION = {"dataset_dir": "$samples.heads(600, 2, ['T1'])", "validation_share": 0.2}
 FURTHER = 40  # unseen subjects beside those that the training holds out
 PANEL = 40  # the floor of the panel compares 40 unseen subjects with 40 others
 SHOWN_YEARS = (25, 37, 49, 61, 73, 85)
@@ -72,7 +71,7 @@ class Cohort:
 def record_of(training: Path | None, bundle: Path) -> RunRecord:
     """The record of a training, or of the one that made the demonstration weights of a bundle."""
     if training is None:
-        config = {**ConfigParser.load_config_file(bundle / "configs/train.json"), **DEMONSTRATION}
+        config = {**ConfigParser.load_config_file(bundle / "configs/train.json"), **DEMOS[bundle.name].options}
         return RunRecord("", "", f"demonstration weights of {bundle.name}", {}, config, True, str(bundle))
     record = find_run(training)
     if record is None or record.bundle is None:
