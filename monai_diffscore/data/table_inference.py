@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import logging
+import math
 import re
 import shlex
 from collections.abc import Sequence
@@ -21,7 +22,9 @@ from monai_diffscore.errors import DataError
 from monai_diffscore.transforms.table_column import Column, column_of
 from monai_diffscore.transforms.table_schema import TableSchema
 from monai_diffscore.transforms.written_values import (
+    LARGEST_WHOLE,
     find_moment,
+    is_code,
     limit_of,
     looks_like_moment,
     moments_to_numbers,
@@ -33,7 +36,10 @@ logger = logging.getLogger(__name__)
 
 _MOST_DECIMALS = 10
 #: a column with at most so many different numbers, of so many rows each on average, keeps these numbers
-_MOST_LEVELS, _ROWS_OF_A_LEVEL = 12, 5
+_MOST_LEVELS, _ROWS_OF_A_LEVEL = 40, 5
+#: words for types of cells that Parquet gives back; types of cells that are no values of a column
+_MOMENT_OBJECTS = {datetime.date: "date", datetime.time: "time"}
+_NO_CELLS = (list, dict, set, tuple, bytes, np.ndarray)
 #: so many columns of numbers beside one of names may be a matrix of genes
 _COLUMNS_OF_A_MATRIX = 20
 
@@ -124,12 +130,15 @@ class _Inference:
         values = self.values.dropna()
         if not len(values):
             raise self._problem("values", "none", self._leave_out)
+        self._refuse_objects(values)
         self._refuse_identifiers(values)
         kind = values.dtype.kind if isinstance(values.dtype, np.dtype) else ""
         if kind in ("m", "M") or isinstance(values.dtype, pd.DatetimeTZDtype):
             return self._of_times(values)
         if pd.api.types.is_numeric_dtype(values.dtype) and not pd.api.types.is_bool_dtype(values.dtype):
             whole = pd.api.types.is_integer_dtype(values.dtype) and not self.coded
+            if whole and max(-int(values.min()), int(values.max())) > LARGEST_WHOLE:  # float64 would change them
+                return self._categorical(values.map(str), sorted(values.map(str).unique()), "integer")
             moment = find_moment(values.astype(str)) if whole else None
             if moment is not None:  # 20240301
                 return self._of_moments(values.astype(str), moment, str(values.dtype))
@@ -140,23 +149,24 @@ class _Inference:
         bad = int((~np.isfinite(numbers)).sum())
         if bad:
             raise self._problem("finite numbers", f"{bad} infinite", "Set them to missing.")
-        whole = bool((numbers == np.rint(numbers)).all())
+        whole = bool((numbers == np.rint(numbers)).all() and np.abs(numbers).max() <= LARGEST_WHOLE)
         different = np.unique(numbers)
         if self.coded or (len(different) <= 2 and not further):
             write = (lambda number: str(int(number))) if whole else (lambda number: str(float(number)))
             names = pd.Series([write(number) for number in numbers])
             return self._categorical(names, [write(n) for n in different], "integer" if whole else "number")
+        decimals = _decimals(numbers)
         few = len(different) <= _MOST_LEVELS and len(numbers) >= _ROWS_OF_A_LEVEL * len(different)
         # counts may lack a value by chance; doses of 10, 20 and 50 do not
-        regular = whole and len(different) > (different[-1] - different[0] + 1) / 2
-        levels = tuple(different.tolist()) if few and not regular and not further else ()
+        steps = math.inf if decimals is None else (different[-1] - different[0]) * 10.0**decimals
+        levels = tuple(different.tolist()) if few and len(different) <= (steps + 1) / 2 else ()
         return Column(
             str(self.values.name),
             "integer" if whole else "continuous",
             self._missing,
             low=float(numbers.min()),
             high=float(numbers.max()),
-            decimals=_decimals(numbers),
+            decimals=decimals,
             mean=float(numbers.mean()),
             std=float(numbers.std()),
             **{"levels": levels, "dtype": self._dtype, **further},
@@ -176,20 +186,28 @@ class _Inference:
             return self._categorical(names, sorted(names.unique()), "boolean")
         moment = None if self.coded else find_moment(names)
         if moment is not None:
-            return self._of_moments(names, moment, "date" if set(map(type, values)) == {datetime.date} else self._dtype)
+            types = set(map(type, values))
+            objects = next((word for kind, word in _MOMENT_OBJECTS.items() if types == {kind}), None)
+            return self._of_moments(names, moment, objects or self._dtype)
         if not self.coded:
             self._refuse_unlike_dates(names)
         numbers = pd.to_numeric(names, errors="coerce").replace([np.inf, -np.inf], np.nan)
         limits = {text: limit_of(text) for text in names[numbers.isna()].unique()}
         if not self.coded and limits and None not in limits.values():
             return self._of_limits(names, numbers, {text: limit for text, limit in limits.items() if limit})
-        codes = names.str.fullmatch(r"[+-]?0\d+").any()
+        codes = names.map(is_code).any()
         if not self.coded and not codes and numbers.notna().mean() > 0.5:
             text = names[numbers.isna()]
-            got = f"{len(text)} cells of text, such as {text.iloc[0]!r}" if len(text) else "numbers written as text"
-            remedy = f"Name the mark of a missing value with --missing, or {self._take_as_codes}"
-            raise self._problem("numbers alone, or text alone", got, remedy)
+            got = f"{len(text)} cells of text, such as {text.iloc[0]!r}" if len(text) else "numbers stored as text"
+            remedy = "Name the mark of a missing value with --missing" if len(text) else "Store them as numbers"
+            raise self._problem("numbers alone, or text alone", got, f"{remedy}, or {self._take_as_codes}")
         return self._categorical(names, sorted(names.unique()), "text")
+
+    def _refuse_objects(self, values: pd.Series) -> None:
+        """Refuses cells of Parquet that are neither text nor numbers nor dates: lists, mappings, bytes."""
+        others = [kind.__name__ for kind in set(map(type, values)) if issubclass(kind, _NO_CELLS)]
+        if others:
+            raise self._problem("text, numbers, answers or dates", f"cells of the type {others[0]}", self._leave_out)
 
     def _of_moments(self, texts: pd.Series, moment: str, dtype: str | None) -> Column:
         """A column of dates or times of day in one format."""
@@ -206,7 +224,7 @@ class _Inference:
         first = dates[0]
         beside = others[0] if others else next(name for name in dates if find_moment(pd.Series([first, name])) is None)
         raise self._problem(
-            "dates or times in one format", f"{first!r} beside {beside!r}",
+            "dates or times in one format", repr(first) + (f" beside {beside!r}" if beside != first else ""),
             f"Name the mark of a missing value with --missing, or write all alike (2024-03-01). {self._leave_out}",
         )  # fmt: skip
 
@@ -214,7 +232,9 @@ class _Inference:
         """Numbers, some of them written as a limit: at most one limit below, and one above."""
         sides = [side for side, _ in limits.values()]
         exact = numbers.dropna()
-        if len(set(sides)) < len(sides) or not len(exact):
+        if not len(exact):
+            return self._categorical(names, sorted(limits), "text")
+        if len(set(sides)) < len(sides):
             raise self._problem(
                 "one limit below and one above, such as '<5', among numbers", f"{', '.join(limits)}",
                 f"Write one limit, or {self._take_as_codes}",
@@ -246,7 +266,8 @@ class _Inference:
     def _categorical(self, names: pd.Series, order: list[str], kind: str) -> Column:
         if len(order) > self.most_categories or (kind == "text" and len(order) == len(names) > 10):
             cores = [re.sub(r"^[^\w.+-]+|[^\d.]+$", "", name) for name in order]
-            if kind == "text" and sum(number_of(core) is not None for core in cores) > 0.9 * len(order):
+            numbers = [core for core in cores if any(number_of(core, comma) is not None for comma in (False, True))]
+            if kind == "text" and len(numbers) > 0.9 * len(order):
                 raise self._problem(
                     "numbers alone, or categories", f"{len(order)} numbers with other text, such as {order[0]!r}",
                     f"Write the numbers alone, and the unit into the name of the column. {self._leave_out}",
@@ -290,6 +311,9 @@ class _Inference:
         name = str(self.values.dtype)
         if isinstance(self.values.dtype, pd.CategoricalDtype):
             return "ordered category" if self.values.cat.ordered else "category"
+        numbers = self.values.dropna() if name == "float64" else self.values[:0]
+        if len(numbers) and (numbers == numbers.round()).all():
+            return name  # whole, but written as 1.0
         return None if name in ("int64", "float64", "object", "bool", "str") else name
 
     def _problem(self, expected: str, got: str, remedy: str) -> DataError:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +28,10 @@ from monai_diffscore.transforms.table import TableEncoding
 from monai_diffscore.transforms.table_column import Column, column_of
 from monai_diffscore.transforms.table_schema import TableSchema
 from monai_diffscore.transforms.written_values import (
+    LARGEST_WHOLE,
     MISSING,
     MISSING_AMONG_NUMBERS,
+    decimal_points,
     find_moment,
     limit_of,
     number_of,
@@ -58,8 +62,7 @@ def read_table(
     if file.suffix == ".parquet":
         if not file.is_file():
             raise DataError(file, expected="a table", got="no such file", remedy="Give an existing file.")
-        frame = _without_marks(pd.read_parquet(file), names_in(missing))
-        refuse_repeated(list(frame.columns), file, "column")
+        frame = _without_marks(_parquet(file), names_in(missing))
     else:
         cells = read_delimited(file, delimiter)
         refuse_repeated(cells.names, file, "column")
@@ -75,6 +78,31 @@ def read_table(
             remedy="Give a table with rows.",
         )  # fmt: skip
     return frame
+
+
+def _parquet(file: Path) -> pd.DataFrame:
+    """The columns of a Parquet file, without its index; decimal numbers as float64.
+
+    Raises:
+        DataError: for a damaged file, or a repeated name.
+    """
+    import pyarrow
+
+    try:
+        frame = pd.read_parquet(file)
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        raise DataError(
+            file, expected="a readable Parquet file", got=str(error).splitlines()[0], remedy="Copy or write it again."
+        ) from error
+    frame.columns = frame.columns.map(str)
+    refuse_repeated(list(frame.columns), file, "column")
+    for name, column in frame.items():
+        if column.dtype == object and set(map(type, column.dropna())) == {Decimal}:
+            frame[name] = column.astype(np.float64)
+    if not isinstance(frame.index, pd.RangeIndex):
+        named = ", ".join(str(name) for name in frame.index.names if name is not None)
+        logger.info(f"{file.name}: the index {f'({named}) ' if named else ''}holds the names of the rows")
+    return frame.reset_index(drop=True)
 
 
 def only_table(path: Path) -> Path:
@@ -119,7 +147,8 @@ def _without_marks(frame: pd.DataFrame, missing: Sequence[str]) -> pd.DataFrame:
 
 def _typed(frame: pd.DataFrame, delimiter: str, missing: Sequence[str]) -> pd.DataFrame:
     """Converts columns of text to numbers or booleans, where all of their cells allow it."""
-    stripped = frame.apply(lambda column: column.str.strip())
+    # \u2212 is the minus sign of typesetting
+    stripped = frame.apply(lambda column: column.str.strip().str.replace("\u2212", "-"))
     texts_of = {name: stripped[name][~stripped[name].isin([*MISSING, *missing])] for name in frame}
     comma = writes_decimal_commas(list(texts_of.values()), likely=delimiter == ";")
     numbers = _numbers_of_marks(missing)
@@ -136,7 +165,8 @@ def _typed_column(column: pd.Series, texts: pd.Series, comma: bool) -> pd.Series
         answers = column.str.strip().eq("True")
         return answers if not is_missing.any() else answers.astype(object).mask(is_missing)
     plain = texts[~texts.isin(MISSING_AMONG_NUMBERS)]
-    parsed = {text: number_of(text, comma) for text in plain.unique()}
+    groups = not decimal_points(plain)
+    parsed = {text: number_of(text, comma, groups) for text in plain.unique()}
     numbers = [number for number in parsed.values() if number is not None]
     if not len(plain):
         return pd.Series(np.nan, index=column.index, name=column.name)
@@ -145,13 +175,24 @@ def _typed_column(column: pd.Series, texts: pd.Series, comma: bool) -> pd.Series
     if numbers and not others and not dates:
         values = plain.map(parsed).reindex(column.index).astype(np.float64)
         point = "," if comma else "."
-        whole = (values == values.round()).all() and not any(point in text or "e" in text.lower() for text in parsed)
-        return values.astype(np.int64) if whole and values.abs().max() < 2**53 else values
+        whole = (values.dropna() == values.dropna().round()).all() and values.abs().max() < LARGEST_WHOLE
+        if not whole or any(point in text or "e" in text.lower() for text in parsed):
+            return values
+        return values.astype(np.int64 if values.notna().all() else "Int64")
     if dates or all(limit_of(text, comma) for text in others):
-        pointed = plain.map(lambda text: text.replace(",", ".")) if comma and not dates else plain
-        return pointed.reindex(column.index).astype(object)  # marks of missing numbers are missing here too
+        written = plain if dates else plain.map(lambda text: _with_point(text, parsed[text], comma))
+        return written.reindex(column.index).astype(object)  # marks of missing numbers are missing here too
     # a text keeps the blanks around it
     return column.where(~is_missing, None).astype(object)
+
+
+def _with_point(text: str, number: float | None, comma: bool) -> str:
+    """A number as a decimal text with a point; a limit (``<0,5``) with a point in place of its comma."""
+    if number is None:
+        return text.replace(",", ".") if comma else text
+    if re.fullmatch(r"[+-]?\d+(\.\d+)?", text) and not comma:
+        return text
+    return f"{number:.0f}" if number == round(number) and abs(number) < LARGEST_WHOLE else repr(number)
 
 
 def split_table(

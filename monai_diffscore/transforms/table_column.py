@@ -133,8 +133,11 @@ class Column:
         try:
             if self.dtype.endswith("category"):
                 return values.astype(pd.CategoricalDtype(list(self.categories), self.dtype.startswith("ordered")))
-            if self.dtype == "date":
-                return pd.to_datetime(values).dt.date
+            if self.dtype in ("date", "time"):
+                return getattr(pd.to_datetime(values, format=self.moment).dt, self.dtype)
+            zone = getattr(pd.api.types.pandas_dtype(self.dtype), "tz", None)
+            if zone is not None:  # in an hour that clocks repeat: the second time
+                values = values.dt.tz_localize(zone, ambiguous=np.zeros(len(values), bool), nonexistent="shift_forward")
             return values.astype(self.dtype)
         except (TypeError, ValueError):  # the type has no missing value, as int64
             return values
@@ -162,9 +165,10 @@ class Column:
         names = [
             None if empty else convert(self.categories[place]) for place, empty in zip(whole, is_missing, strict=True)
         ]
-        kind = {"text": "object", "integer": "Int64", "number": "Float64", "boolean": "boolean"}[self.type]
-        if self.type == "boolean" and not self.missing and not is_missing.any():
-            kind = "bool"
+        full = not self.missing and not is_missing.any()
+        if full and self.type != "text":
+            return pd.Series(names, name=self.name)
+        kind = {"text": "object", "integer": "Int64", "number": "float64", "boolean": "boolean"}[self.type]
         return pd.Series(pd.array(names, dtype=kind) if kind != "object" else names, name=self.name, dtype=kind)
 
     def within(self, numbers: np.ndarray) -> np.ndarray:
@@ -197,7 +201,8 @@ class Column:
     def _numbers_of(self, values: pd.Series) -> np.ndarray:
         """Numbers of the cells, NaN for a cell without a number."""
         if self.moment is not None:
-            return moments_to_numbers(values, self.moment)
+            numbers = moments_to_numbers(values, self.moment)
+            return np.rint(numbers) if "[" in self.moment else numbers  # a type of pandas may hold parts of a unit
         for text, limit in ((self.below, self.low), (self.above, self.high)):
             if text is not None:
                 values = values.where(values != text, limit)
