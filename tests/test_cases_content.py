@@ -59,14 +59,40 @@ def test_equal_sizes_and_checksums_do_not_make_equal_files(tmp_path):
         (np.kron(np.arange(8).reshape(2, 2, 2), np.ones((4, 4, 4))), True),
         (np.random.default_rng(0).integers(0, 9, SHAPE), False),
         (np.random.default_rng(0).integers(0, 200, SHAPE), False),
-        (np.pad(np.ones((4, 4, 4)), 2) * 0.5, False),
+        (np.pad(np.ones((4, 4, 4)), 2) * 0.5, True),
+        (np.kron(np.arange(1, 344).reshape(7, 7, 7), np.ones((8, 8, 8))), True),
+        (np.kron(np.arange(1, 344).reshape(7, 7, 7), np.ones((2, 2, 2))), False),
+        (np.pad(np.ones((16, 16, 16)), 4, "linear_ramp"), True),
+        (np.random.default_rng(0).random(SHAPE) > 0.5, True),
+        (np.eye(8)[:, :, None] * np.eye(8)[None] * np.arange(1, 9), True),
+        (np.random.default_rng(0).random(SHAPE), False),
+        (np.clip(np.random.default_rng(0).random((16, 16, 16)), 0, 0.9) / 0.9, False),
         (np.ones(SHAPE), False),
         (np.full(SHAPE, np.nan), False),
     ],
-    ids=["mask", "labels", "few values", "noise", "fractions", "constant", "NaN"],
-)
+    ids=["mask", "labels", "few values", "noise", "scaled mask", "343 instances", "343 values, too fine", "soft mask",
+         "two values", "points", "shares", "clipped shares", "constant", "NaN"],
+)  # fmt: skip
 def test_values_distinguish_label_maps_from_images(values, right):
     assert is_label_map(values) is right
+
+
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz", ".mha"])
+def test_label_maps_of_several_channels_are_no_images(tmp_path, ending):
+    """One-hot masks are none; a mask beside an image is found by its channel, unless a packed file is too large."""
+    import SimpleITK
+
+    mask, image = np.pad(np.ones((4, 4, 4)), 2), np.random.default_rng(0).normal(size=SHAPE)
+    for name, channels in (("one_hot", (mask, 1 - mask)), ("mixed", (mask, image))):
+        values = np.stack(channels, -1).astype(np.float32)
+        if ending == ".mha":
+            SimpleITK.WriteImage(SimpleITK.GetImageFromArray(values, isVector=True), str(tmp_path / f"{name}.mha"))
+        else:
+            save(tmp_path / f"{name}{ending}", values)
+    assert holds_label_map(tmp_path / f"one_hot{ending}")
+    assert not holds_label_map(tmp_path / f"mixed{ending}")
+    assert holds_label_map(tmp_path / f"mixed{ending}/channel:0") is (ending != ".nii.gz")
+    assert not holds_label_map(tmp_path / f"mixed{ending}/channel:1")
 
 
 def test_a_label_map_with_the_name_of_an_image_is_refused_by_name(tmp_path):

@@ -4,12 +4,17 @@ r"""Compares and classifies files by their content: headers, equal images, label
 and the CRC-32 of its content at its end, so that most comparisons need not read the files. Files of the same CRC-32 are
 compared by SHA-256.
 
-**Label map**: only integers, at most 256 different ones, and neighbours that are equal nearly everywhere. With the
-pairs (u, v) of neighbours along the axes without background,
+**Label map**: neighbours that are equal nearly everywhere. With the pairs (u, v) of neighbours along the axes without
+background,
 
 .. math::  \text{share} = \frac{\#\{u = v\}}{\#\{(u, v)\}} \ge 0.7 ,
 
-where background is the commonest value. Noise and texture give an image a far smaller share.
+where background is the commonest value. Noise and texture give an image a far smaller share. The values may be any
+numbers (a scaled map). More than 256 of them must be whole (instances), with a share of at least 0.8. Two values alone,
+and points of which no two touch, are a label map, too.
+
+**Soft mask**: values of 0 to 1, and at least 30 % of those above .01 are above .98. An image with intensities of 0
+to 1 has few voxels at its maximum.
 """
 
 from __future__ import annotations
@@ -27,11 +32,14 @@ import numpy as np
 from PIL import Image
 
 from monai_diffscore.data.cases.names import ending, is_volume
-from monai_diffscore.data.nibabel_images import count_channels, is_packed, open_image
+from monai_diffscore.data.nibabel_images import is_packed, open_image
 from monai_diffscore.data.paths import split_channel
 
 _MOST_LABELS = 256
 _SHARE = 0.7
+_SHARE_OF_INSTANCES = 0.8
+_SHARE_OF_PLANE = 0.5
+_CERTAIN, _POSSIBLE, _PLATEAU = 0.98, 0.01, 0.3
 _BYTES_OF_LABELS = 0.3  # a voxel, at most, of a packed label map
 _BLOCK = 1 << 20
 #: pictures without loss, whose label maps keep their values; and the largest to read, in pixels
@@ -121,17 +129,28 @@ def _sha(path: Path) -> str:
 
 
 def is_label_map(values: np.ndarray) -> bool:
-    """Whether an array [*S] is a label map by its values; false for a constant."""
+    """Whether an array [*S] is a label map or a soft mask by its values; false for a constant."""
     values = np.asarray(values)
     if values.size < 8 or values.dtype.kind not in "buif":
         return False
-    if not _are_labels(values.reshape(-1)[:: max(1, values.size // 4096)]):
+    if _is_of_image(values[..., values.shape[-1] // 2] if values.ndim > 2 else values):
         return False
     levels, counts = np.unique(values, return_counts=True)
-    integers = bool(np.isfinite(levels).all() and np.equal(levels, np.rint(levels)).all())
-    if not integers or not 2 <= len(levels) <= _MOST_LABELS:
+    if not np.isfinite(levels).all() or len(levels) < 2:
         return False
-    background = levels[counts.argmax()]
+    if _is_soft_mask(levels, counts):
+        return True
+    many = len(levels) > _MOST_LABELS
+    if many and not np.equal(levels, np.rint(levels)).all():
+        return False
+    equal, pairs = _equal_neighbours(values, levels[counts.argmax()])
+    if pairs == 0 or len(levels) == 2:
+        return True
+    return equal / pairs >= (_SHARE_OF_INSTANCES if many else _SHARE)
+
+
+def _equal_neighbours(values: np.ndarray, background: Any) -> tuple[int, int]:
+    """The number of equal pairs of neighbours outside of the background, and of all pairs there."""
     equal = pairs = 0
     for axis in range(values.ndim):
         if values.shape[axis] < 2:
@@ -141,14 +160,25 @@ def is_label_map(values: np.ndarray) -> bool:
         inside = (left != background) & (right != background)
         equal += int((inside & (left == right)).sum())
         pairs += int(inside.sum())
-    return pairs > 0 and equal / pairs >= _SHARE
+    return equal, pairs
 
 
-def _are_labels(some: np.ndarray) -> bool:
-    """Whether some values of an array can be those of a label map: whole numbers, at most 256 different ones."""
-    if some.dtype.kind == "f" and not (np.isfinite(some).all() and np.equal(some, np.rint(some)).all()):
+def _is_soft_mask(levels: np.ndarray, counts: np.ndarray) -> bool:
+    """Whether values, with their counts, are shares of a mask, most of them nearly 0 or 1."""
+    if levels[0] < 0 or levels[0] > _POSSIBLE or not _CERTAIN < levels[-1] <= 1 + 1e-6:
         return False
-    return len(np.unique(some)) <= _MOST_LABELS
+    return bool(counts[levels >= _CERTAIN].sum() >= _PLATEAU * counts[levels > _POSSIBLE].sum())
+
+
+def _is_of_image(plane: np.ndarray) -> bool:
+    """Whether a plane is of an image for sure: it tells most images without the other planes."""
+    levels, counts = np.unique(plane, return_counts=True)
+    if not np.isfinite(levels).all():
+        return True
+    if len(levels) <= _MOST_LABELS or (levels[0] >= 0 and levels[-1] <= 1 + 1e-6):
+        return False
+    equal, pairs = _equal_neighbours(plane, levels[counts.argmax()])
+    return not np.equal(levels, np.rint(levels)).all() or equal < _SHARE_OF_PLANE * pairs
 
 
 def holds_label_map(path: str | Path) -> bool:
@@ -156,25 +186,33 @@ def holds_label_map(path: str | Path) -> bool:
     file, channel = split_channel(path)
     if ending(file) in _PICTURES_OF_LABELS:
         return _picture_is_label_map(file)
-    if channel is not None or not is_volume(file):
+    if not is_volume(file):
         return False
     try:
         if ending(file) in _SIMPLE_ITK:
             import SimpleITK
 
-            return is_label_map(SimpleITK.GetArrayViewFromImage(SimpleITK.ReadImage(str(file))))
+            values = SimpleITK.GetArrayViewFromImage(SimpleITK.ReadImage(str(file)))
+            return _are_label_maps(values[..., None] if values.ndim == 3 else values, channel)
         image = open_image(file)
         voxels = int(np.prod(image.shape))
         if is_packed(file) and file.stat().st_size > _BYTES_OF_LABELS * voxels + 1024:
             return False
-        if count_channels(image.shape) > 1:
-            return False
-        if len(image.shape) > 2 and not _are_labels(np.asanyarray(image.dataobj[:, :, image.shape[2] // 2])):
-            return False  # one plane tells most images without reading the others
+        if len(image.shape) > 2:
+            plane = (slice(None), slice(None), image.shape[2] // 2, *(0,) * (len(image.shape) - 3))
+            if _is_of_image(np.asanyarray(image.dataobj[plane])):
+                return False
         values = np.asanyarray(image.dataobj)
     except Exception:  # whatever a damaged file makes of a reader
         return False
-    return is_label_map(values.reshape(values.shape[:3]))
+    return _are_label_maps(values.reshape(*values.shape[:3], -1), channel)
+
+
+def _are_label_maps(values: np.ndarray, channel: int | None) -> bool:
+    """Whether each channel, or the one, of an array [*S, channels] is a label map; channels of one value count."""
+    chosen = values if channel is None else values[..., channel : channel + 1]
+    several = [one for one in np.moveaxis(chosen, -1, 0) if one.size and one.min() != one.max()]
+    return bool(several) and all(map(is_label_map, several))
 
 
 def _picture_is_label_map(file: Path) -> bool:
