@@ -10,6 +10,7 @@ import argparse
 import ast
 import json
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -161,13 +162,13 @@ def _plan(options: argparse.Namespace) -> int:
             fingerprint = planning.take_fingerprint(
                 data,
                 kind,
-                _names(options.condition),
+                _columns(options.condition),
                 options.modality,
                 options.participants,
                 options.mpp_um,
                 graph,
                 options.subject,
-                _names(options.exclude),
+                _columns(options.exclude),
                 options.delimiter,
                 _names(options.missing),
                 options.layout,
@@ -175,7 +176,7 @@ def _plan(options: argparse.Namespace) -> int:
                 _reading(options),
                 [*_names(options.given), *_names(options.mask)],
                 options.joint,
-                _names(options.categorical),
+                _columns(options.categorical),
                 graph_options,
             )
         plan = planning.make_plan(fingerprint, budget, graph, options.model)
@@ -189,6 +190,11 @@ def _plan(options: argparse.Namespace) -> int:
 
 def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _columns(text: str) -> list[str]:
+    """The names without the blank behind a comma; other blanks may belong to a name."""
+    return [name for name in re.split(", ?", text) if name.strip()]
 
 
 def add_compose(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

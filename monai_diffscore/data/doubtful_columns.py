@@ -1,4 +1,5 @@
-"""Columns of numbers that may not be what they seem: codes of missing values, and numbers of rows or patients.
+"""Columns that may not be what they seem: codes of missing values, numbers of rows or patients, one category in two
+spellings, and a first row without names.
 
 The values alone do not decide it, so a doubt is a sentence with the flag that settles it, and no error.
 """
@@ -6,12 +7,13 @@ The values alone do not decide it, so a doubt is a sentence with the flag that s
 from __future__ import annotations
 
 import re
-import shlex
 
 import numpy as np
 import pandas as pd
 
+from monai_diffscore.data.tables import flag_of
 from monai_diffscore.transforms.table_schema import TableSchema
+from monai_diffscore.transforms.written_values import number_of
 
 #: codes of missing values: -1, -7, -8, -9, 9, and 7, 8 or 9 repeated
 _CODE = re.compile(r"-1|-[78]|-?(77+|88+|9+)")
@@ -21,10 +23,11 @@ _FEWEST_ROWS = 20
 
 
 def doubts(frame: pd.DataFrame, schema: TableSchema) -> list[str]:
-    """One sentence for each column of numbers that may hold codes of missing values, or numbers of rows.
+    """One sentence for each doubt.
 
     A code, such as -999, is the smallest or the largest value of its column, stands in two rows or more, and is far
-    from the other values. Numbers of rows are whole and different, and without gaps, rising, or large.
+    from the other values. Numbers of rows are whole and different, and without gaps, rising, or large. Two spellings
+    differ by case or blanks. A first row is of values if the name of each column of numbers is a number within it.
 
     Args:
         frame: the table.
@@ -33,7 +36,7 @@ def doubts(frame: pd.DataFrame, schema: TableSchema) -> list[str]:
     columns = {c.name: frame[c.name].dropna() for c in schema.columns if c.numeric and c.moment is None}
     numbers = {name: np.asarray(pd.to_numeric(c, errors="coerce").dropna(), float) for name, c in columns.items()}
     codes = {name: code for name, values in numbers.items() if (code := _code_of_missing(values)) is not None}
-    texts = []
+    texts = _without_header(schema) + _spellings(schema)
     for name, code in codes.items():
         rows = int((numbers[name] == code).sum())
         others = [other for other, values in numbers.items() if codes.get(other) != code and code in values]
@@ -49,7 +52,33 @@ def doubts(frame: pd.DataFrame, schema: TableSchema) -> list[str]:
         if _numbers_of_rows(values) and name != schema.label:
             texts.append(
                 f"{name}: each row has another whole number ({values.min():.0f} to {values.max():.0f}). If they number "
-                f"rows or patients, --exclude {shlex.quote(name)} leaves them out."
+                f"rows or patients, {flag_of('exclude', name)} leaves them out."
+            )
+    return texts
+
+
+def _without_header(schema: TableSchema) -> list[str]:
+    plain = [column for column in schema.columns if column.numeric and column.moment is None]
+    names = [(number_of(column.name), column.low or 0.0, column.high or 0.0) for column in plain]
+    if not names or not all(name is not None and low <= name <= high for name, low, high in names):
+        return []
+    if [name for name, _, _ in names] == list(range(1, len(names) + 1)):  # numbered columns
+        return []
+    first = ", ".join(column.name for column in schema.columns[:6])
+    return [f"the first row ({first}) seems to hold values. If so, write the names of the columns above it."]
+
+
+def _spellings(schema: TableSchema) -> list[str]:
+    texts = []
+    for column in schema.columns:
+        alike: dict[str, list[str]] = {}
+        for category in column.categories if column.type == "text" else ():
+            alike.setdefault(" ".join(category.casefold().split()), []).append(category)
+        pairs = [", ".join(map(repr, names)) for names in alike.values() if len(names) > 1]
+        if pairs:
+            texts.append(
+                f"{column.name}: {'; '.join(pairs[:4])} differ by case or blanks alone. If they mean the same, write "
+                "them alike."
             )
     return texts
 

@@ -6,7 +6,6 @@ import datetime
 import logging
 import math
 import re
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ import pandas as pd
 
 from monai_diffscore.data.delimited import IDENTIFIER
 from monai_diffscore.data.doubtful_columns import doubts
-from monai_diffscore.data.tables import names_in
+from monai_diffscore.data.tables import columns_in, flag_of
 from monai_diffscore.errors import DataError
 from monai_diffscore.transforms.table_column import Column, column_of
 from monai_diffscore.transforms.table_schema import TableSchema
@@ -65,7 +64,7 @@ def infer_schema(
         DataError: for an empty column, identifiers, free text, numbers mixed with text, or infinite numbers; for the
             name of a column that the table lacks.
     """
-    exclude, categorical = names_in(exclude), names_in(categorical)
+    exclude, categorical = columns_in(exclude, frame), columns_in(categorical, frame)
     for role, names in (("label", [label]), ("subject", [subject]), ("exclude", exclude), ("categorical", categorical)):
         for name in names:
             if name is not None:
@@ -109,7 +108,7 @@ def find_schema(
             remedy='Change "kind" of these columns in the schema, or leave --schema out to infer it anew.',
         )  # fmt: skip
     try:
-        return schema.with_choices(label, subject, names_in(exclude))
+        return schema.with_choices(label, subject, columns_in(exclude, frame))
     except ValueError as error:
         raise DataError(
             path, key="label", expected="a column of the schema", got=str(error), remedy="Name one of its columns."
@@ -260,7 +259,7 @@ class _Inference:
         if IDENTIFIER.fullmatch(str(self.values.name)) and not self.coded and different > max(20, len(values) / 10):
             raise self._problem(
                 "no identifier among the columns", f"{different} different values in {len(values)} rows",
-                f"If a subject has several rows, give --subject {self._flag_value}. {self._leave_out}",
+                f"If a subject has several rows, give {self._flag('subject')}. {self._leave_out}",
             )  # fmt: skip
 
     def _categorical(self, names: pd.Series, order: list[str], kind: str) -> Column:
@@ -275,7 +274,7 @@ class _Inference:
             raise self._problem(
                 f"at most {self.most_categories} categories, each in several rows",
                 f"{len(order)} different values in {len(names)} rows: identifiers, or free text",
-                f"If it names subjects, give --subject {self._flag_value}; else group its values. {self._leave_out}"
+                f"If it names subjects, give {self._flag('subject')}; else group its values. {self._leave_out}"
                 f"{self._genes_instead}",
             )
         counts = names.value_counts()
@@ -291,19 +290,18 @@ class _Inference:
 
     @property
     def _take_as_codes(self) -> str:
-        return f"take the cells as categories with --categorical {self._flag_value}. {self._leave_out}"
+        return f"take the cells as categories with {self._flag('categorical')}. {self._leave_out}"
 
     @property
     def _leave_out(self) -> str:
-        return f"Exclude the column with --exclude {self._flag_value}."
+        return f"Exclude the column with {self._flag('exclude')}."
 
     @property
     def _genes_instead(self) -> str:
         return " If it is a matrix of genes, plan with --kind expression." if self.matrix else ""
 
-    @property
-    def _flag_value(self) -> str:
-        return shlex.quote(str(self.values.name))
+    def _flag(self, flag: str) -> str:
+        return flag_of(flag, str(self.values.name))
 
     @property
     def _dtype(self) -> str | None:

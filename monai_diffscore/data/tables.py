@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-import re
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
@@ -23,20 +23,11 @@ from monai_diffscore.data.loader import scattered_uniforms
 from monai_diffscore.data.matrices import refuse_repeated
 from monai_diffscore.data.requests import check_count
 from monai_diffscore.data.rows import split_indices
+from monai_diffscore.data.text_columns import numbers_of_marks, type_columns
 from monai_diffscore.errors import DataError
 from monai_diffscore.transforms.table import TableEncoding
 from monai_diffscore.transforms.table_column import Column, column_of
 from monai_diffscore.transforms.table_schema import TableSchema
-from monai_diffscore.transforms.written_values import (
-    LARGEST_WHOLE,
-    MISSING,
-    MISSING_AMONG_NUMBERS,
-    decimal_points,
-    find_moment,
-    limit_of,
-    number_of,
-    writes_decimal_commas,
-)
 
 logger = logging.getLogger(__name__)
 _PROVENANCE = "monai_diffscore"
@@ -65,13 +56,15 @@ def read_table(
         frame = _without_marks(_parquet(file), names_in(missing))
     else:
         cells = read_delimited(file, delimiter)
-        refuse_repeated(cells.names, file, "column")
         if "" in cells.names:
             raise DataError(
                 file, expected="names of all columns", got=f"an empty one at place "
                 f"{cells.names.index('') + 1} of {len(cells.names)}", remedy="Name the column, or remove it.",
             )  # fmt: skip
-        frame = _typed(pd.DataFrame(cells.rows, columns=cells.names, dtype=object), cells.delimiter, names_in(missing))
+        refuse_repeated(cells.names, file, "column")
+        frame = type_columns(
+            pd.DataFrame(cells.rows, columns=cells.names, dtype=object), cells.delimiter, names_in(missing)
+        )
     if len(frame) < fewest:
         raise DataError(
             file, expected=f"rows, at least {fewest}", got=f"{len(frame)}",
@@ -132,67 +125,51 @@ def names_in(text: str | float | Sequence[str] | None) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
-def _numbers_of_marks(missing: Sequence[str]) -> list[float]:
-    return [number for number in map(number_of, missing) if number is not None]
+def columns_in(text: str | Sequence[str] | None, columns: Iterable[Any]) -> list[str]:
+    """The columns that the value of a flag names. A name may have commas in it, and blanks around it.
+
+    Args:
+        text: ``A,B``, or a list of names.
+        columns: of the table. Names that are none of them come back as they are.
+    """
+    pieces = text.split(",") if isinstance(text, str) else [str(name) for name in text or ()]
+    pieces = [piece for piece in pieces if piece.strip()]
+    exact = list(map(str, columns))
+    plain = {_plain(name): name for name in reversed(exact)}
+
+    def read(first: int) -> list[str] | None:
+        """The columns of the pieces from ``first`` on, as many as possible; None if some piece is of no column."""
+        if first == len(pieces):
+            return []
+        for last in range(first + 1, len(pieces) + 1):
+            name = ",".join(pieces[first:last])
+            name = name if name in exact else plain.get(_plain(name), "")
+            rest = read(last) if name else None
+            if rest is not None:
+                return [name, *rest]
+        return None
+
+    return read(0) or [piece.strip() for piece in pieces]
+
+
+def _plain(name: str) -> str:
+    """A name as a flag or a message of one line may have it: without blanks around commas, and none longer than one."""
+    return ",".join(" ".join(part.split()) for part in name.split(","))
+
+
+def flag_of(flag: str, name: str) -> str:
+    """A flag with the name of a column, as one types it: ``--exclude 'a b'``, ``--exclude=-log10p``."""
+    written = " ".join(name.split()) if "\n" in name else name
+    return f"--{flag}{'=' if name.startswith('-') else ' '}{shlex.quote(written)}"
 
 
 def _without_marks(frame: pd.DataFrame, missing: Sequence[str]) -> pd.DataFrame:
     """The columns of a Parquet file with nothing in place of marks of missing values."""
-    numbers = _numbers_of_marks(missing)
+    numbers = numbers_of_marks(missing)
     for name, column in frame.items() if missing else ():
         numeric = pd.api.types.is_numeric_dtype(column.dtype) and not pd.api.types.is_bool_dtype(column.dtype)
         frame[name] = column.mask(column.isin(numbers if numeric else missing))
     return frame
-
-
-def _typed(frame: pd.DataFrame, delimiter: str, missing: Sequence[str]) -> pd.DataFrame:
-    """Converts columns of text to numbers or booleans, where all of their cells allow it."""
-    # \u2212 is the minus sign of typesetting
-    stripped = frame.apply(lambda column: column.str.strip().str.replace("\u2212", "-"))
-    texts_of = {name: stripped[name][~stripped[name].isin([*MISSING, *missing])] for name in frame}
-    comma = writes_decimal_commas(list(texts_of.values()), likely=delimiter == ";")
-    numbers = _numbers_of_marks(missing)
-    if numbers:  # -999 is -999.0, too
-        texts_of = {name: t[~t.map(lambda text: number_of(text, comma)).isin(numbers)] for name, t in texts_of.items()}
-    columns = {name: _typed_column(frame[name], texts, comma) for name, texts in texts_of.items()}
-    return pd.DataFrame(columns, index=frame.index)
-
-
-def _typed_column(column: pd.Series, texts: pd.Series, comma: bool) -> pd.Series:
-    """Converts one column; ``texts`` are its stripped cells without marks of missing values."""
-    is_missing = ~column.index.isin(texts.index)
-    if set(texts) <= {"True", "False"} and len(texts):
-        answers = column.str.strip().eq("True")
-        return answers if not is_missing.any() else answers.astype(object).mask(is_missing)
-    plain = texts[~texts.isin(MISSING_AMONG_NUMBERS)]
-    groups = not decimal_points(plain)
-    parsed = {text: number_of(text, comma, groups) for text in plain.unique()}
-    numbers = [number for number in parsed.values() if number is not None]
-    if not len(plain):
-        return pd.Series(np.nan, index=column.index, name=column.name)
-    others = [text for text, number in parsed.items() if number is None]
-    dates = find_moment(plain) is not None  # 20240301 is one
-    if numbers and not others and not dates:
-        values = plain.map(parsed).reindex(column.index).astype(np.float64)
-        point = "," if comma else "."
-        whole = (values.dropna() == values.dropna().round()).all() and values.abs().max() < LARGEST_WHOLE
-        if not whole or any(point in text or "e" in text.lower() for text in parsed):
-            return values
-        return values.astype(np.int64 if values.notna().all() else "Int64")
-    if dates or all(limit_of(text, comma) for text in others):
-        written = plain if dates else plain.map(lambda text: _with_point(text, parsed[text], comma))
-        return written.reindex(column.index).astype(object)  # marks of missing numbers are missing here too
-    # a text keeps the blanks around it
-    return column.where(~is_missing, None).astype(object)
-
-
-def _with_point(text: str, number: float | None, comma: bool) -> str:
-    """A number as a decimal text with a point; a limit (``<0,5``) with a point in place of its comma."""
-    if number is None:
-        return text.replace(",", ".") if comma else text
-    if re.fullmatch(r"[+-]?\d+(\.\d+)?", text) and not comma:
-        return text
-    return f"{number:.0f}" if number == round(number) and abs(number) < LARGEST_WHOLE else repr(number)
 
 
 def split_table(

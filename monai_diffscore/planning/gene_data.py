@@ -21,7 +21,7 @@ from monai_diffscore.data.gene_graph import read_gene_graph
 from monai_diffscore.data.matrices import genes_are_in
 from monai_diffscore.data.profiles import measure_profiles, split_profiles
 from monai_diffscore.data.table_inference import find_schema
-from monai_diffscore.data.tables import read_table, split_table
+from monai_diffscore.data.tables import columns_in, read_table, split_table
 from monai_diffscore.errors import DataError
 from monai_diffscore.planning.fingerprint import Fingerprint, Problem, percentiles_by_name
 from monai_diffscore.transforms.table import measure_encoding
@@ -132,10 +132,11 @@ def fingerprint_table(
     Raises:
         DataError: if a column is unusable, or if there are two conditions.
     """
+    frame = read_table(root, delimiter, missing)
+    conditions, exclude, categorical = (columns_in(names, frame) for names in (conditions, exclude, categorical))
     if len(conditions) > 1:
         raise DataError(root, key="condition", expected="one column", got=", ".join(conditions),
                         remedy="Name the one column that selects rows.")  # fmt: skip
-    frame = read_table(root, delimiter, missing)
     label = conditions[0] if conditions else None
     schema = find_schema(frame, None, label, subject, exclude, categorical, root)
     training, held_out = split_table(frame, schema, held_out_share(len(frame), ROWS_HELD_OUT), 0, root)
@@ -178,6 +179,7 @@ def ending_in(path: Path, endings: Iterable[str]) -> bool:
 
 def _roles(obs: pd.DataFrame, conditions: Sequence[str], root: Path) -> dict[str, Any]:
     """The columns of obs that are type, batch and covariates."""
+    conditions = columns_in(conditions, obs.columns)
     missing = [name for name in conditions if name not in obs]
     if missing:
         raise DataError(root, key="condition", expected=f"columns of obs: {', '.join(map(str, obs.columns))}",
@@ -249,6 +251,8 @@ def _roles_of_table(schema: TableSchema) -> list[str]:
 
 def _kind_of(column: Column) -> str:
     """The kind of a column in words of the table."""
+    if column.moment is not None and column.moment.startswith("timedelta"):
+        return "durations"
     if column.moment is not None:
         return "dates" if re.search("%[Yy]|^date|D", column.moment) else "times"
     if column.below or column.above:

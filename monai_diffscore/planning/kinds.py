@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from monai_diffscore.data.arrays import kind_of_array
 from monai_diffscore.data.cases.names import VOLUMES
 from monai_diffscore.data.cases.pictures import is_projection
 from monai_diffscore.data.cases.table import read_table_of_cases
+from monai_diffscore.data.delimited import conversion
 from monai_diffscore.data.dicom import holds_dicom
 from monai_diffscore.data.expression_stores import matrices_of_10x
 from monai_diffscore.data.files import kinds_in_words
@@ -64,7 +65,7 @@ def find_kind(path: str | Path, graph: str | Path | None = None) -> str:
         root,
         expected="one kind of data: NIfTI, DICOM, slides, pictures, .npy arrays, .h5ad, or a table",
         got=f"several: {images}" if images else f"{kinds_in_words(files)}{_left_out(tree)}",
-        remedy=_remedy(images, tree),
+        remedy=_remedy(images, tree, files),
     )
 
 
@@ -79,12 +80,12 @@ def kind_of_cases(table: str | Path) -> str:
     return find_kind(file) if file.is_file() else "volumes"
 
 
-def _remedy(images: Mapping[str, int], tree: Tree) -> str:
+def _remedy(images: Mapping[str, int], tree: Tree, files: Sequence[Path]) -> str:
     if images:
         return f"Name one of them, such as --kind {next(iter(images))}, or give each kind a folder of its own."
     if any("not fetched" in entry.reason for entry in tree.left_out):
         return "Fetch the files that the links name (datalad get, git annex get, git lfs pull)."
-    return "Convert it to one of these."
+    return next(filter(None, map(conversion, files)), "Convert it to one of these.")
 
 
 def _are_figures(kinds: Mapping[Path, str]) -> bool:
@@ -132,5 +133,9 @@ def _kind_of_table(file: Path, graph: str | Path | None) -> str:
     if file.suffix == ".parquet":
         import pyarrow.parquet
 
-        return "expression" if are_genes(pyarrow.parquet.read_schema(file).names) else "table"
+        try:
+            names = pyarrow.parquet.read_schema(file).names
+        except pyarrow.ArrowException:  # its reader says what is wrong
+            names = []
+        return "expression" if are_genes(names) else "table"
     return "table" if genes_are_in(file) is None else "expression"
