@@ -232,7 +232,7 @@ def test_each_command_that_prints_an_advice_takes_it(module, flag, value):
 VERBS = "add call change choose give leave list lower name pass raise remove set take train use write another"
 REQUEST = rf"\b(?i:{'|'.join(VERBS.split())})\b[^.;]*?"
 #: modules of the mathematics, whose messages name arguments of Python
-OF_PYTHON = ("guidance.py", "losses.py", "multiscale.py", "networks/")
+OF_PYTHON = ("guidance/", "losses.py", "multiscale.py", "networks/")
 
 
 @cache
