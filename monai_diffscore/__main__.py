@@ -335,12 +335,13 @@ def add_sync(commands: Any) -> None:
     def run(options: argparse.Namespace) -> int:
         from mlflow.exceptions import MlflowException
 
+        from monai_diffscore.credentials import conceal
         from monai_diffscore.handlers.delivery import sync
 
         try:
             run_id, count = sync(options.run_folder, options.tracking_uri)
         except (ValueError, OSError, MlflowException) as error:
-            print(f"error: {str(error).strip().splitlines()[0]}", file=sys.stderr)
+            print(f"error: {conceal(str(error).strip().splitlines()[0])}", file=sys.stderr)
             return 1
         print(f"delivered {count} lines; MLflow run {run_id}")
         return 0

@@ -68,11 +68,13 @@ def report_plainly() -> bool:
     """
     if _is_command():
         requeue_when_asked()
+        loggers = [logging.getLogger(), *map(logging.getLogger, logging.root.manager.loggerDict)]
+        for handler in {handler for logger in loggers for handler in logger.handlers}:
+            handler.addFilter(_without_secrets)
+            if not os.environ.get(SWITCH):
+                handler.addFilter(_is_of_interest)
         if not os.environ.get(SWITCH):
             sys.excepthook = _one_line
-            loggers = [logging.getLogger(), *map(logging.getLogger, logging.root.manager.loggerDict)]
-            for handler in {handler for logger in loggers for handler in logger.handlers}:
-                handler.addFilter(_is_of_interest)
     return True
 
 
@@ -258,9 +260,11 @@ def _about_the_workflow(workflow: ConfigWorkflow | None, cause: BaseException | 
 
 
 def _is_of_interest(record: logging.LogRecord) -> bool:
-    """Drops log records that repeat the error of the last line, as engines do for each layer.
+    """Drops log records that repeat the error of the last line, as engines do for each layer."""
+    return "is terminating due to exception" not in record.getMessage()
 
-    It conceals credentials in all records: MONAI logs every flag, tracking URIs with passwords included.
-    """
+
+def _without_secrets(record: logging.LogRecord) -> bool:
+    """Conceals credentials in all records: MONAI logs every flag, tracking URIs with passwords included."""
     record.msg, record.args = conceal(record.getMessage()), None
-    return "is terminating due to exception" not in str(record.msg)
+    return True

@@ -2,6 +2,9 @@
 
 A tracking URI can hold user and password, and the environment holds tokens. Written URIs name the server alone. A
 reader takes user and password from ``MLFLOW_TRACKING_URI``.
+
+A password may hold any character but a space: drivers of databases take ``/`` and ``'`` as they are. A number between
+the first colon and a slash is a port of a web server, and a password of a database.
 """
 
 from __future__ import annotations
@@ -11,14 +14,20 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-_IN_URI = re.compile(r"(?<=://)[^/\s'\"@]*(?:@[^/\s'\"@]*)*@(?=[^/\s'\"@]+)")
-_SECRET = re.compile(r"(?:PASSWORD|PASSWD|TOKEN|SECRET|API_?KEY|ACCESS_KEY)", re.IGNORECASE)
+#: after the scheme a name without a colon, or name:password up to the last "@" before the next URI
+_IN_URI = re.compile(
+    r"\b(?!https?://[^/\s:]*:\d{1,5}[/'\"])([a-z][\w+.-]*://)(?:[^/\s'\":]*|[^/\s'\"@:\[]*:(?:(?!://)\S)*)@",
+    re.IGNORECASE,
+)
+_NAME = "PASSWORD|PASSWD|PWD|TOKEN|SECRET|API_?KEY|ACCESS_KEY"
+_SECRET = re.compile(_NAME.replace("|PWD", ""), re.IGNORECASE)  # PWD of a shell is its folder
+_IN_QUERY = re.compile(rf"([?&;][\w-]*(?:{_NAME})[\w-]*=)[^&;\s'\"]+", re.IGNORECASE)
 _SHORTEST = 5  # shorter values, such as "1" or "none", are parts of many words
 
 
 def conceal(text: str) -> str:
-    """The text without the users and passwords of URIs, and without passwords, tokens and keys of the environment."""
-    text = _IN_URI.sub("", text)
+    """The text without users and secrets in URIs, and without passwords, tokens and keys of the environment."""
+    text = _IN_QUERY.sub(r"\1***", _IN_URI.sub(r"\1", text))
     for name, value in os.environ.items():
         if _SECRET.search(name) and len(value) >= _SHORTEST and value in text:
             text = text.replace(value, "***")

@@ -329,7 +329,8 @@ class Courier(threading.Thread):
 
 def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
-    return conceal((lines[0] if lines else type(error).__name__)[: 600 if isinstance(error, DeletedError) else 200])
+    line = conceal(lines[0] if lines else type(error).__name__)  # before the cut, which may leave half of a password
+    return line[: 600 if isinstance(error, DeletedError) else 200]
 
 
 def sync(folder: str | Path, uri: str | None = None) -> tuple[str, int]:
