@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from monai_diffscore.data.cases.case import Casebook, Cases
-from monai_diffscore.data.cases.names import MASK_WORDS, bids_label, is_volume, read_name, role_or_word, stem
+from monai_diffscore.data.cases.names import bids_label, is_mask_word, is_volume, read_name, role_or_word, stem
 from monai_diffscore.data.tree import Tree
 
 _APART = {"derivatives", "sourcedata", "code", "stimuli"}
@@ -49,7 +49,7 @@ class _File:
 
     @property
     def is_mask(self) -> bool:
-        return bool({self.suffix.lower()} & MASK_WORDS)
+        return is_mask_word(self.suffix.lower())
 
 
 def is_bids(folder: Path, files: set[Path]) -> bool:

@@ -45,7 +45,7 @@ def read_brats(tree: Tree) -> Cases:
         if suffix in MASK_WORDS:
             book.add_mask(subject, session, suffix, str(file))
         elif suffix in _SUFFIXES:
-            book.add_image(subject, session, role_of(suffix), str(file))
+            book.add_image(subject, session, role_of(suffix), str(file), variant=suffix)
         else:
             book.leave_out(file, "no suffix of BraTS")
     return book.close(tree.root, "brats")

@@ -243,31 +243,52 @@ def _channels(paths: Sequence[str]) -> str | list[str]:
 class Casebook:
     """Collects images and masks while a layout reads its files.
 
-    A second image of a role in a session is another run: another case of the same subject.
+    Two images of one role in a session whose names differ are two contrasts: the variant then extends this role in all
+    cases (``t1_mprage``, ``t1_tse``). Without different variants the second is another run: another case of the same
+    subject.
     """
 
     def __init__(self) -> None:
         self._cases: dict[tuple[str, str, str], Case] = {}
+        self._images: list[tuple[Case, str]] = []
         self._left_out: list[LeftOut] = []
         self._notes: list[str] = []
         self._class_names: dict[str, dict[int, list[str]]] = {}
 
     def add_image(
-        self, subject: str, session: str, role: str, path: str, facts: Mapping[str, str] | None = None
+        self,
+        subject: str,
+        session: str,
+        role: str,
+        path: str,
+        facts: Mapping[str, str] | None = None,
+        variant: str = "",
     ) -> None:
-        """Adds an image under its role."""
-        facts = dict(facts or {})
-        run = facts.get("run", "")
-        number = 1
-        while role in self._case(subject, session, run).images:
-            number += 1
-            run = str(number)
-        if run:
-            facts["run"] = run
-        case = self._case(subject, session, run)
-        self._cases[subject, session, run] = replace(
-            case, images={**case.images, role: path}, facts={**case.facts, **facts}
-        )
+        """Adds an image under its role; ``variant`` are the words that tell two images of this role apart."""
+        self._images.append((Case(subject, session, {role: path}, facts=facts or {}), variant))
+
+    def _sort_images(self) -> None:
+        """Adds the images to their cases, under the names of their roles."""
+        variants: dict[tuple[str, str, str, str], set[str]] = {}
+        for image, variant in self._images:
+            (role,) = image.images
+            variants.setdefault((role, image.subject, image.session, image.facts.get("run", "")), set()).add(variant)
+        several = {role for (role, *_), names in variants.items() if len(names) > 1}
+        for image, variant in self._images:
+            ((role, path),) = image.images.items()
+            extends = role in several and variant not in ("", role)
+            name = (variant if role == "image" else f"{role}_{variant}") if extends else role
+            facts = dict(image.facts)
+            run, number = facts.get("run", ""), 1
+            while name in self._case(image.subject, image.session, run).images:
+                number += 1
+                run = str(number)
+            if run:
+                facts["run"] = run
+            case = self._case(image.subject, image.session, run)
+            self._cases[image.subject, image.session, run] = replace(
+                case, images={**case.images, name: path}, facts={**case.facts, **facts}
+            )
 
     def add_mask(self, subject: str, session: str, name: str, path: str, run: str = "") -> None:
         """Adds a mask under its name."""
@@ -296,6 +317,7 @@ class Casebook:
 
     def close(self, root: object, layout: str) -> Cases:
         """The collected cases; leaves out masks of a case without images."""
+        self._sort_images()
         masks_alone = tuple(case for case in self._cases.values() if not case.images)
         self._left_out += [LeftOut(path, _ALONE) for case in masks_alone for path in case.masks.values()]
         cases = [case for case in self._cases.values() if case.images]

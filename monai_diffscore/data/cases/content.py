@@ -192,7 +192,7 @@ def holds_label_map(path: str | Path) -> bool:
         if ending(file) in _SIMPLE_ITK:
             import SimpleITK
 
-            values = SimpleITK.GetArrayViewFromImage(SimpleITK.ReadImage(str(file)))
+            values = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(file)))  # a view would outlive its image
             return _are_label_maps(values[..., None] if values.ndim == 3 else values, channel)
         image = open_image(file)
         voxels = int(np.prod(image.shape))

@@ -118,7 +118,7 @@ def _add_entry(book: Casebook, path: Path, where: str, entry: Any, channels: Seq
     for key, file in images.items():
         if key == "image" and len(channels) > 1:
             for number, role in enumerate(channels):
-                book.add_image(subject, session, role, f"{file}/channel:{number}", facts)
+                book.add_image(subject, session, role, f"{file}/channel:{number}", facts, str(number))
         else:
             role = (channels[0] if channels else role_of(stem(file))) if key == "image" else key
             book.add_image(subject, session, role or "image", str(file), facts)

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from monai_diffscore.data.cases.case import Casebook, Cases
-from monai_diffscore.data.cases.names import bids_label, is_volume, read_name, role_of, role_or_word, stem
+from monai_diffscore.data.cases.names import bids_label, is_volume, read_name, role_of, role_or_word, stem, variant_of
 from monai_diffscore.data.tree import Tree
 
 _NAME = re.compile(r"(?P<head>.*?)_?(?P<date>\d{8}(?:\d{6})?)_(?P<series>\d+)(?P<letter>[a-z]?)(?P<tail>(?:_.+)?)")
@@ -48,7 +48,9 @@ def read_dcm2niix(tree: Tree) -> Cases:
             if read_name(name).is_mask:
                 book.add_mask(subject, match["date"], role, str(file))
             else:
-                book.add_image(subject, match["date"], role, str(file), {"series": match["series"]})
+                book.add_image(
+                    subject, match["date"], role, str(file), {"series": match["series"]}, variant_of(protocol)
+                )
     return book.close(tree.root, "dcm2niix")
 
 

@@ -1,8 +1,8 @@
 """DICOM studies: the subject is the PatientID, a study is a session, a series is an image.
 
 The role of an MR series is the contrast in its SeriesDescription; the role of another series is its modality if the
-folder has several modalities, else ``image``. Series of one study with different descriptions and no contrast have
-their description as the role. Scouts, documents and derived series are left out, with their reasons.
+folder has several modalities, else ``image``. Where series of one study have one role and different descriptions, the
+description extends the role. Scouts, documents and derived series are left out, with their reasons.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from monai_diffscore.data.cases.case import Casebook, Cases
-from monai_diffscore.data.cases.names import role_of, subject_of, words
+from monai_diffscore.data.cases.names import read_name, role_of, subject_of, variant_of
 from monai_diffscore.data.cases.subjects import refuse_placeholders
 from monai_diffscore.data.dicom import Series, find_series, volume_series
 from monai_diffscore.data.tree import Tree
@@ -30,6 +30,11 @@ def read_dicom(tree: Tree, subject: str = "") -> Cases:
     book = Casebook()
     series_of_tree = find_series(tree.files)
     volumes, others = volume_series(series_of_tree)
+    scouts = [series for series in volumes if read_name(series.planes[0].description).is_scout]
+    if len(scouts) < len(volumes):
+        volumes = [series for series in volumes if series not in scouts]
+        for series in scouts:
+            book.leave_out(f"{series.folder}/series:{series.uid}", "scout by its description")
     for series in others:
         scout = all(plane.is_localizer for plane in series.planes)
         derived = series.is_volume
@@ -51,7 +56,9 @@ def read_dicom(tree: Tree, subject: str = "") -> Cases:
         if first.study_uid not in numbers[name]:
             numbers[name].append(first.study_uid)
         session = str(numbers[name].index(first.study_uid) + 1) if len(studies) > len(ids) else ""
-        book.add_image(name, session, roles[series.uid], path_of(series, series_of_tree))
+        book.add_image(
+            name, session, roles[series.uid], path_of(series, series_of_tree), variant=variant_of(first.description)
+        )
     return book.close(tree.root, "dicom")
 
 
@@ -65,15 +72,9 @@ def path_of(series: Series, candidates: Sequence[Series]) -> str:
 
 def _roles(volumes: Sequence[Series]) -> dict[str, str]:
     modalities = {series.planes[0].modality for series in volumes}
-    roles, unnamed = {}, defaultdict(list)
+    roles = {}
     for series in volumes:
         first = series.planes[0]
         contrast = role_of(first.description) if first.modality == "MR" else ""
         roles[series.uid] = contrast or (first.modality.lower() if len(modalities) > 1 else "image")
-        if not contrast:
-            unnamed[first.study_uid, first.modality].append(series)
-    for members in unnamed.values():
-        descriptions = {"-".join(words(series.planes[0].description)) for series in members}
-        if len(descriptions) == len(members) > 1:
-            roles |= {s.uid: "-".join(words(s.planes[0].description)) or roles[s.uid] for s in members}
     return roles

@@ -1,7 +1,9 @@
 """A folder of files whose names give the subject and, if it has several images, the role: ``a_t1.nii.gz``, ``a_t2``.
 
-A name without its words of contrasts and masks (:mod:`~monai_diffscore.data.cases.names`) is the subject. The last
-words of a name are a role, or a session if they are a number, in two cases: the rest of the name is another name
+A name without its words of contrasts and masks (:mod:`~monai_diffscore.data.cases.names`) is the subject. A folder of a
+contrast (``T1/a.nii.gz``) is a role, one of a visit (``baseline/a.nii.gz``) a session, and one of a part (``train``)
+neither. A name that begins as those of patients do (``P1_left``), or a folder called so, is that patient's. The last
+words of other names are a role, or a session if they are a number, in two cases: the rest of the name is another name
 (``case1``, ``case1_brain``), or several names with a number end in the same few words (``case1_fixed``,
 ``case1_moving``). So two images of one patient are never two patients.
 """
@@ -9,21 +11,28 @@ words of a name are a role, or a session if they are a number, in two cases: the
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from monai_diffscore.data.cases.case import Casebook, Cases
 from monai_diffscore.data.cases.names import (
-    MASK_WORDS,
     PLAIN_FOLDERS,
+    SPLIT_FOLDERS,
     Name,
     bids_label,
     in_mask_folder,
+    is_mask_folder,
+    is_mask_word,
+    is_role_folder,
     is_volume,
     read_name,
+    role_of_folder,
     stem,
+    variant_of,
     words,
 )
+from monai_diffscore.data.cases.subjects import SESSION, patient_part
 from monai_diffscore.data.tree import Tree
 
 _MOST_ENDINGS = 12
@@ -40,32 +49,76 @@ def read_flat(tree: Tree) -> Cases:
             book.leave_out(file, "scout by its name")
         else:
             (masks if name.is_mask or in_mask_folder(inside) else names)[file] = name
-    wholes = {file: _whole(file.relative_to(tree.top), name) for file, name in names.items()}
-    subjects = _subjects(sorted(set(wholes.values())))
+    places = {file: _place(file.relative_to(tree.top), name) for file, name in (names | masks).items()}
+    subjects = _subjects(sorted({places[file][0] for file in names}))
     names_of_subjects = sorted({subject for subject, _, _ in subjects.values()}, key=len, reverse=True)
-    for file, whole in wholes.items():
+    for file, name in names.items():
+        inside, (whole, visit) = file.relative_to(tree.top), places[file]
         subject, session, extra = subjects[whole]
-        role = "_".join(part for part in (names[file].role, extra) if part) or "image"
-        book.add_image(bids_label(file.relative_to(tree.top)) or subject, session, role, str(file))
-    for file, name in masks.items():
-        whole = _whole(file.relative_to(tree.top), name)
+        own = name.role or role_of_folder(inside)
+        role = "_".join(part for part in (own, extra) if part) or "image"
+        session = "/".join(part for part in (visit, session) if part)
+        book.add_image(bids_label(inside) or subject, session, role, str(file), variant=variant_of(name.contrast))
+    for file in masks:
+        whole, visit = places[file]
         subject, session, _ = subjects.get(whole, (_owner(whole, names_of_subjects), "", ""))
         extra = whole.removeprefix(subject).strip("_-. ") if whole not in subjects else ""
         label = bids_label(file.relative_to(tree.top)) or subject
+        session = "/".join(part for part in (visit, session) if part)
         book.add_mask(label, session, extra or _word(file, tree.top), str(file))
     return book.close(tree.root, "flat")
 
 
-def _whole(inside: Path, name: Name) -> str:
-    """The folders without those of images or masks in general (``images``, ``masks``), and the rest of the name."""
-    folders = [
-        part for part in inside.parts[:-1] if part.lower() not in PLAIN_FOLDERS and not set(words(part)) & MASK_WORDS
-    ]
-    return "/".join([*folders, name.rest]) if name.rest else "/".join(folders) or stem(inside)
+def _place(inside: Path, name: Name) -> tuple[str, str]:
+    """The folders of subjects with the rest of the name, and the folders of sessions.
+
+    Folders of images or masks in general (``images``, ``masks``), of parts of a data set, and of contrasts count as
+    neither. A folder of a session counts as that of the subject if nothing else names one.
+    """
+    folders = [part for part in inside.parts[:-1] if not _is_neutral(part)]
+    subjects = [part for part in folders if not SESSION.fullmatch(part)]
+    if not subjects and not name.rest:
+        return "/".join(folders) or stem(inside), ""
+    visits = [part for part in folders if SESSION.fullmatch(part)]
+    return "/".join([*subjects, name.rest] if name.rest else subjects), "/".join(visits)
+
+
+def _is_neutral(folder: str) -> bool:
+    plain = folder.lower() in PLAIN_FOLDERS | SPLIT_FOLDERS
+    return plain or is_mask_folder(folder) or is_role_folder(folder)
 
 
 def _subjects(wholes: Sequence[str]) -> dict[str, tuple[str, str, str]]:
     """Subject, session and the words of the role of each name."""
+    patients = {whole: patient_part(whole) for whole in wholes}
+    parts = _of_patients({whole: patient for whole, patient in patients.items() if patient})
+    return parts | _of_words([whole for whole in wholes if not patients[whole]])
+
+
+def _of_patients(patients: Mapping[str, str]) -> dict[str, tuple[str, str, str]]:
+    """The parts of names that begin with the patient: words that recur are roles, others are sessions."""
+    ends = {whole: whole[len(patient) :].strip("-_. /") for whole, patient in patients.items()}
+    of_patient: dict[str, set[str]] = defaultdict(set)
+    owners: dict[str, set[str]] = defaultdict(set)
+    for whole, patient in patients.items():
+        of_patient[patient].add(ends[whole])
+        owners[ends[whole]].add(patient)
+    several = any(len(own) > 1 for own in of_patient.values())
+    parts = {}
+    for whole, patient in patients.items():
+        end, own = ends[whole], of_patient[patient]
+        is_role = several and end and ("" in own or any(len(owners[other]) > 1 for other in own))
+        if end and (SESSION.fullmatch(end) or not re.search(r"[A-Za-z]", end)):
+            parts[whole] = (patient, end, "")
+        elif is_role:
+            parts[whole] = (patient, "", re.sub(r"[-_. /]+", "_", end).lower())
+        else:
+            parts[whole] = (patient, end if len(own) > 1 else "", "")
+    return parts
+
+
+def _of_words(wholes: Sequence[str]) -> dict[str, tuple[str, str, str]]:
+    """The parts of names that tell no patient."""
     split = {}
     ends: dict[str, set[str]] = {}
     for whole in wholes:
@@ -106,4 +159,4 @@ def _owner(whole: str, subjects: Sequence[str]) -> str:
 def _word(file: Path, top: Path) -> str:
     """The word that marks a file as a mask."""
     places = [stem(file), *reversed(file.relative_to(top).parts[:-1])]
-    return next((word for place in places for word in words(place) if word in MASK_WORDS), "mask")
+    return next((word for place in places for word in words(place) if is_mask_word(word)), "mask")

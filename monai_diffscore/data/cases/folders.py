@@ -1,8 +1,9 @@
 """A folder for each subject, perhaps with one for each session in it: ``P001/T1.nii.gz``, ``P001/visit2/T1.nii.gz``.
 
-The first folder whose names differ between files is the subject's. A folder below it is a session's if its names recur
-below several subjects, or name a session (``visit``, ``baseline``, a date). Folders of images or masks in general
-(``anat``, ``segmentations``) count as neither.
+The outermost folder that is called like a patient is the subject's; without one the first whose names differ between
+files. A folder of a session (``visit``, ``baseline``, a date) may stand above or below it; other folders below it are
+sessions, too, if their names recur below several subjects. Folders of images or masks in general (``anat``,
+``segmentations``), of parts of a data set (``train``) and of contrasts (``T1``) count as neither.
 """
 
 from __future__ import annotations
@@ -14,30 +15,43 @@ from pathlib import Path
 
 from monai_diffscore.data.cases.case import Casebook, Cases
 from monai_diffscore.data.cases.names import (
-    MASK_WORDS,
     PLAIN_FOLDERS,
+    SPLIT_FOLDERS,
     bids_label,
     in_mask_folder,
+    is_mask_folder,
     is_numbered,
+    is_role_folder,
     is_volume,
     read_name,
+    role_of_folder,
     stem,
+    variant_of,
     words,
 )
+from monai_diffscore.data.cases.subjects import SESSION, patient_part
 from monai_diffscore.data.tree import Tree
-
-_SESSION = re.compile(
-    r"(ses|session|visit|v|tp|timepoint|time|month|m|year|y|week|w|day|scan|baseline|bl|followup|fu)[-_ ]?\d*|\d{8}"
-    r"|\d{4}-\d{2}-\d{2}", re.IGNORECASE
-)  # fmt: skip
 
 
 def is_folders(top: Path, files: Iterable[Path]) -> bool:
-    """Whether images lie in at least two folders, with at most one image of each role in a folder."""
+    """Whether images lie in the folders of at least two subjects.
+
+    A folder is a subject's if it has at most one image of each role, if it is called like a patient, or if the names of
+    its files recur in other folders. Folders of sessions alone are none, unless the names of their files recur.
+    """
     images = [file for file in files if is_volume(file) and not _is_mask(file.relative_to(top)) and not _is_scout(file)]
-    places = Counter((_chain(file.relative_to(top)), _role(file, top)) for file in images)
-    folders = {chain for chain, _ in places}
-    return len(folders) > 1 and () not in folders and max(places.values()) == 1
+    chains = {file: _chain(file.relative_to(top)) for file in images}
+    folders = set(chains.values())
+    if len(folders) < 2 or () in folders:
+        return False
+    places: dict[str, set[tuple[str, ...]]] = defaultdict(set)
+    for file, chain in chains.items():
+        places[stem(file)].add(chain)
+    recur = 2 * sum(len(several) > 1 for several in places.values()) >= len(places)
+    if all(SESSION.fullmatch(part) for chain in folders for part in chain):
+        return recur and not any(patient_part(name) for name in places)
+    alone = max(Counter((chain, _role(file, top)) for file, chain in chains.items()).values()) == 1
+    return alone or recur or all(patient_part("/".join(chain)) for chain in folders)
 
 
 def read_folders(tree: Tree) -> Cases:
@@ -50,16 +64,18 @@ def read_folders(tree: Tree) -> Cases:
         elif _is_scout(file):
             book.leave_out(file, "scout by its name")
     chains = {file: _chain(file.relative_to(tree.top)) for file in volumes}
-    depth, has_sessions = _levels(set(chains.values()))
-    if has_sessions:
+    owners = _owners(set(chains.values()))
+    if any(session for _, session in owners.values()):
         book.note("the folders below those of the subjects are their sessions (--subject PATTERN changes this)")
     for file, chain in chains.items():
-        subject = bids_label(file.relative_to(tree.top)) or "/".join(chain[: depth + 1]) or stem(file)
-        session = "/".join(chain[depth + 1 :])
+        subject, session = owners[chain]
+        subject = bids_label(file.relative_to(tree.top)) or subject or stem(file)
         if _is_mask(file.relative_to(tree.top)):
             book.add_mask(subject, session, "_".join(words(stem(file))), str(file))
         else:
-            book.add_image(subject, session, _role(file, tree.top), str(file))
+            book.add_image(
+                subject, session, _role(file, tree.top), str(file), variant=variant_of(read_name(stem(file)).contrast)
+            )
     return book.close(tree.root, "folders")
 
 
@@ -73,8 +89,11 @@ def _is_mask(inside: Path) -> bool:
 
 def _chain(inside: Path) -> tuple[str, ...]:
     """The folders of a file that may name a subject or a session."""
+    plain = PLAIN_FOLDERS | SPLIT_FOLDERS
     return tuple(
-        part for part in inside.parts[:-1] if part.lower() not in PLAIN_FOLDERS and not set(words(part)) & MASK_WORDS
+        part
+        for part in inside.parts[:-1]
+        if part.lower() not in plain and not is_mask_folder(part) and not is_role_folder(part)
     )
 
 
@@ -85,7 +104,26 @@ def _role(file: Path, top: Path) -> str:
     for part in sorted(_chain(file.relative_to(top)), key=len, reverse=True):
         rest = re.sub(re.escape(part), "", rest, flags=re.IGNORECASE)
     extra = "" if is_numbered([rest]) else "-".join(words(rest))
-    return "_".join(part for part in (name.role, extra) if part and part != "image") or "image"
+    role = name.role or role_of_folder(file.relative_to(top))
+    return "_".join(part for part in (role, extra) if part and part != "image") or "image"
+
+
+def _owners(chains: set[tuple[str, ...]]) -> dict[tuple[str, ...], tuple[str, str]]:
+    """Subject and session of each chain of folders."""
+    owners = {}
+    patients = {chain: patient_part("/".join(chain)) for chain in chains}
+    without = {chain: tuple(part for part in chain if not SESSION.fullmatch(part)) or chain for chain in chains}
+    others = {without[chain] for chain in chains if not patients[chain]}
+    depth = _levels(others)[0] if others else 0
+    for chain in chains:
+        subject = patients[chain].split("/") if patients[chain] else list(without[chain][: depth + 1])
+        rest = list(chain)
+        for part in subject:
+            rest.remove(part)
+        named = [part for part in subject if not SESSION.fullmatch(part)] or subject
+        above = [part for part in subject if part not in named]
+        owners[chain] = ("/".join(named), "/".join([*above, *rest]))
+    return owners
 
 
 def _levels(chains: set[tuple[str, ...]]) -> tuple[int, bool]:
@@ -100,7 +138,6 @@ def _levels(chains: set[tuple[str, ...]]) -> tuple[int, bool]:
     if not below:
         return depth, False
     recurring = sum(len(parents) > 1 for parents in below.values()) >= len(below) / 2
-    named = all(_SESSION.fullmatch(name) for name in below)
-    if recurring or named or is_numbered({chain[depth] for chain in chains if len(chain) > depth}):
+    if recurring or is_numbered({chain[depth] for chain in chains if len(chain) > depth}):
         return depth, True
     return depth + 1, any(len(chain) > depth + 2 for chain in chains)

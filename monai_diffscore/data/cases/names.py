@@ -28,21 +28,27 @@ _WORDS_OF_ROLE = {
     "fa": "fa",
     "swi": "swi",
     "bold": "bold fmri",
-    "asl": "asl cbf",
+    "asl": "asl",
+    "cbf": "cbf",
     "mra": "mra tof angio",
     "ct": "ct cbct",
     "cta": "cta",
-    "pt": "pet pt suv",
+    "pt": "pet pt",
+    "suv": "suv suvr",
     "spect": "spect",
     "us": "us ultrasound",
 }
 ROLES = {word: role for role, words in _WORDS_OF_ROLE.items() for word in words.split()}
 _MASKS = """mask masks seg segs segmentation segmentations label labels labelmap labelmaps labelstr labelsts
     labelsva dseg probseg gt groundtruth truth anno annotation annotations roi rois aseg aparc parc parcellation
-    brainmask contour contours lesionmask"""
+    brainmask contour contours lesionmask prob probs probability probmap pve bbox boundingbox heatmap gtv ctv ptv"""
 MASK_WORDS = set(_MASKS.split())
-_SCOUT_WORDS = {"localizer", "localiser", "scout", "topogram", "survey"}
+_SCOUT_WORDS = {"localizer", "localiser", "scout", "topogram", "survey", "surview", "tripilot"}
+_MAP_WORDS = {"map", "maps", "mapping"}
+_WEIGHTED = {"t1", "t2", "t2star", "pd"}
 _AFTER_CONTRAST = {"ce", "gd", "gad", "gado", "post", "postcontrast", "contrast"}
+#: names of folders of a part of a data set, which is no subject
+SPLIT_FOLDERS = {"train", "training", "val", "valid", "validation", "test", "testing", "holdout"}
 #: names of folders of images in general
 PLAIN_FOLDERS = {"images", "image", "imgs", "img", "nifti", "nii", "volumes", "scans", "raw", "anat", "mri", "data"}
 
@@ -54,11 +60,13 @@ class Name:
     Args:
         rest: the name without the words of roles and masks: the subject, perhaps with more.
         role: of an image; "" without a word for it.
+        contrast: the words of the role, with hyphens: two names of one role may differ in them.
         is_mask, is_scout: whether a word marks a mask or a scout.
     """
 
     rest: str
     role: str
+    contrast: str
     is_mask: bool
     is_scout: bool
 
@@ -85,15 +93,41 @@ def words(text: str) -> list[str]:
     return [word for word in re.split(r"[^a-z0-9]+", text.lower()) if word]
 
 
+def is_mask_word(word: str) -> bool:
+    """Whether a word in lower case marks a mask: one of the table, or its end (``lungmask``)."""
+    return word in MASK_WORDS or word.endswith(("mask", "masks", "segmentation", "labelmap"))
+
+
 def role_of(text: str) -> str:
-    """The role in the words of a text; "" without one."""
+    """The role in the words of a text; "" without one. A map of T1 (``T1_map``) is no T1-weighted image."""
     present = words(text)
     roles = [ROLES[word] for word in present if word in ROLES]
     if "flair" in roles:
         return "flair"
     if "t1" in roles and _AFTER_CONTRAST & set(present):
         return "t1ce"
-    return roles[-1] if roles else ""
+    role = roles[-1] if roles else ""
+    return f"{role}map" if role in _WEIGHTED and _MAP_WORDS & set(present) else role
+
+
+def variant_of(text: str) -> str:
+    """The words of a text with hyphens, without its role."""
+    return "-".join(word for word in words(text) if word != role_of(text))
+
+
+def role_of_folder(inside: Path) -> str:
+    """The role of the innermost folder of a relative path whose name has words of contrasts alone (``T1``, ``CT``)."""
+    for part in reversed(inside.parts[:-1]):
+        if is_role_folder(part):
+            return role_of(part) or "mr"
+    return ""
+
+
+def is_role_folder(name: str) -> bool:
+    """Whether the name of a folder has words of contrasts and modalities alone."""
+    present = words(name)
+    others = {"mr", "weighted", *_AFTER_CONTRAST, *_MAP_WORDS}
+    return bool(role_of(name) or present == ["mr"]) and all(word in ROLES or word in others for word in present)
 
 
 def role_or_word(text: str) -> str:
@@ -105,21 +139,30 @@ def read_name(text: str) -> Name:
     """The parts of a name without its ending."""
     role = role_of(text)
     present = set(words(text))
-    own = {word for word in present if word in ROLES or word in MASK_WORDS}
+    contrasts = {word for word in present if word in ROLES}
+    own = contrasts | {word for word in present if is_mask_word(word)}
     if role == "t1ce":
         own |= _AFTER_CONTRAST & present
+    if role.endswith("map"):
+        own |= _MAP_WORDS & present
     parts = re.split(r"([^A-Za-z0-9]+)", text)
     rest = ""
     for number in range(0, len(parts), 2):
         word, gap = parts[number], parts[number - 1] if number else ""
         if word and word.lower() not in own:
             rest += (gap if rest else "") + word
-    return Name(rest, role, bool(present & MASK_WORDS), bool(present & _SCOUT_WORDS))
+    contrast = "-".join(word for word in words(text) if word in contrasts)
+    return Name(rest, role, contrast, any(map(is_mask_word, present)), bool(present & _SCOUT_WORDS))
 
 
 def in_mask_folder(path: Path) -> bool:
     """Whether a folder of a relative path has a word for masks, also one in CamelCase (``ManualMask``)."""
-    return any(set(words(re.sub(r"(?<=[a-z])(?=[A-Z])", " ", part))) & MASK_WORDS for part in path.parts[:-1])
+    return any(is_mask_folder(part) for part in path.parts[:-1])
+
+
+def is_mask_folder(name: str) -> bool:
+    """Whether the name of a folder has a word for masks."""
+    return any(map(is_mask_word, words(re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name))))
 
 
 def paired_masks(files: Iterable[Path], top: Path) -> list[Path]:
@@ -136,9 +179,9 @@ def paired_masks(files: Iterable[Path], top: Path) -> list[Path]:
 
 
 def bids_label(path: str | Path) -> str:
-    """The last ``sub-<label>`` of a path, as in BIDS; "" without one."""
-    labels = re.findall(r"sub-[A-Za-z0-9]+", str(path))
-    return labels[-1] if labels else ""
+    """The last ``sub-<label>`` of a path, as in BIDS, also with ``SUB-``; "" without one."""
+    labels = re.findall(r"sub-([A-Za-z0-9]+)", str(path), re.IGNORECASE)
+    return f"sub-{labels[-1]}" if labels else ""
 
 
 def subject_of(path: Path) -> str:

@@ -48,7 +48,9 @@ def read_nnunet(tree: Tree) -> Cases:
         elif folder in _FOLDERS and (match := re.fullmatch(r"(.+)_(\d{4})", stem(file))):
             name, number = match.groups()
             subject = bids_label(name) or name
-            book.add_image(subject, "", channels.get(int(number), number), str(file), {"split": _FOLDERS[folder]})
+            book.add_image(
+                subject, "", channels.get(int(number), number), str(file), {"split": _FOLDERS[folder]}, number
+            )
         else:
             book.leave_out(file, "outside of imagesTr, imagesTs and labelsTr, or without a channel's number")
     return book.close(tree.root, "nnunet")

@@ -19,6 +19,11 @@ _PLACEHOLDER = re.compile(
 )
 #: a name of a patient: a word for patients, or its letter, and a number
 _PATIENT = re.compile(r"(patient|pat|subject|subj|case|slide|p|s|id)[-_ ]?\d+", re.IGNORECASE)
+#: a name of a visit of a subject, or its date
+SESSION = re.compile(
+    r"(ses|session|visit|v|tp|timepoint|time|month|m|year|y|week|w|day|scan|baseline|bl|followup|fu)[-_ ]?\d*|\d{8}"
+    r"|\d{4}-\d{2}-\d{2}", re.IGNORECASE
+)  # fmt: skip
 _BARCODE = re.compile(r"TCGA-[A-Z0-9]{2}-[A-Z0-9]{4}")
 
 
@@ -67,6 +72,19 @@ def named_patient(inside: Path) -> str:
         return folder
     match = _PATIENT.match(stem(inside))
     return match[0] if match and re.match(r"[-_. ]", stem(inside)[match.end() :]) else str(inside)
+
+
+def patient_part(whole: str) -> str:
+    """The part of a path, without its ending, up to the patient: ``a/P1`` of ``a/P1/scan``, ``P1`` of ``P1_left``.
+
+    The outermost folder counts. A number behind the patient's (``case_08_00``) is a part of it. "" without a patient.
+    """
+    parts = whole.split("/")
+    for number, part in enumerate(parts):
+        if _PATIENT.fullmatch(part):
+            return "/".join(parts[: number + 1])
+    match = re.match(rf"({_PATIENT.pattern})[-_. ]+([A-Za-z]|\d{{4}}-\d{{2}}-\d{{2}}$)", parts[-1], re.IGNORECASE)
+    return "/".join([*parts[:-1], match[1]]) if match else ""
 
 
 def patient_folder(inside: Path) -> str:

@@ -75,7 +75,7 @@ def read_table_of_cases(path: str | Path) -> Cases:
             if _is_mask(column):
                 book.add_mask(row[subject], row.get(session, ""), column.removeprefix("mask:"), file)
             else:
-                book.add_image(row[subject], row.get(session, ""), column.strip().lower(), file, facts)
+                book.add_image(row[subject], row.get(session, ""), column.strip().lower(), file, facts, column.strip())
     return book.close(path, "table")
 
 
