@@ -17,7 +17,7 @@ from PIL import Image
 
 from monai_diffscore.__main__ import main
 from monai_diffscore.data import LoadVolumed, list_arrays, list_slides, list_volumes
-from monai_diffscore.data.cases import equal_files, is_label_map, leaks, list_cases
+from monai_diffscore.data.cases import equal_files, is_label_map, leakage, leaks, list_cases
 from monai_diffscore.data.cases.content import holds_label_map
 from monai_diffscore.data.paths import locate, split_channel, split_series
 from monai_diffscore.data.tree import walk
@@ -245,6 +245,58 @@ def test_leaks_name_subjects_copies_and_near_copies_and_nothing_else(tmp_path):
     assert [leak.kind for leak in leaks(train, items("rescaled.nii"), near=False)] == []
     later = [{"image": str(tmp_path / "p4.nii.gz"), "subject": "p2"}]
     assert [leak.kind for leak in leaks(train, later)] == ["subject"]
+
+
+@pytest.mark.parametrize("copy", ["dtype", "format", "flipped", "header", "cropped", "rescaled"])
+def test_a_copy_in_another_form_on_the_other_side_is_a_leak(copy, tmp_path):
+    """Also with an orientation in its header that is wrong, and without the background around it."""
+    shape = (32, 32, 32)
+    for seed in range(6):
+        save(tmp_path / f"p{seed}.nii.gz", smooth(seed, shape))
+    values, right, wrong = smooth(1, shape), np.diag([2.0, 2, 2, 1]), np.diag([-2.0, 2, 2, 1])
+    kinds = {
+        "dtype": nib.Nifti1Image(values.astype(np.float64), right),
+        "format": nib.MGHImage(values, right),
+        "flipped": nib.Nifti1Image(values[::-1], wrong),
+        "header": nib.Nifti1Image(values, wrong),
+        "cropped": nib.Nifti1Image(values[2:, 1:-1, :-2], right),
+        "rescaled": nib.Nifti1Image(3 * values - 7, right),
+    }
+    file = tmp_path / ("copy.mgz" if copy == "format" else "copy.nii.gz")
+    nib.save(kinds[copy], file)
+    items = [{"image": str(tmp_path / f"p{seed}.nii.gz"), "subject": f"p{seed}"} for seed in range(6)]
+    pairs = leaks(items[:4], [*items[4:], {"image": str(file), "subject": "copy"}])
+    assert [(leak.kind, Path(leak.train).name, leak.held_out) for leak in pairs] == [
+        ("nearly the same", "p1.nii.gz", str(file))
+    ]
+
+
+@pytest.mark.parametrize("size", [(16, 16), (3, 16, 16), (256,)])
+def test_equal_and_nearly_equal_rows_of_a_large_array_are_leaks(size, tmp_path):
+    """All 1000 rows are compared: by the hash of their values, then by their features."""
+    rows = np.random.default_rng(0).normal(size=(1000, *size)).astype(np.float32)
+    rows[900] = rows[17]
+    rows[950] = 2 * rows[500] + 3
+    rows[999] = rows[4][..., ::-1]
+    np.save(tmp_path / "rows.npy", rows)
+    file = str(tmp_path / "rows.npy")
+    items = [{"image": file, "row": row, "subject": f"s{row}"} for row in range(1000)]
+    pairs = [(leak.kind, leak.train, leak.held_out) for leak in leaks(items[:800], items[800:])]
+    right = [("same content", f"{file}[17]", f"{file}[900]"), ("nearly the same", f"{file}[500]", f"{file}[950]")]
+    reflected = [("nearly the same", f"{file}[4]", f"{file}[999]")] if len(size) > 1 else []
+    assert sorted(pairs) == sorted(right + reflected)
+    exact = leaks(items[:800], items[800:], near=False)
+    assert [(leak.train, leak.held_out) for leak in exact] == [(f"{file}[17]", f"{file}[900]")]
+
+
+def test_reports_read_the_voxels_of_files_up_to_a_size(tmp_path, monkeypatch):
+    images(tmp_path, "a.nii.gz", "b.nii.gz")
+    write_series(tmp_path / "c", phantom(4), modality="MR")
+    items = [{"image": str(tmp_path / name)} for name in ("a.nii.gz", "b.nii.gz/channel:0", "c/series:1.2")]
+    total = sum(file.stat().st_size for file in tmp_path.rglob("*") if file.is_file())
+    for limit, right in ((total, True), (total - 1, False)):
+        monkeypatch.setattr(leakage, "NEAR_BYTES", limit)
+        assert leakage.may_read_voxels(items[:2], items[2:]) is right
 
 
 def test_time_points_hidden_in_case_numbers_are_near_copies(tmp_path):

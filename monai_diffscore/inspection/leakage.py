@@ -6,7 +6,7 @@ from pathlib import Path
 
 from monai.bundle import ConfigParser
 
-from monai_diffscore.data.cases.leakage import NEAR_AT_MOST, leaks
+from monai_diffscore.data.cases.leakage import leaks, may_read_voxels
 from monai_diffscore.inspection.files import BundleFiles, Finding
 
 
@@ -15,7 +15,7 @@ def find_leaks(files: BundleFiles, voxels: bool = False) -> list[Finding]:
 
     Args:
         files: the bundle. Its train.json lists the data and splits it.
-        voxels: compare the values of more than ``NEAR_AT_MOST`` images, too, which reads them all.
+        voxels: compare the values of images of more than ``NEAR_BYTES``, too, which reads them all.
     """
     where = "configs/train.json: cases"
     train = files.configs.get("train", {})
@@ -30,7 +30,7 @@ def find_leaks(files: BundleFiles, voxels: bool = False) -> list[Finding]:
         remedy = "Mount it, or leave --leaks out."
         return [Finding("configs/train.json: dataset_dir", "data that is there", f"nothing at {source}", remedy)]
     training, held_out = parser.get_parsed_content("cases")
-    near = voxels or len(training) + len(held_out) <= NEAR_AT_MOST
+    near = voxels or may_read_voxels(training, held_out)
     remedy = (
         "Take one of them out (--exclude of a plan, --left_out of a bundle), or give both one subject: by --subject, "
         "or in a table of cases."

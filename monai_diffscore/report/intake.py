@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from monai_diffscore.data.cases.case import counts_text
-from monai_diffscore.data.cases.leakage import NEAR_AT_MOST, leaks
+from monai_diffscore.data.cases.leakage import NEAR_BYTES, leaks, may_read_voxels
 from monai_diffscore.data.intake import intake_lines
 from monai_diffscore.report.runs import RunRecord, run_parser
 from monai_diffscore.report.sources import Material
@@ -37,7 +37,7 @@ class RunIntake:
 def read_intake(record: RunRecord | None) -> RunIntake | None:
     """Lists the data of a run again; None without its configuration or its data.
 
-    Volumes are compared by content, and by voxels too if there are at most ``NEAR_AT_MOST`` of them.
+    Images are compared by content, and by voxels too if their files have at most ``NEAR_BYTES``.
     """
     if record is None or record.config is None:
         return None
@@ -54,7 +54,8 @@ def read_intake(record: RunRecord | None) -> RunIntake | None:
         role: count for role, count in listing.roles.items() if not image or role in image.replace(",", " ").split()
     }
     lines.append(f"files: layout {listing.layout}, images {counts_text(roles)}")
-    near = len(train) + len(held_out) <= NEAR_AT_MOST
-    compared = "content and voxels" if near else f"content alone (more than {NEAR_AT_MOST} images)"
+    near = may_read_voxels(train, held_out)
+    limit = f"content alone (more than {NEAR_BYTES / 2**30:g} GiB: `check BUNDLE --leaks voxels` reads them)"
+    compared = "content and voxels" if near else limit
     pairs = tuple(str(leak) for leak in leaks(train, held_out, near=near))
     return RunIntake((*lines, f"leaks: {len(pairs) or 'none'} (by subject, {compared})"), pairs)
