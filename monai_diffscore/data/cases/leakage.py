@@ -242,8 +242,10 @@ def _foreground(image: torch.Tensor) -> torch.Tensor:
 
 def _small(image: torch.Tensor) -> np.ndarray:
     """The centred means of an image [*S] on 16 steps along each axis."""
-    pool = {2: torch.nn.functional.adaptive_avg_pool2d, 3: torch.nn.functional.adaptive_avg_pool3d}[image.ndim]
-    return _centred(pool(image[None].float(), (_STEPS,) * image.ndim)[0])
+    batch = image[None].float()
+    if image.ndim == 2:
+        return _centred(torch.nn.functional.adaptive_avg_pool2d(batch, (_STEPS, _STEPS))[0])
+    return _centred(torch.nn.functional.adaptive_avg_pool3d(batch, (_STEPS, _STEPS, _STEPS))[0])
 
 
 def _centred(small: torch.Tensor) -> np.ndarray:
