@@ -247,6 +247,7 @@ def test_results_carry_the_name_of_their_subject(tmp_path, path, name):
         ({"a/P1/x.mha": "a/P1", "b/P1/x.mha": "b/P1"}, ["a_P1_x", "b_P1_x"]),
         ({"A/s1/t1": "id 7", "B/s1/t1": "id 8", "B/s1/t2": "id 8"}, ["A_t1", "B_t1", "t2"]),
         ({"P1/series:1.2": "id", "P1/series:1.3": "id"}, ["P1", "P1_2"]),
+        ({"P1/series:1.2": "id", "P1/series:1.3": "id", "P1_2.nii": "x"}, ["P1", "P1_3", "P1_2"]),
         ({"sub-1/anat/sub-1_T1w.nii.gz": "sub-1", "c.nii/channel:0": "c"}, ["sub-1_T1w", "c"]),
         ({"Köln #3/P 1/scan.nii": "Köln #3/P 1", "Köln #3/P 2/scan.nii": "Köln #3/P 2"}, ["P 1_scan", "P 2_scan"]),
     ],
@@ -258,6 +259,8 @@ def test_results_are_traced_to_their_subject_by_names_that_differ(tmp_path, case
     images = [MetaTensor(torch.zeros(1, 2, 2, 2), meta={"filename_or_obj": f"/data/{path}"}) for path in cases]
     assert [table.case_name(image) for image in images] == names
     assert [table.identify(image)["file"] for image in images] == [f"/data/{path}" for path in cases]
+    unlisted = MetaTensor(torch.zeros(1, 2, 2, 2), meta={"filename_or_obj": f"/elsewhere/{names[0]}.nii.gz"})
+    assert table.case_name(unlisted) not in names
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,10 @@ import case_folders
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from case_folders import SHAPE, images, save, write_image, write_mask
 from dicom_series import phantom, write_series
+from monai.data import MetaTensor
 from PIL import Image
 
 from monai_diffscore.__main__ import main
@@ -23,6 +25,7 @@ from monai_diffscore.data.paths import locate, split_channel, split_series
 from monai_diffscore.data.tree import walk
 from monai_diffscore.errors import DataError
 from monai_diffscore.planning.kinds import find_kind
+from monai_diffscore.tasks.cases import CaseTable
 
 
 def reasons(root: Path, **options) -> dict[str, list[str]]:
@@ -163,6 +166,25 @@ def test_hidden_stores_are_not_entered_and_links_are_followed_once(tmp_path):
         "link to a folder that is read already": ["sub-1/again", "twice"],
         "link to a missing file (not fetched?)": ["sub-1/anat/sub-2_T1w.nii.gz"],
     }
+
+
+def test_results_below_the_data_are_no_data(tmp_path):
+    """A bundle and the results of a task, by default below it, are read only by their own names; so are bins."""
+    names = ("my_mri/output/samples/sample_0000.nii.gz", "denoised/a_mean.nii.gz", "$RECYCLE.BIN/c.nii.gz")
+    images(tmp_path, "a.nii.gz", "b.nii.gz", "listed/d.nii.gz", *names)
+    (tmp_path / "my_mri/configs").mkdir()
+    (tmp_path / "my_mri/configs/metadata.json").write_text("{}")
+    table = CaseTable(tmp_path / "denoised")
+    table.add({**table.identify(MetaTensor(torch.zeros(1), meta={"filename_or_obj": "a.nii.gz"})), "error": "x"})
+    (tmp_path / "listed/cases.csv").write_text("subject,t1\nd,d.nii.gz\n")
+    assert [case.subject for case in list_cases(tmp_path)] == ["a", "b", "listed/d"]
+    assert reasons(tmp_path) == {
+        "no image by its ending": ["listed/cases.csv"],
+        "bundle with its results (name that folder itself to read it)": ["my_mri"],
+        "results of a task (name that folder itself to read it)": ["denoised"],
+        "hidden folder": ["$RECYCLE.BIN"],
+    }
+    assert len(list_cases(tmp_path / "my_mri")) == len(list_cases(tmp_path / "denoised")) == 1
 
 
 def test_every_format_is_read_on_its_grid(tmp_path):

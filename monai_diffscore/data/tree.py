@@ -1,7 +1,8 @@
 """Lists the files below a folder, with links, and without hidden folders and files of desktops.
 
 The walk does not enter a hidden folder (``.git``, ``.datalad``). It follows a link to a folder once, so that a cycle of
-links ends. It records each file and folder that it leaves out, with a reason.
+links ends. It does not enter a bundle or the results of a task below the folder, which are made of its data. It records
+each file and folder that it leaves out, with a reason.
 """
 
 from __future__ import annotations
@@ -15,7 +16,10 @@ from monai_diffscore.data.paths import names_series
 from monai_diffscore.errors import DataError
 
 #: folders of desktops and archives, which hold no data of their own
-_DESKTOP = {"__MACOSX", "@eaDir"}
+_DESKTOP = {"__MACOSX", "@eaDir", "$RECYCLE.BIN", "#recycle", "lost+found", "System Volume Information"}
+#: the file of a bundle, and the table of the results of a task with the beginning of its header
+_OF_BUNDLE = "configs/metadata.json"
+_OF_RESULTS, _HEADER = "cases.csv", b"case,file"
 #: how pointers of git-annex and of Git LFS begin, the longest last; and their bytes at most
 _POINTERS = (b"/annex/objects/", b"version https://git-lfs")
 _LONGEST_POINTER = 1024
@@ -99,7 +103,21 @@ def _reason(entry: os.DirEntry[str]) -> str:
         return "hidden folder"
     if entry.name.startswith("."):
         return "hidden file"
+    if entry.is_dir():
+        return _results(Path(entry.path))
     return "pointer to a file that is not fetched" if _is_pointer(entry) else ""
+
+
+def _results(folder: Path) -> str:
+    """Whose results a folder holds, as a reason; "" for other folders."""
+    if (folder / _OF_BUNDLE).is_file():
+        return "bundle with its results (name that folder itself to read it)"
+    table = folder / _OF_RESULTS
+    if not table.is_file() or not os.access(table, os.R_OK):
+        return ""
+    with open(table, "rb") as file:
+        begins = file.read(len(_HEADER)) == _HEADER
+    return "results of a task (name that folder itself to read it)" if begins else ""
 
 
 def _is_pointer(entry: os.DirEntry[str]) -> bool:

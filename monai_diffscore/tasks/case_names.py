@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +40,18 @@ def case_names(cases: Sequence[Mapping[str, Any]]) -> dict[str, str]:
         for group in groups:
             for path in group:
                 names[path] = f"{_source(path).parts[-1 - _level(group)]}_{names[path]}"
+    taken = set(names.values())
     for group in _equal(names):
-        for number, path in enumerate(group[1:], start=2):
-            names[path] = f"{names[path]}_{number}"
+        for path in group[1:]:
+            names[path] = free_name(names[path], taken)
+            taken.add(names[path])
     return names
+
+
+def free_name(name: str, taken: Collection[str]) -> str:
+    """The name if it is free, else with the first number from 2 on that is."""
+    numbered = itertools.chain([name], (f"{name}_{number}" for number in itertools.count(2)))
+    return next(one for one in numbered if one not in taken)
 
 
 def _source(path: str) -> Path:

@@ -24,7 +24,7 @@ from monai_diffscore.credentials import conceal
 from monai_diffscore.data.dicom import holds_dicom, write_dicom_seg, write_dicom_series
 from monai_diffscore.data.intake import report_intake
 from monai_diffscore.errors import DataError, explain
-from monai_diffscore.tasks.case_names import case_names, own_name
+from monai_diffscore.tasks.case_names import case_names, free_name, own_name
 from monai_diffscore.transforms.intensity import IntensityTransformd
 
 logger = logging.getLogger(__name__)
@@ -57,9 +57,7 @@ class CaseTable:
     def _name_of(self, path: str) -> str:
         if path in self.names:
             return self.names[path]
-        name = own_name(path)
-        present = {row["case"] for row in self.rows}
-        return name if name not in present else f"{name}_{len(self.rows)}"
+        return free_name(own_name(path), {*self.names.values(), *(row["case"] for row in self.rows)})
 
     def identify(self, image: MetaTensor) -> dict[str, str]:
         """The first columns of a row: ``case``, as :meth:`case_name` gives it, and ``file``, the path of the image."""
