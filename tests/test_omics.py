@@ -17,6 +17,7 @@ from monai.data import MetaTensor
 from scipy import sparse
 
 from monai_diffscore import samples
+from monai_diffscore.__main__ import main
 from monai_diffscore.data import (
     Expression,
     ExpressionRows,
@@ -27,6 +28,7 @@ from monai_diffscore.data import (
     write_expression,
 )
 from monai_diffscore.data.loader import EpochBatches
+from monai_diffscore.data.matrices import genes_are_in
 from monai_diffscore.errors import DataError
 from monai_diffscore.transforms import (
     LogNormalize,
@@ -528,9 +530,21 @@ def test_stratified_split_keeps_shares_and_repeats():
 
 # ---- which matrix is one of genes ----
 
-SYMBOLS = [f"{stem}{n}" for n in range(40) for stem in ("TP", "HLA-", "CDK", "Trp", "C9orf")]
+SYMBOLS = [
+    "TP53", "BRCA1", "EGFR", "MYC", "KRAS", "ACTB", "GAPDH", "CD3D", "CD3E", "CD4", "CD8A", "MS4A1", "NKG7", "GNLY",
+    "LYZ", "S100A8", "S100A9", "FCGR3A", "PPBP", "IL7R", "CCR7", "CD14", "HLA-DRA", "HLA-DRB1", "HLA-A", "B2M",
+    "MT-CO1", "MT-ND1", "C9orf72", "C1orf112", "RPL13A", "RPS6", "EEF1A1", "TUBB", "TUBA1B", "VIM", "KRT5", "KRT18",
+    "EPCAM", "PTPRC", "NOTCH1", "JAG1", "DLL4", "HES1", "WNT5A", "CTNNB1", "APC", "AXIN2", "LEF1", "TCF7", "SOX2",
+    "POU5F1", "NANOG", "KLF4", "LIN28A", "GATA1", "GATA3", "FOXP3", "TBX21", "RORC", "STAT1", "STAT3", "JAK2",
+    "SOCS3", "IFNG", "IL2", "IL4", "IL10", "TNF", "TGFB1", "SMAD3", "VEGFA", "KDR", "PDGFRA", "FGF2", "FGFR1",
+    "ERBB2", "ESR1", "PGR", "AR", "MKI67", "PCNA", "CDK1", "CDK4", "CCND1", "CCNE1", "RB1", "E2F1", "CDKN1A",
+    "CDKN2A", "MDM2", "ATM", "CHEK2", "BAX", "BCL2", "CASP3", "PTEN", "AKT1", "MTOR", "PIK3CA", "RAF1", "MAPK1",
+    "FOS", "JUN", "EGR1", "NR3C1", "PPARG", "ALB", "APOE", "APOB", "INS", "GCG", "SST", "AQP4", "GFAP", "MBP",
+    "SNAP25", "SYT1", "RBFOX3",
+]  # fmt: skip
 GENE_NAMES = {
     "symbols": SYMBOLS,
+    "mice": [name.capitalize() for name in SYMBOLS],
     "accessions": [f"ENSG{n:011d}" for n in range(150)],
     "probes": [f"{n}_s_at" for n in range(1000, 1150)],
     "numbered": [f"GENE{n}" for n in range(200)],
@@ -543,6 +557,10 @@ OTHER_NAMES = {
     "features": [f"feature_{n}" for n in range(400)],
     "variables": [f"V{n}" for n in range(400)],
     "questions": [f"q{n}_score" for n in range(320)],
+    "questionnaires": [f"{scale}{n}" for scale in ("PHQ", "GAD", "AUDIT", "SF") for n in range(80)],
+    "diagnoses": [f"{chapter}{n:02d}" for chapter in "EINJKC" for n in range(25)],
+    "laboratory": [f"LBX{chr(65 + n % 26)}{chr(65 + n // 26)}" for n in range(150)],
+    "biobank": [f"f.{20000 + n}.0.0" for n in range(150)],
     "few": ["AGE", "BMI", "TP53"],
 }
 
@@ -573,6 +591,75 @@ def test_other_numbers_are_a_table_however_many(name, tmp_path):
     fingerprint = take_fingerprint(tmp_path / "m.csv")
     assert (fingerprint.kind, fingerprint.cases) == ("table", 60)
     assert {column["name"] for column in fingerprint.details["schema"]["columns"]} == set(OTHER_NAMES[name])
+
+
+BARCODES = {
+    "TCGA": [f"TCGA-{n:02X}-A{n:03d}-01A" for n in range(150)],
+    "GTEx": [f"GTEX-{1117 + n}F-0226-SM-5GZ{n}" for n in range(150)],
+    "cells of 10x": ["".join(f"ACGT{n:08b}".replace("0", "A").replace("1", "G")) + "-1" for n in range(150)],
+    "few, of GEO": [f"GSM{4030000 + n}" for n in range(12)],
+}
+
+
+@pytest.mark.parametrize("samples", BARCODES)
+@pytest.mark.parametrize("genes", ["symbols", "accessions", "small", "numbers"])
+def test_barcodes_of_samples_are_no_genes(samples, genes, tmp_path):
+    rows = {"small": [name.lower() for name in SYMBOLS], "numbers": list(range(1000, 1130))} | GENE_NAMES
+    values = np.random.default_rng(0).poisson(9, (len(rows[genes]), len(BARCODES[samples])))
+    frame = pd.DataFrame(values, rows[genes], BARCODES[samples])
+    frame.to_csv(tmp_path / "m.csv", index_label="gene")
+    assert genes_are_in(tmp_path / "m.csv") == "rows"
+    if genes in ("symbols", "accessions"):
+        frame.T.to_csv(tmp_path / "m.csv", index_label="sample")
+        assert genes_are_in(tmp_path / "m.csv") == "columns"
+
+
+OTHER_COLUMNS = {
+    "Entrez_Gene_Id": range(119), "padj": np.linspace(0, 1, 119), "log2FoldChange": np.linspace(-3, 3, 119),
+    "Length": range(119), "gene_type": ["protein_coding"] * 119, "Description": ["a kinase"] * 119,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OTHER_COLUMNS)
+def test_facts_of_genes_beside_samples_are_refused(name, tmp_path):
+    frame = pd.DataFrame(np.ones((len(SYMBOLS), 9), dtype=int), SYMBOLS, [f"s{n}" for n in range(9)])
+    frame.insert(0, name, list(OTHER_COLUMNS[name]))
+    frame.to_csv(tmp_path / "m.tsv", sep="\t", index_label="Hugo_Symbol")
+    assert genes_are_in(tmp_path / "m.tsv") == "rows"
+    with pytest.raises(DataError, match=rf"samples alone, got 1 other names: {name}\. Remove them"):
+        read_matrix(tmp_path / "m.tsv", transposed=True)
+
+
+@pytest.mark.parametrize("name", ["__no_feature", "__alignment_not_unique", "N_unmapped", "N_ambiguous"])
+@pytest.mark.parametrize("turned", [False, True])
+def test_sums_of_counting_programs_are_no_genes(name, turned, tmp_path):
+    frame = pd.DataFrame(np.ones((9, 3), dtype=int), [*SYMBOLS[:8], name], ["s1", "s2", "s3"])
+    (frame if turned else frame.T).to_csv(tmp_path / "m.csv")
+    with pytest.raises(DataError, match=rf"genes alone, got 1 other names: {name}\."):
+        read_matrix(tmp_path / "m.csv", transposed=turned)
+
+
+@pytest.mark.parametrize("above", ["#1.2\n130\t9\n", '# Program:featureCounts; Command:"x" "y"\n', "#version 1\n"])
+def test_lines_above_the_names_are_refused_with_the_remedy(above, tmp_path, capsys):
+    frame = pd.DataFrame(np.ones((len(SYMBOLS), 9), dtype=int), SYMBOLS, [f"s{n}" for n in range(9)])
+    (tmp_path / "m.txt").write_text(above + frame.to_csv(sep="\t", index_label="Geneid"))
+    assert main(["plan", str(tmp_path / "m.txt"), "--out", str(tmp_path / "out"), "--no-trial"]) == 1
+    assert re.search(r"Remove (the )?lines above the names of the columns", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("layout", ["index", "column", "columns"])
+def test_genes_in_parquet_have_the_command_that_converts_them(layout, tmp_path, capsys):
+    values = np.random.default_rng(0).poisson(9, (len(SYMBOLS), 40))
+    frame = pd.DataFrame(values, pd.Index(SYMBOLS, name="gene"), [f"s{n}" for n in range(40)])
+    tables = {"index": frame, "column": frame.reset_index(), "columns": frame.T}
+    tables[layout].to_parquet(tmp_path / "my m.parquet")
+    plan = ["--out", str(tmp_path / "out"), "--no-trial"]
+    assert main(["plan", str(tmp_path / "my m.parquet"), *plan]) == 1
+    command = shlex.split(re.search(r"(python -c .*)", capsys.readouterr().err)[1])
+    exec(command[2].replace("sys.argv[1]", repr(command[3])).replace("sys.argv[2]", repr(command[4])))
+    read, samples, genes = read_matrix(command[4], transposed=layout != "columns")
+    np.testing.assert_array_equal(read, values.T)
+    assert (samples, genes) == (list(frame), SYMBOLS)
 
 
 @pytest.mark.parametrize(("sep", "decimal"), [(";", ","), ("\t", ","), (" ", ".")])

@@ -276,6 +276,11 @@ def _refuse_other_lengths(file: Path, header: list[str], body: list[tuple[int, l
     if wrong:
         number, cells = wrong[0]
         many = len(cells) > width
+        if header[0].startswith("#") or (many and len(wrong) == len(body) and len(cells) > 2 * width + 1):
+            raise DataError(
+                file, expected="names of the columns in the first row", got=f"{', '.join(header)[:80]}",
+                remedy="Remove the lines above the names of the columns.",
+            )  # fmt: skip
         raise DataError(
             file, expected=f"rows of {width} cells, as the first row has",
             got=f"{len(cells)} cells in line {number}" + (f" and {len(wrong) - 1} more lines" if wrong[1:] else "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +163,18 @@ def _by_rows(matrix: Any) -> Any:
     return matrix.tocsr() if sparse.issparse(matrix) else matrix
 
 
+def _of_parquet(path: Path) -> str:
+    """The command that writes a Parquet file of genes as text; nothing for another file."""
+    if path.suffix != ".parquet":
+        return ""
+    script = (
+        "import sys, pandas; f = pandas.read_parquet(sys.argv[1]); "
+        "(f if f.index.dtype == object else f.set_index(f.columns[0])).to_csv(sys.argv[2])"
+    )
+    names = " ".join(shlex.quote(str(file)) for file in (path, path.with_suffix(".csv")))
+    return f"Convert it: python -c {shlex.quote(script)} {names}"
+
+
 class StoredMatrix:
     """A matrix on the disk, in HDF5 or zarr; each process opens it for itself."""
 
@@ -174,7 +187,7 @@ class StoredMatrix:
                 path,
                 expected="a .h5ad file, a .zarr folder, 10x's .h5 or matrix.mtx, or a text file (.csv, .tsv)",
                 got=f"the ending {path.suffix!r}" if path.exists() else "no such file",
-                remedy="Give the path of data of one of these kinds.",
+                remedy=_of_parquet(path) or "Give the path of data of one of these kinds.",
             )
         if "encoding-type" not in self._root()["obs"].attrs:
             raise DataError(

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from monai_diffscore.data.delimited import first_rows
-from monai_diffscore.data.gene_names import are_genes
+from monai_diffscore.data.gene_names import are_barcodes, are_genes, other_than_genes, other_than_samples
 from monai_diffscore.errors import DataError
 from monai_diffscore.transforms.written_values import number_of
 
@@ -51,10 +51,11 @@ def read_matrix(
     except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise DataError(
             file, expected=f"rows of {width} cells between {mark!r}", got=str(error).strip(),
-            remedy="Write all rows with the same number of cells.",
+            remedy=_remedy(first[0], "Write all rows with the same number of cells."),
         ) from error  # fmt: skip
     rows = [str(name) for name in frame.index]
     refuse_repeated(rows, file, down)
+    _refuse_other_rows(*((rows, header) if transposed else (header, rows)), file)
     values = _numbers(frame, header, file, down, across)
     return (values.T, header, rows) if transposed else (values, rows, header)
 
@@ -72,8 +73,19 @@ def genes_are_in(path: str | Path) -> str | None:
     names = rows[0] if len(rows[0]) < width else rows[0][1:]
     if are_genes(names) and (len(rows[0]) < width or not _is_number(rows[1][0]) or not rows[0][0]):
         return "columns"
-    numbers = all(_is_number(cell) for cells in rows[1:6] for cell in cells[1:])
-    return "rows" if numbers and are_genes([cells[0] for cells in rows[1:]]) else None
+    cells = [cell for row in rows[1:6] for cell in row[1:]]
+    numbers = sum(map(_is_number, cells)) > len(cells) / 2  # beside columns of text, and gaps
+    return "rows" if numbers and (are_genes([row[0] for row in rows[1:] if row]) or are_barcodes(names)) else None
+
+
+def _refuse_other_rows(genes: Sequence[str], samples: Sequence[str], file: Path) -> None:
+    """Refuses rows and columns that stand beside genes and samples in the files of other programs."""
+    for names, what in ((other_than_samples(samples), "sample"), (other_than_genes(genes), "gene")):
+        if names:
+            raise DataError(
+                file, key=what, expected=f"{what}s alone", got=f"{len(names)} other names: {', '.join(names[:8])}",
+                remedy=f"Remove them: they are no {what}s.",
+            )  # fmt: skip
 
 
 def _is_number(cell: str) -> bool:
@@ -103,9 +115,14 @@ def _header(file: Path, rows: list[list[str]], mark: str) -> tuple[list[str], in
             file,
             expected=f"names in the first row and column, and cells between {mark!r}",
             got=f"{len(header)} cells in the first row, {len(first)} in the second",
-            remedy="Write names of genes and samples on both sides, and all rows with the same number of cells.",
+            remedy=_remedy(header, "Write names of genes and samples on both sides, and all rows of one length."),
         )
     return (header[1:] if len(header) == len(first) else header), len(first)
+
+
+def _remedy(header: Sequence[str], usual: str) -> str:
+    """The remedy for rows of different lengths, by the first row, which may be none of names."""
+    return "Remove the lines above the names of the columns." if header[:1] and header[0][:1] == "#" else usual
 
 
 def _numbers(frame: pd.DataFrame, header: list[str], file: Path, down: str, across: str) -> np.ndarray:

@@ -131,11 +131,18 @@ def _kind_of_table(file: Path, graph: str | Path | None) -> str:
     if graph is not None:
         return "expression"
     if file.suffix == ".parquet":
-        import pyarrow.parquet
-
-        try:
-            names = pyarrow.parquet.read_schema(file).names
-        except pyarrow.ArrowException:  # its reader says what is wrong
-            names = []
-        return "expression" if are_genes(names) else "table"
+        return "expression" if _parquet_of_genes(file) else "table"
     return "table" if genes_are_in(file) is None else "expression"
+
+
+def _parquet_of_genes(file: Path) -> bool:
+    """Whether the columns, the index or the first column of a Parquet file have the names of genes."""
+    import pyarrow.parquet
+
+    try:
+        frame = pyarrow.parquet.read_table(file).to_pandas()
+    except pyarrow.ArrowException:  # its reader says what is wrong
+        return False
+    names = list(map(str, frame.columns))
+    rows = (frame.index, frame.iloc[:, 0]) if names else ()
+    return are_genes(names) or any(are_genes(list(map(str, cells[:1000]))) for cells in rows)
