@@ -250,3 +250,9 @@ def test_a_damaged_parquet_file_is_one_line(content, tmp_path):
     (tmp_path / "t.parquet").write_bytes(content)
     with pytest.raises(DataError, match="expected a readable Parquet file"):
         read_table(tmp_path / "t.parquet")
+
+
+@pytest.mark.parametrize("kind", ["int64", "float64", "str"])
+def test_a_category_that_is_a_number_is_known_in_any_type(kind):
+    column = infer_schema(pd.DataFrame({"x": [0.5, 1.0] * 30, "n": range(ROWS)})).columns[0]
+    assert column.numbers(pd.Series(["1.0" if kind == "str" else 1]).astype(kind), "a request").tolist() == [1]

@@ -210,7 +210,8 @@ class Column:
 
     def _name(self, value: Any) -> str:
         """The name of a category, for any type that pandas chose for the column."""
-        return str(int(value)) if self.type == "integer" and not isinstance(value, str) else str(value)
+        convert = {"integer": int, "number": float}.get(self.type)
+        return str(value) if convert is None or isinstance(value, str) else str(convert(value))
 
     def _refuse(self, values: pd.Series, bad: np.ndarray, expected: str, source: object) -> None:
         if bad.any():
