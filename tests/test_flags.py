@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from monai.bundle import ConfigParser
-from processes import ROOT
+from workflows import BUNDLES, ROOT
 
+from monai_diffscore.configuration import look_up
 from monai_diffscore.errors import FlagError
 from monai_diffscore.flags import nearest, refuse_numbers_for_lists, refuse_unknown
 
@@ -175,21 +179,37 @@ def test_every_overlay_of_the_project_passes(bundle):
             assert passed, overlay
 
 
-def empty_ids() -> list[tuple[str, str, str]]:
-    """(bundle, file, id) of each top-level id whose value is null in its file."""
+def files_of(path: Path) -> list[str]:
+    """A configuration file after those that it changes."""
+    if path.stem in ("train", "inference"):
+        return [str(path)]
+    configs = path.parent if path.parent.parent.name in BUNDLES else ROOT / "bundles/toy2d_mlp/configs"
+    for names in (["train"], ["inference"], ["inference", "cases"]):
+        files = [str(configs / f"{name}.json") for name in names if (configs / f"{name}.json").exists()]
+        changed = {name.lstrip("+").split("#")[0] for name in json.loads(path.read_text())} - {"_meta_", "imports"}
+        stated = set().union(*(json.loads(Path(file).read_text()) for file in files))
+        if changed & stated and str(path) not in files:
+            with suppress(KeyError, ValueError, IndexError):
+                refuse_unknown([*files, str(path)], {}, [], ())
+                return [*files, str(path)]
+    raise AssertionError(f"{path} changes neither a training nor a sampling")
+
+
+def empty_ids() -> list[tuple[str, str]]:
+    """(file, id) of each id whose value is null in its file, overlays included."""
     return [
-        (file.parent.parent.name, file.stem, name)
-        for file in sorted(ROOT.glob("bundles/*/configs/*.json"))
-        if file.stem in ("train", "inference")
+        (str(file.relative_to(ROOT)), name)
+        for file in sorted([*ROOT.glob("bundles/*/configs/*.json"), *ROOT.glob("configs/*.json")])
+        if file.stem != "metadata"
         for name, value in json.loads(file.read_text()).items()
         if value is None
     ]
 
 
-@pytest.mark.parametrize(("bundle", "file", "name"), empty_ids())
-def test_an_empty_id_is_refused_as_text_and_in_force_as_none(bundle, file, name):
+@pytest.mark.parametrize(("file", "name"), empty_ids())
+def test_an_empty_id_is_refused_as_text_and_in_force_as_none(file, name):
     """`null` is a text; `None` and '$None' leave the id without a value, also for what reads it."""
-    files = [str(ROOT / f"bundles/{bundle}/configs/{file}.json")]
+    files = files_of(ROOT / file)
     for text in ("null", "none", "NULL"):
         with pytest.raises(FlagError, match=rf"--{name} {text} is the text '{text}'; write '\$None'"):
             refuse_unknown(files, {name: text}, [], ())
@@ -198,7 +218,24 @@ def test_an_empty_id_is_refused_as_text_and_in_force_as_none(bundle, file, name)
     parser.read_config(files)
     parser.update({name: "$None", "reader": f"$@{name}"})
     assert parser.get_parsed_content("reader") is None
-    assert executed(parser)[name] == "$None"
+    assert look_up(executed(parser), name) == "$None"
+
+
+def overlays_with_values() -> list[tuple[str, str]]:
+    """(file, id) of each number, text, list or boolean that an overlay states itself."""
+    return [
+        (str(file.relative_to(ROOT)), name)
+        for file in sorted([*ROOT.glob("bundles/*/configs/*.json"), *ROOT.glob("configs/*.json")])
+        if file.stem not in ("metadata", "train", "inference")
+        for name, value in list(json.loads(file.read_text()).items())
+        if isinstance(value, int | float | str | list) and name not in ("imports", "initialize", "run")
+    ]
+
+
+@pytest.mark.parametrize(("file", "name"), overlays_with_values()[::9])
+def test_none_for_an_id_of_an_overlay_is_refused_with_the_flag_to_write(file, name):
+    with pytest.raises(FlagError, match=rf"would stay. Write --{re.escape(name)} '\$None'"):
+        refuse_unknown(files_of(ROOT / file), {}, [name], ())
 
 
 def executed(parser: ConfigParser) -> dict:
