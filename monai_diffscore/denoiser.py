@@ -25,7 +25,7 @@ from __future__ import annotations
 import math
 import warnings
 from abc import ABC, abstractmethod
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from typing import NamedTuple
 
 import torch
@@ -38,6 +38,12 @@ from monai_diffscore.tensors import (
     per_sample,
     per_sample_sigma,
     positive_sigma,
+)
+
+#: what to do about data of another scale
+NORMALISE = (
+    "Normalise the data to mean 0 (grey values from 0 to 255: x0 / 127.5 - 1), or give EDMPreconditioning the standard "
+    "deviation of the data as sigma_data."
 )
 
 
@@ -67,6 +73,11 @@ class Preconditioning(nn.Module, ABC):
                 f"Expected weights of {type(self).__name__}, got weights that were trained with {trained}. Use the "
                 "overlay (or preconditioning) of the training for sampling and evaluation, too."
             )
+
+    @property
+    def assumed_std(self) -> float | None:
+        """The standard deviation that the formula assumes of the data; None if it assumes none."""
+        return 1.0
 
     @abstractmethod
     def forward(self, sigma: Tensor) -> Coefficients: ...
@@ -98,6 +109,10 @@ class EDMPreconditioning(Preconditioning):
             raise ValueError(f"Expected sigma_data, the standard deviation of the data, to be > 0, got {sigma_data}.")
         self.register_buffer("sigma_data", torch.tensor(float(sigma_data)))
 
+    @property
+    def assumed_std(self) -> float:
+        return float(self.sigma_data)
+
     def forward(self, sigma: Tensor) -> Coefficients:
         sigma_data = self.sigma_data.to(sigma.dtype)
         total = torch.sqrt(sigma**2 + sigma_data**2)
@@ -122,6 +137,10 @@ class VEPreconditioning(Preconditioning):
 
     Source: Karras et al. 2022, Table 1 (column "VE").
     """
+
+    @property
+    def assumed_std(self) -> None:
+        return None
 
     def forward(self, sigma: Tensor) -> Coefficients:
         one = torch.ones_like(sigma)
@@ -171,6 +190,9 @@ class Denoiser(nn.Module):
             another shape than x.
         TypeError: for another preconditioning or autocast_dtype; in the call: for a network that does not return a
             tensor.
+
+    The first call outside of a training warns of ``x`` that is far larger than data with its noise, such as grey values
+    of 255.
     """
 
     def __init__(
@@ -195,9 +217,14 @@ class Denoiser(nn.Module):
         self.autocast_dtype = autocast_dtype
         self.default_sigma = default_sigma
         self.start = start
+        self._compared = False
 
     def forward(self, x: Tensor, sigma: Tensor | float | None = None, **condition: Tensor) -> Tensor:
         sigma = positive_sigma(x, self.default_sigma if sigma is None else sigma)
+        if not self._compared and not (self.training and torch.is_grad_enabled()):
+            self._compared = True
+            with suppress(RuntimeError):  # traced, compiled and batched (torch.func) states have no values
+                _warn_of_another_scale(x, sigma, self.preconditioning)
         c = self.preconditioning(sigma)
         parameter = next(self.network.parameters(), x)
         # a trace records the cast of each weight; autocast's cache would leave out all casts but the first
@@ -217,6 +244,19 @@ class Denoiser(nn.Module):
     def __prepare_scriptable__(self) -> nn.Module:
         """The module that ``torch.jit.script`` compiles: a trace, since TorchScript has no ``**condition``."""
         return ScriptableDenoiser(self)
+
+
+def _warn_of_another_scale(x: Tensor, sigma: Tensor, preconditioning: Preconditioning) -> None:
+    std = preconditioning.assumed_std
+    if std is None or x.numel() < 64 or torch.jit.is_tracing() or torch.compiler.is_compiling():
+        return
+    scale, noise = (float(values.detach().double().square().mean().sqrt()) for values in (x, sigma))
+    if scale > 5 * math.hypot(std, noise):
+        warnings.warn(
+            f"x has a root mean square of {scale:.4g}, the {type(preconditioning).__name__} of the denoiser expects "
+            f"{math.hypot(std, noise):.4g} (data of {std:.4g} with noise of {noise:.4g}). {NORMALISE}",
+            stacklevel=5,
+        )
 
 
 class ScriptableDenoiser(nn.Module):

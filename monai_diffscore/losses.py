@@ -32,7 +32,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from monai_diffscore.denoiser import EDMPreconditioning, Preconditioning, VEPreconditioning
+from monai_diffscore.denoiser import NORMALISE, EDMPreconditioning, Preconditioning
 from monai_diffscore.networks.blocks import FourierFeatures
 from monai_diffscore.sde import SDE, check_process
 from monai_diffscore.tensors import check_denoiser, check_estimate, check_floating, noise_like, per_sample
@@ -382,15 +382,14 @@ def _warn_of_another_std(weight: Weight, denoiser: nn.Module) -> None:
 def _warn_of_other_data(x0: Tensor, denoiser: nn.Module) -> None:
     """Warns if the first batch is far from the scale that the preconditioning assumes, such as grey values of 255."""
     modules = denoiser.modules() if isinstance(denoiser, nn.Module) else ()
-    kinds = [m for m in modules if isinstance(m, Preconditioning) and not isinstance(m, VEPreconditioning)]
-    stds = {float(m.sigma_data) if isinstance(m, EDMPreconditioning) else 1.0 for m in kinds}
+    kinds = {m.assumed_std: type(m).__name__ for m in modules if isinstance(m, Preconditioning)}
+    stds = [std for std in kinds if std is not None]
     scale = float(x0.detach().double().square().mean().sqrt()) if len(stds) == 1 and x0.numel() >= 64 else 0.0
     std = stds.pop() if scale else 1.0
     if scale > 5 * std or 0 < scale < std / 20:
         warnings.warn(
-            f"The first batch x0 has a root mean square of {scale:.4g}, the {type(kinds[0]).__name__} of the denoiser "
-            f"assumes {std:.4g}. Normalise the data to mean 0 (grey values from 0 to 255: x0 / 127.5 - 1), or give "
-            "EDMPreconditioning the standard deviation of the data as sigma_data.",
+            f"The first batch x0 has a root mean square of {scale:.4g}, the {kinds[std]} of the denoiser assumes "
+            f"{std:.4g}. {NORMALISE}",
             stacklevel=5,
         )
 

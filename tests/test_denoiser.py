@@ -273,3 +273,35 @@ def test_densities_that_are_none_are_refused(make, words):
 def test_arguments_in_another_order_are_refused(make, words):
     with pytest.raises(TypeError, match=words):
         make(ScoreMLP(2, 8))
+
+
+IMAGES = {
+    "bytes": lambda: 255 * torch.rand(2, 1, 8, 8), "hounsfield": lambda: -1000 + 600 * torch.rand(2, 1, 8, 8),
+    "twelve bits": lambda: 4095 * torch.rand(2, 64),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted(set(PRECONDITIONINGS) - {"ve"}))
+@pytest.mark.parametrize("image", IMAGES)
+@pytest.mark.parametrize("sigma", [0.1, 2.0, torch.tensor([0.1, 3.0])])
+def test_an_image_that_is_not_normalised_gives_one_warning_with_both_numbers(image, name, sigma, recwarn):
+    x, denoiser = IMAGES[image](), Denoiser(Lambda(lambda x, _: 0 * x), PRECONDITIONINGS[name]).eval()
+    for _ in range(2):
+        denoiser(x, sigma)
+    (warning,) = recwarn
+    assert f"root mean square of {float(x.double().square().mean().sqrt()):.4g}" in str(warning.message)
+    assert "x0 / 127.5 - 1" in str(warning.message)
+    assert warning.filename == __file__
+
+
+@pytest.mark.parametrize("sigma", [0.01, 1.0, 80.0])
+def test_an_image_with_its_noise_gives_no_warning(sigma, recwarn):
+    """Also without noise, at any level, batched by torch.func, and in training, where the loss looks at the data."""
+    x = torch.rand(2, 64) * 2 - 1
+    for name, preconditioning in PRECONDITIONINGS.items():
+        denoiser = Denoiser(Lambda(lambda x, _: 0 * x), preconditioning).eval()
+        denoiser(x if sigma > 2 or name == "ve" else x + sigma * torch.randn(2, 64), sigma)
+        Denoiser(Lambda(lambda x, _: 0 * x), preconditioning).train()(255 * x, sigma)
+    denoiser = Denoiser(Lambda(lambda x, _: 0 * x), PRECONDITIONINGS["edm"]).eval()
+    assert torch.func.vmap(lambda one: denoiser(one[None], 0.5)[0])(x).shape == x.shape
+    assert not recwarn.list
