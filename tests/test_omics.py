@@ -307,6 +307,20 @@ def test_the_command_for_counts_without_ambient_rna_gives_counts(correct, tmp_pa
     np.testing.assert_array_equal(matrix.toarray() if sparse.issparse(matrix) else matrix, expected)
 
 
+@pytest.mark.parametrize("layer", ["raw_counts", "spliced", "X counts"])
+@pytest.mark.parametrize("name", ["cells.h5ad", "it's (2).h5ad"])
+def test_the_command_for_counts_in_a_layer_of_another_name_copies_them(layer, name, tmp_path):
+    counts = np.random.default_rng(2).poisson(2, (60, 20)) + 1.0
+    anndata.AnnData(np.log1p(counts), layers={layer: counts, "scaled": counts - 3}).write_h5ad(tmp_path / name)
+    with pytest.raises(DataError, match=rf"{layer}: counts\. If layers\['{layer}'\] holds the raw counts") as refused:
+        Expression(tmp_path / name)
+    assert "scaled" not in str(refused.value)
+    command = shlex.split(re.search(r"python (-c .*)\. Data that never", str(refused.value))[1])
+    subprocess.run([sys.executable, *command], check=True, timeout=120)
+    copied = Expression(tmp_path / name.replace(".h5ad", "_counts.h5ad"))
+    np.testing.assert_array_equal(copied.matrix()[0], counts)
+
+
 # ---- backed ----
 
 

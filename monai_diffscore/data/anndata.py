@@ -138,17 +138,20 @@ class Expression:
         return (values.tocsr() if sparse.issparse(values) else values)[back], np.concatenate(totals)[back]
 
     def _find_layer(self, content: str) -> str:
-        descriptions = {}
+        last, descriptions = min(_BLOCK, len(self.obs)), {}
         for place in PLACES if content == "counts" else ("X",):
             if self._store.has(place):
-                descriptions[place] = describe_values(self._store.rows(place, 0, min(_BLOCK, len(self.obs))))
+                descriptions[place] = describe_values(self._store.rows(place, 0, last))
                 if content != "counts" or descriptions[place] == "counts":
                     return place
+        others = [name for name in self._store.layers if name not in PLACES]
+        others = [name for name in others if describe_values(self._store.rows(name, 0, last)) == "counts"]
+        got = [*(f"{place}: {text}" for place, text in descriptions.items()), *(f"{n}: counts" for n in others)]
         raise DataError(
             self.source,
             expected="raw counts, integers from 0, in layers['counts'], raw or X",
-            got="; ".join(f"{place}: {text}" for place, text in descriptions.items()) or "no matrix",
-            remedy=counts_remedy(descriptions.get("X", ""), self.source),
+            got="; ".join(got) or "no matrix",
+            remedy=counts_remedy(descriptions.get("X", ""), self.source, others),
         )
 
     def _check(self, values: Any, start: int) -> None:

@@ -155,6 +155,10 @@ class HeldMatrix:
     def has(self, layer: str) -> bool:
         return layer in self._values
 
+    @property
+    def layers(self) -> list[str]:
+        return [name for name in self._values if name not in ("X", "raw")]
+
     def rows(self, layer: str, start: int, stop: int) -> Any:
         return self._values[layer][start:stop]
 
@@ -230,6 +234,10 @@ class StoredMatrix:
 
     def has(self, layer: str) -> bool:
         return _name_of(layer) in self._root()
+
+    @property
+    def layers(self) -> list[str]:
+        return list(self._root()["layers"]) if "layers" in self._root() else []
 
     def rows(self, layer: str, start: int, stop: int) -> Any:
         root = self._root()  # a new process forgets the matrices of the old one

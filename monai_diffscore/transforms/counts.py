@@ -17,6 +17,9 @@ inverted.
 
 from __future__ import annotations
 
+import re
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,20 +59,30 @@ def refuse_other_than_counts(matrix: Any, source: object, key: str = "image") ->
         )
 
 
-def counts_remedy(description: str, source: object) -> str:
-    """How to get counts, for a description of :func:`describe_values`: a command that rounds, or where to put them.
+def counts_remedy(description: str, source: object, layers: Sequence[str] = ()) -> str:
+    """How to get counts, for a description of :func:`describe_values`: a command, or where to put them.
 
     Args:
         description: in words.
-        source: a file .h5ad, which the command then names.
+        source: a file .h5ad, which the command then names; words in brackets may follow.
+        layers: names of layers that hold counts.
     """
-    if description.endswith("scaled"):
-        path = Path(str(source) if str(source).endswith(".h5ad") else "cells.h5ad")
+    file = re.fullmatch(r"(.*\.h5ad)( \(.*\))?", str(source))
+    path = Path(file[1] if file else "cells.h5ad")
+
+    def command(values: str, packages: str = "") -> str:
         code = (
-            f"import anndata, numpy; a = anndata.read_h5ad('{path}'); a.layers['counts'] = numpy.rint(a.X); "
-            f"a.write_h5ad('{path.with_name(path.stem + '_counts.h5ad')}')"
+            f"import anndata{packages}; a = anndata.read_h5ad({str(path)!r}); a.layers['counts'] = {values}; "
+            f"a.write_h5ad({str(path.with_name(path.stem + '_counts.h5ad'))!r})"
         )
-        return f'Counts corrected for ambient RNA (SoupX, CellBender) are rounded: python -c "{code}". {_NO_COUNTS}'
+        return f"python -c {shlex.quote(code)}" if '"' in code else f'python -c "{code}"'
+
+    if layers:
+        names = " or ".join(f"layers[{name!r}]" for name in layers)
+        return f"If {names} holds the raw counts, copy it: {command(f'a.layers[{layers[0]!r}]')}. {_NO_COUNTS}"
+    if description.endswith("scaled"):
+        rounded = command("numpy.rint(a.X)", ", numpy")
+        return f"Counts corrected for ambient RNA (SoupX, CellBender) are rounded: {rounded}. {_NO_COUNTS}"
     return (
         "Put the raw counts into layers['counts'] (before normalising: adata.layers['counts'] = adata.X.copy()); if "
         "only log1p(1e4 x / total) and the totals are left, monai_diffscore.transforms.recover_counts gives them back. "
