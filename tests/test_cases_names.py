@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
-from case_folders import images, write_mask
+from case_folders import images, save, write_mask
 from case_folders import write_study as study
 
 from monai_diffscore.data.cases import list_cases
 from monai_diffscore.errors import DataError
+from monai_diffscore.planning.images import fingerprint_volumes
 
 #: (subject, session, role) of each file
 NAMES = {
@@ -95,6 +97,14 @@ def test_names_tell_subject_session_and_role(right, tmp_path):
     if len(roles) > 1:
         with pytest.raises(DataError, match="got the roles"):
             listing.images()
+
+
+@pytest.mark.parametrize(("word", "modality"), [("CT", "CT"), ("PET", "PT"), ("SUV", "PT"), ("T1", "MR")])
+def test_a_role_tells_the_modality_of_a_plan(word, modality, tmp_path):
+    values = np.random.default_rng(0).uniform(-500, 500, (16, 16, 16)).astype(np.float32)
+    for number in (1, 2):
+        save(tmp_path / f"p{number}_{word}.nii.gz", values + number)
+    assert fingerprint_volumes(tmp_path).modality == modality
 
 
 @pytest.mark.parametrize("name", ["lungmask", "tumor_segmentation", "a_prob", "GTV", "defacemask", "probmap"])

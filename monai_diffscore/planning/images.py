@@ -43,7 +43,7 @@ from monai_diffscore.transforms import HounsfieldUnits
 from monai_diffscore.transforms.hounsfield import BODY_HU
 
 #: modality by the role of an image whose header does not state it
-_MODALITIES = {"ct": "CT", "cta": "CT", "pt": "PT"}
+_MODALITIES = {"ct": "CT", "cta": "CT", "pt": "PT", "suv": "PT"}
 _NEGATIVE = 0.01  # a larger share of negative values is unusual in MR
 
 
