@@ -18,7 +18,7 @@ MOUNT = 'mount --bind "$1" "$1" && mount -o remount,bind,ro "$1" && shift && exe
 SCRIPT = """
 import sys
 from pathlib import Path
-from monai.bundle import ConfigParser
+from monai.bundle import ConfigParser, run
 from monai_diffscore.__main__ import main
 data, out = map(Path, sys.argv[1:])
 try:
@@ -27,8 +27,10 @@ except OSError as error:
     assert error.errno == 30, error
 else:
     raise AssertionError("the folder can be written")
+bundle_of = {}
 for kind, what in (("volumes", "nifti"), ("volumes", "dicom"), ("pictures", "pictures")):
     folder, bundle = data / what, out / f"bundle #1 of {what}"
+    bundle_of[what] = bundle
     assert main(["cases", str(folder), "--validation-share", "0.5", "--write", str(out / f"{what}.csv")]) == 0
     assert main(["plan", str(folder), "--out", str(bundle), "--no-trial", "--kind", kind]) == 0
     parser = ConfigParser()
@@ -37,6 +39,10 @@ for kind, what in (("volumes", "nifti"), ("volumes", "dicom"), ("pictures", "pic
     assert len(parser.get_parsed_content("cases")[0]) >= 1
     parser.get_parsed_content("statistics")
     assert parser.get_parsed_content("train#dataset")[0]["image"].isfinite().all()
+small = {"max_epochs": 1, "patches_per_volume": 2, "batch_size": 1, "gallery_every": 1000}
+place = {"bundle_root": str(bundle_of["dicom"]), "output_dir": str(out / "trained")}
+run("training", config_file=str(bundle_of["dicom"] / "configs/train.json"), **place, **small)
+assert list((out / "trained").rglob("*.pt"))
 """
 
 
@@ -52,7 +58,8 @@ def write_data(root: Path) -> None:
         Image.fromarray(random.integers(0, 255, (16, 16)).astype(np.uint8)).save(root / f"pictures/p{number}.png")
 
 
-def test_data_that_cannot_be_written_are_listed_planned_and_loaded(tmp_path):
+@pytest.mark.slow
+def test_data_that_cannot_be_written_are_listed_planned_and_trained_from(tmp_path):
     data, out = tmp_path / "Größe #2 [x] (y)", tmp_path / "out"
     write_data(data)
     out.mkdir()
