@@ -11,6 +11,7 @@ import ast
 import json
 import os
 import re
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -289,7 +290,7 @@ def _cases(options: argparse.Namespace) -> int:
     print(describe_cases(cases, options.image, options.validation_share))
     if options.write:
         write_table_of_cases(options.write, cases)
-        print(f"wrote {options.write}")
+        print(f"wrote {shlex.quote(str(options.write))}")
     return 0
 
 

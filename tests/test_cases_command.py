@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from pathlib import Path
 
 import case_folders
@@ -44,6 +45,14 @@ def test_the_command_reads_its_own_edited_table(tmp_path, capsys):
     assert main(["cases", str(table), "--image", "t1,flair"]) == 0
     assert "--image t1,flair: 2 images of 2 subjects" in capsys.readouterr().out
     assert list_cases(table).subjects == ["BraTS20_Training_002", "first"]
+
+
+@pytest.mark.parametrize("name", ["cases.csv", "my cases.csv", "it's.csv"])
+def test_a_printed_path_is_one_word_of_a_shell(name, tmp_path, capsys):
+    case_folders.brats(tmp_path / "data")
+    assert main(["cases", str(tmp_path / "data"), "--write", str(tmp_path / name)]) == 0
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("wrote "))
+    assert shlex.split(line) == ["wrote", str(tmp_path / name)]
 
 
 def test_held_out_subjects_and_leaks_are_printed_on_request(tmp_path, capsys):

@@ -56,7 +56,9 @@ def test_a_report_takes_the_files_of_the_newest_command(case, tmp_path, weights,
     with caplog.at_level("INFO"):
         sample(folder, second, weights, seed=7, num_samples=len(second))
     assert (f"holds {len(left)} file(s) of another command" in caplog.text) == bool(left)
-    assert f"samples: {folder} ({len(second)} files); record: {folder / MANIFEST}" in caplog.text
+    assert (
+        f"samples: {folder} ({len(second)} file{'s' * (len(second) != 1)}); record: {folder / MANIFEST}" in caplog.text
+    )
     manifest = read_manifest(folder)
     assert manifest["files"] == sorted(second)
     assert (manifest["seed"], manifest["num_samples"]) == (7, len(second))
@@ -64,6 +66,14 @@ def test_a_report_takes_the_files_of_the_newest_command(case, tmp_path, weights,
     caplog.clear()
     assert [str(file.relative_to(folder)) for file in find_samples(tmp_path)] == sorted(second)
     assert (f"left out {len(left)} file(s)" in caplog.text) == bool(left)
+
+
+@pytest.mark.parametrize(("names", "count"), [(FOUR, "4 files"), (FOUR[:1], "1 file"), (["a/image.npy"], "1 file")])
+def test_the_gallery_is_no_sample_in_the_count(names, count, tmp_path, weights, caplog):
+    folder = tmp_path / "my samples"
+    with caplog.at_level("INFO"):
+        sample(folder, [*names, "gallery.png"], weights)
+    assert f"samples: '{folder}' ({count}); pictures: '{folder}/gallery.png'; record: '{folder}/" in caplog.text
 
 
 def test_the_hash_distinguishes_commands_and_holds_no_secret(tmp_path, weights):

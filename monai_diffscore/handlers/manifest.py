@@ -84,7 +84,8 @@ class SaveManifest:
         }
         write_json(self.folder / MANIFEST, content)
         pictures = [name for name in files if name.endswith(".png")]
-        parts = [f"samples: {_quoted(self.folder)} ({len(files)} files)"]
+        count = sum(Path(name).name != "gallery.png" for name in files)
+        parts = [f"samples: {_quoted(self.folder)} ({count} file{'s' * (count != 1)})"]
         parts += [f"pictures: {_quoted(self.folder / pictures[0])}"] if pictures else []
         logger.info("; ".join([*parts, f"record: {_quoted(self.folder / MANIFEST)}"]))
 

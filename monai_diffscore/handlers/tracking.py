@@ -275,7 +275,7 @@ class Tracking:
                     self.log_artifact(result, "model")
             self._register()
         self._write({"status": status, "time": _now()}, to_disk=True)
-        logger.info(f"record: {shlex.quote(str(self.spool.path))}, MLflow at {conceal(self.uri)}")
+        logger.info(f"record: {shlex.quote(str(self.spool.path))}, MLflow at {shlex.quote(conceal(self.uri))}")
         if self._courier is not None:
             self._courier.finish(self.patience if patience is None else patience)
 

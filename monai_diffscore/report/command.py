@@ -6,6 +6,7 @@ The functions import what they run: ``--help`` answers without torch.
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -147,5 +148,5 @@ def _deliver(
         report.log_report(metrics(panel), files, run)
     if card:
         files += report.write_card(panel, card)
-    print("\n".join([headline, *(f"wrote {file}" for file in files)]))
+    print("\n".join([headline, *(f"wrote {shlex.quote(str(file))}" for file in files)]))
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 
 from monai_diffscore.report.command import dicom_as_it_is
@@ -40,5 +41,5 @@ def _report_segmentation(options: argparse.Namespace) -> int:
             options.seed,
         )  # fmt: skip
     files = segmentation.write_study(study, out)
-    print("\n".join([segmentation.describe_study(study), *(f"wrote {file}" for file in files)]))
+    print("\n".join([segmentation.describe_study(study), *(f"wrote {shlex.quote(str(file))}" for file in files)]))
     return 0
