@@ -24,7 +24,8 @@ def sample(folder, names, weights, seed=0, **facts):
     def write(_engine, _batch):
         for name in names:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            np.save(folder / name, np.full(3, seed, np.float32))
+            with (folder / name).open("wb") as file:  # np.save adds .npy to the name of a picture
+                np.save(file, np.full(3, seed, np.float32))
 
     engine = Engine(write)
     SaveManifest(folder, weights, {"steps": 4, "seed": seed}, seed=seed, **facts).attach(engine)
