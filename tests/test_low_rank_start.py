@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
+from torch import nn
 
+from monai_diffscore.denoiser import Denoiser, EDMPreconditioning
+from monai_diffscore.losses import DenoisingLoss, LogNormalNoise, edm_weight
 from monai_diffscore.low_rank_start import LowRankStart
+from monai_diffscore.tensors import per_sample
 
 
 def modes_in_blocks(count: int) -> torch.Tensor:
@@ -34,6 +40,66 @@ def test_it_is_the_posterior_mean_of_its_gaussian():
     start.variances.copy_(variances)
     x, sigma = 9 * torch.randn(4, 2, 4, 6).double(), torch.tensor([0.01, 0.7, 6.0, 80.0]).double()
     torch.testing.assert_close(start(x, sigma), exact(x, sigma, start.mean, axes, variances))
+
+
+def with_effects():
+    """A start of three modes whose mean depends on an age, a place and a class, in double precision."""
+    fields = {"categorical": {"sex": 2}, "continuous": {"age": [50.0, 20.0], "place": [[0.0, 4.0], [1.0, 2.0]]}}
+    start = LowRankStart((2, 4, 6), 3, **fields).double()
+    start.mean.normal_()
+    for effects in start.effects.values():
+        nn.init.normal_(effects)
+    return start
+
+
+def test_its_mean_is_linear_in_the_conditions():
+    torch.manual_seed(4)
+    start = with_effects()
+    age, place, sex = torch.tensor([90.0, 50.0]), torch.tensor([[3.0, 0.0], [0.0, 4.0]]), torch.tensor([1, 0])
+    effects = start.effects
+    means = torch.stack(
+        [
+            start.mean + 2 * effects["age"][0] + 3 * effects["place"][0] - 2 * effects["place"][1] + effects["sex"][1],
+            start.mean + effects["sex"][0],
+        ]
+    )
+    x, sigma = 9 * torch.randn(2, 2, 4, 6).double(), torch.tensor([0.7, 80.0]).double()
+    expected = means + (x - means) / per_sample(1 + sigma**2, x)
+    torch.testing.assert_close(start(x, sigma, age=age, place=place, sex=sex), expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "missing"), [("age", torch.nan), ("place", [torch.nan, 1.0]), ("sex", -1), ("another", 3.0)]
+)
+def test_a_missing_condition_has_no_effect(name, missing):
+    torch.manual_seed(5)
+    start, x, sigma = with_effects(), torch.randn(1, 2, 4, 6).double(), torch.tensor([30.0]).double()
+    torch.testing.assert_close(start(x, sigma, **{name: torch.tensor([missing])}), start(x, sigma))
+
+
+def test_training_learns_the_effects_of_conditions():
+    """Images of mean c E + 1 in noise of standard deviation 1, with a start alone: the least squares of the data."""
+    torch.manual_seed(6)
+    age, effect = torch.randn(400), torch.randn(1, 4, 4)
+    images = 1 + age.reshape(-1, 1, 1, 1) * effect + torch.randn(400, 1, 4, 4)
+    start = LowRankStart.of_images(images, 0, continuous={"age": [0.0, 1.0]})
+    network = Denoiser(Silent(), EDMPreconditioning(1.0), start=start)
+    optimizer = torch.optim.Adam(start.parameters(), 0.05)
+    loss = DenoisingLoss(LogNormalNoise(2.0, 1.0), partial(edm_weight, sigma_data=1.0))
+    for _ in range(300):
+        optimizer.zero_grad()
+        loss(network, images, age=age).mean().backward()
+        optimizer.step()
+    least_squares = torch.linalg.lstsq(age[:, None], (images - images.mean(0)).flatten(1)).solution
+    assert float((start.effects["age"].flatten(1) - least_squares).abs().max()) < 0.05
+    assert float((least_squares.flatten() - effect.flatten()).abs().max()) < 0.2
+
+
+class Silent(nn.Module):
+    """A network that corrects nothing."""
+
+    def forward(self, x, c_noise, **condition):
+        return torch.zeros_like(x)
 
 
 def test_it_measures_the_modes_of_images():

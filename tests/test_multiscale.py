@@ -225,6 +225,59 @@ def test_windows_cut_coefficients_and_fields_at_the_same_place():
     assert float(loss.by_scale(misplaced, t.square()[None, None])[1].min()) > 1
 
 
+class Listener(nn.Module):
+    """A network that keeps the conditions of each call."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = []
+
+    def forward(self, x, c_noise, **condition):
+        self.calls.append(condition)
+        return torch.zeros_like(x)
+
+
+def test_a_dropped_condition_is_missing_in_all_scales_and_their_fields_never_are():
+    torch.manual_seed(0)
+    split = Scales(Pyramid(2, 2), position_key="position")
+    heard = [Listener() for _ in range(3)]
+    model = MultiScale(split, [Denoiser(network, EDMPreconditioning(1.0)) for network in heard])
+    losses = [DenoisingLoss(LogNormalNoise(), lambda sigma: sigma) for _ in range(3)]
+    loss = MultiScaleLoss(split, losses, [None] * 3, [1, 2, 1], dropout=0.25)
+    x0, condition = torch.randn(400, 1, 8, 8), {"age": torch.full((400,), 60.0), "sex": torch.ones(400).long()}
+    loss.train()(model, x0, **condition)
+    (coarse,), (details,), (finest,) = [network.calls for network in heard]
+    missing = coarse["age"].isnan()
+    assert 0.15 < float(missing.float().mean()) < 0.35
+    assert torch.equal(coarse["sex"] == -1, missing)
+    assert torch.equal(details["age"].isnan(), missing.repeat_interleave(2))
+    assert torch.equal(finest["age"].isnan(), missing)
+    assert not any(call[name].isnan().any() for call in (details, finest) for name in ("coarse", "position"))
+    loss.eval()(model, x0, **condition)
+    assert all(torch.equal(network.calls[1]["sex"].unique(), torch.tensor([1])) for network in heard)
+
+
+def test_noise_on_the_coarse_image_is_uniform_up_to_its_level_and_leaves_what_is_learned():
+    torch.manual_seed(0)
+    split = Scales(Pyramid(2, 2), position_key="position")
+    heard = [Listener() for _ in range(3)]
+    model = MultiScale(split, [Denoiser(network, EDMPreconditioning(1.0)) for network in heard])
+    losses = [DenoisingLoss(LogNormalNoise(), lambda sigma: sigma) for _ in range(3)]
+    loss = MultiScaleLoss(split, losses, [None] * 3, coarse_noise=[0.0, 0.0, 0.3])
+    x0 = torch.randn(500, 1, 16, 16)
+    details, finest = (scale.fields for scale in split.split(x0)[1:])
+    loss.train()(model, x0)
+    torch.testing.assert_close(heard[1].calls[0], details)
+    torch.testing.assert_close(heard[2].calls[0]["position"], finest["position"])
+    noise = heard[2].calls[0]["coarse"] - finest["coarse"]
+    stds = noise.flatten(1).std(1).sort().values  # of 64 voxels
+    expected = torch.linspace(0, 0.3, 500)
+    assert float((stds - expected).abs().max()) < 0.06
+    assert abs(float(noise.mean())) < 0.005
+    loss.eval()(model, x0)
+    torch.testing.assert_close(heard[2].calls[1], finest)
+
+
 def networks(position=True):
     """A small model of two scales in 2-D with an age."""
     fields = {"coarse": 1, "position": 2} if position else {"coarse": 1}

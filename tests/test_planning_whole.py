@@ -40,8 +40,8 @@ def test_the_coarse_image_of_any_volume_has_32_voxels_a_side(edge, budget, scale
     plan = make_plan(volumes([edge] * 3), budget, model="whole")
     assert plan["sample_size"] == [edge] * 3
     assert plan["scales"] == scales
-    by_scale = ("windows", "windows_per_volume", "noise_mean", "noise_std")
-    assert [len(plan[name]) for name in ("detail_channels", *by_scale)] == [scales] + 4 * [scales + 1]
+    by_scale = ("windows", "windows_per_volume", "coarse_noise", "noise_mean", "noise_std")
+    assert [len(plan[name]) for name in ("detail_channels", *by_scale)] == [scales] + 5 * [scales + 1]
 
 
 @pytest.mark.parametrize("size", [(97, 113, 50), (40, 70, 33), (160, 200, 180)])

@@ -133,7 +133,6 @@ def scale_unets(
     fields: Mapping[str, int],
     categorical: Mapping[str, int] | None = None,
     continuous: Mapping[str, tuple[float, float]] | None = None,
-    dropout: float = 0.1,
     checkpointing: bool = False,
 ) -> list[ScoreUNet]:
     """The networks of a model of scales, the coarsest first, one residual block a level.
@@ -149,14 +148,14 @@ def scale_unets(
         coarse_channels: widths of the network of the coarse image, as ``channels`` of :class:`ScoreUNet`.
         detail_channels: the same for each scale of details, the coarsest first.
         fields: image-shaped conditions of the networks of details and their channels, such as ``{"coarse": C}``.
-        categorical, continuous: conditions of all networks, as :class:`ConditionEncoder` declares them.
-        dropout: of the conditions.
+        categorical, continuous: conditions of all networks, as :class:`ConditionEncoder` declares them. The loss drops
+            them, in all scales at once.
         checkpointing: as :class:`ScoreUNet`.
     """
 
     def encoder(concat: Mapping[str, int]) -> ConditionEncoder | None:
         declared = concat or categorical or continuous
-        return ConditionEncoder(categorical, continuous, concat=concat, dropout=dropout) if declared else None
+        return ConditionEncoder(categorical, continuous, concat=concat) if declared else None
 
     def network(size: int, widths: Sequence[int], attention: list[bool] | None, concat: Mapping[str, int]) -> ScoreUNet:
         return ScoreUNet(

@@ -104,6 +104,7 @@ def _whole(patches: Plan, fingerprint: Fingerprint, budget: Budget, why: str) ->
         "detail_channels": Choice(details, "U-Nets of details, without attention, so they run in tiles"),
         "windows": Choice(_windows(size, scales), "voxels of each scale that train together, None: all of them"),
         "windows_per_volume": Choice(_by_scale(shipped["windows_per_volume"], scales + 1), f"as in {template}"),
+        "coarse_noise": Choice(_by_scale(shipped["coarse_noise"], scales + 1), f"as in {template}"),
         "noise_mean": Choice(_by_scale(shipped["noise_mean"], scales + 1), f"of ln sigma, as in {template}"),
         "noise_std": Choice(_by_scale(shipped["noise_std"], scales + 1), f"of ln sigma, as in {template}"),
         "passes_per_epoch": Choice(max(1, math.ceil(128 / training)), "an epoch has at least about 128 volumes"),
