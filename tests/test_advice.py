@@ -69,6 +69,7 @@ PRINTERS: dict[str, list[str | tuple[str, list[str]]]] = {
     "inspection/": ["check"],
     "planning/": ["plan"],
     "report/": ["report"],
+    "report/intake.py": ["check"],  # its message names this command
     "samples/": [("ct_unet3d", TRAIN), ("bulk_expression_mlp", TRAIN), ("toy2d_mlp", TRAIN)],
     "segmentation/": ["report"],
     "tasks/anomaly.py": [
@@ -232,7 +233,7 @@ def test_each_command_that_prints_an_advice_takes_it(module, flag, value):
 VERBS = "add call change choose give leave list lower name pass raise remove set take train use write another"
 REQUEST = rf"\b(?i:{'|'.join(VERBS.split())})\b[^.;]*?"
 #: modules of the mathematics, whose messages name arguments of Python
-OF_PYTHON = ("guidance/", "losses.py", "multiscale.py", "networks/")
+OF_PYTHON = ("denoiser.py", "guidance/", "losses.py", "multiscale.py", "networks/")
 
 
 @cache
