@@ -152,7 +152,7 @@ def test_a_case_is_written_in_its_units_with_its_numbers(tmp_path):
     np.testing.assert_allclose(saved.affine, np.diag([2, 2, 3, 1]))
     np.testing.assert_allclose(nib.load(tmp_path / "case_std.nii.gz").get_fdata(), 3.0, atol=1e-4)
     rows = list(csv.DictReader((tmp_path / "cases.csv").open()))
-    assert [row["case"] for row in rows] == ["case", "case_1"]  # nothing is overwritten
+    assert [row["case"] for row in rows] == ["case", "case_2"]  # nothing is overwritten
     assert float(rows[0]["rmse"]) == pytest.approx(0.1, abs=1e-5)
     assert float(rows[0]["rmse_baseline"]) == pytest.approx(0.2, abs=1e-5)
     assert float(rows[0]["share_within_2_std"]) == 1.0
