@@ -124,7 +124,10 @@ def test_categories_that_differ_by_case_or_blanks_are_told(pair):
 # ---- files of other programs, and damaged ones ----
 
 
-@pytest.mark.parametrize("content", [LINES[0].encode(), gzip.compress(b"a,b\n1,2\n3,4\n" * 99)[:-9], b""])
+CUT_SHORT = gzip.compress(b"a,b\n1,2\n3,4\n" * 99)[:-9]  # begins with the time of day: no name of a test
+
+
+@pytest.mark.parametrize("content", [LINES[0].encode(), CUT_SHORT, b""], ids=["text", "cut short", "nothing"])
 def test_a_damaged_gzip_file_is_one_line(content, tmp_path):
     (tmp_path / "t.csv.gz").write_bytes(content)
     with pytest.raises(DataError, match=r"expected a (whole gzip file|table)"):
