@@ -17,14 +17,11 @@ from pathlib import Path
 
 from monai_diffscore.data.cases.case import Casebook, Cases
 from monai_diffscore.data.cases.names import (
-    PLAIN_FOLDERS,
-    SPLIT_FOLDERS,
     Name,
     bids_label,
     in_mask_folder,
-    is_mask_folder,
     is_mask_word,
-    is_role_folder,
+    is_neutral_folder,
     is_volume,
     read_name,
     role_of_folder,
@@ -75,17 +72,12 @@ def _place(inside: Path, name: Name) -> tuple[str, str]:
     Folders of images or masks in general (``images``, ``masks``), of parts of a data set, and of contrasts count as
     neither. A folder of a session counts as that of the subject if nothing else names one.
     """
-    folders = [part for part in inside.parts[:-1] if not _is_neutral(part)]
+    folders = [part for part in inside.parts[:-1] if not is_neutral_folder(part)]
     subjects = [part for part in folders if not SESSION.fullmatch(part)]
     if not subjects and not name.rest:
         return "/".join(folders) or stem(inside), ""
     visits = [part for part in folders if SESSION.fullmatch(part)]
     return "/".join([*subjects, name.rest] if name.rest else subjects), "/".join(visits)
-
-
-def _is_neutral(folder: str) -> bool:
-    plain = folder.lower() in PLAIN_FOLDERS | SPLIT_FOLDERS
-    return plain or is_mask_folder(folder) or is_role_folder(folder)
 
 
 def _subjects(wholes: Sequence[str]) -> dict[str, tuple[str, str, str]]:

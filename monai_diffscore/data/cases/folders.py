@@ -15,13 +15,10 @@ from pathlib import Path
 
 from monai_diffscore.data.cases.case import Casebook, Cases
 from monai_diffscore.data.cases.names import (
-    PLAIN_FOLDERS,
-    SPLIT_FOLDERS,
     bids_label,
     in_mask_folder,
-    is_mask_folder,
+    is_neutral_folder,
     is_numbered,
-    is_role_folder,
     is_volume,
     read_name,
     role_of_folder,
@@ -89,12 +86,7 @@ def _is_mask(inside: Path) -> bool:
 
 def _chain(inside: Path) -> tuple[str, ...]:
     """The folders of a file that may name a subject or a session."""
-    plain = PLAIN_FOLDERS | SPLIT_FOLDERS
-    return tuple(
-        part
-        for part in inside.parts[:-1]
-        if part.lower() not in plain and not is_mask_folder(part) and not is_role_folder(part)
-    )
+    return tuple(part for part in inside.parts[:-1] if not is_neutral_folder(part))
 
 
 def _role(file: Path, top: Path) -> str:
@@ -114,7 +106,7 @@ def _owners(chains: set[tuple[str, ...]]) -> dict[tuple[str, ...], tuple[str, st
     patients = {chain: patient_part("/".join(chain)) for chain in chains}
     without = {chain: tuple(part for part in chain if not SESSION.fullmatch(part)) or chain for chain in chains}
     others = {without[chain] for chain in chains if not patients[chain]}
-    depth = _levels(others)[0] if others else 0
+    depth = _depth_of_subjects(others) if others else 0
     for chain in chains:
         subject = patients[chain].split("/") if patients[chain] else list(without[chain][: depth + 1])
         rest = list(chain)
@@ -126,8 +118,8 @@ def _owners(chains: set[tuple[str, ...]]) -> dict[tuple[str, ...], tuple[str, st
     return owners
 
 
-def _levels(chains: set[tuple[str, ...]]) -> tuple[int, bool]:
-    """The place of the subject's folder in the chains, and whether sessions follow."""
+def _depth_of_subjects(chains: set[tuple[str, ...]]) -> int:
+    """The place of the subject's folder in the chains."""
     depth = 0
     while len({chain[: depth + 1] for chain in chains}) == 1 and all(len(chain) > depth + 1 for chain in chains):
         depth += 1
@@ -136,8 +128,7 @@ def _levels(chains: set[tuple[str, ...]]) -> tuple[int, bool]:
         if len(chain) > depth + 1:
             below[chain[depth + 1]].add(chain[: depth + 1])
     if not below:
-        return depth, False
+        return depth
     recurring = sum(len(parents) > 1 for parents in below.values()) >= len(below) / 2
-    if recurring or is_numbered({chain[depth] for chain in chains if len(chain) > depth}):
-        return depth, True
-    return depth + 1, any(len(chain) > depth + 2 for chain in chains)
+    sessions = recurring or is_numbered({chain[depth] for chain in chains if len(chain) > depth})
+    return depth if sessions else depth + 1

@@ -165,6 +165,12 @@ def is_mask_folder(name: str) -> bool:
     return any(map(is_mask_word, words(re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name))))
 
 
+def is_neutral_folder(name: str) -> bool:
+    """Whether a folder names no subject and no session: one of images, masks, contrasts, or a part of a data set."""
+    plain = name.lower() in PLAIN_FOLDERS | SPLIT_FOLDERS
+    return plain or is_mask_folder(name) or is_role_folder(name)
+
+
 def paired_masks(files: Iterable[Path], top: Path) -> list[Path]:
     """The files with a word for masks and the name of an image beside them: ``masks/a.png``, ``a_mask.png``.
 
