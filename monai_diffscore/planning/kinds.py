@@ -140,9 +140,10 @@ def _parquet_of_genes(file: Path) -> bool:
     import pyarrow.parquet
 
     try:
-        frame = pyarrow.parquet.read_table(file).to_pandas()
+        schema = pyarrow.parquet.read_schema(file)
+        names = [name for name in schema.names if name not in (schema.pandas_metadata or {}).get("index_columns", [])]
+        frame = pyarrow.parquet.read_table(file, columns=names[:1], use_pandas_metadata=True).to_pandas()
     except pyarrow.ArrowException:  # its reader says what is wrong
         return False
-    names = list(map(str, frame.columns))
     rows = (frame.index, frame.iloc[:, 0]) if names else ()
     return are_genes(names) or any(are_genes(list(map(str, cells[:1000]))) for cells in rows)
