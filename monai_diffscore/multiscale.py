@@ -33,7 +33,7 @@ from monai_diffscore.likelihood import log_likelihood
 from monai_diffscore.losses import DenoisingLoss, NoiseDistribution, Weight
 from monai_diffscore.sampling import sample_adams
 from monai_diffscore.scales import Scale, Scales
-from monai_diffscore.tensors import Generators, noise_like, per_sample
+from monai_diffscore.tensors import Generators, missing_mark, noise_like, per_sample
 
 
 class MultiScale(nn.Module):
@@ -226,9 +226,7 @@ class MultiScaleLoss(nn.Module):
             return dict(condition)
         drawn = torch.rand(batch, generator=generator) < self.dropout
         return {
-            name: torch.where(
-                per_sample(drawn.to(field.device), field), torch.nan if field.is_floating_point() else -1, field
-            )
+            name: torch.where(per_sample(drawn.to(field.device), field), missing_mark(field), field)
             for name, field in condition.items()
         }
 

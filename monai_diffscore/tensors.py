@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -160,6 +161,11 @@ def check_finite(estimate: Tensor, place: str) -> None:
             f"{len(estimate)} samples: {bad[:8]}. Check the weights, the input and the condition for NaN. A network in "
             "float16 overflows: use bfloat16 or float32."
         )
+
+
+def missing_mark(field: Tensor) -> float:
+    """What a missing value of a condition is: NaN for numbers, -1 for classes (integers)."""
+    return math.nan if field.is_floating_point() else -1
 
 
 def noise_like(x: Tensor, generator: Generators = None) -> Tensor:

@@ -237,13 +237,18 @@ class Listener(nn.Module):
         return torch.zeros_like(x)
 
 
-def test_a_dropped_condition_is_missing_in_all_scales_and_their_fields_never_are():
-    torch.manual_seed(0)
+def listening_model():
+    """A model of three scales whose networks are :class:`Listener`, these networks, and a loss for each scale."""
     split = Scales(Pyramid(2, 2), position_key="position")
     heard = [Listener() for _ in range(3)]
     model = MultiScale(split, [Denoiser(network, EDMPreconditioning(1.0)) for network in heard])
-    losses = [DenoisingLoss(LogNormalNoise(), lambda sigma: sigma) for _ in range(3)]
-    loss = MultiScaleLoss(split, losses, [None] * 3, [1, 2, 1], dropout=0.25)
+    return model, heard, [DenoisingLoss(LogNormalNoise(), lambda sigma: sigma) for _ in range(3)]
+
+
+def test_a_dropped_condition_is_missing_in_all_scales_and_their_fields_never_are():
+    torch.manual_seed(0)
+    model, heard, losses = listening_model()
+    loss = MultiScaleLoss(model.scales, losses, [None] * 3, [1, 2, 1], dropout=0.25)
     x0, condition = torch.randn(400, 1, 8, 8), {"age": torch.full((400,), 60.0), "sex": torch.ones(400).long()}
     loss.train()(model, x0, **condition)
     (coarse,), (details,), (finest,) = [network.calls for network in heard]
@@ -259,13 +264,10 @@ def test_a_dropped_condition_is_missing_in_all_scales_and_their_fields_never_are
 
 def test_noise_on_the_coarse_image_is_uniform_up_to_its_level_and_leaves_what_is_learned():
     torch.manual_seed(0)
-    split = Scales(Pyramid(2, 2), position_key="position")
-    heard = [Listener() for _ in range(3)]
-    model = MultiScale(split, [Denoiser(network, EDMPreconditioning(1.0)) for network in heard])
-    losses = [DenoisingLoss(LogNormalNoise(), lambda sigma: sigma) for _ in range(3)]
-    loss = MultiScaleLoss(split, losses, [None] * 3, coarse_noise=[0.0, 0.0, 0.3])
+    model, heard, losses = listening_model()
+    loss = MultiScaleLoss(model.scales, losses, [None] * 3, coarse_noise=[0.0, 0.0, 0.3])
     x0 = torch.randn(500, 1, 16, 16)
-    details, finest = (scale.fields for scale in split.split(x0)[1:])
+    details, finest = (scale.fields for scale in model.scales.split(x0)[1:])
     loss.train()(model, x0)
     torch.testing.assert_close(heard[1].calls[0], details)
     torch.testing.assert_close(heard[2].calls[0]["position"], finest["position"])

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from monai_diffscore.tensors import per_sample, per_sample_sigma
+from monai_diffscore.tensors import missing_mark, per_sample, per_sample_sigma
 
 
 class ClassifierFree(nn.Module):
@@ -66,7 +66,7 @@ class ClassifierFree(nn.Module):
             return value
         if name in self.null:
             return self.null[name].to(value.device).expand_as(value)
-        return torch.full_like(value, math.nan if value.is_floating_point() else -1)
+        return torch.full_like(value, missing_mark(value))
 
 
 class Autoguidance(nn.Module):
